@@ -1,0 +1,28 @@
+"""Checks of arguments that several modules share."""
+
+_MOST = 10**12  # seconds or messages; Redis adds 1000 * ttl to a 64-bit clock
+
+
+def check_text(name: str, value: object) -> None:
+    """Raise a ValueError where a value is no text, or none that UTF-8 can hold."""
+    if not isinstance(value, str):
+        raise ValueError(f"{name} is {value!r}, a {type_name(value)}; it takes text (str).")
+    try:
+        value.encode()
+    except UnicodeEncodeError as error:
+        raise ValueError(f"{name} is {value!r}, which UTF-8 cannot hold.") from error
+
+
+def check_count(name: str, value: object, unit: str) -> None:
+    """Raise a ValueError where a value is neither None nor a whole number from 1 up."""
+    if value is None:
+        return
+    if type(value) is not int or not 0 < value <= _MOST:
+        raise ValueError(
+            f"{name} is {value!r}; it takes a whole number of {unit} from 1 up (int), or None."
+        )
+
+
+def type_name(value: object) -> str:
+    """The full name of a value's type, for an error's text."""
+    return f"{type(value).__module__}.{type(value).__qualname__}".removeprefix("builtins.")

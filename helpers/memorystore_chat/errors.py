@@ -1,0 +1,149 @@
+"""The errors this package raises: one root and a few children.
+
+An error says what happened, the likely cause and the next step. The library error behind it is
+its ``__cause__``. None of them holds a password or a token.
+"""
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import redis
+from redis.exceptions import (
+    ClusterError,
+    MovedError,
+    NoPermissionError,
+    OutOfMemoryError,
+    ReadOnlyError,
+    RedisClusterException,
+    RedisError,
+)
+
+
+class MemorystoreChatError(Exception):
+    """Root of every error this package raises on purpose."""
+
+
+class EndpointError(MemorystoreChatError, ValueError):
+    """The endpoint cannot be understood, or Google Cloud cannot say where it is."""
+
+
+class ConnectError(MemorystoreChatError):
+    """The server cannot be reached, refuses the login, or stopped answering."""
+
+
+class CorruptHistoryError(MemorystoreChatError):
+    """A stored element is not a message.
+
+    Attributes:
+        key: The Redis key of the session.
+        index: Position of the broken element as ``LINDEX key index`` takes it: counted from 0
+            at the oldest message, or negative, from -1 at the newest, when a window was read.
+    """
+
+    def __init__(self, key: str, index: int, reason: str) -> None:
+        super().__init__(
+            f"Element {index} of the list {key!r} is not a stored message: {reason}. Nothing was "
+            f"skipped. Look at it with LINDEX {key} {index}; the history's repair() moves broken "
+            f"elements to {key}:corrupt."
+        )
+        self.key = key
+        self.index = index
+        self.reason = reason
+
+
+@contextmanager
+def explaining(doing: str) -> Iterator[None]:
+    """Turn redis-py's errors into ours, which say what was being done and what to do next.
+
+    Args:
+        doing: What the server was asked for, such as ``"reading the session 'a'"``.
+
+    Raises:
+        ConnectError: The server could not be reached or did not answer.
+        MemorystoreChatError: The server refused.
+
+    Example:
+        >>> with explaining("greeting"):
+        ...     print("hello")
+        hello
+    """
+    try:
+        yield
+    except (
+        redis.ConnectionError,
+        redis.TimeoutError,
+        RedisClusterException,
+        ClusterError,
+    ) as error:
+        kind = f"{type(error).__module__}.{type(error).__qualname__}"
+        raise ConnectError(
+            f"The connection failed while {doing} ({kind}: {_text(error)}). {_CONNECTION_HINT}"
+        ) from error
+    except RedisError as error:
+        code, hint = _refusal(error)
+        reason = f"{code} {_text(error).removeprefix(f'{code} ')}".strip()
+        raise MemorystoreChatError(
+            f"The server refused {doing}: {reason}. {hint}".strip()
+        ) from error
+
+
+_CONNECTION_HINT = (
+    "Check that the server runs and can be reached from here; the same client connects again by "
+    "itself once it does. A write that ends this way may or may not have been done."
+)
+
+# redis-py turns some error codes into classes and takes them off the text; where the error comes
+# out of a script, Redis before 7 hides the code from redis-py, and it stays in the text.
+_REFUSALS: tuple[tuple[str, type[RedisError] | None, str], ...] = (
+    (
+        "WRONGTYPE",
+        None,
+        "The key holds something other than a list. Choose another session_id or key_prefix; "
+        "clear() would delete what is there.",
+    ),
+    (
+        "OOM",
+        OutOfMemoryError,
+        "Its memory is full and it takes nothing more. Give sessions a ttl or max_messages, delete "
+        "old ones, or choose a larger instance.",
+    ),
+    (
+        "READONLY",
+        ReadOnlyError,
+        "This is a read replica and takes no writes. Connect to the primary endpoint to write.",
+    ),
+    (
+        "NOPERM",
+        NoPermissionError,
+        "The user that is signed in may not run this command on this key.",
+    ),
+    (
+        "MOVED",
+        MovedError,
+        "This server is a node of a cluster: pass a redis.cluster.RedisCluster, which connect() "
+        "returns for it.",
+    ),
+)
+
+_SCRIPT_NOTES = re.compile(
+    r"^Error running script \(call to \w+\): |@user_script: ?\d+: -?"
+    r"|[,.]* script: .*@user_script:\d+\.?$|, with args beginning with: .*$"
+)
+
+
+def _text(error: Exception) -> str:
+    """What an error says in its first line, without what differs from server to server.
+
+    Redis adds where in a script it happened, and to some errors what was sent.
+    """
+    return _SCRIPT_NOTES.sub("", str(error).partition("\n")[0]).strip(" .\r")
+
+
+def _refusal(error: RedisError) -> tuple[str, str]:
+    """The code of what the server refused and what to do about it; empty where none is known."""
+    text = _text(error)
+    for code, kind, hint in _REFUSALS:
+        if text.startswith(f"{code} ") or (kind is not None and isinstance(error, kind)):
+            return code, hint
+    return "", ""

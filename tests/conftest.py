@@ -1,0 +1,112 @@
+"""Servers shared by the tests; each is started when the first test asks for it."""
+
+import os
+import shutil
+import uuid
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import redis
+
+import servers
+from servers import Cluster, Server
+
+EXTERNAL = os.environ.get("MEMORYSTORE_TEST_SERVER")
+
+
+@pytest.fixture(scope="session", params=["valkey9", "redis7", *(["external"] if EXTERNAL else [])])
+def server(request: pytest.FixtureRequest) -> Iterator[Server]:
+    """A standalone server: every test that uses it runs on Valkey 9 and on Redis 7.
+
+    Where ``$MEMORYSTORE_TEST_SERVER`` is set (``redis://HOST:PORT``) they run on that one too.
+    """
+    start = {
+        "valkey9": servers.valkey,
+        "redis7": servers.redis7,
+        "external": lambda: servers.external(EXTERNAL or ""),
+    }[request.param]
+    with start() as running:
+        yield running
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Keep tests marked `own_server` off the external one, whose version may lack what they use."""
+    left_out = [
+        item
+        for item in items
+        if item.get_closest_marker("own_server")
+        and getattr(item, "callspec", None)
+        and item.callspec.params.get("server") == "external"
+    ]
+    if left_out:
+        config.hook.pytest_deselected(items=left_out)
+        items[:] = [item for item in items if item not in left_out]
+
+
+@pytest.fixture
+def client(server: Server) -> Iterator[redis.Redis]:
+    """A plain redis-py client of `server` that answers bytes."""
+    with server.client() as connected:
+        yield connected
+
+
+@pytest.fixture(scope="session")
+def valkey_server() -> Iterator[Server]:
+    """A standalone Valkey 9."""
+    with servers.valkey() as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def valkey_cluster() -> Iterator[Cluster]:
+    """A Valkey 9 cluster: three primaries, each with a replica."""
+    with servers.cluster() as running:
+        yield running
+
+
+@pytest.fixture
+def key_prefix(request: pytest.FixtureRequest) -> Iterator[str]:
+    """A prefix no other test uses; the keys under it are removed afterwards."""
+    prefix = f"test-{uuid.uuid4().hex[:12]}:"
+    yield prefix
+    for name in ("server", "valkey_server", "valkey_cluster"):
+        if name in request.fixturenames:
+            with request.getfixturevalue(name).client() as used:
+                for key in used.scan_iter(match=f"{prefix}*", count=1000):
+                    used.unlink(key)
+
+
+def missing(what: str) -> None:
+    """Fail in CI, skip elsewhere."""
+    if os.environ.get("CI") == "true":
+        pytest.fail(f"{what} is missing", pytrace=False)
+    pytest.skip(f"{what} is missing")
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Any]:
+    """The machine's Chromium, headless and without calls home."""
+    names = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
+    executable = next(filter(None, map(shutil.which, names)), None)
+    if executable is None:
+        missing("Chromium")
+    try:
+        from playwright.sync_api import sync_playwright
+    except ModuleNotFoundError:
+        missing("the playwright package")
+    with sync_playwright() as playwright:
+        chromium = playwright.chromium.launch(
+            executable_path=executable,
+            args=[
+                "--no-sandbox",
+                "--disable-gpu",
+                "--disable-quic",
+                "--no-first-run",
+                "--disable-background-networking",
+                "--disable-component-update",
+                "--disable-sync",
+            ],
+        )
+        yield chromium
+        chromium.close()

@@ -1,0 +1,114 @@
+"""Sessions go both ways between this package and langchain-google-memorystore-redis 0.3.0.
+
+It cannot be installed beside this package (it pins redis < 6 and langchain-core < 1), so
+`data/official_0_3_0.json` holds what it wrote: the elements of the Redis list to which the real
+class appended `CONVERSATION`, one add_message() each.
+"""
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+from langchain_core.messages import (
+    AIMessage,
+    AIMessageChunk,
+    BaseMessage,
+    ChatMessage,
+    FunctionMessage,
+    HumanMessage,
+    SystemMessage,
+    ToolMessage,
+    message_chunk_to_message,
+    messages_from_dict,
+)
+
+from memorystore_chat import MemorystoreChatMessageHistory, codec
+
+if TYPE_CHECKING:
+    import redis
+
+RECORDED = Path(__file__).with_name("data") / "official_0_3_0.json"
+
+CONVERSATION: list[BaseMessage] = [
+    SystemMessage("You are a helpful weather bot."),
+    HumanMessage('Wie ist das Wetter in Zürich? 🌧 "quoted" \n\t\\', id="h-1", name="Ada"),
+    AIMessage(
+        "",
+        id="run-1",
+        tool_calls=[{"name": "weather", "args": {"city": "Zürich", "days": 2}, "id": "call-1"}],
+        invalid_tool_calls=[{"name": "map", "args": "{bad", "id": "call-2", "error": "not JSON"}],
+        usage_metadata={
+            "input_tokens": 12,
+            "output_tokens": 5,
+            "total_tokens": 17,
+            "input_token_details": {"cache_read": 3},
+        },
+        response_metadata={"model_name": "gemini", "logprobs": float("-inf"), "score": 0.1},
+    ),
+    ToolMessage(
+        [{"type": "text", "text": "rain"}],
+        tool_call_id="call-1",
+        name="weather",
+        artifact={"mm": [1, 2.5, None, True]},
+        status="error",
+    ),
+    FunctionMessage("42", name="answer"),
+    ChatMessage("psst", role="moderator"),
+    HumanMessage(
+        [
+            {"type": "text", "text": "And what is this?"},
+            {"type": "image_url", "image_url": {"url": "data:image/png;base64,iVBORw0KGgo="}},
+        ]
+    ),
+    AIMessageChunk("A cloud \ud83c.", id="run-2"),
+    AIMessage("Bye.", additional_kwargs={"nested": {"a": [{"b": {}}]}}),
+]
+
+
+def recorded() -> list[bytes]:
+    return [element.encode() for element in json.loads(RECORDED.read_text())["elements"]]
+
+
+def test_a_session_of_the_older_package_is_read_identically(
+    client: "redis.Redis[bytes]", key_prefix: str
+) -> None:
+    """Every message type it could store comes back equal; a chunk stays what it stored."""
+    client.rpush(f"{key_prefix}s", *recorded())
+    history = MemorystoreChatMessageHistory(client, "s", key_prefix=key_prefix)
+    assert history.messages == CONVERSATION
+    assert [type(message) for message in history.messages] == [type(m) for m in CONVERSATION]
+    assert [codec.appended_at(element) for element in recorded()] == [None] * len(CONVERSATION)
+
+
+async def test_a_session_of_the_older_package_goes_on(
+    client: "redis.Redis[bytes]", key_prefix: str
+) -> None:
+    """Appends, window, cap, expiry and repair work on a session that it began."""
+    key = f"{key_prefix}s"
+    client.rpush(key, *recorded())
+    history = MemorystoreChatMessageHistory(
+        client, "s", 100, key_prefix=key_prefix, window=3, max_messages=len(CONVERSATION)
+    )
+    history.add_user_message("Hello again.")
+    assert history.messages == [*CONVERSATION[-2:], HumanMessage("Hello again.")]
+    assert client.lrange(key, 0, -2) == recorded()[1:]
+    assert client.ttl(key) == 100
+    assert history.repair() == []
+
+
+@pytest.mark.parametrize("cap", [None, 100])
+def test_the_older_package_reads_what_is_written(
+    client: "redis.Redis[bytes]", key_prefix: str, cap: int | None
+) -> None:
+    """Its reader is messages_from_dict over json.loads of each element, decoded as UTF-8."""
+    history = MemorystoreChatMessageHistory(client, "s", key_prefix=key_prefix, max_messages=cap)
+    history.add_messages(CONVERSATION)
+    stored = client.lrange(history.key, 0, -1)
+    read = messages_from_dict([json.loads(element.decode("utf-8")) for element in stored])
+    assert read == [message_chunk_to_message(message) for message in CONVERSATION]
+    for ours, theirs in zip(stored, recorded(), strict=True):
+        new, old = json.loads(ours), json.loads(theirs)
+        assert set(new) == {"id", *old}
+        if old["type"] != "AIMessageChunk":
+            assert {"type": new["type"], "data": new["data"]} == old

@@ -1,0 +1,736 @@
+"""The chat history: reading, appending, expiry, windows, caps, refusals, repair."""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import redis
+import redis.asyncio
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from langchain_core.chat_history import BaseChatMessageHistory
+from langchain_core.messages import (
+    AIMessage,
+    AIMessageChunk,
+    BaseMessage,
+    FunctionMessage,
+    HumanMessage,
+    SystemMessage,
+    ToolMessage,
+    message_to_dict,
+)
+from redis.backoff import NoBackoff
+from redis.retry import Retry
+
+import servers
+from memorystore_chat import (
+    ConnectError,
+    CorruptHistoryError,
+    MemorystoreChatError,
+    MemorystoreChatMessageHistory,
+)
+from memorystore_chat.codec import without_orphans
+
+if TYPE_CHECKING:
+    from servers import Cluster, Server
+
+CONVERSATION: list[BaseMessage] = [
+    SystemMessage("Be brief."),
+    HumanMessage([{"type": "text", "text": "Wie ist das Wetter in Zürich? 🌧"}], id="1", name="Ada"),
+    AIMessage(
+        "",
+        tool_calls=[{"name": "weather", "args": {"city": "Zürich"}, "id": "call-1"}],
+        usage_metadata={"input_tokens": 7, "output_tokens": 3, "total_tokens": 10},
+        response_metadata={"model_name": "gemini", "logprobs": float("inf")},
+    ),
+    ToolMessage("rain", tool_call_id="call-1", artifact={"mm": [1, 2.5]}, status="success"),
+    AIMessage("It rains."),
+]
+
+
+def texts(messages: list[BaseMessage]) -> list[str]:
+    return [message.text for message in messages]
+
+
+def said(*numbers: int) -> list[BaseMessage]:
+    return [HumanMessage(str(number)) for number in numbers]
+
+
+@pytest.fixture
+async def async_client(server: "Server") -> AsyncIterator[Any]:
+    async with redis.asyncio.Redis(port=server.port, protocol=2) as client:
+        yield client
+
+
+@pytest.fixture(
+    params=["bytes", "decode_responses", pytest.param("RESP3", marks=pytest.mark.own_server)]
+)
+def any_client(server: "Server", request: pytest.FixtureRequest) -> Any:
+    options = {
+        "bytes": {},
+        "decode_responses": {"decode_responses": True},
+        "RESP3": {"protocol": 3},
+    }[request.param]
+    with server.client(**options) as client:
+        yield client
+
+
+def test_messages_are_read_back_as_they_were_appended(any_client: Any, key_prefix: str) -> None:
+    """All of a message survives, with every kind of client, in order, over several appends."""
+    history = MemorystoreChatMessageHistory(any_client, "s", key_prefix=key_prefix)
+    assert history.messages == []
+    history.add_messages(CONVERSATION[:2])
+    history.add_messages(CONVERSATION[2:])
+    assert history.messages == CONVERSATION
+    assert len(history) == 5
+    history.clear()
+    history.clear()
+    assert history.messages == []
+    assert len(history) == 0
+    assert any_client.exists(history.key) == 0
+
+
+async def test_the_async_methods_do_the_same(
+    client: "redis.Redis[bytes]", async_client: Any, key_prefix: str
+) -> None:
+    """Async appends, reads and clears leave and see the same session as the sync ones."""
+    history = MemorystoreChatMessageHistory(
+        client, "s", 100, key_prefix=key_prefix, max_messages=4, async_client=async_client
+    )
+    await history.aadd_messages([])
+    await history.aadd_messages(CONVERSATION[:2])
+    await history.aadd_messages(CONVERSATION[2:])
+    assert await history.aget_messages() == history.messages == CONVERSATION[1:]
+    assert client.ttl(history.key) == 100
+    await history.aclear()
+    assert await history.aget_messages() == history.messages == []
+
+
+async def test_the_async_methods_work_without_an_async_client(
+    client: "redis.Redis[bytes]", key_prefix: str
+) -> None:
+    """They run the sync ones in a thread; an append_id makes an append safe to repeat there too."""
+    history = MemorystoreChatMessageHistory(client, "s", key_prefix=key_prefix)
+    append_id = "01932c07-2080-7000-8000-000000000000"
+    for _ in range(2):
+        await history.aadd_messages(CONVERSATION, append_id=append_id)
+    assert await history.aget_messages() == CONVERSATION
+    await history.aclear()
+    assert await history.aget_messages() == []
+
+
+@pytest.mark.own_server
+async def test_async_clients_may_decode_or_speak_resp3(server: "Server", key_prefix: str) -> None:
+    """What the async client does with replies makes no difference either."""
+    for options in ({"decode_responses": True, "protocol": 2}, {"protocol": 3}):
+        with server.client() as client:
+            async with redis.asyncio.Redis(port=server.port, **options) as async_client:
+                history = MemorystoreChatMessageHistory(
+                    client, "s", key_prefix=key_prefix, async_client=async_client
+                )
+                await history.aadd_messages(CONVERSATION)
+                assert await history.aget_messages() == CONVERSATION
+                await history.aclear()
+
+
+@pytest.mark.parametrize("session_id", ["plain", "{braces}", "a{b}c", "{}", "Zürich 🌧", " \n\0"])
+@pytest.mark.parametrize("decode", [False, True])
+async def test_clusters_work_whatever_the_session_is_called(
+    valkey_cluster: "Cluster", key_prefix: str, session_id: str, decode: bool
+) -> None:
+    """One session is one key, so braces and odd characters in its name do not matter."""
+    first = valkey_cluster.nodes[0]
+    with valkey_cluster.client(decode_responses=decode) as client:
+        async with redis.asyncio.RedisCluster(
+            host=first.host, port=first.port, protocol=2, decode_responses=decode
+        ) as async_client:
+            history = MemorystoreChatMessageHistory(
+                client, session_id, 100, key_prefix=key_prefix, async_client=async_client
+            )
+            history.add_messages(CONVERSATION[:2])
+            await history.aadd_messages(CONVERSATION[2:])
+            assert history.messages == await history.aget_messages() == CONVERSATION
+            assert len(history) == 5
+            assert client.ttl(history.key) == 100
+            if session_id == "plain":
+                client.rpush(history.key, b"\xff")
+                assert [error.index for error in history.repair(dry_run=False)] == [5]
+                assert client.llen(f"{history.key}:corrupt") == 1
+            await history.aclear()
+            assert history.messages == []
+
+
+def test_it_is_a_langchain_history(client: "redis.Redis[bytes]", key_prefix: str) -> None:
+    """The inherited conveniences work: one message at a time, text instead of messages, str()."""
+    history = MemorystoreChatMessageHistory(
+        client=client, session_id="s", ttl=60, key_prefix=key_prefix
+    )
+    assert isinstance(history, BaseChatMessageHistory)
+    history.add_user_message("My name is Ada.")
+    history.add_ai_message(AIMessage("Hello, Ada."))
+    history.add_message(HumanMessage("What is my name?"))
+    assert str(history) == "Human: My name is Ada.\nAI: Hello, Ada.\nHuman: What is my name?"
+    assert history.session_id == "s"
+
+
+def test_sessions_do_not_mix(client: "redis.Redis[bytes]", key_prefix: str) -> None:
+    """Each session id and prefix is a key of its own; another object with the same id sees it."""
+    one = MemorystoreChatMessageHistory(client, "1", key_prefix=key_prefix)
+    two = MemorystoreChatMessageHistory(client, "2", key_prefix=key_prefix)
+    one.add_user_message("for one")
+    two.add_user_message("for two")
+    again = MemorystoreChatMessageHistory(client, f"{key_prefix}1")
+    assert texts(again.messages) == ["for one"]
+    one.clear()
+    assert texts(two.messages) == ["for two"]
+    assert again.key == one.key == f"{key_prefix}1"
+
+
+def test_what_is_stored(client: "redis.Redis[bytes]", key_prefix: str) -> None:
+    """One list, one JSON object a message: the append's id, and what message_to_dict gives."""
+    history = MemorystoreChatMessageHistory(client, "s", key_prefix=key_prefix)
+    history.add_messages(CONVERSATION[:3])
+    history.add_messages(CONVERSATION[3:])
+    stored = [json.loads(element) for element in client.lrange(history.key, 0, -1)]
+    ids = [element.pop("id") for element in stored]
+    assert stored == [message_to_dict(message) for message in CONVERSATION]
+    assert len(set(ids[:3])) == len(set(ids[3:])) == 1
+    assert ids[0] < ids[3]
+
+
+def test_a_streamed_chunk_is_stored_whole(client: "redis.Redis[bytes]", key_prefix: str) -> None:
+    """RunnableWithMessageHistory hands over AIMessageChunks after streaming."""
+    history = MemorystoreChatMessageHistory(client, "s", key_prefix=key_prefix)
+    history.add_messages([AIMessageChunk("It ", id="run-1") + AIMessageChunk("rains.", id="run-1")])
+    assert history.messages == [AIMessage("It rains.", id="run-1")]
+
+
+def test_nothing_to_append_does_nothing(client: "redis.Redis[bytes]", key_prefix: str) -> None:
+    """An empty batch creates no key, asks no server and leaves the expiry alone."""
+    history = MemorystoreChatMessageHistory(client, "s", 100, key_prefix=key_prefix)
+    history.add_messages([])
+    assert client.exists(history.key) == 0
+    history.add_user_message("x")
+    client.expire(history.key, 50)
+    history.add_messages(iter(()))
+    assert client.ttl(history.key) == 50
+
+
+@pytest.mark.own_server
+def test_reading_and_appending_are_one_command_each(
+    client: "redis.Redis[bytes]", key_prefix: str
+) -> None:
+    """However many messages, with expiry, window and cap: one request, one reply."""
+    history = MemorystoreChatMessageHistory(
+        client, "s", 100, key_prefix=key_prefix, window=20, max_messages=1000
+    )
+    history.add_messages(said(*range(30)))
+    client.config_resetstat()
+    history.add_messages(said(*range(30)))
+    assert len(history.messages) == 20
+    used = {name: entry["calls"] for name, entry in client.info("commandstats").items()}
+    assert used.pop("cmdstat_config|resetstat", 1) == 1
+    requests = {name: used[name] for name in ("cmdstat_evalsha", "cmdstat_lrange")}
+    assert requests == {"cmdstat_evalsha": 1, "cmdstat_lrange": 1}
+    inside_the_script = {"cmdstat_lpos", "cmdstat_rpush", "cmdstat_ltrim", "cmdstat_expire"}
+    assert set(used) - set(requests) == inside_the_script | {"cmdstat_llen"}
+
+
+# Expiry: (ttl before the append, ttl= of the history, ttl after it)
+TRANSITIONS = {
+    "none, none": (None, None, -1),
+    "none, set": (None, 100, 100),
+    "set, left alone": (50, None, 50),
+    "set, longer": (50, 100, 100),
+    "set, shorter": (500, 100, 100),
+}
+
+
+@pytest.mark.parametrize("cap", [None, 2])
+@pytest.mark.parametrize("name", TRANSITIONS)
+def test_an_append_sets_the_expiry_or_leaves_it(
+    client: "redis.Redis[bytes]", key_prefix: str, name: str, cap: int | None
+) -> None:
+    """Ttl counts from the newest message; ttl=None leaves what is there; a cap changes nothing."""
+    before, ttl, after = TRANSITIONS[name]
+    MemorystoreChatMessageHistory(client, "s", before, key_prefix=key_prefix).add_messages(said(1))
+    history = MemorystoreChatMessageHistory(
+        client, "s", ttl, key_prefix=key_prefix, max_messages=cap
+    )
+    history.add_messages(said(2, 3))
+    assert client.ttl(history.key) == after
+
+
+def test_reading_does_not_extend_the_expiry(client: "redis.Redis[bytes]", key_prefix: str) -> None:
+    """Only appending counts as activity."""
+    history = MemorystoreChatMessageHistory(client, "s", 100, key_prefix=key_prefix)
+    history.add_messages(said(1))
+    client.expire(history.key, 50)
+    assert texts(history.messages) == ["1"]
+    assert len(history) == 1
+    assert history.repair() == []
+    assert client.ttl(history.key) == 50
+
+
+def test_clearing_ends_the_expiry(client: "redis.Redis[bytes]", key_prefix: str) -> None:
+    """A session that begins anew with ttl=None has none of its former life."""
+    MemorystoreChatMessageHistory(client, "s", 100, key_prefix=key_prefix).add_messages(said(1))
+    history = MemorystoreChatMessageHistory(client, "s", key_prefix=key_prefix)
+    history.clear()
+    history.add_messages(said(2))
+    assert client.ttl(history.key) == -1
+
+
+async def test_an_expired_session_is_empty(client: "redis.Redis[bytes]", key_prefix: str) -> None:
+    """After ttl seconds without a new message it is gone, and the next append begins anew."""
+    history = MemorystoreChatMessageHistory(client, "s", 1, key_prefix=key_prefix)
+    history.add_messages(said(1))
+    await asyncio.sleep(1.1)
+    assert history.messages == []
+    history.add_messages(said(2))
+    assert texts(history.messages) == ["2"]
+
+
+def test_the_longest_ttl_and_cap_reach_the_server_unchanged(
+    client: "redis.Redis[bytes]", key_prefix: str
+) -> None:
+    """Numbers that Lua would write as 1e+12 do not."""
+    most = 10**12
+    history = MemorystoreChatMessageHistory(
+        client, "s", most, key_prefix=key_prefix, max_messages=most, window=most
+    )
+    history.add_messages(said(1, 2))
+    assert client.ttl(history.key) == most
+    assert texts(history.messages) == ["1", "2"]
+
+
+def test_a_window_reads_the_newest(client: "redis.Redis[bytes]", key_prefix: str) -> None:
+    """The window bounds what is read, never what is stored or counted."""
+    history = MemorystoreChatMessageHistory(client, "s", key_prefix=key_prefix, window=2)
+    history.add_messages(said(1))
+    assert texts(history.messages) == ["1"]
+    history.add_messages(said(2, 3))
+    assert texts(history.messages) == ["2", "3"]
+    assert len(history) == 3
+    assert client.llen(history.key) == 3
+
+
+def test_a_cap_keeps_the_newest(client: "redis.Redis[bytes]", key_prefix: str) -> None:
+    """The write that exceeds the cap drops the oldest, also where the batch itself exceeds it."""
+    history = MemorystoreChatMessageHistory(client, "s", key_prefix=key_prefix, max_messages=3)
+    history.add_messages(said(1, 2))
+    history.add_messages(said(3))
+    assert texts(history.messages) == ["1", "2", "3"]
+    history.add_messages(said(4, 5))
+    assert texts(history.messages) == ["3", "4", "5"]
+    history.add_messages(said(*range(6, 16)))
+    assert texts(history.messages) == ["13", "14", "15"]
+    assert client.llen(history.key) == 3
+
+
+call = AIMessage("", tool_calls=[{"name": "f", "args": {}, "id": "a"}])
+bad_call = AIMessage("", invalid_tool_calls=[{"name": "f", "args": "{", "id": "b", "error": None}])
+old_call = AIMessage("", additional_kwargs={"function_call": {"name": "g", "arguments": "{}"}})
+answer, bad_answer = ToolMessage("A", tool_call_id="a"), ToolMessage("B", tool_call_id="b")
+old_answer = FunctionMessage("G", name="g")
+ask, end = HumanMessage("ask"), AIMessage("end")
+
+
+@pytest.mark.parametrize(
+    ("stored", "window", "read"),
+    [
+        ([ask, call, answer, end], 4, 4),
+        ([ask, call, answer, end], 3, 3),
+        ([ask, call, answer, end], 2, 1),
+        ([ask, bad_call, bad_answer, end], 3, 3),
+        ([ask, bad_call, bad_answer, end], 2, 1),
+        ([ask, old_call, old_answer, end], 3, 3),
+        ([ask, old_call, old_answer, end], 2, 1),
+        ([ask, call, answer], 1, 0),
+        ([call, ask, answer, end, ask], 4, 2),
+        ([call, answer, answer, end], 3, 1),
+    ],
+)
+def test_a_window_or_cap_never_begins_inside_a_tool_exchange(
+    client: "redis.Redis[bytes]",
+    key_prefix: str,
+    stored: list[BaseMessage],
+    window: int,
+    read: int,
+) -> None:
+    """A result whose call was cut off would be refused by the model; it begins after it."""
+    history = MemorystoreChatMessageHistory(client, "s", key_prefix=key_prefix, window=window)
+    history.add_messages(stored)
+    assert history.messages == stored[len(stored) - read :]
+    capped = MemorystoreChatMessageHistory(client, "c", key_prefix=key_prefix, max_messages=window)
+    capped.add_messages(stored)
+    assert capped.messages == stored[len(stored) - read :]
+    assert len(capped) == window
+
+
+def test_odd_function_calls_do_not_disturb_a_window(
+    client: "redis.Redis[bytes]", key_prefix: str
+) -> None:
+    """What a provider puts into additional_kwargs can have any shape."""
+    odd: list[BaseMessage] = [
+        AIMessage("x", additional_kwargs={"function_call": value})
+        for value in ("text", ["a"], {"name": ["a"]}, {"a": 1}, None)
+    ]
+    history = MemorystoreChatMessageHistory(client, "s", key_prefix=key_prefix, window=5)
+    history.add_messages(odd)
+    assert history.messages == odd
+
+
+def test_without_a_cut_nothing_is_left_out(client: "redis.Redis[bytes]", key_prefix: str) -> None:
+    """A result without a call that was appended so is read so, where no window cut it off."""
+    for window in (None, 3):
+        history = MemorystoreChatMessageHistory(client, "s", key_prefix=key_prefix, window=window)
+        history.clear()
+        history.add_messages([answer, ask])
+        assert history.messages == [answer, ask]
+
+
+ids = st.sampled_from(["a", "b", "c"])
+steps = st.one_of(
+    st.just(HumanMessage("ask")),
+    st.just(AIMessage("end")),
+    st.lists(ids, max_size=2).map(
+        lambda called: AIMessage(
+            "", tool_calls=[{"name": "f", "args": {}, "id": i} for i in called]
+        )
+    ),
+    ids.map(lambda called: ToolMessage("x", tool_call_id=called)),
+    ids.map(lambda called: FunctionMessage("x", name=called)),
+)
+
+
+def is_whole(messages: list[BaseMessage]) -> bool:
+    """Whether every result comes after its call."""
+    called: set[str | None] = set()
+    for message in messages:
+        if isinstance(message, AIMessage):
+            called |= {call["id"] for call in message.tool_calls}
+        elif isinstance(message, ToolMessage) and message.tool_call_id in called:
+            continue
+        elif isinstance(message, ToolMessage | FunctionMessage):
+            return False
+    return True
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.lists(steps, max_size=12))
+def test_orphans_are_cut_off_and_nothing_else(messages: list[BaseMessage]) -> None:
+    """What remains is the longest tail in which every result comes after its call."""
+    whole_tails = [messages[start:] for start in range(len(messages) + 1)]
+    longest = next(tail for tail in whole_tails if is_whole(tail))
+    assert without_orphans(messages) == longest
+
+
+BAD_OPTIONS: list[tuple[dict[str, Any], str]] = [
+    ({"session_id": ""}, "session_id is empty; it takes text that names one conversation."),
+    ({"session_id": None}, "session_id is None, a NoneType; it takes text (str)."),
+    ({"session_id": 7}, "session_id is 7, a int; it takes text (str)."),
+    ({"session_id": b"s"}, "session_id is b's', a bytes; it takes text (str)."),
+    ({"session_id": "\ud800"}, "session_id is '\\ud800', which UTF-8 cannot hold."),
+    ({"key_prefix": None}, "key_prefix is None, a NoneType; it takes text (str)."),
+    *(
+        (
+            {name: value},
+            f"{name} is {value!r}; it takes a whole number of {unit} from 1 up (int), or None.",
+        )
+        for name, unit in (("ttl", "seconds"), ("window", "messages"), ("max_messages", "messages"))
+        for value in (0, -1, True, False, 1.5, float("inf"), "60", 10**12 + 1)
+    ),
+]
+
+
+@pytest.mark.parametrize(("options", "text"), BAD_OPTIONS, ids=[str(o) for o, _ in BAD_OPTIONS])
+def test_a_bad_option_is_refused_at_once(options: dict[str, Any], text: str) -> None:
+    """The ValueError says what was given and what is accepted; no server is asked."""
+    with pytest.raises(ValueError) as raised:  # noqa: PT011
+        MemorystoreChatMessageHistory(redis.Redis(port=1), **{"session_id": "s"} | options)
+    assert str(raised.value) == text
+
+
+def test_what_is_not_a_client_is_refused(server: "Server", valkey_cluster: "Cluster") -> None:
+    """Also a pipeline, which would collect the appends and never send them."""
+    url = "redis://user:pass-word@host"
+    with server.client() as client, valkey_cluster.client() as cluster_client:
+        for wrong in (
+            url,
+            None,
+            redis.asyncio.Redis(),
+            client.pipeline(),
+            cluster_client.pipeline(),
+        ):
+            with pytest.raises(
+                TypeError, match=r"client is a .*; it takes a redis\.Redis or"
+            ) as one:
+                MemorystoreChatMessageHistory(wrong, "s")
+            assert "pass-word" not in str(one.value)
+        for wrong in (url, client, redis.asyncio.Redis().pipeline()):
+            with pytest.raises(TypeError, match=r"async_client is a .*; it takes a redis\.asyncio"):
+                MemorystoreChatMessageHistory(client, "s", async_client=wrong)
+
+
+@pytest.mark.parametrize("messages", ["hi", HumanMessage("hi"), None, 7])
+async def test_what_is_not_a_list_of_messages_is_refused(
+    client: "redis.Redis[bytes]", async_client: Any, key_prefix: str, messages: Any
+) -> None:
+    """One message or text instead of a list is a TypeError that names add_message()."""
+    history = MemorystoreChatMessageHistory(
+        client, "s", key_prefix=key_prefix, async_client=async_client
+    )
+    with pytest.raises(TypeError, match=r"takes a list of LangChain messages.*add_message\(\)"):
+        history.add_messages(messages)
+    with pytest.raises(TypeError, match=r"takes a list of LangChain messages.*add_message\(\)"):
+        await history.aadd_messages(messages)
+
+
+async def test_a_bad_message_stops_its_batch(
+    client: "redis.Redis[bytes]", async_client: Any, key_prefix: str
+) -> None:
+    """Sync and async alike: the error names the message, and nothing of the batch is stored."""
+    history = MemorystoreChatMessageHistory(
+        client, "s", key_prefix=key_prefix, async_client=async_client
+    )
+    for bad, error in ((HumanMessage("x", raw={1}), ValueError), ("text", TypeError)):
+        with pytest.raises(error, match=r"^messages\[1\]"):
+            history.add_messages([HumanMessage("fine"), bad])
+        with pytest.raises(error, match=r"^messages\[1\]"):
+            await history.aadd_messages([HumanMessage("fine"), bad])
+    assert client.exists(history.key) == 0
+
+
+@pytest.mark.parametrize("append_id", ["", "1", 7, b"x"])
+def test_an_append_id_is_a_uuid(client: "redis.Redis[bytes]", append_id: Any) -> None:
+    """Anything else is refused before it is sent."""
+    history = MemorystoreChatMessageHistory(client, "s")
+    with pytest.raises(ValueError, match=r"append_id is .*; it takes a UUID as text"):
+        history.add_messages(said(1), append_id=append_id)
+
+
+async def test_a_key_of_another_type_is_reported(
+    client: "redis.Redis[bytes]", async_client: Any, key_prefix: str
+) -> None:
+    """Reading, counting and appending say what to do, in the same words on every server."""
+    client.set(f"{key_prefix}s", "text")
+    history = MemorystoreChatMessageHistory(
+        client, "s", key_prefix=key_prefix, async_client=async_client
+    )
+    reason = (
+        f"the session '{key_prefix}s': WRONGTYPE Operation against a key holding the wrong kind of "
+        "value. The key holds something other than a list. Choose another session_id or "
+        "key_prefix; clear() would delete what is there."
+    )
+    for use in (lambda: history.messages, lambda: len(history), history.repair):
+        with pytest.raises(MemorystoreChatError) as raised:
+            use()
+        assert str(raised.value).endswith(reason)
+        assert isinstance(raised.value.__cause__, redis.ResponseError)
+    for append in (
+        history.aadd_messages(said(1)),
+        asyncio.to_thread(history.add_messages, said(1)),
+    ):
+        with pytest.raises(MemorystoreChatError) as raised:
+            await append
+        assert str(raised.value) == f"The server refused appending to {reason}"
+        assert isinstance(raised.value.__cause__, redis.ResponseError)
+    with pytest.raises(MemorystoreChatError, match="WRONGTYPE"):
+        await history.aget_messages()
+    assert client.get(history.key) == b"text"
+
+
+async def test_an_outage_is_an_error_and_not_an_empty_list() -> None:
+    """Every method reports it with redis-py's own exception as the cause; it recovers by itself."""
+    with servers.valkey() as server:
+        client = server.client(retry=Retry(NoBackoff(), 0))
+        async_client = redis.asyncio.Redis(
+            port=server.port, protocol=2, retry=redis.asyncio.retry.Retry(NoBackoff(), 0)
+        )
+        history = MemorystoreChatMessageHistory(client, "s", async_client=async_client)
+        history.add_messages(said(1))
+        await history.aadd_messages(said(2))
+        server.kill()
+
+        def check(raised: Any) -> None:
+            assert "the session 's' (" in str(raised.value)
+            assert "Check that the server runs" in str(raised.value)
+            assert isinstance(raised.value.__cause__, redis.ConnectionError)
+
+        for use in (
+            lambda: history.messages,
+            lambda: len(history),
+            lambda: history.add_messages(said(3)),
+            history.clear,
+            history.repair,
+        ):
+            with pytest.raises(ConnectError) as raised:
+                use()
+            check(raised)
+        for wait in (history.aget_messages(), history.aadd_messages(said(3)), history.aclear()):
+            with pytest.raises(ConnectError) as raised:
+                await wait
+            check(raised)
+        server.restart()
+        history.add_messages(said(4))
+        assert texts(await history.aget_messages()) == ["4"]
+        await async_client.aclose()
+        client.close()
+
+
+async def test_a_server_that_does_not_answer_is_a_time_out() -> None:
+    """The client's own time-out ends the waiting and is the cause."""
+    with servers.valkey() as server:
+        client = server.client(socket_timeout=0.1, retry=Retry(NoBackoff(), 0))
+        async_client = redis.asyncio.Redis(
+            port=server.port,
+            protocol=2,
+            socket_timeout=0.1,
+            retry=redis.asyncio.retry.Retry(NoBackoff(), 0),
+        )
+        history = MemorystoreChatMessageHistory(client, "s", async_client=async_client)
+        history.add_messages(said(1))
+        await history.aget_messages()
+        server.pause()
+        with pytest.raises(ConnectError, match="while reading the session 's'") as raised:
+            _ = history.messages
+        assert isinstance(raised.value.__cause__, redis.TimeoutError)
+        with pytest.raises(ConnectError, match="while appending to the session 's'") as raised:
+            await history.aadd_messages(said(2))
+        assert isinstance(raised.value.__cause__, redis.TimeoutError)
+        server.resume()
+        await async_client.aclose()
+        client.close()
+
+
+def test_a_plain_client_of_a_cluster_is_told_so(valkey_cluster: "Cluster") -> None:
+    """redis.Redis does not follow a cluster's redirections; the error names what does."""
+    holder = valkey_cluster.node_of("s")
+    other = next(n for n in valkey_cluster.nodes if n is not holder)
+    with other.client() as client:
+        history = MemorystoreChatMessageHistory(client, "s")
+        for use in (lambda: history.messages, lambda: history.add_messages(said(1))):
+            with pytest.raises(MemorystoreChatError, match=r"MOVED .*RedisCluster") as raised:
+                use()
+            assert isinstance(raised.value.__cause__, redis.exceptions.MovedError)
+
+
+@pytest.mark.own_server
+def test_a_refused_command_is_reported_without_the_messages(server: "Server") -> None:
+    """A user who may not append: what is missing is named, and no message is quoted."""
+    with server.admin() as admin:
+        admin.execute_command(
+            "ACL", "SETUSER", "reader", "on", ">pass-word", "~*", "+@read", "+@connection"
+        )
+        with server.client(username="reader", password="pass-word") as client:
+            history = MemorystoreChatMessageHistory(client, "s")
+            assert history.messages == []
+            with pytest.raises(MemorystoreChatError, match=r"NOPERM .*may not run this") as raised:
+                history.add_user_message("a secret")
+        admin.execute_command("ACL", "DELUSER", "reader")
+    assert isinstance(raised.value.__cause__, redis.exceptions.NoPermissionError)
+    assert "pass-word" not in str(raised.value)
+    assert "a secret" not in str(raised.value)
+
+
+def test_a_server_that_quotes_what_it_was_sent_is_not_quoted() -> None:
+    """A server without EVALSHA and EVAL repeats the beginning of the arguments in its error."""
+    with (
+        servers.redis7(rename_command=['EVALSHA ""', 'EVAL ""']) as server,
+        server.client() as client,
+    ):
+        history = MemorystoreChatMessageHistory(client, "s")
+        with pytest.raises(MemorystoreChatError) as raised:
+            history.add_user_message("a secret")
+        assert str(raised.value) == (
+            "The server refused appending to the session 's': unknown command 'EVALSHA'."
+        )
+
+
+BROKEN = [
+    b'{"type": "human", "data": {"content": "trunc',
+    b'{"type": "human", "data": {"content": "\xc3',
+    b'["list"]',
+    b'{"type": "robot", "data": {}}',
+    b'{"type": "ai", "data": {"content": "", "tool_calls": [1]}}',
+]
+
+
+@pytest.mark.parametrize("element", BROKEN, ids=range(len(BROKEN)))
+async def test_a_broken_element_is_reported_with_its_place(
+    any_client: Any, async_client: Any, key_prefix: str, element: bytes
+) -> None:
+    """Key and index are in the error, counted from the end where a window was read."""
+    history = MemorystoreChatMessageHistory(
+        any_client, "s", key_prefix=key_prefix, async_client=async_client
+    )
+    history.add_messages(said(0))
+    any_client.rpush(history.key, element)
+    history.add_messages(said(2, 3))
+    windowed = MemorystoreChatMessageHistory(any_client, "s", key_prefix=key_prefix, window=3)
+    with pytest.raises(CorruptHistoryError) as raised:
+        _ = history.messages
+    assert (raised.value.key, raised.value.index) == (history.key, 1)
+    assert f"Element 1 of the list {history.key!r} is not a stored message" in str(raised.value)
+    assert f"LINDEX {history.key} 1" in str(raised.value)
+    assert isinstance(raised.value.__cause__, ValueError)
+    with pytest.raises(CorruptHistoryError) as araised:
+        await history.aget_messages()
+    assert str(araised.value) == str(raised.value)
+    with pytest.raises(CorruptHistoryError) as from_end:
+        _ = windowed.messages
+    assert from_end.value.index == -3
+    beyond = MemorystoreChatMessageHistory(any_client, "s", key_prefix=key_prefix, window=2)
+    assert texts(beyond.messages) == ["2", "3"]
+
+
+def test_repair_moves_broken_elements_aside(any_client: Any, key_prefix: str) -> None:
+    """A dry run only reports; then the rest is readable, nothing is lost, and the expiry stays."""
+    history = MemorystoreChatMessageHistory(any_client, "s", 100, key_prefix=key_prefix)
+    aside = f"{history.key}:corrupt"
+    for number, element in enumerate([*BROKEN, BROKEN[0]]):
+        history.add_messages(said(number))
+        any_client.rpush(history.key, element)
+    reported = history.repair()
+    assert [error.index for error in reported] == [1, 3, 5, 7, 9, 11]
+    assert {error.key for error in reported} == {history.key}
+    assert len(history) == 12
+    assert any_client.exists(aside) == 0
+    repaired = history.repair(dry_run=False)
+    assert list(map(str, repaired)) == list(map(str, reported))
+    assert texts(history.messages) == ["0", "1", "2", "3", "4", "5"]
+    assert any_client.ttl(history.key) == 100
+    assert 99 <= any_client.ttl(aside) <= 100
+    raw = redis.Redis(port=any_client.get_connection_kwargs()["port"], protocol=2)
+    assert raw.lrange(aside, 0, -1) == [*BROKEN, BROKEN[0]]
+    raw.close()
+    assert history.repair(dry_run=False) == []
+
+
+def test_repair_of_a_session_without_expiry_sets_none(
+    client: "redis.Redis[bytes]", key_prefix: str
+) -> None:
+    """A session of nothing but broken elements is empty afterwards."""
+    history = MemorystoreChatMessageHistory(client, "s", key_prefix=key_prefix)
+    client.rpush(history.key, *BROKEN)
+    assert len(history.repair(dry_run=False)) == len(BROKEN)
+    assert client.exists(history.key) == 0
+    assert client.ttl(f"{history.key}:corrupt") == -1
+    assert client.llen(f"{history.key}:corrupt") == len(BROKEN)
+
+
+def test_repr_and_truth_ask_no_server() -> None:
+    """repr() shows key, ttl and window; an empty history is still true."""
+    client = redis.Redis(port=1, password="pass-word", retry=Retry(NoBackoff(), 0))
+    history = MemorystoreChatMessageHistory(client, "s", 60, key_prefix="p:", window=20)
+    assert repr(history) == (
+        "MemorystoreChatMessageHistory(key='p:s', ttl=60, window=20, max_messages=None)"
+    )
+    assert history
+    assert history.key == "p:s"
+    with pytest.raises(ConnectError) as raised:
+        len(history)
+    assert "pass-word" not in str(raised.value)
