@@ -1,0 +1,178 @@
+"""A cluster that changes under a conversation: fail-over and resharding."""
+
+import asyncio
+import inspect
+import itertools
+import threading
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from langchain_core.messages import HumanMessage
+from redis.crc import key_slot
+
+import servers
+from memorystore_chat.connect import connect, connect_async
+from memorystore_chat.history import MemorystoreChatMessageHistory
+from servers import Cluster, Server
+
+# A primary is given up after this long without an answer, and the vote takes about as long.
+NODE_TIMEOUT = 1.0
+FAIL_OVER = 6.0
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[Cluster]:
+    """Three primaries with a replica each, quick to notice that one is gone."""
+    with servers.cluster(cluster_node_timeout=int(NODE_TIMEOUT * 1000)) as group:
+        yield group
+
+
+def replica_of(cluster: Cluster, primary: Server) -> Server:
+    for node in cluster.nodes:
+        if node.running:
+            with node.admin() as admin:
+                role = admin.info("replication")
+            if role["role"] == "slave" and role["master_port"] == primary.port:
+                return node
+    raise AssertionError(f"no replica of {primary.port}")
+
+
+def contents(node: Server, key: str) -> list[bytes]:
+    """The elements of a session as that node, also a replica, has them."""
+    with node.admin() as admin, admin.client() as one:
+        one.execute_command("READONLY")
+        return list(one.lrange(key, 0, -1))
+
+
+async def wait_for(result: Any) -> Any:
+    return await result if inspect.isawaitable(result) else result
+
+
+@pytest.mark.parametrize("kind", ["sync", "async"])
+async def test_fail_over_in_the_middle_of_a_conversation(cluster: Cluster, kind: str) -> None:
+    """The session's primary is killed: appends go on after the fail-over, each stored once."""
+    # Each run kills a primary whose replica is still there.
+    session = next(
+        key
+        for key in (f"{kind}{number}" for number in itertools.count())
+        if cluster.node_of(key) in cluster.nodes[:3]
+    )
+    primary = cluster.node_of(session)
+    replica = replica_of(cluster, primary)
+    sync_client = connect(replica.url, decode_responses=True)
+    async_client = await connect_async(replica.url) if kind == "async" else None
+    history = MemorystoreChatMessageHistory(sync_client, session, async_client=async_client)
+    append = history.add_messages if async_client is None else history.aadd_messages
+
+    at_the_kill: dict[str, Any] = {}
+
+    def kill() -> None:
+        primary.kill()
+        at_the_kill["time"] = time.monotonic()
+        at_the_kill["stored"] = contents(replica, session)
+        servers.wait_until(lambda: promoted(replica), "the fail-over", within=FAIL_OVER)
+        at_the_kill["promoted"] = time.monotonic()
+
+    killer = threading.Timer(0.2, kill)
+    killer.start()
+    acknowledged: list[tuple[str, float]] = []
+    longest = 0.0
+    after = 0
+    for number in itertools.count():
+        started = time.monotonic()
+        await wait_for(append([HumanMessage(str(number))]))
+        finished = time.monotonic()
+        acknowledged.append((str(number), finished))
+        longest = max(longest, finished - started)
+        after += "promoted" in at_the_kill and started > at_the_kill["promoted"]
+        if after == 50:
+            break
+        await asyncio.sleep(0.002)
+    killer.join()
+
+    stored = [message.content for message in history.messages]
+    assert len(stored) == len(set(stored)), "an append is there twice"
+    assert stored == sorted(stored, key=int), "appends changed places"
+    replica_had = len(at_the_kill["stored"])
+    assert replica_had > 10
+    assert stored[:replica_had] == [str(number) for number in range(replica_had)]
+    late = [text for text, when in acknowledged if when > at_the_kill["promoted"]]
+    assert set(late) <= set(stored), "an append that was acknowledged afterwards is missing"
+    resumed = min(when for _, when in acknowledged if when > at_the_kill["time"] + 0.1)
+    assert resumed - at_the_kill["promoted"] < 1.5, "appends resumed late"
+    assert longest < FAIL_OVER
+    sync_client.close()
+    if async_client is not None:
+        await async_client.aclose()
+
+
+def promoted(node: Server) -> bool:
+    with node.admin() as admin:
+        role: str = admin.info("replication")["role"]
+    return role == "master"
+
+
+@pytest.mark.parametrize("kind", ["sync", "async"])
+async def test_resharding_in_the_middle_of_a_conversation(
+    valkey_cluster: Cluster, kind: str
+) -> None:
+    """A session's slot moves to another node: appends and reads follow it at every step."""
+    session = f"moving-{kind}"
+    source = valkey_cluster.node_of(session)
+    target = next(n for n in valkey_cluster.nodes[: valkey_cluster.primaries] if n is not source)
+    client = connect(valkey_cluster.url)
+    async_client = await connect_async(valkey_cluster.url) if kind == "async" else None
+    history = MemorystoreChatMessageHistory(client, session, async_client=async_client)
+    history.clear()
+    append = history.add_messages if async_client is None else history.aadd_messages
+    read = (lambda: history.messages) if async_client is None else history.aget_messages
+    written = 0
+
+    async def turn() -> None:
+        nonlocal written
+        await wait_for(append([HumanMessage(str(written))]))
+        written += 1
+        texts = [message.content for message in await wait_for(read())]
+        assert texts == [str(number) for number in range(written)]
+
+    await turn()
+    move_slot(valkey_cluster, session, source, target, "begin")
+    await turn()
+    move_slot(valkey_cluster, session, source, target, "keys")
+    for _ in range(3):
+        await turn()
+    move_slot(valkey_cluster, session, source, target, "end")
+    for _ in range(3):
+        await turn()
+    history.clear()
+    move_slot(valkey_cluster, session, target, source, "begin")
+    move_slot(valkey_cluster, session, target, source, "end")
+    client.close()
+    if async_client is not None:
+        await async_client.aclose()
+
+
+def move_slot(cluster: Cluster, key: str, source: Server, target: Server, step: str) -> None:
+    """One of the three steps that move the slot of a key from one primary to another."""
+    slot = key_slot(key.encode())
+    with source.admin() as one, target.admin() as other:
+        source_id, target_id = (
+            node.execute_command("CLUSTER MYID").decode() for node in (one, other)
+        )
+        if step == "begin":
+            other.execute_command("CLUSTER SETSLOT", slot, "IMPORTING", source_id)
+            one.execute_command("CLUSTER SETSLOT", slot, "MIGRATING", target_id)
+        elif step == "keys":
+            one.migrate(
+                target.host,
+                target.port,
+                [key],
+                0,
+                5000,
+                auth=None,
+            )
+        else:
+            for node in (other, one):
+                node.execute_command("CLUSTER SETSLOT", slot, "NODE", target_id)
