@@ -1,0 +1,82 @@
+# Every target sets itself up in .venv the first time: make help
+
+# Programs to try for a new .venv; name one with PYTHON=
+PYTHONS = $(or $(PYTHON),python3 python3.14 python3.13 python3.12 python3.11)
+READY = .venv/.ready
+PLAYWRIGHT = playwright==1.65.2
+BIN = .venv/bin
+
+.PHONY: help tutorial test test-browser test-colab notebooks lint bench lock links
+.DELETE_ON_ERROR:
+
+help:
+	@echo 'make tutorial      the tutorial in JupyterLab on a local Valkey (PORT=, JUPYTER_ARGS=)'
+	@echo 'make test          every check (PYTEST_ARGS="-k codec" for some of the unit tests, STEPS="lint tests notebooks")'
+	@echo 'make test-browser  transcripts and Run All in a real browser (needs Chromium)'
+	@echo 'make test-colab    the notebooks in a twin of Colab (needs Python 3.13)'
+	@echo 'make notebooks     execute the notebooks and write their outputs back (NOTEBOOK=notebooks/01_setup.ipynb)'
+	@echo 'make lint          style, types, spelling, workflows'
+	@echo 'make bench         the chat history beside its peers (BENCH_ARGS=--quick)'
+	@echo 'make lock          requirements.txt from pyproject.toml (LOCK_ARGS=--upgrade for newer versions)'
+	@echo 'make links         links to the repository (REPO=owner/name for another one)'
+
+$(READY): requirements.txt pyproject.toml
+	@set -e; new='import sys; sys.exit(sys.version_info < (3, 11))'; \
+	if ! $(BIN)/python -c "$$new" 2>/dev/null; then \
+	  python=; \
+	  for candidate in $(PYTHONS); do \
+	    if "$$candidate" -c "$$new" 2>/dev/null; then python=$$candidate; break; fi; \
+	  done; \
+	  if [ -z "$$python" ]; then \
+	    echo 'Python 3.11 or newer is needed, and none of these is: $(PYTHONS).' >&2; \
+	    echo 'Install one, or say where it is: make PYTHON=/path/to/python3 ...' >&2; \
+	    exit 1; \
+	  fi; \
+	  "$$python" -m venv --clear .venv; \
+	fi; \
+	echo "Installing into .venv (a minute or two, only now and when requirements.txt changes)"; \
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt; \
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -e .; \
+	touch $@
+
+# Ctrl-C ends JupyterLab without a question; without a display there is no browser to open.
+tutorial: $(READY)
+	@root=; quiet=; \
+	if [ "$$(id -u)" = 0 ]; then root=--allow-root; fi; \
+	if [ "$$(uname)" != Darwin ] && [ -z "$$DISPLAY$$WAYLAND_DISPLAY" ]; then quiet=--no-browser; fi; \
+	exec $(BIN)/python -m memorystore_chat.embedded run -- \
+	  $(BIN)/python -m jupyterlab --notebook-dir=notebooks \
+	  --LabApp.default_url=/lab/tree/01_setup.ipynb --ServerApp.answer_yes=True \
+	  $$root $$quiet $(if $(PORT),--port=$(PORT)) $(JUPYTER_ARGS)
+
+test: $(READY)
+	@$(BIN)/python tools/check.py $(if $(PYTEST_ARGS),tests --pytest $(PYTEST_ARGS),$(STEPS))
+
+# Playwright brings a program of 165 MB that nothing else needs.
+.venv/.browser: $(READY)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check $(PLAYWRIGHT)
+	@touch $@
+
+test-browser: .venv/.browser
+	@$(BIN)/python -m pytest -m browser $(PYTEST_ARGS)
+
+test-colab: $(READY)
+	@$(BIN)/python -m pytest -m colab $(PYTEST_ARGS)
+
+lint: $(READY)
+	@$(BIN)/python tools/check.py lint
+
+# A throw-away server, unless MEMORYSTORE_ENDPOINT names one.
+notebooks: $(READY)
+	@$(BIN)/python -m memorystore_chat.embedded run --temporary -- \
+	  $(BIN)/python tools/run_notebooks.py $(NOTEBOOK)
+
+bench: $(READY)
+	@$(BIN)/python tools/bench.py $(BENCH_ARGS)
+
+lock: $(READY)
+	@$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --no-annotate \
+	  --custom-compile-command 'make lock' --extra dev $(LOCK_ARGS) -o requirements.txt pyproject.toml
+
+links: $(READY)
+	@$(BIN)/python tools/links.py $(if $(REPO),--repository '$(REPO)')

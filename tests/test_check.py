@@ -1,0 +1,107 @@
+"""tools/check.py: every step runs, the last line is the sum, the exit status is the result."""
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import check
+from counting import Counts
+
+
+@pytest.fixture(autouse=True)
+def no_endpoint(monkeypatch: pytest.MonkeyPatch) -> None:
+    """check.main() takes the endpoint out of the environment; give it back afterwards."""
+    monkeypatch.delenv("MEMORYSTORE_ENDPOINT", raising=False)
+    monkeypatch.delenv("GOOGLE_CLOUD_PROJECT", raising=False)
+
+
+def steps(*results: Counts) -> Iterator[check.Step]:
+    for number, counts in enumerate(results):
+        yield f"step {number}", lambda counts=counts: counts
+
+
+def test_closing_line_adds_up(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A failing step hides none of the later ones; their sum stands alone on the last line."""
+    monkeypatch.setattr(check, "lint_steps", lambda: steps(Counts(3), Counts(1, 2), Counts(5)))
+    assert check.main(["lint"]) == 1
+    printed = capsys.readouterr().out
+    assert printed.endswith("\n9 passed, 2 failed\n")
+    assert [line.split()[0] for line in printed.splitlines() if " s  " in line] == [
+        "ok",
+        "FAILED",
+        "ok",
+    ]
+
+
+def test_success_is_exit_status_zero(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """With nothing failed the status is 0; skipped checks are counted."""
+    monkeypatch.setattr(check, "notebook_steps", lambda: steps(Counts(3), Counts(0, 0, 1)))
+    assert check.main(["notebooks"]) == 0
+    assert capsys.readouterr().out.endswith("\n3 passed, 0 failed, 1 skipped\n")
+
+
+def test_pytest_arguments_are_handed_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What follows --pytest goes to pytest as it is, options too."""
+    given: list[list[str]] = []
+    monkeypatch.setattr(check, "run_pytest", lambda a: given.append(a) or Counts(1))
+    assert check.main(["tests", "--pytest", "-k", "a or b", "-x"]) == 0
+    assert given == [["-m", "not browser and not colab", "-k", "a or b", "-x"]]
+
+
+def test_unknown_step_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    """A step that does not exist is refused with those that do."""
+    with pytest.raises(SystemExit, match="2"):
+        check.main(["lint", "everything"])
+    assert "no step 'everything'; there are: lint, tests, notebooks" in capsys.readouterr().err
+
+
+def test_missing_redis_fails_in_ci_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without redis-server a notebook is skipped on a laptop and fails in CI."""
+    monkeypatch.setattr("shutil.which", lambda _: None)
+    monkeypatch.setenv("CI", "false")
+    assert check.on_redis(Path("a.ipynb")) == Counts(skipped=1)
+    monkeypatch.setenv("CI", "true")
+    assert check.on_redis(Path("a.ipynb")) == Counts(failed=1)
+
+
+def test_third_server_is_used_where_it_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    """MEMORYSTORE_TEST_SERVER adds a run of each notebook."""
+    monkeypatch.delenv("MEMORYSTORE_TEST_SERVER", raising=False)
+    labels = [label for label, _ in check.notebook_steps()]
+    monkeypatch.setenv("MEMORYSTORE_TEST_SERVER", "redis://localhost:6379")
+    more = [label for label, _ in check.notebook_steps()]
+    assert labels
+    assert len(more) * 2 == len(labels) * 3
+    assert set(more) - set(labels) == {x for x in more if x.endswith("redis://localhost:6379")}
+
+
+def test_comparison_that_dies_is_a_failure(tmp_path: Path) -> None:
+    """A run that ends without counts is one failure, not nothing."""
+    launcher = [sys.executable, "-c", "raise SystemExit(3)"]
+    assert check.compare(tmp_path / "absent.ipynb", None, launcher) == Counts(failed=1)
+
+
+def test_command_that_fails_is_one_failure() -> None:
+    """A command passes with exit status 0 only."""
+    assert check.run([sys.executable, "-c", "pass"]) == Counts(passed=1)
+    assert check.run([sys.executable, "-c", "raise SystemExit(1)"]) == Counts(failed=1)
+
+
+def test_interrupt_stops_everything(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """After Ctrl-C no further step runs, and the status says that it was interrupted."""
+
+    def interrupt() -> Counts:
+        raise KeyboardInterrupt
+
+    later = ("later", lambda: pytest.fail("a later step ran"))
+    monkeypatch.setattr(check, "lint_steps", lambda: [("first", interrupt), later])
+    assert check.main(["lint"]) == 130
+    assert capsys.readouterr().err.endswith("Stopped.\n")

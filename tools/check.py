@@ -1,0 +1,143 @@
+"""Run every check and add up: ``make test`` and ``make lint``.
+
+Each step runs whatever became of those before it. The last line is the sum of all of them, and
+the exit status says whether anything failed.
+"""
+
+import argparse
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+from counting import ROOT, Counts, run_pytest
+
+sys.path.insert(0, str(ROOT / "tests"))
+import servers
+
+BIN = Path(sys.executable).parent
+CODE = ("helpers", "tests", "tools", "notebooks")
+WORKFLOW = ".github/workflows/ci.yml"
+DEPENDABOT = ".github/dependabot.yml"
+LINT = {
+    "ruff check": ["ruff", "check", *CODE],
+    "ruff format": ["ruff", "format", "--check", *CODE],
+    "mypy": ["mypy"],
+    "codespell": ["codespell", *CODE, ".github", "Makefile", "README.md", "pyproject.toml"],
+    "links": ["pytest", "--quiet", "tests/test_notebooks.py", "-k", "links or readme"],
+    "workflow schema": [
+        "check-jsonschema",
+        "--builtin-schema",
+        "vendor.github-workflows",
+        WORKFLOW,
+    ],
+    "dependabot schema": ["check-jsonschema", "--builtin-schema", "vendor.dependabot", DEPENDABOT],
+    "zizmor": ["zizmor", "--offline", "--quiet", ".github"],
+}
+STEPS = ("lint", "tests", "notebooks")
+
+Step = tuple[str, Callable[[], Counts]]
+
+
+def run(command: Sequence[str | Path]) -> Counts:
+    """Run a command as one check that passes when its exit status is 0."""
+    status = subprocess.run(command, cwd=ROOT, check=False).returncode
+    return Counts(failed=1) if status else Counts(passed=1)
+
+
+def lint_steps() -> Iterator[Step]:
+    """Style, types, spelling and the workflows' own checks."""
+    for label, (name, *arguments) in LINT.items():
+        yield label, lambda name=name, arguments=arguments: run([BIN / name, *arguments])
+
+
+def notebook_steps() -> Iterator[Step]:
+    """Each notebook under nbval, on a server of its own: Valkey 9, then Redis 7.
+
+    The server in ``$MEMORYSTORE_TEST_SERVER`` comes third, where it is set.
+    """
+    external = os.environ.get("MEMORYSTORE_TEST_SERVER")
+    for path in sorted((ROOT / "notebooks").glob("*.ipynb")):
+        yield f"{path.name} on Valkey 9", lambda path=path: on_embedded(path)
+        yield f"{path.name} on Redis 7", lambda path=path: on_redis(path)
+        if external:
+            yield f"{path.name} on {external}", lambda path=path: compare(path, external)
+
+
+def on_embedded(path: Path) -> Counts:
+    """Compare a notebook on a throw-away embedded server, as ``make notebooks`` starts it."""
+    embedded = [sys.executable, "-m", "memorystore_chat.embedded", "run", "--temporary", "--"]
+    return compare(path, None, embedded)
+
+
+def on_redis(path: Path) -> Counts:
+    """Compare a notebook on Debian's redis-server; where there is none, CI fails."""
+    if shutil.which("redis-server") is None:
+        print("redis-server is not installed (Debian and Ubuntu: apt-get install redis-server)")
+        return Counts(failed=1) if os.environ.get("CI") == "true" else Counts(skipped=1)
+    with servers.redis7() as server:
+        return compare(path, server.url)
+
+
+def compare(path: Path, endpoint: str | None, launcher: Sequence[str] = ()) -> Counts:
+    """Run ``compare_notebooks.py`` on one notebook and read its counts."""
+    environment = dict(os.environ)
+    if endpoint is not None:
+        environment["MEMORYSTORE_ENDPOINT"] = endpoint
+    with tempfile.TemporaryDirectory() as folder:
+        result = Path(folder, "counts.json")
+        script = [sys.executable, ROOT / "tools/compare_notebooks.py", "--counts", result]
+        status = subprocess.run(
+            [*launcher, *script, path], cwd=ROOT, env=environment, check=False
+        ).returncode
+        counts = Counts(**json.loads(result.read_text())) if result.exists() else Counts()
+    return counts if counts.failed or not status else counts + Counts(failed=1)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the steps named on the command line, or all; returns the exit status."""
+    parser = argparse.ArgumentParser(description="Run every check and add up.")
+    parser.add_argument("steps", nargs="*", metavar="STEP", help=f"of {', '.join(STEPS)}")
+    parser.add_argument("--pytest", nargs=argparse.REMAINDER, default=[], metavar="ARGUMENT")
+    options = parser.parse_args(arguments)
+    chosen = options.steps or STEPS
+    if unknown := set(chosen) - set(STEPS):
+        parser.error(f"no step {sorted(unknown)[0]!r}; there are: {', '.join(STEPS)}")
+    for name in ("MEMORYSTORE_ENDPOINT", "GOOGLE_CLOUD_PROJECT"):
+        os.environ.pop(name, None)  # the checks use servers of their own and no cloud
+
+    steps: list[Step] = []
+    if "lint" in chosen:
+        steps += lint_steps()
+    if "tests" in chosen:
+        # A browser and a second Python are more than a reader has to install: make test-browser
+        # and make test-colab.
+        selected = ["-m", "not browser and not colab", *options.pytest]
+        steps.append(("tests", lambda: run_pytest(selected)))
+    if "notebooks" in chosen:
+        steps += notebook_steps()
+
+    total = Counts()
+    lines = []
+    for label, step in steps:
+        print(f"\n==> {label}", flush=True)
+        began = time.monotonic()
+        try:
+            counts = step()
+        except KeyboardInterrupt:
+            print("\nStopped.", file=sys.stderr)
+            return 130
+        total += counts
+        verdict = "FAILED" if counts.failed else "ok"
+        lines.append(f"{verdict:7}{label:45}{time.monotonic() - began:7.1f} s  {counts}")
+    print("\n==> Summary", *lines, "", total, sep="\n", flush=True)
+    return 1 if total.failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

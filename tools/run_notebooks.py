@@ -1,0 +1,138 @@
+"""Execute the notebooks on the server in ``$MEMORYSTORE_ENDPOINT`` and write their outputs back.
+
+``make notebooks`` calls this. The bytes are the same each time, on each machine: outputs that are
+not compared, such as measured times, stay as they are unless ``--refresh`` asks for new ones. A
+notebook that fails, writes to stderr or leaves keys on the server stays as it was.
+"""
+
+import argparse
+import json
+import os
+import re
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import nbformat
+from nbclient import NotebookClient
+from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernelError
+
+from compare_notebooks import CELL_TIMEOUT, unchanged_keys
+from counting import ROOT
+
+METADATA = {
+    "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
+    "language_info": {"name": "python"},
+}
+
+_COLOR = re.compile(r"\x1b\[[0-9;]*m")
+
+
+def read(path: Path) -> nbformat.NotebookNode:
+    """Read a notebook; cells without an id get one that is the same each time."""
+    content = json.loads(path.read_text(encoding="utf-8"))
+    for number, cell in enumerate(content["cells"]):
+        cell.setdefault("id", f"cell-{number:02d}")
+    content["nbformat_minor"] = 5
+    return nbformat.reads(json.dumps(content), as_version=4)
+
+
+def normalize(book: nbformat.NotebookNode) -> None:
+    """Drop whatever metadata differs between machines or runs; tags stay."""
+    book.metadata = nbformat.from_dict(METADATA)
+    for cell in book.cells:
+        tags = cell.metadata.get("tags")
+        cell.metadata = nbformat.from_dict({"tags": tags} if tags else {})
+
+
+def uncompared(book: nbformat.NotebookNode) -> dict[str, list[nbformat.NotebookNode]]:
+    """The outputs that differ from run to run, by cell id; cells that have none are left out."""
+    return {
+        cell.id: cell.outputs
+        for cell in book.cells
+        if "nbval-ignore-output" in cell.metadata.get("tags", []) and cell.outputs
+    }
+
+
+def execute(path: Path, *, refresh: bool = False) -> list[str]:
+    """Run a notebook in a fresh kernel and write its outputs back.
+
+    Args:
+        path: The notebook.
+        refresh: Whether to write new outputs also where they are not compared.
+
+    Returns:
+        What went wrong. If anything did, the file stays as it was.
+    """
+    book = read(path)
+    kept = {} if refresh else uncompared(book)
+    for cell in book.cells:
+        if cell.cell_type == "code":
+            cell.update(execution_count=None, outputs=[])
+    where = "its kernel"
+
+    def remember(cell_index: int, **_: object) -> None:
+        nonlocal where
+        counted = sum(c.cell_type == "code" for c in book.cells[: cell_index + 1])
+        where = f"code cell {counted}"
+
+    runner = NotebookClient(
+        book,
+        timeout=CELL_TIMEOUT,
+        kernel_name="python3",
+        extra_arguments=["--log-level=ERROR"],
+        resources={"metadata": {"path": str(path.parent)}},
+        coalesce_streams=True,
+        record_timing=False,
+        store_widget_state=False,
+        on_cell_start=remember,
+    )
+    try:
+        with unchanged_keys() as problems:
+            runner.execute()
+    except (CellExecutionError, CellTimeoutError, DeadKernelError) as error:
+        return [f"{where}: {_COLOR.sub('', str(error))}"]
+    normalize(book)
+    code = [cell for cell in book.cells if cell.cell_type == "code"]
+    for number, cell in enumerate(code, 1):
+        problems += [
+            f"code cell {number} wrote to stderr: {output.text}"
+            for output in cell.outputs
+            if output.get("name") == "stderr"
+        ]
+    for cell in code:
+        for output in kept.get(cell.id, []):
+            if output.output_type == "execute_result":
+                output.execution_count = cell.execution_count
+        cell.outputs = kept.get(cell.id, cell.outputs)
+    if not problems:
+        path.write_text(nbformat.writes(book) + "\n", encoding="utf-8")
+    return problems
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the notebooks named on the command line, or all; returns the exit status."""
+    parser = argparse.ArgumentParser(description="Execute notebooks and write their outputs back.")
+    parser.add_argument("notebooks", nargs="*", type=Path, metavar="NOTEBOOK")
+    parser.add_argument(
+        "--refresh", action="store_true", help="write new outputs also where they are not compared"
+    )
+    options = parser.parse_args(arguments)
+    if not os.environ.get("MEMORYSTORE_ENDPOINT"):
+        parser.error("set MEMORYSTORE_ENDPOINT to the server to run on, or use: make notebooks")
+    os.environ.pop("GOOGLE_CLOUD_PROJECT", None)  # the outputs to commit are the offline ones
+    status = 0
+    for path in options.notebooks or sorted((ROOT / "notebooks").glob("*.ipynb")):
+        problems = execute(path, refresh=options.refresh)
+        print(f"{path.name}: {'failed' if problems else 'written'}", flush=True)
+        for problem in problems:
+            print(f"{path.name}, {problem}", file=sys.stderr)
+            status = 1
+    return status
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(main())
+    except KeyboardInterrupt:
+        sys.exit(130)
