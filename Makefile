@@ -6,7 +6,7 @@ READY = .venv/.ready
 PLAYWRIGHT = playwright==1.65.2
 BIN = .venv/bin
 
-.PHONY: help tutorial test test-browser test-colab notebooks lint bench lock links
+.PHONY: help tutorial test test-browser test-colab notebooks screenshots lint bench lock links
 .DELETE_ON_ERROR:
 
 help:
@@ -15,6 +15,7 @@ help:
 	@echo 'make test-browser  transcripts and Run All in a real browser (needs Chromium)'
 	@echo 'make test-colab    the notebooks in a twin of Colab (needs Python 3.13)'
 	@echo 'make notebooks     execute the notebooks and write their outputs back (NOTEBOOK=notebooks/01_setup.ipynb)'
+	@echo 'make screenshots   the pictures of the notebooks and README.md (needs Chromium)'
 	@echo 'make lint          style, types, spelling, workflows'
 	@echo 'make bench         the chat history beside its peers (BENCH_ARGS=--quick)'
 	@echo 'make lock          requirements.txt from pyproject.toml (LOCK_ARGS=--upgrade for newer versions)'
@@ -70,6 +71,9 @@ lint: $(READY)
 notebooks: $(READY)
 	@$(BIN)/python -m memorystore_chat.embedded run --temporary -- \
 	  $(BIN)/python tools/run_notebooks.py $(NOTEBOOK)
+
+screenshots: .venv/.browser
+	@$(BIN)/python tools/screenshots.py
 
 bench: $(READY)
 	@$(BIN)/python tools/bench.py $(BENCH_ARGS)

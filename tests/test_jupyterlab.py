@@ -68,7 +68,7 @@ def answers(url: str) -> bool:
 
 @pytest.fixture
 def page(browser: Any) -> Iterator[Any]:
-    context = browser.new_context(viewport={"width": 1400, "height": 1000})
+    context = browser.new_context(viewport={"width": 1200, "height": 860})
     opened = context.new_page()
     yield opened
     context.close()
@@ -118,10 +118,22 @@ def problems(cells: list[dict[str, Any]]) -> list[str]:
 
 
 def shoot(page: Any, name: str) -> None:
-    """Keep a picture where $SCREENSHOTS says."""
-    if folder := os.environ.get("SCREENSHOTS"):
-        Path(folder).mkdir(parents=True, exist_ok=True)
-        page.screenshot(path=Path(folder) / f"{name}.png")
+    """Keep a picture of the first output that is more than text, where $SCREENSHOTS says."""
+    if not (folder := os.environ.get("SCREENSHOTS")):
+        return
+    Path(folder).mkdir(parents=True, exist_ok=True)
+    page.add_style_tag(content=".Toastify { display: none }")  # JupyterLab's own announcements
+    command(page, "application:toggle-left-area")
+    page.evaluate(
+        """async () => {
+          const notebook = window.jupyterapp.shell.currentWidget.content;
+          const rich = cell => cell.model.type === 'code' &&
+            cell.model.sharedModel.outputs.some(output => output.data?.['text/html']);
+          await notebook.scrollToCell(notebook.widgets.find(rich), 'center');
+        }"""
+    )
+    page.wait_for_timeout(1000)
+    page.screenshot(path=Path(folder) / f"{name}.png")
 
 
 @pytest.mark.parametrize("name", NOTEBOOKS)

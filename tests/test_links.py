@@ -212,3 +212,16 @@ def test_bad_repository_is_refused(
     assert f"expected owner/name or https://github.com/owner/name, not {bad!r}" in (
         capsys.readouterr().err
     )
+
+
+def test_attached_pictures_are_those_of_the_folder(tmp_path: Path) -> None:
+    """A picture that a cell shows is attached to it, as it is in the folder now."""
+    (tmp_path / "images").mkdir()
+    (tmp_path / "images" / "dot.png").write_bytes(b"new")
+    cell = nbformat.v4.new_markdown_cell("# Look\n\n![A dot](attachment:dot.png)")
+    cell.attachments = {"dot.png": {"image/png": "b2xk"}}
+    path = tmp_path / "01_look.ipynb"
+    nbformat.write(nbformat.v4.new_notebook(cells=[cell]), path)
+    text = links.rewrite_notebook(path, "ada/kit", [path.name])
+    book = nbformat.reads(text, as_version=4)
+    assert book.cells[0].attachments == {"dot.png": {"image/png": "bmV3"}}

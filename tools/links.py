@@ -7,10 +7,12 @@
 - a notebook's previous and next links between ``<!-- navigation -->`` and
   ``<!-- /navigation -->``;
 - the whole source of the cell tagged ``links-install``;
+- the pictures in notebooks/images that a cell shows as ``![...](attachment:NAME.png)``;
 - the owner and name in every other link to the repository in these files.
 """
 
 import argparse
+import base64
 import re
 import sys
 import tomllib
@@ -28,6 +30,7 @@ _BLOCK = re.compile(
     r"<!-- (?P<kind>badges|navigation)(?: (?P<name>\S+))? -->(?P<body>.*?)<!-- /(?P=kind) -->",
     re.DOTALL,
 )
+_PICTURE = re.compile(r"\(attachment:([\w.-]+\.png)\)")
 _COLAB = re.compile(r"colab\.research\.google\.com/github/([\w.-]+/[\w.-]+)/blob/")
 _SLUG = re.compile(r"(?:https://github\.com/)?([\w-]+/[\w.-]+?)(?:\.git)?/?")
 
@@ -173,6 +176,11 @@ def replace_repository(text: str, former: set[str], repository: str) -> str:
     return text
 
 
+def picture(path: Path) -> dict[str, str]:
+    """A picture as an attachment of a cell, which shows wherever the notebook is opened."""
+    return {"image/png": base64.b64encode(path.read_bytes()).decode()}
+
+
 def rewrite_notebook(path: Path, repository: str, notebooks: Sequence[str]) -> str:
     """The text of the notebook at ``path`` with its links written anew."""
     book = nbformat.read(path, as_version=4)
@@ -183,6 +191,8 @@ def rewrite_notebook(path: Path, repository: str, notebooks: Sequence[str]) -> s
             continue
         if cell.cell_type == "markdown":
             cell.source = rewrite_text(cell.source, repository, notebooks, path.name)
+            if names := _PICTURE.findall(cell.source):
+                cell.attachments = {name: picture(path.parent / "images" / name) for name in names}
         cell.source = replace_repository(cell.source, former, repository)
     return nbformat.writes(book) + "\n"
 
