@@ -191,7 +191,7 @@ def install(notebook: Notebook) -> list[str]:
 
 @check
 def parameters(notebook: Notebook) -> list[str]:
-    """One cell of literal parameters; the environment wins, and later cells use each."""
+    """One cell of literal parameters; the environment fills them in, and later cells use each."""
     places = [i for i, cell in enumerate(notebook.code) if "@param" in cell.source]
     if len(places) != 1:
         return [f"one cell with # @param is wanted, found {len(places)}"]
@@ -211,9 +211,10 @@ def parameters(notebook: Notebook) -> list[str]:
         except (ValueError, SyntaxError):
             problems.append(f"Colab's form needs a literal, not {literal!r}")
             continue
-        override = rf"^{name} = .*\bos\.(environ|getenv)\b.*\b{name}\b"
+        default, filled = rf"os\.environ\.get\(.*, {name}\)", rf"{name} or os\.environ\.get\("
+        override = rf"^{name} = ({default}|{filled})"
         if not isinstance(value, bool) and not re.search(override, cell.source, re.MULTILINE):
-            problems.append(f"{name} is not overridden by the environment in its cell")
+            problems.append(f"{name} is not taken from the environment in its cell")
         if not any(
             isinstance(node, ast.Name) and node.id == name and isinstance(node.ctx, ast.Load)
             for node in ast.walk(parse(later) or ast.Module([], []))
