@@ -58,7 +58,7 @@ def test_unknown_step_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
     """A step that does not exist is refused with those that do."""
     with pytest.raises(SystemExit, match="2"):
         check.main(["lint", "everything"])
-    assert "no step 'everything'; there are: lint, tests, notebooks" in capsys.readouterr().err
+    assert "no step 'everything'; there are: tests, lint, notebooks" in capsys.readouterr().err
 
 
 def test_missing_redis_fails_in_ci_only(monkeypatch: pytest.MonkeyPatch) -> None:

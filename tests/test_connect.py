@@ -784,6 +784,7 @@ def test_not_a_server(attempt: Attempt) -> None:
         ({"cluster": "yes"}, "True, False, or None"),
         ({"iam": "yes"}, "True or an IamCredentials"),
         ({"password": ""}, "password is empty"),
+        ({"password": 5}, "it takes text"),
         ({"password": "x", "iam": True}, "keep one"),
         ({"ca_certs": "no-such-file.pem"}, "no TLS endpoint|cannot be read"),
         ({"ssl_cert_reqs": "none"}, "always verified"),
@@ -826,6 +827,7 @@ async def test_arguments_are_checked(given: dict[str, Any], message: str) -> Non
             "cannot be read",
         ),
         ("rediss://h", {"ca_certs": [5]}, "not int"),
+        ("rediss://h", {"ca_certs": 5}, "not int"),
         ("redis://h", {"ca_certs": "x"}, "cannot be read|no TLS"),
     ],
 )

@@ -12,12 +12,18 @@ from servers import Server
 NOTEBOOKS = Path(__file__).resolve().parent.parent / "notebooks"
 
 
+PROVIDERS = {"vertexai": "ChatVertexAI", "google-genai": "ChatGoogleGenerativeAI"}
+
+
+@pytest.mark.parametrize("provider", PROVIDERS)
 @pytest.mark.parametrize("name", ["04_chain_integration", "05_agent_memory"])
-def test_notebook_through_chat_vertexai(
-    name: str, valkey_server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_notebook_through_gemini(
+    name: str, provider: str, valkey_server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Run All ends without an error or a warning, and every answer came over the API."""
     book = nbformat.read(NOTEBOOKS / f"{name}.ipynb", as_version=4)
+    cell = next(cell for cell in book.cells if "model = chat_model(" in cell.source)
+    cell.source = cell.source.replace("=LOCATION)", f"=LOCATION, provider={provider!r})")
     # No credentials of the machine's: the client needs none for a loopback address.
     monkeypatch.setenv("CLOUDSDK_CONFIG", str(tmp_path))
     monkeypatch.setenv("NO_GCE_CHECK", "true")
@@ -29,7 +35,7 @@ def test_notebook_through_chat_vertexai(
         requests = list(gemini.requests)
     outputs = [output for cell in book.cells for output in cell.get("outputs", [])]
     text = "".join(output.get("text", "") for output in outputs)
-    assert "Chat model: ChatVertexAI" in text
+    assert f"Chat model: {PROVIDERS[provider]}" in text
     assert [output.text for output in outputs if output.get("name") == "stderr"] == []
     assert len(requests) > 10
     assert {request.project for request in requests} == {"my-project"}

@@ -337,6 +337,8 @@ def test_revoked_role_is_reported_quickly(redis7: Server, google: TokenServer) -
         with pytest.raises(redis.AuthenticationError):
             client.get("a")
         assert time.monotonic() - started < 2
+        with pytest.raises(ConnectError, match=r"refuses the login.*dbConnectionUser"):
+            len(MemorystoreChatMessageHistory(client, "a"))
     assert google.issued == ["token-1", "token-2"]
 
 

@@ -89,15 +89,18 @@ def test_badges_open_the_notebook_everywhere() -> None:
 @pytest.mark.parametrize(
     ("name", "labels"),
     [
-        (SERIES[0], ["Next: [2. Basic usage]"]),
-        (SERIES[1], ["Previous: [1. Setup]", "Next: [3. Cleanup]"]),
-        (SERIES[2], ["Previous: [2. Basic usage]"]),
+        (SERIES[0], ["Next: 2. Basic usage, `02_basic_usage.ipynb`"]),
+        (
+            SERIES[1],
+            ["Previous: 1. Setup, `01_setup.ipynb`", "Next: 3. Cleanup, `03_cleanup.ipynb`"],
+        ),
+        (SERIES[2], ["Previous: 2. Basic usage, `02_basic_usage.ipynb`"]),
     ],
 )
 def test_navigation(name: str, labels: list[str]) -> None:
-    """A notebook links to its neighbors in Colab; the ends of the series have one each."""
+    """A notebook names its neighbors and links to them in Colab; the ends have one each."""
     way = links.navigation(name, SERIES, "ada/chat")
-    assert re.findall(r"\w+: \[[^]]+\]", way) == labels
+    assert re.findall(r"\w+: [^(]+`", way) == labels
     assert way.count("https://colab.research.google.com/github/ada/chat/") == len(labels)
 
 
@@ -186,7 +189,7 @@ def test_a_new_notebook_joins_the_series(project: Path) -> None:
     links.main([], project)
     shutil.copy(project / "notebooks" / SERIES[2], project / "notebooks" / "04_more.ipynb")
     links.main([], project)
-    assert "Next: [4. More]" in (project / "notebooks" / SERIES[2]).read_text()
+    assert "Next: 4. More, `04_more.ipynb`" in (project / "notebooks" / SERIES[2]).read_text()
 
 
 def test_block_without_a_notebook_is_refused(

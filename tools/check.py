@@ -39,7 +39,7 @@ LINT = {
     "dependabot schema": ["check-jsonschema", "--builtin-schema", "vendor.dependabot", DEPENDABOT],
     "zizmor": ["zizmor", "--offline", "--quiet", ".github"],
 }
-STEPS = ("lint", "tests", "notebooks")
+STEPS = ("tests", "lint", "notebooks")
 
 Step = tuple[str, Callable[[], Counts]]
 
@@ -112,13 +112,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         os.environ.pop(name, None)  # the checks use servers of their own and no cloud
 
     steps: list[Step] = []
-    if "lint" in chosen:
-        steps += lint_steps()
     if "tests" in chosen:
         # A browser and a second Python are more than a reader has to install: make test-browser
         # and make test-colab.
         selected = ["-m", "not browser and not colab", *options.pytest]
         steps.append(("tests", lambda: run_pytest(selected)))
+    if "lint" in chosen:
+        steps += lint_steps()
     if "notebooks" in chosen:
         steps += notebook_steps()
 

@@ -125,7 +125,10 @@ def navigation(notebook: str, notebooks: Sequence[str], repository: str) -> str:
 def _link(notebook: str, repository: str) -> str:
     number, _, name = notebook.removesuffix(".ipynb").partition("_")
     title = name.replace("_", " ").capitalize()
-    return f"[{int(number)}. {title}]({colab_url(notebook, repository)})"
+    # The file's name is for those who read in JupyterLab.
+    return (
+        f"{int(number)}. {title}, `{notebook}` ([open in Colab]({colab_url(notebook, repository)}))"
+    )
 
 
 def rewrite_text(

@@ -10,11 +10,10 @@ Example:
     >>> history.clear()
 """
 
+from importlib import import_module
 from typing import TYPE_CHECKING
 
-from memorystore_chat import sessions
 from memorystore_chat.connect import connect, connect_async
-from memorystore_chat.display import transcript
 from memorystore_chat.endpoint import Endpoint
 from memorystore_chat.environment import detect_environment, sign_in
 from memorystore_chat.errors import (
@@ -26,6 +25,8 @@ from memorystore_chat.errors import (
 from memorystore_chat.history import MemorystoreChatMessageHistory
 
 if TYPE_CHECKING:
+    from memorystore_chat import sessions
+    from memorystore_chat.display import transcript
     from memorystore_chat.models import DemoChatModel, chat_model
 
 __all__ = [
@@ -46,10 +47,14 @@ __all__ = [
 ]
 
 
-def __getattr__(name: str) -> object:
-    # LangChain's model classes take longer to import than all the rest together.
-    if name in ("DemoChatModel", "chat_model"):
-        from memorystore_chat import models
+# What a program that only stores messages has no use for; the model classes alone take longer to
+# import than all the rest together.
+_LATER = {"DemoChatModel": "models", "chat_model": "models", "transcript": "display"}
 
-        return getattr(models, name)
+
+def __getattr__(name: str) -> object:
+    if name == "sessions":
+        return import_module("memorystore_chat.sessions")
+    if name in _LATER:
+        return getattr(import_module(f"memorystore_chat.{_LATER[name]}"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -103,7 +103,7 @@ def connect(
         ...     client.ping()
         True
     """
-    _check_arguments(iam, cluster, timeout, client_options)
+    _check_arguments(endpoint, password, iam, cluster, timeout, client_options)
     target = _resolve(endpoint, password, iam, ca_certs, cluster, timeout)
     client: redis.Redis | RedisCluster | None = None
     facts: dict[str, Any] | None = None
@@ -144,7 +144,7 @@ async def connect_async(
         >>> await client.ping()
         True
     """
-    _check_arguments(iam, cluster, timeout, client_options)
+    _check_arguments(endpoint, password, iam, cluster, timeout, client_options)
     # Finding the endpoint may read files, start a server and ask Google.
     target = await asyncio.to_thread(_resolve, endpoint, password, iam, ca_certs, cluster, timeout)
     client: redis.asyncio.Redis | AsyncRedisCluster | None = None
@@ -242,8 +242,17 @@ def _shown(target: Endpoint, error: Exception) -> Exception | None:
 
 
 def _check_arguments(
-    iam: object, cluster: object, timeout: object, client_options: dict[str, Any]
+    endpoint: object,
+    password: object,
+    iam: object,
+    cluster: object,
+    timeout: object,
+    client_options: dict[str, Any],
 ) -> None:
+    if not isinstance(endpoint, str | Endpoint | None):
+        raise TypeError(f"endpoint is a {type(endpoint).__name__}; it takes text or an Endpoint.")
+    if not isinstance(password, str | None):
+        raise TypeError(f"password is a {type(password).__name__}; it takes text (str).")
     if isinstance(timeout, bool) or not isinstance(timeout, int | float):
         raise TypeError(f"timeout is a number of seconds, not {timeout!r}.")
     if not 0 < timeout < math.inf:
@@ -330,6 +339,10 @@ def _embedded(target: Endpoint, **given: object) -> Endpoint:
 
 def _certificates(ca_certs: CaCerts) -> tuple[str, ...]:
     """The PEM texts of what was given as text or path."""
+    if not isinstance(ca_certs, str | os.PathLike | Iterable):
+        raise EndpointError(
+            f"ca_certs= takes PEM text or paths of PEM files, not {type(ca_certs).__name__}."
+        )
     several = [ca_certs] if isinstance(ca_certs, str | os.PathLike) else list(ca_certs)
     texts = tuple(_certificate(item) for item in several)
     if not texts:

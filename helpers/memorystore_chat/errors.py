@@ -77,8 +77,9 @@ def explaining(doing: str) -> Iterator[None]:
         ClusterError,
     ) as error:
         kind = f"{type(error).__module__}.{type(error).__qualname__}"
+        hint = _LOGIN_HINT if isinstance(error, redis.AuthenticationError) else _CONNECTION_HINT
         raise ConnectError(
-            f"The connection failed while {doing} ({kind}: {_text(error)}). {_CONNECTION_HINT}"
+            f"The connection failed while {doing} ({kind}: {_text(error)}). {hint}"
         ) from error
     except RedisError as error:
         code, hint = _refusal(error)
@@ -90,7 +91,15 @@ def explaining(doing: str) -> Iterator[None]:
 
 _CONNECTION_HINT = (
     "Check that the server runs and can be reached from here; the same client connects again by "
-    "itself once it does. A write that ends this way may or may not have been done."
+    "itself once it does. (The embedded server starts again with connect().) A write that ends "
+    "this way may or may not have been done."
+)
+
+_LOGIN_HINT = (
+    "The server runs and refuses the login. If the password was changed, connect() again with "
+    "the new one; with IAM, check that the identity still has the role "
+    "roles/redis.dbConnectionUser (Redis Cluster) or roles/memorystore.dbConnectionUser (Valkey). "
+    "A write that ends this way may or may not have been done."
 )
 
 # redis-py turns some error codes into classes and takes them off the text; where the error comes
