@@ -118,7 +118,7 @@ def problems(cells: list[dict[str, Any]]) -> list[str]:
 
 
 def shoot(page: Any, name: str) -> None:
-    """Keep a picture of the first output that is more than text, where $SCREENSHOTS says."""
+    """Keep a picture of the first rich output, or the middle, where $SCREENSHOTS says."""
     if not (folder := os.environ.get("SCREENSHOTS")):
         return
     Path(folder).mkdir(parents=True, exist_ok=True)
@@ -129,7 +129,8 @@ def shoot(page: Any, name: str) -> None:
           const notebook = window.jupyterapp.shell.currentWidget.content;
           const rich = cell => cell.model.type === 'code' &&
             cell.model.sharedModel.outputs.some(output => output.data?.['text/html']);
-          await notebook.scrollToCell(notebook.widgets.find(rich), 'center');
+          const middle = notebook.widgets[Math.floor(notebook.widgets.length / 2)];
+          await notebook.scrollToCell(notebook.widgets.find(rich) ?? middle, 'center');
         }"""
     )
     page.wait_for_timeout(1000)
