@@ -578,3 +578,18 @@ def test_durations_are_told_in_the_unit_that_suits(seconds, words):
 def test_sizes_have_two_digits_and_a_unit(size, words):
     """Decimal units, as in the reports."""
     assert sessions._size(size) == words
+
+
+@pytest.mark.parametrize("client", ["redis://localhost", None, redis.asyncio.Redis()])
+def test_what_is_no_client_is_refused(client: object) -> None:
+    """Each function says what it takes before it asks anybody."""
+    for call in (
+        lambda: list(sessions.scan(client, key_prefix="a")),
+        lambda: sessions.table(client, key_prefix="a"),
+        lambda: sessions.delete(client, key_prefix="a"),
+        lambda: sessions.export(client, "sessions.jsonl", key_prefix="a"),
+        lambda: sessions.load(client, "sessions.jsonl"),
+        lambda: sessions.from_langchain_community(client),
+    ):
+        with pytest.raises(TypeError, match=r"it takes a redis\.Redis"):
+            call()

@@ -1,6 +1,23 @@
 """Checks of arguments that several modules share."""
 
+import redis
+from redis.client import Pipeline
+from redis.cluster import ClusterPipeline, RedisCluster
+
 _MOST = 10**12  # seconds or messages; Redis adds 1000 * ttl to a 64-bit clock
+
+
+def check_client(client: object) -> None:
+    """Raise a TypeError where a value is no synchronous client that acts at once."""
+    # A pipeline is a client by inheritance, but only collects what it is asked to do.
+    if not isinstance(client, redis.Redis | RedisCluster) or isinstance(
+        client, Pipeline | ClusterPipeline
+    ):
+        raise TypeError(
+            f"client is a {type_name(client)}; it takes a redis.Redis or "
+            "redis.cluster.RedisCluster, such as connect() returns. (A history takes an asyncio "
+            "client as async_client=, beside it.)"
+        )
 
 
 def check_text(name: str, value: object) -> None:

@@ -15,12 +15,12 @@ from langchain_core.chat_history import BaseChatMessageHistory
 from langchain_core.messages import BaseMessage
 from redis.asyncio.client import Pipeline as AsyncPipeline
 from redis.asyncio.cluster import RedisCluster as AsyncRedisCluster
-from redis.client import NEVER_DECODE, Pipeline
-from redis.cluster import ClusterPipeline, RedisCluster
+from redis.client import NEVER_DECODE
+from redis.cluster import RedisCluster
 from redis.exceptions import NoScriptError
 
 from memorystore_chat import codec
-from memorystore_chat._checks import check_count, check_text, type_name
+from memorystore_chat._checks import check_client, check_count, check_text, type_name
 from memorystore_chat.errors import CorruptHistoryError, explaining
 
 Client: TypeAlias = redis.Redis | RedisCluster
@@ -82,15 +82,7 @@ class MemorystoreChatMessageHistory(BaseChatMessageHistory):
         max_messages: int | None = None,
         async_client: AsyncClient | None = None,
     ) -> None:
-        # A pipeline is a client by inheritance, but only collects what it is asked to do.
-        if not isinstance(client, redis.Redis | RedisCluster) or isinstance(
-            client, Pipeline | ClusterPipeline
-        ):
-            raise TypeError(
-                f"client is a {type_name(client)}; it takes a redis.Redis or "
-                "redis.cluster.RedisCluster, such as connect() returns. An asyncio client goes "
-                "into async_client=, beside it."
-            )
+        check_client(client)
         if async_client is not None and (
             not isinstance(async_client, redis.asyncio.Redis | AsyncRedisCluster)
             or isinstance(async_client, AsyncPipeline)

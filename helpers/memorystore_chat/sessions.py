@@ -37,7 +37,7 @@ from redis.cluster import RedisCluster
 from redis.exceptions import ResponseError
 
 from memorystore_chat import codec, display, migrate
-from memorystore_chat._checks import check_count, check_text
+from memorystore_chat._checks import check_client, check_count, check_text
 from memorystore_chat._extras import require
 from memorystore_chat._pipeline import BUDGET, MOST, Command, batches, run
 from memorystore_chat.display import Table
@@ -154,6 +154,7 @@ def scan(client: Client, *, key_prefix: str = "", count: int = MOST) -> Iterator
         >>> [session.messages for session in sessions.scan(client, key_prefix="nothing-here:")]
         []
     """
+    check_client(client)
     check_text("key_prefix", key_prefix)
     check_count("count", count, "keys")
     return (found.session for found in _scanned(client, key_prefix, count))
@@ -187,6 +188,7 @@ def table(
         >>> sessions.table(connect("embedded"), key_prefix="nothing-here:")
         No sessions.
     """
+    check_client(client)
     check_text("key_prefix", key_prefix)
     check_count("limit", limit, "sessions")
     _check_progress(progress)
@@ -270,6 +272,7 @@ def delete(
         >>> report.dry_run, report.sessions
         (True, 0)
     """
+    check_client(client)
     names = _checked(ids, key_prefix, progress)
     if names is None and not key_prefix and not all_sessions:
         raise ValueError(
@@ -337,6 +340,7 @@ def export(
         >>> sessions.export(connect("embedded"), io.BytesIO(), key_prefix="nothing-here:")
         Exported 0 sessions (0 messages, less than 0.1 MB).
     """
+    check_client(client)
     names = _checked(ids, key_prefix, progress)
     counts: Counter[str] = Counter()
     found = _progressing(_found(client, names, key_prefix, counts), progress, "Exporting", names)
@@ -390,6 +394,7 @@ def load(
         >>> sessions.load(client, file)
         Loaded 0 sessions (0 messages, less than 0.1 MB).
     """
+    check_client(client)
     if key_prefix is not None:
         check_text("key_prefix", key_prefix)
     _check_progress(progress)
@@ -445,6 +450,7 @@ def from_langchain_community(
         >>> sessions.from_langchain_community(connect("embedded")).dry_run
         True
     """
+    check_client(client)
     check_text("key_prefix_from", key_prefix_from)
     check_text("key_prefix", key_prefix)
     _check_progress(progress)
