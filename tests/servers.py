@@ -167,6 +167,8 @@ class Server:
         """Start the process and return before it is ready."""
         if not self.port:
             self.port = free_port()
+            if "cluster_enabled" in self.config:
+                self.config["cluster_port"] = free_port()
         directives: dict[str, Any] = {
             "bind": self.host,
             "port": 0 if self.tls else self.port,
@@ -536,12 +538,8 @@ def cluster(
     group = Cluster([], primaries)
     try:
         for _ in range(primaries * (1 + replicas)):
-            settings = common | {"cluster_port": free_port()} | config
-            node = Server(binary, settings, port=free_port(), tls=tls)
-            node.spawn()
-            group.nodes.append(node)
-        for node in group.nodes:
-            node.wait_ready()
+            group.nodes.append(Server(binary, common | config, tls=tls))
+            group.nodes[-1].start()
         _form(group, primaries)
     except BaseException:
         group.stop()
