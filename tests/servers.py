@@ -7,6 +7,7 @@ Example:
 """
 
 import atexit
+import fcntl
 import os
 import random
 import shutil
@@ -15,6 +16,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+import termios
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -104,6 +106,13 @@ def free_port() -> int:
             except OSError:
                 continue
             return port
+
+
+def as_a_shell_would() -> None:
+    """In the child: Ctrl-C on, which some runners switch off; the terminal, if any, is its own."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    if os.isatty(0):
+        fcntl.ioctl(0, termios.TIOCSCTTY, 0)
 
 
 def wait_until(condition: Callable[[], object], what: str, within: float = READY_WITHIN) -> None:

@@ -1,6 +1,5 @@
 """The embedded server: real servers, and real processes in the part of a second kernel."""
 
-import fcntl
 import hashlib
 import logging
 import os
@@ -11,7 +10,6 @@ import stat
 import subprocess
 import sys
 import tempfile
-import termios
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -25,6 +23,7 @@ import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
+import servers
 from memorystore_chat import embedded
 from memorystore_chat.embedded import ensure_running, stop
 from memorystore_chat.errors import ConnectError, EndpointError
@@ -707,13 +706,6 @@ sys.exit(10 + len(got))
 """
 
 
-def as_a_shell_would() -> None:
-    """In the child: Ctrl-C on, which some runners switch off; the terminal, if any, is its own."""
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
-    if os.isatty(0):
-        fcntl.ioctl(0, termios.TIOCSCTTY, 0)
-
-
 def counting(name: str, stdin: int = subprocess.DEVNULL) -> subprocess.Popen[str]:
     """`run` in a session of its own, with a command that counts signals."""
     code = (
@@ -727,7 +719,7 @@ def counting(name: str, stdin: int = subprocess.DEVNULL) -> subprocess.Popen[str
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,
-        preexec_fn=as_a_shell_would,
+        preexec_fn=servers.as_a_shell_would,
     )
     assert process.stdout is not None
     assert process.stdout.readline() == "begun\n"

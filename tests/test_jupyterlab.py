@@ -45,6 +45,7 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
             stdout=output,
             stderr=output,
             start_new_session=True,
+            preexec_fn=servers.as_a_shell_would,
         )
     address = f"http://127.0.0.1:{port}"
     try:
@@ -53,7 +54,11 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     finally:
         # What Ctrl-C in a terminal does.
         os.killpg(process.pid, signal.SIGINT)
-        status = process.wait(timeout=30)
+        try:
+            status = process.wait(timeout=30)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGTERM)
+            raise
     assert address.removeprefix("http://127.0.0.1") in log.read_text()
     assert status in (0, 2, -signal.SIGINT), log.read_text()
 
