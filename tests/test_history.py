@@ -430,11 +430,11 @@ def test_orphans_are_cut_off_and_nothing_else(messages: list[BaseMessage]) -> No
 
 BAD_OPTIONS: list[tuple[dict[str, Any], str]] = [
     ({"session_id": ""}, "session_id is empty; it takes text that names one conversation."),
-    ({"session_id": None}, "session_id is None, a NoneType; it takes text (str)."),
-    ({"session_id": 7}, "session_id is 7, a int; it takes text (str)."),
-    ({"session_id": b"s"}, "session_id is b's', a bytes; it takes text (str)."),
+    ({"session_id": None}, "session_id is None, of type NoneType; it takes text (str)."),
+    ({"session_id": 7}, "session_id is 7, of type int; it takes text (str)."),
+    ({"session_id": b"s"}, "session_id is b's', of type bytes; it takes text (str)."),
     ({"session_id": "\ud800"}, "session_id is '\\ud800', which UTF-8 cannot hold."),
-    ({"key_prefix": None}, "key_prefix is None, a NoneType; it takes text (str)."),
+    ({"key_prefix": None}, "key_prefix is None, of type NoneType; it takes text (str)."),
     *(
         (
             {name: value},

@@ -365,6 +365,90 @@ def test_sessions_in_use_survive_deletion_by_age(server, key_prefix):
         assert ids(client, key_prefix) == sorted(written)
 
 
+@pytest.mark.parametrize("dry_run", [True, False])
+def test_expire_sets_the_time_to_live(client, key_prefix, dry_run):
+    """Of all under the prefix, or of the named ones; by default nothing is changed."""
+    for name in "abc":
+        client.rpush(f"{key_prefix}{name}", element(), element())
+    client.expire(f"{key_prefix}c", 50)
+    client.rpush(f"{key_prefix}list", "x")
+    options = {} if dry_run else {"dry_run": False}
+    report = sessions.expire(client, key_prefix=key_prefix, ttl=1000, **options)
+    assert (report.action, report.dry_run, report.sessions, report.messages) == (
+        "expire",
+        dry_run,
+        3,
+        6,
+    )
+    ttls = {session.id: session.ttl for session in sessions.scan(client, key_prefix=key_prefix)}
+    if dry_run:
+        assert ttls == {"a": None, "b": None, "c": pytest.approx(50, abs=2)}
+    else:
+        assert all(998 <= ttl <= 1000 for ttl in ttls.values())
+    assert client.ttl(f"{key_prefix}list") == -1
+    named = sessions.expire(client, ["c", "x"], key_prefix=key_prefix, ttl=None, dry_run=dry_run)
+    assert (named.sessions, named.missing) == (1, 1)
+    ttls = {session.id: session.ttl for session in sessions.scan(client, key_prefix=key_prefix)}
+    assert [name for name in "abc" if ttls[name] is None] == (["a", "b"] if dry_run else ["c"])
+
+
+def test_expired_sessions_go_by_themselves(client, key_prefix):
+    """The server deletes them, and a history that has a ttl sets its own with the next append."""
+    history = MemorystoreChatMessageHistory(client, "kept", 500, key_prefix=key_prefix)
+    history.add_user_message("Hello!")
+    client.rpush(f"{key_prefix}a", element())
+    sessions.expire(client, key_prefix=key_prefix, ttl=1, dry_run=False)
+    history.add_user_message("Still here.")
+    servers.wait_until(lambda: ids(client, key_prefix) == ["kept"], "the end of the other", 5)
+    assert len(history) == 2
+
+
+def test_expire_by_age(interfering, key_prefix):
+    """Old sessions only, and not one that is appended to between the look and the order."""
+    week = timedelta(days=7)
+    for name in "abc":
+        interfering.rpush(f"{key_prefix}{name}", element(ago=week))
+    interfering.rpush(f"{key_prefix}new", element())
+    interfering.rpush(f"{key_prefix}undated", UNTIMED)
+
+    def use_again() -> None:
+        interfering.rpush(f"{key_prefix}a", element())
+
+    interfering.actions, interfering.pipelines = {3: use_again}, 0
+    report = sessions.expire(
+        interfering, key_prefix=key_prefix, idle_for=week / 2, ttl=1000, dry_run=False
+    )
+    assert (report.sessions, report.changed, report.undated) == (2, 1, 1)
+    ttls = {found.id: found.ttl for found in sessions.scan(interfering, key_prefix=key_prefix)}
+    assert sorted(name for name, ttl in ttls.items() if ttl is not None) == ["b", "c"]
+
+
+@pytest.mark.parametrize("options", [{}, {"decode_responses": True}])
+def test_expire_on_a_cluster(valkey_cluster, key_prefix, options):
+    """Sessions of every primary are set, by age and without."""
+    with valkey_cluster.client(**options) as client:
+        for number in range(30):
+            client.rpush(f"{key_prefix}{number}", element(ago=timedelta(hours=2)))
+        for age in (None, 3600):
+            report = sessions.expire(
+                client, key_prefix=key_prefix, idle_for=age, ttl=(age or 0) + 60, dry_run=False
+            )
+            assert (report.sessions, report.changed) == (30, 0)
+            ttls = [found.ttl for found in sessions.scan(client, key_prefix=key_prefix)]
+            assert len(ttls) == 30
+            assert all((age or 0) + 55 <= ttl <= (age or 0) + 60 for ttl in ttls)
+        sessions.delete(client, key_prefix=key_prefix, dry_run=False)
+
+
+@pytest.mark.parametrize("ttl", [0, -1, 1.5, True, "60", timedelta(days=1)])
+def test_a_bad_time_to_live_is_refused(client, ttl):
+    """Before anything is set; and nobody sets all sessions of a server by leaving something out."""
+    with pytest.raises(ValueError, match=r"ttl is .*; it takes a whole number of seconds from 1"):
+        sessions.expire(client, key_prefix="x", ttl=ttl, dry_run=False)
+    with pytest.raises(ValueError, match=r"would expire every session.*all_sessions=True"):
+        sessions.expire(client, ttl=60, dry_run=False)
+
+
 def test_reports_are_sentences():
     """The repr says what was done, what was not, and why."""
     assert repr(Report("delete", True, 12, 3400, 1_250_000)) == (
@@ -372,8 +456,15 @@ def test_reports_are_sentences():
         "nothing was changed, dry_run=False does it."
     )
     assert repr(Report("delete", False, 1, 1, 99, missing=2, undated=3, changed=1)) == (
-        "Deleted 1 session (1 message, less than 0.1 MB); 2 not found; 3 kept because their age "
-        "is not known; 1 kept because they were appended to meanwhile."
+        "Deleted 1 session (1 message, less than 0.1 MB); 2 not found; 3 left because their age "
+        "is not known; 1 left because they were appended to meanwhile."
+    )
+    assert repr(Report("expire", True, 1, 2, 3)) == (
+        "Would set the time to live of 1 session (2 messages, less than 0.1 MB); "
+        "nothing was changed, dry_run=False does it."
+    )
+    assert repr(Report("expire", False, 2, 3, 4)) == (
+        "Set the time to live of 2 sessions (3 messages, less than 0.1 MB)."
     )
     assert repr(Report("load", False, existing=2, conflicting=1)) == (
         "Loaded 0 sessions (0 messages, less than 0.1 MB); 2 there already; "
@@ -410,9 +501,9 @@ def test_progress_without_tqdm_says_what_to_install(client, key_prefix, monkeypa
     ("options", "message"),
     [
         ({"ids": "abc"}, r"ids is 'abc'; it takes a list of session ids"),
-        ({"ids": [1]}, r"a session id is 1, a int; it takes text"),
-        ({"key_prefix": b"x"}, r"key_prefix is b'x', a bytes; it takes text"),
-        ({"key_prefix": None}, r"key_prefix is None, a NoneType; it takes text"),
+        ({"ids": [1]}, r"a session id is 1, of type int; it takes text"),
+        ({"key_prefix": b"x"}, r"key_prefix is b'x', of type bytes; it takes text"),
+        ({"key_prefix": None}, r"key_prefix is None, of type NoneType; it takes text"),
         ({"idle_for": 0}, r"idle_for is 0; it takes a timedelta or seconds, more than 0"),
         ({"idle_for": True}, r"idle_for is True; it takes a timedelta or seconds"),
         ({"idle_for": "1d"}, r"idle_for is '1d'; it takes a timedelta or seconds"),
@@ -427,7 +518,7 @@ def test_bad_options_are_refused(client, options, message):
         sessions.delete(client, **({"key_prefix": "x"} | options), dry_run=False)
 
 
-@pytest.mark.parametrize("count", [0, -1, True, 1.5])
+@pytest.mark.parametrize("count", [0, -1, True, 1.5, None])
 def test_a_bad_count_is_refused_by_the_call(client, count):
     """Not only when the first session is asked for."""
     with pytest.raises(ValueError, match=r"count is .*; it takes a whole number of keys from 1"):
@@ -587,6 +678,7 @@ def test_what_is_no_client_is_refused(client: object) -> None:
         lambda: list(sessions.scan(client, key_prefix="a")),
         lambda: sessions.table(client, key_prefix="a"),
         lambda: sessions.delete(client, key_prefix="a"),
+        lambda: sessions.expire(client, key_prefix="a", ttl=1),
         lambda: sessions.export(client, "sessions.jsonl", key_prefix="a"),
         lambda: sessions.load(client, "sessions.jsonl"),
         lambda: sessions.from_langchain_community(client),

@@ -23,21 +23,20 @@ def check_client(client: object) -> None:
 def check_text(name: str, value: object) -> None:
     """Raise a ValueError where a value is no text, or none that UTF-8 can hold."""
     if not isinstance(value, str):
-        raise ValueError(f"{name} is {value!r}, a {type_name(value)}; it takes text (str).")
+        raise ValueError(f"{name} is {value!r}, of type {type_name(value)}; it takes text (str).")
     try:
         value.encode()
     except UnicodeEncodeError as error:
         raise ValueError(f"{name} is {value!r}, which UTF-8 cannot hold.") from error
 
 
-def check_count(name: str, value: object, unit: str) -> None:
-    """Raise a ValueError where a value is neither None nor a whole number from 1 up."""
-    if value is None:
+def check_count(name: str, value: object, unit: str, *, optional: bool = False) -> None:
+    """Raise a ValueError where a value is no whole number from 1 up, or None where it may be."""
+    if value is None and optional:
         return
     if type(value) is not int or not 0 < value <= _MOST:
-        raise ValueError(
-            f"{name} is {value!r}; it takes a whole number of {unit} from 1 up (int), or None."
-        )
+        accepted = f"a whole number of {unit} from 1 up (int){', or None' if optional else ''}"
+        raise ValueError(f"{name} is {value!r}; it takes {accepted}.")
 
 
 def type_name(value: object) -> str:

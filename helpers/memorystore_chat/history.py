@@ -95,9 +95,9 @@ class MemorystoreChatMessageHistory(BaseChatMessageHistory):
         if not session_id:
             raise ValueError("session_id is empty; it takes text that names one conversation.")
         check_text("key_prefix", key_prefix)
-        check_count("ttl", ttl, "seconds")
-        check_count("window", window, "messages")
-        check_count("max_messages", max_messages, "messages")
+        check_count("ttl", ttl, "seconds", optional=True)
+        check_count("window", window, "messages", optional=True)
+        check_count("max_messages", max_messages, "messages", optional=True)
         self.session_id = session_id
         self.key = key_prefix + session_id
         self._client = client

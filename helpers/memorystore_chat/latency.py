@@ -135,7 +135,7 @@ def measure(
     if not windows:
         raise ValueError("windows is empty; it takes numbers of messages, such as (10, 100).")
     for window in windows:
-        check_count("a window", window, "messages")
+        check_count("a window", window, "messages", optional=True)
     check_count("turns", turns, "turns")
     if not 0 < seconds < math.inf:
         raise ValueError(f"seconds is {seconds!r}; it takes a number of seconds above 0.")

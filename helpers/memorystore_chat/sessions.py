@@ -1,4 +1,4 @@
-"""Many sessions at once: list, delete, export, load, and copy them from another library.
+"""Many sessions at once: list, expire, delete, export, load, and copy them from another library.
 
 Every function takes a ``redis.Redis`` or ``redis.cluster.RedisCluster``, with or without
 ``decode_responses=True``, and works on servers that refuse KEYS, OBJECT, CONFIG and CLIENT. They
@@ -84,16 +84,17 @@ class Report:
         dry_run: Whether it was only tried out and nothing was changed.
         sessions: How many sessions it was done with.
         messages: How many messages they have; of a session that was extended, the new ones.
-        bytes: For "delete" the memory they take on the server; else the size of the messages.
+        bytes: For "delete" and "expire" the memory they take on the server; else the size of the
+            messages.
         missing: Ids that were asked for and have no session.
-        undated: Sessions that `delete` kept because it is not known when they were last used.
-        changed: Sessions that `delete` kept because they were appended to in the meantime.
+        undated: Sessions left as they are because it is not known when they were last used.
+        changed: Sessions left as they are because they were appended to in the meantime.
         existing: Sessions that were at their destination already, and are unchanged.
         conflicting: Sessions that were left out because their destination holds something else.
         unreadable: Copied messages that cannot be read; ``history.repair()`` moves them aside.
     """
 
-    action: Literal["delete", "export", "load", "copy"]
+    action: Literal["delete", "expire", "export", "load", "copy"]
     dry_run: bool
     sessions: int = 0
     messages: int = 0
@@ -106,8 +107,14 @@ class Report:
     unreadable: int = 0
 
     def __repr__(self) -> str:
-        done = {"delete": "Deleted", "export": "Exported", "load": "Loaded", "copy": "Copied"}
-        start = f"Would {self.action}" if self.dry_run else done[self.action]
+        would, done = {
+            "delete": ("delete", "Deleted"),
+            "expire": ("set the time to live of", "Set the time to live of"),
+            "export": ("export", "Exported"),
+            "load": ("load", "Loaded"),
+            "copy": ("copy", "Copied"),
+        }[self.action]
+        start = f"Would {would}" if self.dry_run else done
         size = f"{self.bytes / 1e6:,.1f} MB" if self.bytes >= 100_000 else "less than 0.1 MB"
         parts = [
             f"{start} {_number(self.sessions, 'session')} "
@@ -115,8 +122,8 @@ class Report:
         ]
         remarks = {
             f"{self.missing:,} not found": self.missing,
-            f"{self.undated:,} kept because their age is not known": self.undated,
-            f"{self.changed:,} kept because they were appended to meanwhile": self.changed,
+            f"{self.undated:,} left because their age is not known": self.undated,
+            f"{self.changed:,} left because they were appended to meanwhile": self.changed,
             f"{self.existing:,} there already": self.existing,
             f"{self.conflicting:,} left out because something else is there": self.conflicting,
             f"{_number(self.unreadable, 'message')} cannot be read": self.unreadable,
@@ -272,34 +279,74 @@ def delete(
         >>> report.dry_run, report.sessions
         (True, 0)
     """
-    check_client(client)
-    names = _checked(ids, key_prefix, progress)
-    if names is None and not key_prefix and not all_sessions:
-        raise ValueError(
-            "This would delete every session on the server. Say which: ids=[...], "
-            "key_prefix='...', or all_sessions=True if you mean all of them."
-        )
-    before = None if idle_for is None else datetime.now(UTC) - _duration(idle_for)
-    counts: Counter[str] = Counter()
-    found = _progressing(_found(client, names, key_prefix, counts), progress, "Deleting", names)
-    while batch := list(islice(found, MOST)):
-        doomed = []
-        for entry in batch:
-            last = entry.session.last
-            if before is None or (last and last <= before):
-                doomed.append(entry)
-            elif not last:
-                counts["undated"] += 1
-        if not dry_run:
-            replies = run(client, [_deletion(d, before) for d in doomed], "deleting sessions")
-            if before is not None:
-                gone = [entry for entry, reply in zip(doomed, replies, strict=True) if reply]
-                counts["changed"] += len(doomed) - len(gone)
-                doomed = gone
-        for entry in doomed:
-            session = entry.session
-            counts.update(sessions=1, messages=session.messages, bytes=session.bytes)
-    return Report("delete", dry_run, **counts)
+    return _change(
+        client,
+        ("delete", "Deleting", "deleting sessions"),
+        ("UNLINK",),
+        ids,
+        key_prefix=key_prefix,
+        idle_for=idle_for,
+        all_sessions=all_sessions,
+        dry_run=dry_run,
+        progress=progress,
+    )
+
+
+def expire(
+    client: Client,
+    ids: Iterable[str] | None = None,
+    *,
+    ttl: int | None,
+    key_prefix: str = "",
+    idle_for: timedelta | float | None = None,
+    all_sessions: bool = False,
+    dry_run: bool = True,
+    progress: Progress = False,
+) -> Report:
+    """Set how long stored sessions have to live from now; by default only count them.
+
+    For sessions that were stored without a TTL, or with another than you want today. It holds
+    until the next append of a history that has a ``ttl`` of its own.
+
+    Args:
+        client: A connected client.
+        ids: Session ids; None stands for all under the prefix.
+        ttl: Seconds from now until they are gone, whole and more than 0; None lets them stay
+            until they are deleted.
+        key_prefix: What the keys begin with, literally.
+        idle_for: As for `delete`: only sessions whose newest message is at least so old.
+        all_sessions: As for `delete`.
+        dry_run: Only say which sessions it would concern.
+        progress: As for `delete`.
+
+    Returns:
+        How many sessions got, or would get, this time to live, and how many were left as they
+        are for which reason.
+
+    Raises:
+        ValueError: An argument is not acceptable, or nothing says which sessions are meant.
+        ConnectError: The server cannot be reached or did not answer; some may be set.
+        MemorystoreChatError: The server refused.
+
+    Example:
+        >>> from memorystore_chat import connect, sessions
+        >>> client = connect("embedded")
+        >>> report = sessions.expire(client, key_prefix="docs:", ttl=30 * 24 * 60 * 60)
+        >>> report.dry_run, report.sessions
+        (True, 0)
+    """
+    check_count("ttl", ttl, "seconds", optional=True)
+    return _change(
+        client,
+        ("expire", "Setting", "setting the time to live of sessions"),
+        ("PERSIST",) if ttl is None else ("EXPIRE", ttl),
+        ids,
+        key_prefix=key_prefix,
+        idle_for=idle_for,
+        all_sessions=all_sessions,
+        dry_run=dry_run,
+        progress=progress,
+    )
 
 
 def export(
@@ -484,21 +531,66 @@ class _Found:
     newest: str
 
 
-# Deletes a session whose newest element is still the same; says yes again when it is repeated.
-_DELETE_UNCHANGED = """
+# Does it with a session whose newest element is still the same; says yes again when repeated.
+_IF_UNCHANGED = """
 local newest = redis.call('LINDEX', KEYS[1], -1)
 if newest and redis.sha1hex(newest) ~= ARGV[1] then
   return 0
 end
-redis.call('UNLINK', KEYS[1])
+redis.call(ARGV[2], KEYS[1], unpack(ARGV, 3))
 return 1
 """
 
 
-def _deletion(found: _Found, before: datetime | None) -> Command:
-    if before is None:
-        return "UNLINK", found.session.key
-    return "EVAL", _DELETE_UNCHANGED, 1, found.session.key, found.newest
+def _change(
+    client: Client,
+    words: tuple[Literal["delete", "expire"], str, str],
+    command: Command,
+    ids: Iterable[str] | None,
+    *,
+    key_prefix: str,
+    idle_for: timedelta | float | None,
+    all_sessions: bool,
+    dry_run: bool,
+    progress: Progress,
+) -> Report:
+    """Do something with sessions: a command (its name, then what follows the key) for each."""
+    check_client(client)
+    action, title, doing = words
+    names = _checked(ids, key_prefix, progress)
+    if names is None and not key_prefix and not all_sessions:
+        raise ValueError(
+            f"This would {action} every session on the server. Say which: ids=[...], "
+            "key_prefix='...', or all_sessions=True if you mean all of them."
+        )
+    before = None if idle_for is None else datetime.now(UTC) - _duration(idle_for)
+    name, *rest = command
+
+    def order(found: _Found) -> Command:
+        if before is None:
+            return name, found.session.key, *rest
+        return "EVAL", _IF_UNCHANGED, 1, found.session.key, found.newest, name, *rest
+
+    counts: Counter[str] = Counter()
+    found = _progressing(_found(client, names, key_prefix, counts), progress, title, names)
+    while batch := list(islice(found, MOST)):
+        meant = []
+        for entry in batch:
+            last = entry.session.last
+            if before is None or (last and last <= before):
+                meant.append(entry)
+            elif not last:
+                counts["undated"] += 1
+        if not dry_run:
+            replies = run(client, [order(entry) for entry in meant], doing)
+            if before is not None:
+                changed = [entry for entry, reply in zip(meant, replies, strict=True) if reply]
+                counts["changed"] += len(meant) - len(changed)
+                meant = changed
+        for entry in meant:
+            session = entry.session
+            counts.update(sessions=1, messages=session.messages, bytes=session.bytes)
+    return Report(action, dry_run, **counts)
 
 
 def _found(
