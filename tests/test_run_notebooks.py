@@ -8,7 +8,7 @@ import nbformat
 import pytest
 
 import run_notebooks
-from servers import Server
+from servers import Server, free_port
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -125,6 +125,22 @@ def test_run_without_an_endpoint_is_refused(
     assert "set MEMORYSTORE_ENDPOINT to the server to run on, or use: make notebooks" in (
         capsys.readouterr().err
     )
+
+
+def test_what_is_not_there_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A notebook, or the server: a sentence each, and the file stays as it was."""
+    monkeypatch.setenv("MEMORYSTORE_ENDPOINT", f"127.0.0.1:{free_port()}")
+    path = write(tmp_path / "a.ipynb", "print('never')")
+    before = path.read_bytes()
+    with pytest.raises(SystemExit, match="2"):
+        run_notebooks.main([str(path), str(tmp_path / "b.ipynb")])
+    assert "b.ipynb" in capsys.readouterr().err
+    with pytest.raises(SystemExit, match="1"):
+        run_notebooks.main([str(path)])
+    assert capsys.readouterr().err.startswith("Cannot connect to redis://127.0.0.1:")
+    assert path.read_bytes() == before
 
 
 def test_cloud_project_does_not_reach_the_cells(

@@ -19,6 +19,7 @@ from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernel
 
 from compare_notebooks import CELL_TIMEOUT, unchanged_keys
 from counting import ROOT
+from memorystore_chat import MemorystoreChatError
 
 METADATA = {
     "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
@@ -120,10 +121,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     if not os.environ.get("MEMORYSTORE_ENDPOINT"):
         parser.error("set MEMORYSTORE_ENDPOINT to the server to run on, or use: make notebooks")
+    for path in options.notebooks:
+        if not path.is_file():
+            parser.error(f"there is no notebook {path}")
     os.environ.pop("GOOGLE_CLOUD_PROJECT", None)  # the outputs to commit are the offline ones
     status = 0
     for path in options.notebooks or sorted((ROOT / "notebooks").glob("*.ipynb")):
-        problems = execute(path, refresh=options.refresh)
+        try:
+            problems = execute(path, refresh=options.refresh)
+        except MemorystoreChatError as error:  # the server can't be reached, before or after
+            parser.exit(1, f"{error}\n")
         print(f"{path.name}: {'failed' if problems else 'written'}", flush=True)
         for problem in problems:
             print(f"{path.name}, {problem}", file=sys.stderr)
