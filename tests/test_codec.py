@@ -499,7 +499,14 @@ def test_the_id_tells_when_it_was_appended() -> None:
 
 
 @pytest.mark.parametrize(
-    "id_", [None, 7, "x", str(uuid.uuid4()), "ffffffff-ffff-7fff-bfff-ffffffffffff"]
+    "id_",
+    [
+        None,
+        7,
+        "x",
+        "33cc6d19-55e1-4f0c-b53d-3271aeda4764",
+        "ffffffff-ffff-7fff-bfff-ffffffffffff",
+    ],
 )
 def test_an_element_without_a_time_has_none(id_: Any) -> None:
     """Other ids, and times no calendar has, are no error."""

@@ -40,6 +40,8 @@ LINT = {
     "zizmor": ["zizmor", "--offline", "--quiet", ".github"],
 }
 STEPS = ("tests", "lint", "notebooks")
+# Each process starts servers of its own, so not one for each of many cores.
+IN_PARALLEL = ("--numprocesses=logical", "--maxprocesses=4", "--dist=worksteal")
 
 Step = tuple[str, Callable[[], Counts]]
 
@@ -115,7 +117,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if "tests" in chosen:
         # A browser and a second Python are more than a reader has to install: make test-browser
         # and make test-colab.
-        selected = ["-m", "not browser and not colab", *options.pytest]
+        selected = ["-m", "not browser and not colab", *IN_PARALLEL, *options.pytest]
         steps.append(("tests", lambda: run_pytest(selected)))
     if "lint" in chosen:
         steps += lint_steps()
