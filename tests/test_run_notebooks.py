@@ -1,6 +1,7 @@
 """tools/run_notebooks.py: what it writes and what it refuses."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +9,7 @@ import nbformat
 import pytest
 
 import run_notebooks
-from servers import Server, free_port
+from servers import Server, free_port, valkey
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -139,7 +140,22 @@ def test_what_is_not_there_is_named(
     assert "b.ipynb" in capsys.readouterr().err
     with pytest.raises(SystemExit, match="1"):
         run_notebooks.main([str(path)])
-    assert capsys.readouterr().err.startswith("Cannot connect to redis://127.0.0.1:")
+    assert capsys.readouterr().err.startswith("a.ipynb: Cannot connect to redis://127.0.0.1:")
+    assert path.read_bytes() == before
+
+
+def test_a_server_that_stops_in_the_middle_is_a_sentence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The keys can't be compared any more, so the file stays as it was."""
+    code = "from memorystore_chat import connect\nconnect().shutdown(nosave=True)"
+    path = write(tmp_path / "a.ipynb", code)
+    before = path.read_bytes()
+    with valkey() as server:
+        monkeypatch.setenv("MEMORYSTORE_ENDPOINT", server.url)
+        with pytest.raises(SystemExit, match="1"):
+            run_notebooks.main([str(path)])
+    assert re.match(r"a\.ipynb: Error .* connecting to 127\.0\.0\.1:", capsys.readouterr().err)
     assert path.read_bytes() == before
 
 

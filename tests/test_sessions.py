@@ -547,9 +547,27 @@ def test_a_refused_command_is_an_error(server, key_prefix):
         admin.execute_command("ACL", "SETUSER", "reader", "on", ">pw", "~*", "+@all", "-unlink")
     try:
         with server.client(username="reader", password="pw") as client:
-            client.rpush(f"{key_prefix}a", element())
+            client.rpush(f"{key_prefix}a", element(ago=timedelta(hours=1)))
             with pytest.raises(MemorystoreChatError, match=r"refused deleting sessions.*unlink"):
                 sessions.delete(client, key_prefix=key_prefix, dry_run=False)
+            with server.admin() as admin:
+                admin.execute_command("ACL", "SETUSER", "reader", "-expire", "-persist")
+            for idle_for in (None, 60):  # the command itself, and from within a script
+                with pytest.raises(MemorystoreChatError, match=r"deleting sessions: NOPERM .*may"):
+                    sessions.delete(client, key_prefix=key_prefix, idle_for=idle_for, dry_run=False)
+                for ttl in (60, None):
+                    with pytest.raises(
+                        MemorystoreChatError,
+                        match=r"expiring sessions: NOPERM [^@]* The user that is signed in may",
+                    ):
+                        sessions.expire(
+                            client,
+                            ["a"],
+                            key_prefix=key_prefix,
+                            ttl=ttl,
+                            idle_for=idle_for,
+                            dry_run=False,
+                        )
             with server.admin() as admin:
                 admin.execute_command("ACL", "SETUSER", "reader", "-scan")
             with pytest.raises(MemorystoreChatError, match=r"refused listing sessions.*scan"):

@@ -16,6 +16,7 @@ from pathlib import Path
 import nbformat
 from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernelError
+from redis import RedisError
 
 from compare_notebooks import CELL_TIMEOUT, unchanged_keys
 from counting import ROOT
@@ -129,8 +130,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for path in options.notebooks or sorted((ROOT / "notebooks").glob("*.ipynb")):
         try:
             problems = execute(path, refresh=options.refresh)
-        except MemorystoreChatError as error:  # the server can't be reached, before or after
-            parser.exit(1, f"{error}\n")
+        except (MemorystoreChatError, RedisError) as error:  # the server is away, before or after
+            parser.exit(1, f"{path.name}: {error}\n")
         print(f"{path.name}: {'failed' if problems else 'written'}", flush=True)
         for problem in problems:
             print(f"{path.name}, {problem}", file=sys.stderr)

@@ -137,8 +137,10 @@ _REFUSALS: tuple[tuple[str, type[RedisError] | None, str], ...] = (
 
 _SCRIPT_NOTES = re.compile(
     r"^Error running script \(call to \w+\): |@user_script: ?\d+: -?"
-    r"|[,.]* script: .*@user_script:\d+\.?$|, with args beginning with: .*$"
+    r"|[,.]* script: [^:]*@user_script:\d+\.?$|, with args beginning with: .*$"
 )
+# What a script is refused for want of a right: Valkey's words, and those of Redis 6 and 7.
+_SCRIPT_NOPERM = re.compile(r"^(?:ACL failure in script: |(?=The user executing the script ))")
 
 
 def _text(error: Exception) -> str:
@@ -146,7 +148,8 @@ def _text(error: Exception) -> str:
 
     Redis adds where in a script it happened, and to some errors what was sent.
     """
-    return _SCRIPT_NOTES.sub("", str(error).partition("\n")[0]).strip(" .\r")
+    text = _SCRIPT_NOTES.sub("", str(error).partition("\n")[0]).strip(" .\r")
+    return _SCRIPT_NOPERM.sub("NOPERM ", text)
 
 
 def _refusal(error: RedisError) -> tuple[str, str]:

@@ -162,13 +162,15 @@ class Server:
             def start(ports: list[int]) -> int:
                 port = 0 if tls else ports[0]
                 self._process = _Process({"port": port, **secret}, {})
-                with ExitStack() as trying:
-                    trying.callback(self._process.kill)
+                try:
                     self._process.wait_for(_answers, self._secret)
-                    opened.push(trying.pop_all())
+                except BaseException:
+                    self._process.kill()
+                    raise
                 return port
 
             port = _on_free_ports(1, start)
+            opened.callback(self._process.kill)
             if tls:
                 self.ca_cert, key = _certificate()
                 front = opened.enter_context(_TlsFront(self._process.socket, self.ca_cert, key))

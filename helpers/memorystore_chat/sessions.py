@@ -281,7 +281,8 @@ def delete(
     """
     return _change(
         client,
-        ("delete", "Deleting", "deleting sessions"),
+        "delete",
+        "Deleting",
         ("UNLINK",),
         ids,
         key_prefix=key_prefix,
@@ -338,7 +339,8 @@ def expire(
     check_count("ttl", ttl, "seconds", optional=True)
     return _change(
         client,
-        ("expire", "Setting", "setting the time to live of sessions"),
+        "expire",
+        "Expiring",
         ("PERSIST",) if ttl is None else ("EXPIRE", ttl),
         ids,
         key_prefix=key_prefix,
@@ -544,7 +546,8 @@ return 1
 
 def _change(
     client: Client,
-    words: tuple[Literal["delete", "expire"], str, str],
+    action: Literal["delete", "expire"],
+    title: str,
     command: Command,
     ids: Iterable[str] | None,
     *,
@@ -556,7 +559,6 @@ def _change(
 ) -> Report:
     """Do something with sessions: a command (its name, then what follows the key) for each."""
     check_client(client)
-    action, title, doing = words
     names = _checked(ids, key_prefix, progress)
     if names is None and not key_prefix and not all_sessions:
         raise ValueError(
@@ -582,7 +584,7 @@ def _change(
             elif not last:
                 counts["undated"] += 1
         if not dry_run:
-            replies = run(client, [order(entry) for entry in meant], doing)
+            replies = run(client, [order(entry) for entry in meant], f"{title.lower()} sessions")
             if before is not None:
                 changed = [entry for entry, reply in zip(meant, replies, strict=True) if reply]
                 counts["changed"] += len(meant) - len(changed)
