@@ -51,7 +51,7 @@ from memorystore_chat import (
 from memorystore_chat.agents import ChatHistoryMiddleware
 from memorystore_chat.models import DemoChatModel
 from proxy import Proxy
-from servers import Server
+from servers import Cluster, Server
 
 Make = Callable[..., MemorystoreChatMessageHistory]
 NO_RETRY = Retry(NoBackoff(), 0)
@@ -164,6 +164,43 @@ def test_second_turn_knows_the_first(make: Make) -> None:
     assert first[2].tool_call_id == "call-tea"
     assert texts(model.asked[-1]) == [*texts(first), ("human", "again?")]
     assert texts(make().messages) == [*texts(model.asked[-1]), ("ai", "As I said: tea.")]
+
+
+@pytest.mark.parametrize("decode", [False, True])
+async def test_conversations_on_a_cluster(
+    valkey_cluster: Cluster, key_prefix: str, decode: bool
+) -> None:
+    """Sessions of every primary, sync and async: each keeps its own turns, tool calls included."""
+    first = valkey_cluster.nodes[0]
+    threads = [f"user-{number}" for number in range(12)]
+    with valkey_cluster.client(decode_responses=decode) as client:
+        async with redis.asyncio.RedisCluster(
+            host=first.host, port=first.port, protocol=2, decode_responses=decode
+        ) as async_client:
+
+            def make(thread_id: str) -> MemorystoreChatMessageHistory:
+                return MemorystoreChatMessageHistory(
+                    client, thread_id, key_prefix=key_prefix, async_client=async_client
+                )
+
+            holders = {valkey_cluster.node_of(make(thread).key).port for thread in threads}
+            assert len(holders) == valkey_cluster.primaries
+            for thread in threads:
+                config: Any = {"configurable": {"thread_id": thread}}
+                model = Scripted(replies=[call(thread), "found", "again"])
+                agent = create_agent(model, [look_up], middleware=[ChatHistoryMiddleware(make)])
+                agent.invoke(ask("1"), config)
+                await agent.ainvoke(ask("2"), config)
+                stored = make(thread).messages
+                assert texts(stored) == [
+                    ("human", "1"),
+                    ("ai", ""),
+                    ("tool", f"facts about {thread}"),
+                    ("ai", "found"),
+                    ("human", "2"),
+                    ("ai", "again"),
+                ]
+                assert await make(thread).aget_messages() == stored
 
 
 def test_answer_holds_the_whole_conversation(make: Make) -> None:
