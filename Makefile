@@ -45,7 +45,7 @@ tutorial: $(READY)
 	@root=; quiet=; \
 	if [ "$$(id -u)" = 0 ]; then root=--allow-root; fi; \
 	if [ "$$(uname)" != Darwin ] && [ -z "$$DISPLAY$$WAYLAND_DISPLAY" ]; then quiet=--no-browser; fi; \
-	exec $(BIN)/python -m memorystore_chat.embedded run -- \
+	exec $(BIN)/python -m memorystore_chat.local run -- \
 	  $(BIN)/python -m jupyterlab --notebook-dir=notebooks \
 	  --LabApp.default_url=/lab/tree/01_setup.ipynb --ServerApp.answer_yes=True \
 	  $$root $$quiet $(if $(PORT),--port=$(PORT)) $(JUPYTER_ARGS)
@@ -69,14 +69,14 @@ lint: $(READY)
 
 # A throw-away server, unless MEMORYSTORE_ENDPOINT names one.
 notebooks: $(READY)
-	@$(BIN)/python -m memorystore_chat.embedded run --temporary -- \
+	@$(BIN)/python -m memorystore_chat.local run --temporary -- \
 	  $(BIN)/python tools/run_notebooks.py $(NOTEBOOK)
 
 screenshots: .venv/.browser
 	@$(BIN)/python tools/screenshots.py
 
 bench: $(READY)
-	@$(BIN)/python tools/bench.py $(BENCH_ARGS)
+	@$(BIN)/python bench/bench.py $(BENCH_ARGS)
 
 lock: $(READY)
 	@$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --no-annotate \

@@ -42,14 +42,10 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 import servers
-from memorystore_chat import (
-    ConnectError,
-    MemorystoreChatError,
-    MemorystoreChatMessageHistory,
-    codec,
-)
+from memorystore_chat import ConnectError, MemorystoreChatError, MemorystoreChatMessageHistory
 from memorystore_chat.agents import ChatHistoryMiddleware
-from memorystore_chat.models import DemoChatModel
+from memorystore_chat.storage import codec
+from memorystore_chat.tutorial.models import DemoChatModel
 from proxy import Proxy
 from servers import Cluster, Server
 

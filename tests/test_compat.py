@@ -23,7 +23,8 @@ from langchain_core.messages import (
     messages_from_dict,
 )
 
-from memorystore_chat import MemorystoreChatMessageHistory, codec
+from memorystore_chat import MemorystoreChatMessageHistory
+from memorystore_chat.storage import codec
 
 if TYPE_CHECKING:
     import redis

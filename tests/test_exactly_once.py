@@ -18,13 +18,10 @@ from redis.cluster import ClusterNode, RedisCluster
 from redis.retry import Retry
 
 import servers
-from memorystore_chat import (
-    ConnectError,
-    MemorystoreChatError,
-    MemorystoreChatMessageHistory,
-    codec,
-)
-from memorystore_chat.history import RETRY_DEPTH, _append_script
+from memorystore_chat import ConnectError, MemorystoreChatError, MemorystoreChatMessageHistory
+from memorystore_chat.history import RETRY_DEPTH
+from memorystore_chat.storage import codec
+from memorystore_chat.storage.scripts import script
 from proxy import Proxy
 from servers import Cluster, Server
 
@@ -94,7 +91,7 @@ def lossy(
     """A link to the server, which knows the script already, so that every append is one request."""
     nodes = [server] if isinstance(server, Server) else server.nodes
     with server.client() as direct:
-        direct.script_load(_append_script().text)
+        direct.script_load(script("append").text)
     with ExitStack() as stack:
         yield Link(
             server,

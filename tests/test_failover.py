@@ -13,7 +13,7 @@ from langchain_core.messages import HumanMessage
 from redis.crc import key_slot
 
 import servers
-from memorystore_chat.connect import connect, connect_async
+from memorystore_chat.connection.opening import connect, connect_async
 from memorystore_chat.history import MemorystoreChatMessageHistory
 from servers import Cluster, Server
 

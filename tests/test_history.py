@@ -31,7 +31,7 @@ from memorystore_chat import (
     MemorystoreChatError,
     MemorystoreChatMessageHistory,
 )
-from memorystore_chat.codec import without_orphans
+from memorystore_chat.storage.codec import without_orphans
 
 if TYPE_CHECKING:
     from servers import Cluster, Server

@@ -17,11 +17,11 @@ from pathlib import Path
 
 from counting import ROOT, Counts, run_pytest
 
-sys.path.insert(0, str(ROOT / "tests"))
+sys.path.insert(0, str(ROOT / "tests/support"))
 import servers
 
 BIN = Path(sys.executable).parent
-CODE = ("helpers", "tests", "tools", "notebooks")
+CODE = ("helpers", "tests", "tools", "bench", "notebooks")
 WORKFLOW = ".github/workflows/ci.yml"
 DEPENDABOT = ".github/dependabot.yml"
 LINT = {
@@ -29,7 +29,7 @@ LINT = {
     "ruff format": ["ruff", "format", "--check", *CODE],
     "mypy": ["mypy"],
     "codespell": ["codespell", *CODE, ".github", "Makefile", "README.md", "pyproject.toml"],
-    "links": ["pytest", "--quiet", "tests/test_notebooks.py", "-k", "links or readme"],
+    "links": ["pytest", "--quiet", "tests/notebooks/test_notebooks.py", "-k", "links or readme"],
     "workflow schema": [
         "check-jsonschema",
         "--builtin-schema",
@@ -73,7 +73,7 @@ def notebook_steps() -> Iterator[Step]:
 
 def on_embedded(path: Path) -> Counts:
     """Compare a notebook on a throw-away embedded server, as ``make notebooks`` starts it."""
-    embedded = [sys.executable, "-m", "memorystore_chat.embedded", "run", "--temporary", "--"]
+    embedded = [sys.executable, "-m", "memorystore_chat.local", "run", "--temporary", "--"]
     return compare(path, None, embedded)
 
 

@@ -35,7 +35,7 @@ def shoot_notebook() -> int:
     with tempfile.TemporaryDirectory() as folder:
         command = [sys.executable, "-m", "pytest", "--quiet", "-m", "browser", "-k"]
         status = subprocess.run(
-            [*command, f"test_run_all and {SHOWN}", ROOT / "tests" / "test_jupyterlab.py"],
+            [*command, f"test_run_all and {SHOWN}", ROOT / "tests/notebooks/test_jupyterlab.py"],
             cwd=ROOT,
             env=os.environ | {"SCREENSHOTS": folder, "CI": "true"},
             check=False,

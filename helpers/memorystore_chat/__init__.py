@@ -13,9 +13,7 @@ Example:
 from importlib import import_module
 from typing import TYPE_CHECKING
 
-from memorystore_chat.connect import connect, connect_async
-from memorystore_chat.endpoint import Endpoint
-from memorystore_chat.environment import detect_environment, sign_in
+from memorystore_chat.connection import Endpoint, connect, connect_async
 from memorystore_chat.errors import (
     ConnectError,
     CorruptHistoryError,
@@ -26,8 +24,13 @@ from memorystore_chat.history import MemorystoreChatMessageHistory
 
 if TYPE_CHECKING:
     from memorystore_chat import sessions
-    from memorystore_chat.display import transcript
-    from memorystore_chat.models import DemoChatModel, chat_model
+    from memorystore_chat.tutorial import (
+        DemoChatModel,
+        chat_model,
+        detect_environment,
+        sign_in,
+        transcript,
+    )
 
 __all__ = [
     "ConnectError",
@@ -46,15 +49,12 @@ __all__ = [
     "transcript",
 ]
 
-
-# What a program that only stores messages has no use for; the model classes alone take longer to
-# import than all the rest together.
-_LATER = {"DemoChatModel": "models", "chat_model": "models", "transcript": "display"}
+_TUTORIAL = {"DemoChatModel", "chat_model", "detect_environment", "sign_in", "transcript"}
 
 
 def __getattr__(name: str) -> object:
     if name == "sessions":
         return import_module("memorystore_chat.sessions")
-    if name in _LATER:
-        return getattr(import_module(f"memorystore_chat.{_LATER[name]}"), name)
+    if name in _TUTORIAL:  # a program that only stores messages has no use for these
+        return getattr(import_module("memorystore_chat.tutorial"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

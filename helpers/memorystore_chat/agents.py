@@ -7,9 +7,9 @@ from uuid import uuid4
 
 from langchain_core.messages import BaseMessage, RemoveMessage, SystemMessage, ToolMessage
 
-from memorystore_chat import codec
 from memorystore_chat._extras import require
 from memorystore_chat.history import MemorystoreChatMessageHistory
+from memorystore_chat.storage import codec
 
 require("langchain.agents", install="langchain")
 

@@ -1,12 +1,9 @@
 """The chat history: one conversation in one Redis list."""
 
 import asyncio
-import hashlib
 from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager
-from functools import cache
-from importlib.resources import files
-from typing import Any, NamedTuple, TypeAlias, cast
+from typing import Any, cast
 from uuid import UUID
 
 import redis
@@ -16,15 +13,12 @@ from langchain_core.messages import BaseMessage
 from redis.asyncio.client import Pipeline as AsyncPipeline
 from redis.asyncio.cluster import RedisCluster as AsyncRedisCluster
 from redis.client import NEVER_DECODE
-from redis.cluster import RedisCluster
 from redis.exceptions import NoScriptError
 
-from memorystore_chat import codec
 from memorystore_chat._checks import check_client, check_count, check_text, type_name
 from memorystore_chat.errors import CorruptHistoryError, explaining
-
-Client: TypeAlias = redis.Redis | RedisCluster
-AsyncClient: TypeAlias = redis.asyncio.Redis | AsyncRedisCluster
+from memorystore_chat.storage import AsyncClient, Client, codec
+from memorystore_chat.storage.scripts import script
 
 RETRY_DEPTH = 1000
 """How many of a session's newest messages are searched for an earlier try of the same append."""
@@ -156,9 +150,9 @@ class MemorystoreChatMessageHistory(BaseChatMessageHistory):
             return
         with self._explaining("appending to"):
             try:
-                self._client.evalsha(_append_script().sha, 1, *arguments)
+                self._client.evalsha(script("append").sha, 1, *arguments)
             except NoScriptError:
-                self._client.eval(_append_script().text, 1, *arguments)
+                self._client.eval(script("append").text, 1, *arguments)
 
     async def aadd_messages(
         self, messages: Sequence[BaseMessage], *, append_id: str | None = None
@@ -171,9 +165,9 @@ class MemorystoreChatMessageHistory(BaseChatMessageHistory):
             return
         with self._explaining("appending to"):
             try:
-                await cast("Any", self._async_client.evalsha(_append_script().sha, 1, *arguments))
+                await cast("Any", self._async_client.evalsha(script("append").sha, 1, *arguments))
             except NoScriptError:
-                await cast("Any", self._async_client.eval(_append_script().text, 1, *arguments))
+                await cast("Any", self._async_client.eval(script("append").text, 1, *arguments))
 
     def clear(self) -> None:
         """Delete the session's messages for good. Clearing an empty session is fine."""
@@ -277,18 +271,6 @@ class MemorystoreChatMessageHistory(BaseChatMessageHistory):
 # Elements arrive as bytes whatever the client decodes; one that is no longer UTF-8 is a broken
 # element, and not an error inside redis-py.
 _AS_BYTES: dict[str, Any] = {NEVER_DECODE: True}
-
-
-class _Script(NamedTuple):
-    text: str
-    sha: str
-
-
-@cache
-def _append_script() -> _Script:
-    text = files("memorystore_chat").joinpath("append.lua").read_text("utf-8")
-    # Redis names scripts by their SHA-1.
-    return _Script(text, hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest())
 
 
 def _checked_append_id(append_id: str | None) -> str:

@@ -1,0 +1,69 @@
+"""Where this program runs: asked when an error is worded, and by the notebooks."""
+
+import os
+import sys
+from enum import StrEnum
+
+
+class Environment(StrEnum):
+    """Where a notebook can run; each member is the name to show."""
+
+    COLAB = "Colab"
+    COLAB_ENTERPRISE = "Colab Enterprise"
+    WORKBENCH = "Vertex AI Workbench"
+    LOCAL = "local"
+
+
+_VERTEX_PRODUCTS = {
+    "COLAB_ENTERPRISE": Environment.COLAB_ENTERPRISE,
+    "WORKBENCH_INSTANCE": Environment.WORKBENCH,
+    "WORKBENCH_CUSTOM_CONTAINER": Environment.WORKBENCH,
+}
+
+
+def detect_environment() -> Environment:
+    """Return where this code runs.
+
+    Google's notebook products say their name in ``VERTEX_PRODUCT``. Colab's kernel has
+    ``google.colab`` loaded before the first cell; Colab Enterprise has it too, so it comes second.
+
+    Example:
+        >>> str(detect_environment())  # doctest: +SKIP
+        'local'
+    """
+    if product := _VERTEX_PRODUCTS.get(os.environ.get("VERTEX_PRODUCT", "")):
+        return product
+    return Environment.COLAB if "google.colab" in sys.modules else Environment.LOCAL
+
+
+_WAYS_IN = {
+    Environment.LOCAL: (
+        "From this machine, go through a jump VM: memorystore_chat.connection.tunnel_commands("
+        "ENDPOINT, project=, zone=, jump_vm=) writes the gcloud commands."
+    ),
+    Environment.COLAB: (
+        "Hosted Colab is on no such network: use Colab Enterprise or Workbench on the instance's "
+        "network, a local runtime behind the tunnel of "
+        "memorystore_chat.connection.tunnel_commands(), "
+        'or connect("embedded").'
+    ),
+    Environment.COLAB_ENTERPRISE: (
+        "Use a Colab Enterprise runtime template that names the instance's network and subnetwork."
+    ),
+    Environment.WORKBENCH: "Use a Workbench instance on the network of the Memorystore instance.",
+}
+
+
+def way_in(*, cluster: bool) -> str:
+    """How to reach a private address from where this runs, in words.
+
+    Args:
+        cluster: Whether a cluster is behind the address.
+
+    Example:
+        >>> way_in(cluster=False)
+        'From this machine, go through a jump VM: ...'
+    """
+    here = _WAYS_IN[detect_environment()]
+    more = " A cluster needs one forward for each node." if cluster else ""
+    return here + (more if "tunnel_commands" in here else "")

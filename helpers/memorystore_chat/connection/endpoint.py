@@ -1,0 +1,306 @@
+"""`Endpoint`: what to connect to, read from a string, the environment or Google Cloud."""
+
+import os
+import re
+from dataclasses import dataclass
+from ipaddress import IPv4Address, IPv6Address, ip_address
+from typing import Literal
+from urllib.parse import unquote
+
+from redis import CredentialProvider
+
+from memorystore_chat.errors import EndpointError
+
+ENDPOINT_VARIABLE = "MEMORYSTORE_ENDPOINT"
+PASSWORD_VARIABLE = "MEMORYSTORE_PASSWORD"  # noqa: S105 - a name, not a password
+
+Product = Literal["embedded", "redis", "redis-cluster", "valkey"]
+
+_ACCEPTED = (
+    'Accepted are "embedded", redis://HOST:PORT, rediss://HOST:PORT (TLS), valkey:// and '
+    "valkeys://, unix:///PATH, HOST, HOST:PORT, projects/P/locations/R/instances/I and "
+    "projects/P/locations/R/clusters/C, also with //SERVICE.googleapis.com/ in front"
+)
+_URL = re.compile(r"(?P<scheme>[A-Za-z][A-Za-z0-9+.-]*)://(?P<rest>.*)", re.DOTALL)
+_TLS = {"redis": False, "valkey": False, "rediss": True, "valkeys": True}
+_LABEL = r"[A-Za-z0-9_](?:[A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?"
+_HOST = re.compile(rf"{_LABEL}(?:\.{_LABEL})*\.?")
+_RESOURCE = re.compile(
+    r"(?://(?P<service>redis|memorystore)\.googleapis\.com/)?"
+    r"(?P<name>projects/[^/\s]+/locations/[^/\s]+/(?P<kind>instances|clusters)/[^/\s]+)"
+)
+
+
+@dataclass(frozen=True, repr=False)
+class Endpoint:
+    """Where a server is and how to log in to it. Neither `str` nor `repr` shows the password.
+
+    Attributes:
+        host: Host name or IP address; empty where ``unix_socket`` or ``resource`` says where.
+        port: 1 to 65535.
+        tls: Whether to speak TLS.
+        ca_certs: The certificate authorities to trust, each as PEM text; none means those the
+            system trusts.
+        user: ACL user; None logs in as the server's user ``default``.
+        password: Its password.
+        credential_provider: What answers user and password whenever a connection logs in, instead
+            of ``user`` and ``password``; see `memorystore_chat.connection.iam`.
+        cluster: Whether it is a cluster; None asks the server.
+        product: ``"embedded"``, ``"redis"``, ``"redis-cluster"`` or ``"valkey"``, where known.
+        resource: The name of the Google Cloud resource, where known; with an empty ``host`` it
+            still has to be asked for its address (`memorystore_chat.connection.discover`).
+        unix_socket: Path of a unix socket, instead of ``host`` and ``port``.
+        db: Number of the logical database; always 0 on a cluster.
+
+    Raises:
+        EndpointError: A value is out of range, or half a credential is given.
+
+    Example:
+        >>> Endpoint.parse("rediss://:secret@10.0.0.3:6378")
+        Endpoint('rediss://:***@10.0.0.3:6378')
+    """
+
+    host: str = ""
+    port: int = 6379
+    tls: bool = False
+    ca_certs: tuple[str, ...] = ()
+    user: str | None = None
+    password: str | None = None
+    credential_provider: CredentialProvider | None = None
+    cluster: bool | None = None
+    product: Product | None = None
+    resource: str | None = None
+    unix_socket: str | None = None
+    db: int = 0
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.port <= 65535:
+            raise EndpointError(f"Port {self.port} does not exist: give one from 1 to 65535.")
+        if self.db < 0:
+            raise EndpointError(f"Database {self.db} does not exist: give 0 or more.")
+        if self.credential_provider is not None and (self.user or self.password):
+            raise EndpointError(
+                "Both a password and a credential provider (IAM) are given: keep one of them."
+            )
+        if self.password == "":
+            raise EndpointError(
+                "The password is empty: give one, or leave it out for a server without AUTH."
+            )
+        if self.user is not None and self.password is None:
+            raise EndpointError(
+                f"There is a user, {self.user!r}, and no password: give both (as "
+                f"redis://USER:PASSWORD@HOST, password=, or ${PASSWORD_VARIABLE}) or neither."
+            )
+
+    @classmethod
+    def parse(cls, text: str, *, password: str | None = None) -> "Endpoint":
+        """Read an endpoint; touches no network and no file.
+
+        Args:
+            text: One of ``embedded``, ``redis://`` / ``rediss://`` / ``valkey://`` /
+                ``valkeys://`` URLs (``//USER:PASSWORD@HOST:PORT/DB``, percent-encoding
+                understood), ``unix:///PATH``, ``HOST``, ``HOST:PORT``, ``[IPV6]:PORT``,
+                ``projects/P/locations/R/instances/I``, ``projects/P/locations/R/clusters/C``, or
+                either as a full resource name, ``//redis.googleapis.com/projects/...`` or
+                ``//memorystore.googleapis.com/projects/...``.
+            password: Used where ``text`` holds none; never for ``embedded``.
+
+        Raises:
+            EndpointError: The text is none of these; the message never repeats a password.
+
+        Example:
+            >>> Endpoint.parse("valkeys://10.0.0.3").tls
+            True
+        """
+        if not isinstance(text, str):
+            raise EndpointError(f"An endpoint is a str, not {type(text).__name__}. {_ACCEPTED}.")
+        text = text.strip()
+        if not text:
+            raise EndpointError(f"The endpoint is empty. {_ACCEPTED}.")
+        if text == "embedded":
+            return cls(product="embedded", cluster=False)
+        if resource := _RESOURCE.fullmatch(text):
+            return cls(
+                password=password,
+                product=_product(resource["service"], resource["kind"], text),
+                resource=resource["name"],
+            )
+        if text.startswith(("projects/", "//")):
+            raise EndpointError(f"{text!r} is not the full name of an instance. {_ACCEPTED}.")
+        if url := _URL.fullmatch(text):
+            return _parse_url(url["scheme"].lower(), url["rest"], text, password)
+        if "@" in text:
+            raise EndpointError(
+                f"{redact(text)!r} has a login but no scheme: write redis://USER:PASSWORD@HOST."
+            )
+        host, port = _host_and_port(text, text)
+        return cls(host=host, port=port, password=password)
+
+    @classmethod
+    def from_environment(cls) -> "Endpoint":
+        """Read ``$MEMORYSTORE_ENDPOINT``, by default ``embedded``, and ``$MEMORYSTORE_PASSWORD``.
+
+        Raises:
+            EndpointError: The variable holds no endpoint.
+
+        Example:
+            >>> os.environ["MEMORYSTORE_ENDPOINT"] = "10.0.0.3"
+            >>> Endpoint.from_environment()
+            Endpoint('redis://10.0.0.3:6379')
+        """
+        text = environment_endpoint()
+        return cls.parse(text, password=environment_password(text))
+
+    @property
+    def address(self) -> IPv4Address | IPv6Address | None:
+        """The IP address in ``host``; None where it is a name."""
+        return _address(self.host)
+
+    @property
+    def is_loopback(self) -> bool:
+        """Whether it is on this machine, as the near end of a tunnel is."""
+        address = self.address
+        return self.host == "localhost" or bool(address and address.is_loopback)
+
+    @property
+    def is_private(self) -> bool:
+        """Whether it is an address that only its own network reaches."""
+        address = self.address
+        return bool(address and address.is_private and not address.is_loopback)
+
+    def __str__(self) -> str:
+        if self.product == "embedded":
+            return "embedded"
+        if self.unix_socket:
+            return f"unix://{self._login()}{self.unix_socket}"
+        if not self.host:
+            return self.resource or "no address"
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        scheme = "rediss" if self.tls else "redis"
+        database = f"/{self.db}" if self.db else ""
+        return f"{scheme}://{self._login()}{host}:{self.port}{database}"
+
+    def _login(self) -> str:
+        return f"{self.user or ''}:***@" if self.password else ""
+
+    def __repr__(self) -> str:
+        extra = "".join(
+            f", {name}={value!r}"
+            for name in ("product", "cluster", "resource")
+            if (value := getattr(self, name)) is not None and value != str(self)
+        )
+        certificates = f", ca_certs={len(self.ca_certs)}" if self.ca_certs else ""
+        iam = ", iam=True" if self.credential_provider else ""
+        return f"Endpoint({str(self)!r}{extra}{certificates}{iam})"
+
+
+def environment_endpoint() -> str:
+    """``$MEMORYSTORE_ENDPOINT``, or ``embedded`` where it is unset or empty.
+
+    Example:
+        >>> environment_endpoint()
+        'embedded'
+    """
+    return os.environ.get(ENDPOINT_VARIABLE) or "embedded"
+
+
+def environment_password(endpoint: str | Endpoint) -> str | None:
+    """``$MEMORYSTORE_PASSWORD``, which belongs to an instance and not to a socket of this machine.
+
+    Example:
+        >>> environment_password("unix:///run/valkey.sock")
+    """
+    local = endpoint.unix_socket if isinstance(endpoint, Endpoint) else endpoint.startswith("unix:")
+    return None if local else os.environ.get(PASSWORD_VARIABLE) or None
+
+
+def redact(text: str) -> str:
+    """The text with everything that may be a user name or a password replaced.
+
+    Example:
+        >>> redact("redis://me:secret@10.0.0.3")
+        'redis://***@10.0.0.3'
+    """
+    before, at, after = text.rpartition("@")
+    if not at:
+        return text
+    scheme = re.match(r"[A-Za-z][A-Za-z0-9+.-]*://", before)
+    return f"{scheme[0] if scheme else ''}***@{after}"
+
+
+def _parse_url(scheme: str, rest: str, text: str, password: str | None) -> Endpoint:
+    shown = redact(text)
+    # A password may hold any character, so the login ends at the last @.
+    login, _, place = rest.rpartition("@")
+    user, colon, secret = login.partition(":")
+    if colon:
+        password = unquote(secret)
+    name = unquote(user) or None
+    if "?" in place or "#" in place:
+        raise EndpointError(
+            f"{shown!r} has options behind the address: give options to connect() by name, "
+            "such as connect(ENDPOINT, decode_responses=True)."
+        )
+    if scheme == "unix":
+        if not place.startswith("/"):
+            raise EndpointError(f"{shown!r} has no absolute path: write unix:///PATH/TO/SOCKET.")
+        return Endpoint(unix_socket=unquote(place), user=name, password=password if colon else None)
+    if scheme not in _TLS:
+        raise EndpointError(f"{shown!r} has the scheme {scheme}://. {_ACCEPTED}.")
+    place, _, database = place.partition("/")
+    if database and not re.fullmatch(r"[0-9]{1,5}", database):
+        raise EndpointError(f"{shown!r}: what follows the address must be a database number.")
+    host, port = _host_and_port(place, shown)
+    return Endpoint(
+        host=host,
+        port=port,
+        tls=_TLS[scheme],
+        user=name,
+        password=password,
+        db=int(database or 0),
+    )
+
+
+def _host_and_port(place: str, shown: str) -> tuple[str, int]:
+    if place.startswith("["):
+        host, closing, port = place[1:].partition("]")
+        address = _address(host)
+        if not closing or not isinstance(address, IPv6Address) or (port and port[0] != ":"):
+            raise EndpointError(f"{shown!r} has no IPv6 address in its brackets: write [::1]:6379.")
+        return host, _port(port[1:] if port else None, shown)
+    if isinstance(_address(place), IPv6Address):
+        return place, 6379
+    host, colon, port = place.partition(":")
+    if not host:
+        raise EndpointError(f"{shown!r} names no host. {_ACCEPTED}.")
+    if re.fullmatch(r"[0-9.]+", host) and _address(host) is None:
+        raise EndpointError(f"{shown!r}: {host} is not an IPv4 address; 10.0.0.3 would be one.")
+    if len(host) > 253 or not _HOST.fullmatch(host):
+        raise EndpointError(f"{shown!r} has no host name I can read: {host!r}. {_ACCEPTED}.")
+    return host, _port(port if colon else None, shown)
+
+
+def _port(text: str | None, shown: str) -> int:
+    if text is None:
+        return 6379
+    if not re.fullmatch(r"[0-9]{1,9}", text) or not 1 <= int(text) <= 65535:
+        raise EndpointError(f"{shown!r}: {text!r} is not a port; give a number from 1 to 65535.")
+    return int(text)
+
+
+def _address(text: str) -> IPv4Address | IPv6Address | None:
+    try:
+        return ip_address(text)
+    except ValueError:
+        return None
+
+
+def _product(service: str | None, kind: str, text: str) -> Product | None:
+    if kind == "clusters":
+        if service == "memorystore":
+            raise EndpointError(
+                f"{text!r}: Memorystore for Valkey has instances, no clusters; "
+                "a Redis Cluster is //redis.googleapis.com/projects/..."
+            )
+        return "redis-cluster"
+    return {"redis": "redis", "memorystore": "valkey"}.get(service or "")  # type: ignore[return-value]

@@ -1,0 +1,380 @@
+"""`connect` and `connect_async`: an endpoint becomes a checked, ready redis-py client."""
+
+import asyncio
+import math
+import os
+import re
+import ssl
+import time
+from collections.abc import Iterable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import redis
+import redis.asyncio
+from redis.asyncio.cluster import RedisCluster as AsyncRedisCluster
+from redis.cluster import RedisCluster
+from redis.exceptions import RedisClusterException
+
+from memorystore_chat.connection import clients
+from memorystore_chat.connection.diagnosis import explain, holds_secret
+from memorystore_chat.connection.endpoint import (
+    Endpoint,
+    environment_endpoint,
+    environment_password,
+)
+from memorystore_chat.connection.iam import IamCredentials
+from memorystore_chat.errors import ConnectError, EndpointError
+
+OLDEST = (5, 0)
+_LOADING_PAUSE = 0.1
+# Google's services take longer to answer than a server of one's own.
+_LEAST_FOR_GOOGLE = 15.0
+_FAILURES = (redis.RedisError, RedisClusterException, OSError)
+
+_PEM = re.compile(
+    r"-----BEGIN CERTIFICATE-----[A-Za-z0-9+/=\s]*-----END CERTIFICATE-----", re.ASCII
+)
+
+CaCerts = str | os.PathLike[str] | Iterable[str | os.PathLike[str]]
+
+# Options of redis-py that connect() decides itself, and what takes their place.
+_DECIDED = {
+    "host": "the endpoint",
+    "port": "the endpoint",
+    "db": "the endpoint, as in redis://HOST:PORT/2",
+    "url": "the endpoint",
+    "path": "the endpoint, as in unix:///PATH",
+    "unix_socket_path": "the endpoint, as in unix:///PATH",
+    "startup_nodes": "the endpoint",
+    "username": "the endpoint, as in redis://USER:PASSWORD@HOST",
+    "credential_provider": "iam=",
+    "socket_timeout": "timeout=",
+    "socket_connect_timeout": "timeout=",
+    "protocol": "RESP2, which every supported server speaks",
+    "client_name": "no name, as Memorystore blocks CLIENT SETNAME",
+    "retry": "its own rules for trying again",
+    "connection_pool": "its own pool, which max_connections= bounds",
+    "connection_class": "its own connections",
+    "redis_connect_func": "its own connections",
+}
+
+
+def connect(
+    endpoint: str | Endpoint | None = None,
+    *,
+    password: str | None = None,
+    iam: bool | redis.CredentialProvider | None = None,
+    ca_certs: CaCerts | None = None,
+    cluster: bool | None = None,
+    timeout: float = 5.0,
+    **client_options: Any,
+) -> redis.Redis | RedisCluster:
+    """Connect to a server and return a client that is ready to use.
+
+    The client has been pinged and its server is at least version 5.0. It speaks RESP2, waits at
+    most ``timeout`` seconds for a connection or an answer, tries again after an outage (with
+    growing, random pauses, for at most about twice ``timeout``) but not after a refused login,
+    checks a connection that was idle, and keeps at most 20 connections a node. Closing it closes
+    all of them; it is a context manager too.
+
+    Args:
+        endpoint: What `Endpoint.parse` reads, or an `Endpoint`. None takes
+            ``$MEMORYSTORE_ENDPOINT``, and the embedded server where that is not set. The name of a
+            Google Cloud resource (``projects/...``) is looked up there.
+        password: AUTH string or ACL password, instead of one in the URL. Without either,
+            ``$MEMORYSTORE_PASSWORD`` is used.
+        iam: True logs in with Google access tokens (`memorystore_chat.connection.IamCredentials`);
+            so does an ``IamCredentials`` that several clients share. False does not, whatever
+            Google Cloud says about the instance.
+        ca_certs: The certificate authorities to trust instead of the system's: PEM text, the path
+            of a PEM file, or several of them.
+        cluster: Whether to use a cluster client; None asks the server. With False, a node of a
+            cluster is treated like a server of its own.
+        timeout: Seconds to wait for a connection and for each answer.
+        **client_options: Anything else that ``redis.Redis`` or ``redis.cluster.RedisCluster``
+            takes, such as ``decode_responses=True``, ``max_connections=50`` or ``address_remap=``.
+
+    Raises:
+        EndpointError: The endpoint, or what is given with it, makes no sense (a `ValueError` too),
+            or Google Cloud cannot say where the resource is.
+        ConnectError: The server cannot be reached, refuses the login, or is too old. The message
+            names the likely cause and the next step.
+
+    Example:
+        >>> with connect("embedded") as client:
+        ...     client.ping()
+        True
+    """
+    _check_arguments(endpoint, password, iam, cluster, timeout, client_options)
+    target = _resolve(endpoint, password, iam, ca_certs, cluster, timeout)
+    client: redis.Redis | RedisCluster | None = None
+    facts: dict[str, Any] | None = None
+    try:
+        with clients.single_attempt():
+            facts = _probe(target, timeout)
+            target = replace(target, cluster=_judge(target, facts))
+            if target.cluster:
+                client = clients.open_cluster(target, timeout, **client_options)
+                client.ping(target_nodes=RedisCluster.DEFAULT_NODE)
+            else:
+                client = clients.open_server(target, timeout, **client_options)
+                client.ping()
+    except _FAILURES as error:
+        if client is not None:
+            client.close()
+        told = explain(target, error, timeout, reached=facts is not None)
+        raise told from _shown(target, error)
+    return client
+
+
+async def connect_async(
+    endpoint: str | Endpoint | None = None,
+    *,
+    password: str | None = None,
+    iam: bool | redis.CredentialProvider | None = None,
+    ca_certs: CaCerts | None = None,
+    cluster: bool | None = None,
+    timeout: float = 5.0,  # noqa: ASYNC109 - what `connect` has, not a limit for this call
+    **client_options: Any,
+) -> redis.asyncio.Redis | AsyncRedisCluster:
+    """`connect` for ``redis.asyncio``: the same arguments and errors, an asynchronous client.
+
+    The client belongs to the event loop it was made in; ``await client.aclose()`` closes it.
+
+    Example:
+        >>> client = await connect_async("embedded")
+        >>> await client.ping()
+        True
+    """
+    _check_arguments(endpoint, password, iam, cluster, timeout, client_options)
+    # Finding the endpoint may read files, start a server and ask Google.
+    target = await asyncio.to_thread(_resolve, endpoint, password, iam, ca_certs, cluster, timeout)
+    client: redis.asyncio.Redis | AsyncRedisCluster | None = None
+    facts: dict[str, Any] | None = None
+    try:
+        with clients.single_attempt():
+            facts = await _probe_async(target, timeout)
+            target = replace(target, cluster=_judge(target, facts))
+            if target.cluster:
+                client = clients.open_cluster_async(target, timeout, **client_options)
+                await client.ping(target_nodes=AsyncRedisCluster.DEFAULT_NODE)
+            else:
+                client = clients.open_server_async(target, timeout, **client_options)
+                await client.ping()
+    except _FAILURES as error:
+        if client is not None:
+            await client.aclose()
+        reached = facts is not None
+        told = await asyncio.to_thread(explain, target, error, timeout, reached=reached)
+        raise told from _shown(target, error)
+    return client
+
+
+def _probe(target: Endpoint, timeout: float) -> dict[str, Any]:
+    """What the server says about itself; nothing where INFO is not allowed."""
+    started = time.monotonic()
+    with clients.open_server(target, timeout, max_connections=1) as client:
+        while True:
+            try:
+                client.ping()
+                return dict(client.info("server"))
+            except redis.ResponseError as error:
+                if not _info_refused(error):
+                    raise
+                return {}
+            except redis.ConnectionError as error:
+                if not _passing(error, started, timeout):
+                    raise
+            time.sleep(_LOADING_PAUSE)
+
+
+async def _probe_async(target: Endpoint, seconds: float) -> dict[str, Any]:
+    started = time.monotonic()
+    async with clients.open_server_async(target, seconds, max_connections=1) as client:
+        while True:
+            try:
+                await client.ping()
+                return dict(await client.info("server"))
+            except redis.ResponseError as error:
+                if not _info_refused(error):
+                    raise
+                return {}
+            except redis.ConnectionError as error:
+                if not _passing(error, started, seconds):
+                    raise
+            await asyncio.sleep(_LOADING_PAUSE)
+
+
+def _info_refused(error: redis.ResponseError) -> bool:
+    """Whether it is INFO alone that an ACL or a renamed command keeps from us."""
+    return "info" in str(error).lower()
+
+
+def _passing(error: redis.ConnectionError, started: float, timeout: float) -> bool:
+    """Whether it heals by itself: data still loading, or a shared token that went out of date."""
+    heals = isinstance(error, redis.BusyLoadingError) or isinstance(
+        error.__cause__, redis.AuthenticationError
+    )
+    return heals and time.monotonic() - started < timeout
+
+
+def _judge(target: Endpoint, facts: dict[str, Any]) -> bool:
+    """Whether to use a cluster client, once the server is found fit."""
+    version = str(facts.get("redis_version", ""))
+    numbers = tuple(int(part) for part in version.split(".")[:2] if part.isdigit())
+    if numbers and numbers < OLDEST:
+        raise ConnectError(
+            f"Cannot connect to {target}: the server is version {version}, and 5.0 is the oldest "
+            "supported. Upgrade it: gcloud redis instances upgrade INSTANCE --region=REGION "
+            "--redis-version=redis_7_2"
+        )
+    # Valkey renamed the field.
+    mode = facts.get("server_mode") or facts.get("redis_mode")
+    if target.cluster and mode == "standalone":
+        raise ConnectError(
+            f"Cannot connect to {target} as a cluster: the server is not part of one. "
+            "Leave cluster=True out."
+        )
+    return mode == "cluster" if target.cluster is None else target.cluster
+
+
+def _shown(target: Endpoint, error: Exception) -> Exception | None:
+    """The cause to show; none where its text repeats the password."""
+    return None if holds_secret(target, error) else error
+
+
+def _check_arguments(
+    endpoint: object,
+    password: object,
+    iam: object,
+    cluster: object,
+    timeout: object,
+    client_options: dict[str, Any],
+) -> None:
+    if not isinstance(endpoint, str | Endpoint | None):
+        raise TypeError(f"endpoint is a {type(endpoint).__name__}; it takes text or an Endpoint.")
+    if not isinstance(password, str | None):
+        raise TypeError(f"password is a {type(password).__name__}; it takes text (str).")
+    if isinstance(timeout, bool) or not isinstance(timeout, int | float):
+        raise TypeError(f"timeout is a number of seconds, not {timeout!r}.")
+    if not 0 < timeout < math.inf:
+        raise ValueError(f"timeout is {timeout!r}; it takes a number of seconds above 0.")
+    if not isinstance(cluster, bool | None):
+        raise TypeError(f"cluster is {cluster!r}; it takes True, False, or None to ask the server.")
+    if not isinstance(iam, bool | redis.CredentialProvider | None):
+        raise TypeError(f"iam is a {type(iam).__name__}; it takes True or an IamCredentials.")
+    for name in client_options:
+        if name.startswith("ssl"):
+            raise ValueError(
+                f"connect() does not take {name}=: a rediss:// endpoint and ca_certs= decide "
+                "about TLS, and the certificate is always verified."
+            )
+        if name in _DECIDED:
+            raise ValueError(f"connect() does not take {name}=: it uses {_DECIDED[name]}.")
+
+
+def _resolve(
+    endpoint: str | Endpoint | None,
+    password: str | None,
+    iam: bool | redis.CredentialProvider | None,
+    ca_certs: CaCerts | None,
+    cluster: bool | None,
+    timeout: float,
+) -> Endpoint:
+    """The endpoint with everything that is given beside it, its address found."""
+    if password is not None and iam:
+        raise EndpointError("Both password= and iam= are given: keep one of them.")
+    target = _read(endpoint, password, iam)
+    if target.product == "embedded":
+        return _embedded(
+            target, password=password, iam=iam or None, ca_certs=ca_certs, cluster=cluster or None
+        )
+    if ca_certs is not None:
+        target = replace(target, ca_certs=_certificates(ca_certs))
+    if not target.host and not target.unix_socket:
+        # Discovery is for few callers and brings Google's libraries.
+        from memorystore_chat.connection.discovery import discover
+
+        target = discover(target, timeout=max(timeout, _LEAST_FOR_GOOGLE))
+    if password is not None and target.password != password:
+        raise EndpointError(
+            f"password= is given beside the one in {target}: keep one of them."
+            if target.password
+            else f"password= is given, and {target.resource} has AUTH switched off: leave it out."
+        )
+    if iam is False:
+        target = replace(target, credential_provider=None)
+    elif iam:
+        provider = IamCredentials() if iam is True else iam
+        target = replace(target, credential_provider=provider)
+    if ca_certs is not None and not target.tls:
+        raise EndpointError(
+            f"ca_certs= is given, and {target} is no TLS endpoint: write rediss://."
+        )
+    return target if cluster is None else replace(target, cluster=cluster)
+
+
+def _read(
+    endpoint: str | Endpoint | None,
+    password: str | None,
+    iam: bool | redis.CredentialProvider | None,
+) -> Endpoint:
+    if endpoint is None:
+        endpoint = environment_endpoint()
+    if password is None and not iam:
+        password = environment_password(endpoint)
+    if not isinstance(endpoint, Endpoint):
+        return Endpoint.parse(endpoint, password=password)
+    has_login = endpoint.password or endpoint.credential_provider
+    # What Google Cloud was asked about is known to have AUTH or not.
+    return endpoint if has_login or endpoint.resource else replace(endpoint, password=password)
+
+
+def _embedded(target: Endpoint, **given: object) -> Endpoint:
+    for name, value in given.items():
+        if value is not None:
+            raise EndpointError(f"The embedded server takes no {name}=: leave it out.")
+    from memorystore_chat.local.embedded import ensure_running
+
+    return replace(target, unix_socket=ensure_running())
+
+
+def _certificates(ca_certs: CaCerts) -> tuple[str, ...]:
+    """The PEM texts of what was given as text or path."""
+    if not isinstance(ca_certs, str | os.PathLike | Iterable):
+        raise EndpointError(
+            f"ca_certs= takes PEM text or paths of PEM files, not {type(ca_certs).__name__}."
+        )
+    several = [ca_certs] if isinstance(ca_certs, str | os.PathLike) else list(ca_certs)
+    texts = tuple(_certificate(item) for item in several)
+    if not texts:
+        raise EndpointError("ca_certs= is empty: give PEM text or the path of a PEM file.")
+    return texts
+
+
+def _certificate(item: str | os.PathLike[str]) -> str:
+    if not isinstance(item, str | os.PathLike):
+        raise EndpointError(
+            f"ca_certs= takes PEM text or paths of PEM files, not {type(item).__name__}."
+        )
+    if isinstance(item, str) and "-----BEGIN" in item:
+        text, shown = item, "The PEM text in ca_certs="
+    else:
+        shown = f"The file {os.fspath(item)!r} in ca_certs="
+        try:
+            text = Path(item).read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise EndpointError(
+                f"{shown} cannot be read: give PEM text or the path of a PEM file."
+            ) from error
+    # Only the certificates: the comments of a bundle may hold what ssl does not take.
+    certificates = "\n".join(_PEM.findall(text))
+    if not certificates:
+        raise EndpointError(f"{shown} holds no certificate in PEM form.")
+    try:
+        ssl.create_default_context(cadata=certificates)
+    except (ssl.SSLError, ValueError) as error:
+        raise EndpointError(f"{shown} holds a certificate that cannot be read.") from error
+    return certificates

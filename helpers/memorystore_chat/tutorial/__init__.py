@@ -1,0 +1,46 @@
+"""What only notebooks use: signing in, models, and showing things to the reader."""
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from memorystore_chat._environment import Environment, detect_environment
+    from memorystore_chat.tutorial.display import Table, Transcript, table, transcript
+    from memorystore_chat.tutorial.environment import sign_in
+    from memorystore_chat.tutorial.facts import server_facts
+    from memorystore_chat.tutorial.models import ChatModelError, DemoChatModel, chat_model
+
+__all__ = [
+    "ChatModelError",
+    "DemoChatModel",
+    "Environment",
+    "Table",
+    "Transcript",
+    "chat_model",
+    "detect_environment",
+    "server_facts",
+    "sign_in",
+    "table",
+    "transcript",
+]
+
+# Loaded at first use: the model classes alone take longer to import than all the rest together.
+_LATER = {
+    "ChatModelError": "tutorial.models",
+    "DemoChatModel": "tutorial.models",
+    "Environment": "_environment",
+    "Table": "tutorial.display",
+    "Transcript": "tutorial.display",
+    "chat_model": "tutorial.models",
+    "detect_environment": "_environment",
+    "server_facts": "tutorial.facts",
+    "sign_in": "tutorial.environment",
+    "table": "tutorial.display",
+    "transcript": "tutorial.display",
+}
+
+
+def __getattr__(name: str) -> object:
+    if name in _LATER:
+        return getattr(import_module(f"memorystore_chat.{_LATER[name]}"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,0 +1,524 @@
+"""Discovery: Google's three client libraries over REST, against documented answers on loopback."""
+
+import asyncio
+import json
+import threading
+import time
+from collections.abc import Iterator
+from functools import partial
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+from google.auth.credentials import AnonymousCredentials
+
+import servers
+from memorystore_chat.connection import discovery
+from memorystore_chat.connection.discovery import discover
+from memorystore_chat.connection.endpoint import Endpoint
+from memorystore_chat.connection.iam import IamCredentials
+from memorystore_chat.connection.opening import connect, connect_async
+from memorystore_chat.errors import EndpointError
+from servers import Server, Tls
+
+PARENT = "projects/my-project/locations/europe-west1"
+INSTANCE = f"{PARENT}/instances/chat"
+CLUSTER = f"{PARENT}/clusters/chat"
+REDIS = f"//redis.googleapis.com/{INSTANCE}"
+VALKEY = f"//memorystore.googleapis.com/{INSTANCE}"
+PEMS = [f"-----BEGIN CERTIFICATE-----\n{n}\n-----END CERTIFICATE-----" for n in "AB"]
+AUTHORITY = {
+    "managedServerCa": {"caCerts": [{"certificates": [PEMS[0]]}, {"certificates": [PEMS[1]]}]}
+}
+
+
+class CloudApi(ThreadingHTTPServer):
+    """Answers GET of a path with the status and the JSON it was told; 404 for all else."""
+
+    daemon_threads = True
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), _Answers)
+        self.answers: dict[str, tuple[int, Any]] = {}
+        self.first_answers: dict[str, tuple[int, Any]] = {}
+        self.asked: list[str] = []
+        threading.Thread(target=self.serve_forever, args=(0.01,), daemon=True).start()
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.server_port}"
+
+    def says(self, name: str, body: Any, status: int = 200) -> None:
+        self.answers[f"/v1/{name}"] = (status, body)
+
+
+class _Answers(BaseHTTPRequestHandler):
+    server: CloudApi
+
+    def do_GET(self) -> None:
+        path = self.path.partition("?")[0]
+        self.server.asked.append(path.removeprefix("/v1/"))
+        unknown = (404, refusal(404, "NOT_FOUND"))
+        usual = self.server.answers.get(path, unknown)
+        status, body = self.server.first_answers.pop(path, usual)
+        if status == 0:
+            time.sleep(1)
+            return
+        text = json.dumps(body).encode()
+        self.send_response(status)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(text)))
+        self.end_headers()
+        self.wfile.write(text)
+
+    def log_message(self, *_: Any) -> None:
+        pass
+
+
+def refusal(code: int, status: str, message: str = "", reason: str = "") -> dict[str, Any]:
+    """An error as Google's services send it."""
+    error: dict[str, Any] = {"code": code, "status": status, "message": message}
+    if reason:
+        kind = "type.googleapis.com/google.rpc.ErrorInfo"
+        error["details"] = [{"@type": kind, "reason": reason, "domain": "googleapis.com"}]
+    return {"error": error}
+
+
+@pytest.fixture
+def api() -> Iterator[CloudApi]:
+    server = CloudApi()
+    yield server
+    server.shutdown()
+    server.server_close()
+
+
+def ask(api: CloudApi, name: str | Endpoint, **options: Any) -> Endpoint:
+    return discover(
+        name, credentials=AnonymousCredentials(), api_endpoint=api.url, timeout=5, **options
+    )
+
+
+def redis_instance(**fields: Any) -> dict[str, Any]:
+    """A Memorystore for Redis instance as documented."""
+    return {
+        "name": INSTANCE,
+        "host": "10.0.0.3",
+        "port": 6379,
+        "state": "READY",
+        "transitEncryptionMode": "DISABLED",
+        "tier": "STANDARD_HA",
+        "redisVersion": "REDIS_7_2",
+    } | fields
+
+
+def redis_cluster(**fields: Any) -> dict[str, Any]:
+    """A Memorystore for Redis Cluster as documented."""
+    return {
+        "name": CLUSTER,
+        "state": "ACTIVE",
+        "authorizationMode": "AUTH_MODE_DISABLED",
+        "transitEncryptionMode": "TRANSIT_ENCRYPTION_MODE_DISABLED",
+        "discoveryEndpoints": [{"address": "10.0.0.4", "port": 6379, "pscConfig": {}}],
+    } | fields
+
+
+def valkey_instance(*connections: dict[str, Any], **fields: Any) -> dict[str, Any]:
+    """A Memorystore for Valkey instance as documented."""
+    return {
+        "name": INSTANCE,
+        "state": "ACTIVE",
+        "mode": "CLUSTER",
+        "authorizationMode": "AUTH_DISABLED",
+        "transitEncryptionMode": "TRANSIT_ENCRYPTION_DISABLED",
+        "endpoints": [{"connections": list(connections) or [psc("DISCOVERY", "10.0.0.5")]}],
+    } | fields
+
+
+def psc(kind: str, address: str, *, auto: bool = True) -> dict[str, Any]:
+    """One Private Service Connect connection of a Valkey instance."""
+    connection = {
+        "ipAddress": address,
+        "port": 6379,
+        "connectionType": f"CONNECTION_TYPE_{kind}",
+        "network": "projects/my-project/global/networks/default",
+        "projectId": "my-project",
+        "pscConnectionStatus": "ACTIVE",
+    }
+    return {"pscAutoConnection" if auto else "pscConnection": connection}
+
+
+# Every auth and TLS mode
+
+
+@pytest.mark.parametrize("tls", [False, True])
+@pytest.mark.parametrize("auth", [False, True])
+def test_redis(api: CloudApi, auth: bool, tls: bool) -> None:
+    """Memorystore for Redis: address, AUTH string, and every authority."""
+    mode = "SERVER_AUTHENTICATION" if tls else "DISABLED"
+    authorities = [{"serialNumber": pem, "cert": pem} for pem in PEMS] if tls else []
+    api.says(
+        INSTANCE,
+        redis_instance(
+            authEnabled=auth,
+            transitEncryptionMode=mode,
+            port=6378 if tls else 6379,
+            serverCaCerts=authorities,
+        ),
+    )
+    api.says(f"{INSTANCE}/authString", {"authString": "hunter2"})
+    found = ask(api, REDIS)
+    assert found == Endpoint(
+        "10.0.0.3",
+        6378 if tls else 6379,
+        tls=tls,
+        ca_certs=tuple(PEMS) if tls else (),
+        password="hunter2" if auth else None,
+        cluster=False,
+        product="redis",
+        resource=INSTANCE,
+    )
+    assert (f"{INSTANCE}/authString" in api.asked) == auth
+    assert "hunter2" not in repr(found)
+
+
+@pytest.mark.parametrize("tls", [False, True])
+@pytest.mark.parametrize("mode", ["DISABLED", "IAM_AUTH", "TOKEN_AUTH"])
+def test_redis_cluster(api: CloudApi, mode: str, tls: bool) -> None:
+    """Redis Cluster: discovery address, IAM, and every authority."""
+    encryption = "SERVER_AUTHENTICATION" if tls else "DISABLED"
+    api.says(
+        CLUSTER,
+        redis_cluster(
+            authorizationMode=f"AUTH_MODE_{mode}",
+            transitEncryptionMode=f"TRANSIT_ENCRYPTION_MODE_{encryption}",
+        ),
+    )
+    api.says(f"{CLUSTER}/certificateAuthority", AUTHORITY)
+    found = ask(api, Endpoint.parse(CLUSTER, password="given"))
+    assert (found.host, found.port, found.cluster) == ("10.0.0.4", 6379, True)
+    assert found.product == "redis-cluster"
+    assert found.ca_certs == (tuple(PEMS) if tls else ())
+    assert found.tls is tls
+    assert isinstance(found.credential_provider, IamCredentials) == (mode == "IAM_AUTH")
+    assert found.password == ("given" if mode == "TOKEN_AUTH" else None)
+
+
+@pytest.mark.parametrize("cluster", [False, True])
+@pytest.mark.parametrize("tls", [False, True])
+@pytest.mark.parametrize("iam", [False, True])
+def test_valkey(api: CloudApi, iam: bool, tls: bool, cluster: bool) -> None:
+    """Valkey: the address for its mode, IAM, and every authority."""
+    api.says(
+        INSTANCE,
+        valkey_instance(
+            psc("READER", "10.0.0.9"),
+            psc("PRIMARY", "10.0.0.6"),
+            psc("DISCOVERY", "10.0.0.5"),
+            mode="CLUSTER" if cluster else "CLUSTER_DISABLED",
+            authorizationMode="IAM_AUTH" if iam else "AUTH_DISABLED",
+            transitEncryptionMode=(
+                "SERVER_AUTHENTICATION" if tls else "TRANSIT_ENCRYPTION_DISABLED"
+            ),
+        ),
+    )
+    api.says(f"{INSTANCE}/certificateAuthority", AUTHORITY)
+    found = ask(api, VALKEY)
+    assert found.host == ("10.0.0.5" if cluster else "10.0.0.6")
+    assert (found.port, found.cluster, found.product) == (6379, cluster, "valkey")
+    assert found.ca_certs == (tuple(PEMS) if tls else ())
+    assert isinstance(found.credential_provider, IamCredentials) == iam
+    assert str(found) == f"redis{'s' if tls else ''}://{found.host}:6379"
+
+
+@pytest.mark.parametrize(
+    ("fields", "host", "cluster"),
+    [
+        (
+            {"endpoints": [{"connections": [psc("DISCOVERY", "10.1.0.1", auto=False)]}]},
+            "10.1.0.1",
+            True,
+        ),
+        ({"endpoints": [{"connections": [psc("UNSPECIFIED", "10.1.0.2")]}]}, "10.1.0.2", True),
+        (
+            {"endpoints": [], "discoveryEndpoints": [{"address": "10.1.0.3", "port": 6379}]},
+            "10.1.0.3",
+            True,
+        ),
+        (
+            {"mode": "STANDALONE", "endpoints": [{"connections": [psc("PRIMARY", "10.1.0.4")]}]},
+            "10.1.0.4",
+            False,
+        ),
+        ({"mode": "MODE_UNSPECIFIED"}, "10.0.0.5", None),
+    ],
+)
+def test_valkey_in_other_shapes(
+    api: CloudApi, fields: dict[str, Any], host: str, cluster: bool | None
+) -> None:
+    """Connections made by hand, without a kind, the deprecated field, and older modes."""
+    api.says(INSTANCE, valkey_instance(**fields))
+    found = ask(api, VALKEY)
+    assert (found.host, found.cluster) == (host, cluster)
+
+
+def test_short_name_is_looked_for_in_both(api: CloudApi) -> None:
+    """An instance without its service is looked for in Redis, then in Valkey."""
+    api.says(INSTANCE, redis_instance())
+    assert ask(api, INSTANCE).product == "redis"
+
+
+def test_short_name_in_valkey(api: CloudApi) -> None:
+    """Where Redis has none of that name, Valkey is asked; so where its API is not enabled."""
+    disabled = refusal(403, "PERMISSION_DENIED", reason="SERVICE_DISABLED")
+    for first in ((404, refusal(404, "NOT_FOUND")), (403, disabled)):
+        api.first_answers[f"/v1/{INSTANCE}"] = first
+        api.says(INSTANCE, valkey_instance())
+        assert ask(api, INSTANCE).product == "valkey"
+
+
+@pytest.mark.parametrize("state", ["UPDATING", "MAINTENANCE", "REPAIRING", "FAILING_OVER"])
+def test_busy_instances_are_used(api: CloudApi, state: str) -> None:
+    """An instance that is being worked on still has its address."""
+    api.says(INSTANCE, redis_instance(state=state))
+    assert ask(api, REDIS).host == "10.0.0.3"
+
+
+def test_given_login_and_certificates_are_not_asked_for(api: CloudApi) -> None:
+    """A password and certificates that are there already spare the permission to read them."""
+    api.says(
+        CLUSTER,
+        redis_cluster(transitEncryptionMode="TRANSIT_ENCRYPTION_MODE_SERVER_AUTHENTICATION"),
+    )
+    found = ask(api, Endpoint(resource=CLUSTER, product="redis-cluster", ca_certs=("PEM",)))
+    assert found.ca_certs == ("PEM",)
+    api.says(INSTANCE, redis_instance(authEnabled=True))
+    assert ask(api, Endpoint.parse(REDIS, password="given")).password == "given"
+    assert api.asked == [CLUSTER, INSTANCE]
+
+
+# From a name to a client
+
+
+@pytest.fixture(scope="module")
+def certificates(tmp_path_factory: pytest.TempPathFactory) -> Tls:
+    folder: Path = tmp_path_factory.mktemp("certificates")
+    return servers.certificates(folder, "memorystore.test", key_identifiers=False)
+
+
+@pytest.fixture(scope="module")
+def server(certificates: Tls) -> Iterator[Server]:
+    with servers.redis7(tls=certificates, requirepass="hunter2") as running:
+        yield running
+
+
+def test_a_name_becomes_a_client(
+    api: CloudApi, server: Server, certificates: Tls, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """connect() with the name of an instance with AUTH and TLS: nothing else is needed."""
+    monkeypatch.delenv("MEMORYSTORE_PASSWORD", raising=False)
+    api.says(
+        INSTANCE,
+        redis_instance(
+            host=server.host,
+            port=server.port,
+            authEnabled=True,
+            transitEncryptionMode="SERVER_AUTHENTICATION",
+            serverCaCerts=[{"cert": certificates.ca.read_text()}],
+        ),
+    )
+    api.says(f"{INSTANCE}/authString", {"authString": "hunter2"})
+    monkeypatch.setattr(
+        discovery,
+        "discover",
+        partial(discover, credentials=AnonymousCredentials(), api_endpoint=api.url),
+    )
+    with connect(REDIS) as client:
+        assert client.ping()
+
+    async def twin() -> None:
+        async with await connect_async(INSTANCE) as async_client:
+            assert await async_client.ping()
+
+    asyncio.run(twin())
+    with connect(REDIS, password="hunter2") as client:
+        assert client.ping()
+    api.says(INSTANCE, redis_instance(host=server.host, port=server.port))
+    with pytest.raises(EndpointError, match="has AUTH switched off"):
+        connect(REDIS, password="hunter2")
+
+
+# Every way it fails
+
+
+@pytest.mark.parametrize(
+    ("name", "hint"),
+    [
+        (REDIS, "gcloud redis instances list --region=europe-west1 --project=my-project"),
+        (CLUSTER, "gcloud redis clusters list --region=europe-west1 --project=my-project"),
+        (VALKEY, "gcloud memorystore instances list --location=europe-west1 --project=my-project"),
+        (INSTANCE, "gcloud memorystore instances list"),
+    ],
+)
+def test_not_found(api: CloudApi, name: str, hint: str) -> None:
+    """No such resource: the command that lists what there is."""
+    with pytest.raises(EndpointError, match="There is no Memorystore for") as caught:
+        ask(api, name)
+    assert hint in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "resource", "role"),
+    [
+        (REDIS, INSTANCE, "roles/redis.viewer"),
+        (CLUSTER, CLUSTER, "roles/redis.viewer"),
+        (VALKEY, INSTANCE, "roles/memorystore.viewer"),
+        (INSTANCE, INSTANCE, "roles/redis.viewer"),
+    ],
+)
+def test_no_permission(api: CloudApi, name: str, resource: str, role: str) -> None:
+    """No permission: the role, and the command that grants it."""
+    api.says(resource, refusal(403, "PERMISSION_DENIED", "Permission denied"), 403)
+    with pytest.raises(EndpointError, match="You may not read") as caught:
+        ask(api, name)
+    assert f"gcloud projects add-iam-policy-binding my-project --member=user:YOU --role={role}" in (
+        str(caught.value)
+    )
+
+
+def test_no_permission_for_the_auth_string(api: CloudApi) -> None:
+    """A viewer may not read the AUTH string: give it, or have the role."""
+    api.says(INSTANCE, redis_instance(authEnabled=True))
+    api.says(f"{INSTANCE}/authString", refusal(403, "PERMISSION_DENIED"), 403)
+    with pytest.raises(EndpointError, match="AUTH string") as caught:
+        ask(api, REDIS)
+    assert "password=" in str(caught.value)
+    assert "redis.instances.getAuthString" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "resource", "service"),
+    [
+        (REDIS, INSTANCE, "redis.googleapis.com"),
+        (CLUSTER, CLUSTER, "redis.googleapis.com"),
+        (VALKEY, INSTANCE, "memorystore.googleapis.com"),
+    ],
+)
+@pytest.mark.parametrize("reason", ["SERVICE_DISABLED", ""])
+def test_api_not_enabled(
+    api: CloudApi, name: str, resource: str, service: str, reason: str
+) -> None:
+    """API not enabled: the command that enables it."""
+    text = "API has not been used in project 1 before or it is disabled."
+    api.says(resource, refusal(403, "PERMISSION_DENIED", text, reason), 403)
+    with pytest.raises(EndpointError, match="is not enabled in my-project") as caught:
+        ask(api, name)
+    assert f"gcloud services enable {service} --project=my-project" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "resource", "body"),
+    [
+        (REDIS, INSTANCE, redis_instance(state="CREATING", host="")),
+        (CLUSTER, CLUSTER, redis_cluster(state="CREATING")),
+        (VALKEY, INSTANCE, valkey_instance(state="CREATING")),
+    ],
+)
+def test_still_creating(api: CloudApi, name: str, resource: str, body: Any) -> None:
+    """Still creating: the command that shows how far it is."""
+    api.says(resource, body)
+    with pytest.raises(EndpointError, match="is creating") as caught:
+        ask(api, name)
+    assert "describe chat" in str(caught.value)
+
+
+def test_deleting(api: CloudApi) -> None:
+    """An instance that is being deleted is of no use."""
+    api.says(INSTANCE, redis_instance(state="DELETING"))
+    with pytest.raises(EndpointError, match="is deleting"):
+        ask(api, REDIS)
+
+
+@pytest.mark.parametrize(
+    ("name", "resource", "body"),
+    [
+        (REDIS, INSTANCE, redis_instance(host="")),
+        (CLUSTER, CLUSTER, redis_cluster(discoveryEndpoints=[])),
+        (VALKEY, INSTANCE, valkey_instance(endpoints=[])),
+    ],
+)
+def test_no_address(api: CloudApi, name: str, resource: str, body: Any) -> None:
+    """An instance without a network connection."""
+    api.says(resource, body)
+    with pytest.raises(EndpointError, match="has no address"):
+        ask(api, name)
+
+
+def test_no_authority(api: CloudApi) -> None:
+    """TLS with an authority Google Cloud does not tell."""
+    api.says(INSTANCE, redis_instance(transitEncryptionMode="SERVER_AUTHENTICATION"))
+    with pytest.raises(EndpointError, match="give it as ca_certs="):
+        ask(api, REDIS)
+
+
+def test_bad_region(api: CloudApi) -> None:
+    """A name Google Cloud does not take."""
+    api.says(INSTANCE, refusal(400, "INVALID_ARGUMENT"), 400)
+    with pytest.raises(EndpointError, match="check project, region and name"):
+        ask(api, REDIS)
+
+
+def test_sign_in_not_accepted(api: CloudApi) -> None:
+    """A sign-in Google Cloud does not take."""
+    api.says(INSTANCE, refusal(401, "UNAUTHENTICATED"), 401)
+    with pytest.raises(EndpointError, match="gcloud auth application-default login"):
+        ask(api, REDIS)
+
+
+def test_nothing_answers(api: CloudApi) -> None:
+    """An API that cannot be reached, or is out of order."""
+    api.says(INSTANCE, refusal(500, "INTERNAL"), 500)
+    with pytest.raises(EndpointError, match="does not answer"):
+        ask(api, REDIS)
+    started = time.monotonic()
+    with pytest.raises(EndpointError, match=r"reaches redis\.googleapis\.com"):
+        discover(
+            REDIS,
+            credentials=AnonymousCredentials(),
+            api_endpoint=f"http://127.0.0.1:{servers.free_port()}",
+            timeout=1,
+        )
+    assert time.monotonic() - started < 3
+
+
+def test_slow_answer(api: CloudApi) -> None:
+    """An API that takes too long is given up."""
+    api.answers[f"/v1/{INSTANCE}"] = (0, None)
+    started = time.monotonic()
+    with pytest.raises(EndpointError, match="does not answer"):
+        discover(REDIS, credentials=AnonymousCredentials(), api_endpoint=api.url, timeout=0.3)
+    assert time.monotonic() - started < 3
+
+
+def test_no_sign_in(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Without any Google credentials: the command that makes them, also through connect()."""
+    monkeypatch.setenv("CLOUDSDK_CONFIG", str(tmp_path))
+    monkeypatch.delenv("GOOGLE_APPLICATION_CREDENTIALS", raising=False)
+    monkeypatch.setattr("google.auth.compute_engine._metadata._NO_GCE_CHECK", True)
+    for attempt in (discover, connect):
+        with pytest.raises(EndpointError, match="gcloud auth application-default login"):
+            attempt(REDIS)
+
+
+def test_a_missing_library_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without the client library: the command that installs it."""
+    monkeypatch.setitem(__import__("sys").modules, "google.cloud.redis_v1", None)
+    with pytest.raises(ModuleNotFoundError, match="pip install google-cloud-redis"):
+        discover(REDIS, credentials=AnonymousCredentials())
+
+
+@pytest.mark.parametrize("name", ["10.0.0.3", "embedded", "redis://10.0.0.3"])
+def test_only_resources_are_looked_up(name: str) -> None:
+    """An address is nothing to ask Google Cloud about."""
+    with pytest.raises(EndpointError, match="nothing to ask"):
+        discover(name)

@@ -1,0 +1,430 @@
+"""IAM: the real google-auth against token servers on loopback, and servers that rotate tokens."""
+
+import asyncio
+import importlib
+import json
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+import redis
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import rsa
+from langchain_core.messages import HumanMessage
+
+import servers
+from memorystore_chat.connection.iam import IamCredentials, TokenError
+from memorystore_chat.connection.opening import connect, connect_async
+from memorystore_chat.errors import ConnectError
+from memorystore_chat.history import MemorystoreChatMessageHistory
+from servers import Cluster, Server, Tls
+
+METADATA = "google.auth.compute_engine._metadata"
+
+
+class TokenServer(ThreadingHTTPServer):
+    """Google's metadata server and its token service: token-1, token-2, ... on request."""
+
+    daemon_threads = True
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), _Answers)
+        self.issued: list[str] = []
+        self.lifetime = 3600.0
+        self.delay = 0.0
+        self.status = 200
+        self._lock = threading.Lock()
+        threading.Thread(target=self.serve_forever, args=(0.01,), daemon=True).start()
+
+    @property
+    def address(self) -> str:
+        return f"127.0.0.1:{self.server_port}"
+
+    def issue(self) -> str:
+        time.sleep(self.delay)
+        with self._lock:
+            self.issued.append(f"token-{len(self.issued) + 1}")
+            return self.issued[-1]
+
+
+class _Answers(BaseHTTPRequestHandler):
+    server: TokenServer
+
+    def do_GET(self) -> None:
+        if self.path == "/":
+            self._send("")
+        elif "/token" in self.path:
+            self._token()
+        elif self.path.endswith("universe-domain"):
+            self._send("googleapis.com")
+        elif "service-accounts/" in self.path:
+            account = {"email": "chat@test.iam.gserviceaccount.com", "scopes": [], "aliases": []}
+            self._send(json.dumps(account), "application/json")
+        else:
+            self._send("test-project")
+
+    def do_POST(self) -> None:
+        self.rfile.read(int(self.headers["Content-Length"]))
+        self._token()
+
+    def _token(self) -> None:
+        if self.server.status != 200:
+            self._send("{}", "application/json", self.server.status)
+            return
+        token = {
+            "access_token": self.server.issue(),
+            "expires_in": self.server.lifetime,
+            "token_type": "Bearer",
+        }
+        self._send(json.dumps(token), "application/json")
+
+    def _send(self, body: str, kind: str = "text/plain", status: int = 200) -> None:
+        self.send_response(status)
+        self.send_header("Metadata-Flavor", "Google")
+        self.send_header("Content-Type", kind)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body.encode())
+
+    def log_message(self, *_: Any) -> None:
+        pass
+
+
+@pytest.fixture
+def google(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[TokenServer]:
+    """A metadata server that google-auth's default credentials find, and no other sign-in."""
+    server = TokenServer()
+    for name, value in (
+        ("GCE_METADATA_HOST", server.address),
+        ("GCE_METADATA_IP", server.address),
+        ("GCE_METADATA_DETECT_RETRIES", "1"),
+        ("CLOUDSDK_CONFIG", str(tmp_path)),
+    ):
+        monkeypatch.setenv(name, value)
+    for name in ("GOOGLE_APPLICATION_CREDENTIALS", "MEMORYSTORE_PASSWORD", "NO_GCE_CHECK"):
+        monkeypatch.delenv(name, raising=False)
+    # It reads its environment when it is imported.
+    importlib.reload(importlib.import_module(METADATA))
+    yield server
+    server.shutdown()
+    server.server_close()
+    monkeypatch.undo()
+    importlib.reload(importlib.import_module(METADATA))
+
+
+def nodes_of(target: Server | Cluster) -> list[Server]:
+    return target.nodes if isinstance(target, Cluster) else [target]
+
+
+def accept_only(target: Server | Cluster, token: str) -> None:
+    """Let the server take this token and no older one, and drop who is logged in."""
+    for node in nodes_of(target):
+        with node.admin() as admin:
+            admin.execute_command("ACL", "SETUSER", "default", "on", "resetpass", f">{token}")
+            admin.execute_command("CLIENT", "KILL", "USER", "default")
+
+
+@pytest.fixture(scope="module")
+def redis7() -> Iterator[Server]:
+    with servers.redis7() as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def valkey9() -> Iterator[Server]:
+    with servers.valkey() as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[Cluster]:
+    with servers.cluster(replicas=0) as group:
+        yield group
+
+
+@pytest.fixture(scope="module")
+def tls_server(certificates: Tls) -> Iterator[Server]:
+    with servers.redis7(tls=certificates) as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def tls_cluster(certificates: Tls) -> Iterator[Cluster]:
+    with servers.cluster("redis", replicas=0, tls=certificates) as group:
+        yield group
+
+
+@pytest.fixture(scope="module")
+def certificates(tmp_path_factory: pytest.TempPathFactory) -> Tls:
+    folder = tmp_path_factory.mktemp("certificates")
+    return servers.certificates(folder, "memorystore.test", key_identifiers=False)
+
+
+@pytest.fixture(params=["redis7", "valkey9", "cluster", "tls_server", "tls_cluster"])
+def target(request: pytest.FixtureRequest, google: TokenServer) -> Server | Cluster:
+    """A server, or a cluster, that takes only the first token of `google`."""
+    chosen: Server | Cluster = request.getfixturevalue(request.param)
+    for node in nodes_of(chosen):
+        with node.admin() as admin:
+            admin.flushall()
+    accept_only(chosen, "token-1")
+    return chosen
+
+
+def tls(target: Server | Cluster) -> dict[str, Any]:
+    """The certificate authority of a TLS server, as connect() takes it."""
+    certificates = nodes_of(target)[0].tls
+    return {"ca_certs": certificates.ca} if certificates else {}
+
+
+def texts(messages: list[Any]) -> list[str]:
+    return [message.content for message in messages]
+
+
+ROTATE_AT = {15, 30, 45, 60}
+EXPECTED = [str(number) for number in range(75)]
+
+
+def test_rotation_is_not_noticed(target: Server | Cluster, google: TokenServer) -> None:
+    """Tokens change and connections drop during a loop of appends: nothing lost, nothing twice."""
+    with connect(target.url, iam=True, **tls(target)) as client:
+        history = MemorystoreChatMessageHistory(client, "session")
+        for number in range(75):
+            if number in ROTATE_AT:
+                accept_only(target, f"token-{len(google.issued) + 1}")
+            history.add_messages([HumanMessage(str(number))])
+        assert texts(history.messages) == EXPECTED
+    assert google.issued == ["token-1", "token-2", "token-3", "token-4", "token-5"]
+
+
+async def test_rotation_is_not_noticed_async(target: Server | Cluster, google: TokenServer) -> None:
+    """The asynchronous clients come through rotations the same way."""
+    provider = IamCredentials()
+    async_client = await connect_async(target.url, iam=provider, **tls(target))
+    with connect(target.url, iam=provider, **tls(target)) as client:
+        history = MemorystoreChatMessageHistory(client, "session", async_client=async_client)
+        for number in range(75):
+            if number in ROTATE_AT:
+                accept_only(target, f"token-{len(google.issued) + 1}")
+            await history.aadd_messages([HumanMessage(str(number))])
+        assert texts(await history.aget_messages()) == EXPECTED
+    await async_client.aclose()
+    assert google.issued == ["token-1", "token-2", "token-3", "token-4", "token-5"]
+
+
+async def test_lost_login_is_renewed(target: Server | Cluster, google: TokenServer) -> None:
+    """NOAUTH on an open connection leads to a new login, and the command runs once."""
+    provider = IamCredentials()
+    client = connect(target.url, iam=provider, **tls(target))
+    async_client = await connect_async(target.url, iam=provider, **tls(target))
+    for node in nodes_of(target):
+        with node.admin() as admin:
+            admin.execute_command("ACL", "SETUSER", "default", "resetpass", ">token-2")
+    # RESET takes a connection's login away: from here on the server answers NOAUTH.
+    if isinstance(target, Cluster):
+        client.execute_command("RESET", target_nodes=client.get_nodes())
+        await async_client.execute_command("RESET", target_nodes=async_client.get_nodes())
+    else:
+        client.execute_command("RESET")
+        await async_client.execute_command("RESET")
+    assert client.incr("{k}counter") == 1
+    assert await async_client.incr("{k}counter") == 2
+    assert google.issued == ["token-1", "token-2"]
+    client.close()
+    await async_client.aclose()
+
+
+def test_a_pipeline_is_renewed_too(redis7: Server, google: TokenServer) -> None:
+    """A pipeline whose connection lost its login goes through."""
+    accept_only(redis7, "token-1")
+    with connect(redis7.url, iam=True) as client:
+        accept_only(redis7, "token-2")
+        pipeline = client.pipeline()
+        pipeline.set("a", "1")
+        pipeline.get("a")
+        assert pipeline.execute() == [True, b"1"]
+
+
+def test_one_token_per_lifetime_with_16_threads(google: TokenServer) -> None:
+    """Sixteen threads ask all the time; each lifetime costs one request."""
+    google.lifetime, google.delay = 1.0, 0.05
+    provider = IamCredentials()
+    end = time.monotonic() + 2.3
+    seen: list[set[str]] = []
+
+    def ask() -> None:
+        mine = set()
+        while time.monotonic() < end:
+            mine.add(provider.get_credentials()[1])
+            time.sleep(0.001)
+        seen.append(mine)
+
+    with ThreadPoolExecutor(16) as pool:
+        for _ in range(16):
+            pool.submit(ask)
+    assert google.issued == ["token-1", "token-2", "token-3"]
+    assert seen == [{"token-1", "token-2", "token-3"}] * 16
+
+
+def test_16_threads_append_through_a_rotation(redis7: Server, google: TokenServer) -> None:
+    """Sixteen threads share a client whose token is rotated: nothing lost, one new token."""
+    google.delay = 0.05
+    accept_only(redis7, "token-1")
+    with connect(redis7.url, iam=True) as client:
+        client.delete("shared")
+        halfway = threading.Barrier(16, lambda: accept_only(redis7, "token-2"))
+
+        def work(worker: int) -> None:
+            history = MemorystoreChatMessageHistory(client, "shared")
+            for number in range(20):
+                if number == 10:
+                    halfway.wait()
+                history.add_messages([HumanMessage(f"{worker}-{number}")])
+
+        with ThreadPoolExecutor(16) as pool:
+            list(pool.map(work, range(16)))
+        stored = texts(MemorystoreChatMessageHistory(client, "shared").messages)
+    assert sorted(stored) == sorted(f"{w}-{n}" for w in range(16) for n in range(20))
+    assert google.issued == ["token-1", "token-2"]
+
+
+async def test_the_event_loop_runs_while_google_is_asked(google: TokenServer) -> None:
+    """Sixteen tasks wait for one token, and other tasks go on meanwhile."""
+    google.delay = 0.5
+    provider = IamCredentials()
+    ticks = 0
+
+    async def tick() -> None:
+        nonlocal ticks
+        while True:
+            await asyncio.sleep(0.01)
+            ticks += 1
+
+    ticker = asyncio.create_task(tick())
+    logins = await asyncio.gather(*(provider.get_credentials_async() for _ in range(16)))
+    ticker.cancel()
+    assert logins == [("default", "token-1")] * 16
+    assert google.issued == ["token-1"]
+    assert ticks > 25
+
+
+def test_refused_token_is_reported_with_the_role(redis7: Server, google: TokenServer) -> None:
+    """A token the server never took is reported within two seconds, after one request."""
+    accept_only(redis7, "another")
+    started = time.monotonic()
+    with pytest.raises(ConnectError, match="refuses the access token") as caught:
+        connect(redis7.url, iam=True)
+    assert time.monotonic() - started < 2
+    message = str(caught.value)
+    assert "roles/redis.dbConnectionUser" in message
+    assert "roles/memorystore.dbConnectionUser" in message
+    assert redis7.url in message
+    assert "token-1" not in message
+    assert google.issued == ["token-1"]
+
+
+def test_revoked_role_is_reported_quickly(redis7: Server, google: TokenServer) -> None:
+    """Where the new token is refused as well, the command fails soon and for good."""
+    accept_only(redis7, "token-1")
+    with connect(redis7.url, iam=True) as client:
+        accept_only(redis7, "another")
+        started = time.monotonic()
+        with pytest.raises(redis.AuthenticationError):
+            client.get("a")
+        assert time.monotonic() - started < 2
+        with pytest.raises(ConnectError, match=r"refuses the login.*dbConnectionUser"):
+            len(MemorystoreChatMessageHistory(client, "a"))
+    assert google.issued == ["token-1", "token-2"]
+
+
+def test_iam_with_a_server_that_has_none(redis7: Server, google: TokenServer) -> None:
+    """A server without authentication lets an IAM client in, as Memorystore does not check."""
+    with redis7.admin() as admin:
+        admin.execute_command("ACL", "SETUSER", "default", "nopass")
+    with connect(redis7.url, iam=True) as client:
+        assert client.ping()
+
+
+@pytest.fixture
+def service_account(
+    google: TokenServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> TokenServer:
+    """A service-account file whose token service is `google`."""
+    key = rsa.generate_private_key(65537, 2048).private_bytes(
+        serialization.Encoding.PEM,
+        serialization.PrivateFormat.PKCS8,
+        serialization.NoEncryption(),
+    )
+    account = {
+        "type": "service_account",
+        "project_id": "test-project",
+        "private_key_id": "1",
+        "private_key": key.decode(),
+        "client_email": "chat@test-project.iam.gserviceaccount.com",
+        "token_uri": f"http://{google.address}/token",
+    }
+    file = tmp_path / "account.json"
+    file.write_text(json.dumps(account))
+    monkeypatch.setenv("GOOGLE_APPLICATION_CREDENTIALS", str(file))
+    return google
+
+
+def test_service_account_file(redis7: Server, service_account: TokenServer) -> None:
+    """A service account's tokens come from its token service."""
+    accept_only(redis7, "token-1")
+    with connect(redis7.url, iam=True) as client:
+        assert client.ping()
+    assert service_account.issued == ["token-1"]
+
+
+def test_failed_renewal_keeps_the_good_token(google: TokenServer) -> None:
+    """While the old token is good, a token service that is down disturbs nobody."""
+    google.lifetime = 20.0
+    provider = IamCredentials()
+    provider.get_credentials()
+    google.status = 404
+    time.sleep(0)
+    assert provider._token is not None
+    provider._token.renew_at = 0.0
+    assert provider.get_credentials() == ("default", "token-1")
+
+
+def test_refused_by_google_is_reported(service_account: TokenServer) -> None:
+    """Google's refusal to hand out a token says what to run, and is an authentication error."""
+    service_account.status = 401
+    with pytest.raises(TokenError, match="gcloud auth application-default login"):
+        IamCredentials().get_credentials()
+
+
+def test_unreachable_token_service_is_an_outage(
+    redis7: Server, service_account: TokenServer
+) -> None:
+    """A token service that does not answer is a ConnectError that says so."""
+    service_account.shutdown()
+    service_account.server_close()
+    with pytest.raises(ConnectError, match="token server cannot be reached"):
+        connect(redis7.url, iam=True, timeout=1)
+
+
+def test_no_sign_in_is_reported(
+    redis7: Server, google: TokenServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without any Google credentials the error names the command that makes them."""
+    monkeypatch.setenv("NO_GCE_CHECK", "true")
+    importlib.reload(importlib.import_module(METADATA))
+    started = time.monotonic()
+    with pytest.raises(ConnectError, match="gcloud auth application-default login"):
+        connect(redis7.url, iam=True)
+    assert time.monotonic() - started < 1
+
+
+def test_fixed_credentials_are_used_as_they_are(google: TokenServer) -> None:
+    """Credentials that hold a token already are not refreshed."""
+    credentials = importlib.import_module("google.oauth2.credentials").Credentials("given")
+    assert IamCredentials(credentials).get_credentials() == ("default", "given")
+    assert google.issued == []

@@ -1,0 +1,172 @@
+"""The commands of a tunnel, and a tunnel that works as they say."""
+
+import asyncio
+import shlex
+import socket
+import threading
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
+
+import pytest
+
+import servers
+from memorystore_chat.connection.endpoint import Endpoint
+from memorystore_chat.connection.opening import connect, connect_async
+from memorystore_chat.connection.tunnel import Tunnel, cluster_nodes, tunnel_commands
+from memorystore_chat.errors import EndpointError
+from servers import Cluster
+
+PLACE = {"project": "my-project", "zone": "europe-west1-b", "jump_vm": "jump"}
+
+
+def test_commands_for_one_server() -> None:
+    """The three commands, filled in, and the endpoint to use while the tunnel is open."""
+    tunnel = tunnel_commands(
+        "rediss://:secret@10.0.0.3:6378", **PLACE, network="chat-net", subnet="chat-subnet"
+    )
+    assert tunnel.create_vm == (
+        "gcloud compute instances create jump --project=my-project --zone=europe-west1-b "
+        "--machine-type=e2-micro --network=chat-net --subnet=chat-subnet --no-address"
+    )
+    assert tunnel.allow_ssh == (
+        "gcloud compute firewall-rules create allow-iap-ssh --project=my-project "
+        "--network=chat-net --direction=INGRESS --action=allow --rules=tcp:22 "
+        "--source-ranges=35.235.240.0/20"
+    )
+    assert tunnel.forward == (
+        "gcloud compute ssh jump --project=my-project --zone=europe-west1-b "
+        "--tunnel-through-iap -- -N -L 127.0.0.1:6378:10.0.0.3:6378"
+    )
+    assert str(tunnel).splitlines() == [tunnel.create_vm, tunnel.allow_ssh, tunnel.forward]
+    assert tunnel.endpoint == Endpoint("127.0.0.1", 6378, tls=True, password="secret")
+    assert "secret" not in f"{tunnel} {tunnel!r}"
+
+
+def test_commands_for_a_cluster() -> None:
+    """Each node has a forward of its own, and address_remap knows them."""
+    endpoint = Endpoint("10.0.0.4", tls=True, cluster=True, product="redis-cluster")
+    tunnel = tunnel_commands(
+        endpoint, **PLACE, nodes=["10.0.0.5:11000", ("10.0.0.6", 11000)], local_port=7000
+    )
+    assert tunnel.forward.partition(" -- ")[2] == (
+        "-N -L 127.0.0.1:7000:10.0.0.4:6379 -L 127.0.0.1:7001:10.0.0.5:11000 "
+        "-L 127.0.0.1:7002:10.0.0.6:11000"
+    )
+    assert tunnel.endpoint.cluster
+    assert tunnel.address_remap(("10.0.0.6", 11000)) == ("127.0.0.1", 7002)
+    assert tunnel.address_remap(("127.0.0.1", 7001)) == ("127.0.0.1", 7001)
+    with pytest.raises(EndpointError, match=r"10\.0\.0\.7:11000 without a forward"):
+        tunnel.address_remap(("10.0.0.7", 11000))
+
+
+def test_ipv6_and_quoting() -> None:
+    """IPv6 addresses are bracketed, and nothing given can become a command of its own."""
+    tunnel = tunnel_commands("[fd00::3]", project="p; rm -rf /", zone="z", jump_vm="$(id)")
+    assert "127.0.0.1:6379:[fd00::3]:6379" in tunnel.forward
+    words = shlex.split(tunnel.forward)
+    assert words[:5] == ["gcloud", "compute", "ssh", "$(id)", "--project=p; rm -rf /"]
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "given", "message"),
+    [
+        ("embedded", {}, "has no address"),
+        ("projects/p/locations/r/instances/i", {}, r"connection\.discover"),
+        ("10.0.0.3", {"local_port": 65535, "nodes": ["10.0.0.4"]}, "not 2 ports"),
+        ("10.0.0.3", {"nodes": ["http://10.0.0.4"]}, "http://"),
+    ],
+)
+def test_what_makes_no_sense(endpoint: str, given: dict[str, object], message: str) -> None:
+    """An endpoint without an address, and ports that do not exist."""
+    with pytest.raises(EndpointError, match=message):
+        tunnel_commands(endpoint, **PLACE, **given)  # type: ignore[arg-type]
+
+
+@contextmanager
+def opened(tunnel: Tunnel) -> Iterator[dict[int, int]]:
+    """Do what the -L options of the forward command say; count each one's connections."""
+    words = shlex.split(tunnel.forward)
+    specs = [words[n + 1].split(":") for n, word in enumerate(words) if word == "-L"]
+    used: dict[int, int] = {}
+    with ExitStack() as stack:
+        for near, near_port, far, far_port in specs:
+            listener = stack.enter_context(socket.create_server((near, int(near_port))))
+            used[int(near_port)] = 0
+            target = (far, int(far_port))
+            threading.Thread(target=forward, args=(listener, target, used), daemon=True).start()
+            stack.callback(listener.shutdown, socket.SHUT_RDWR)
+        yield used
+
+
+def forward(listener: socket.socket, target: tuple[str, int], used: dict[int, int]) -> None:
+    port = listener.getsockname()[1]
+    while True:
+        try:
+            near, _ = listener.accept()
+        except OSError:
+            return
+        used[port] += 1
+        far = socket.create_connection(target)
+        for source, sink in ((near, far), (far, near)):
+            threading.Thread(target=pump, args=(source, sink), daemon=True).start()
+
+
+def pump(source: socket.socket, sink: socket.socket) -> None:
+    with suppress(OSError):
+        while data := source.recv(65536):
+            sink.sendall(data)
+    for end in (source, sink):
+        with suppress(OSError):
+            end.shutdown(socket.SHUT_RDWR)
+
+
+def free_run(length: int) -> int:
+    """The first of several neighboring ports that are free."""
+    while True:
+        first = servers.free_port()
+        with ExitStack() as stack, suppress(OSError):
+            for port in range(first, first + length):
+                stack.enter_context(socket.create_server(("127.0.0.1", port)))
+            return first
+
+
+def test_a_cluster_through_a_tunnel(valkey_cluster: Cluster) -> None:
+    """First one forward to list the nodes, then one for each, and every key is reached."""
+    first = tunnel_commands(valkey_cluster.url, **PLACE, local_port=free_run(1))
+    with opened(first), connect(first.endpoint, cluster=False) as one_node:
+        nodes = cluster_nodes(one_node)
+    assert sorted(nodes) == sorted((node.host, node.port) for node in valkey_cluster.nodes)
+
+    tunnel = tunnel_commands(
+        valkey_cluster.url, **PLACE, nodes=nodes, local_port=free_run(len(nodes) + 1)
+    )
+    with opened(tunnel) as used:
+        with connect(tunnel.endpoint, address_remap=tunnel.address_remap) as client:
+            for number in range(30):
+                client.set(f"tunnel{number}", number)
+            assert {node.port for node in client.get_nodes()} == set(used)
+
+        async def twin() -> None:
+            async with await connect_async(
+                tunnel.endpoint, address_remap=tunnel.address_remap
+            ) as async_client:
+                for number in range(30):
+                    assert await async_client.get(f"tunnel{number}") == str(number).encode()
+                    await async_client.delete(f"tunnel{number}")
+
+        asyncio.run(twin())
+    primaries = [used[tunnel.forwards[node.host, node.port][1]] for node in valkey_cluster.nodes]
+    assert all(primaries[: valkey_cluster.primaries])
+
+
+def test_tls_through_a_tunnel(tmp_path: Path) -> None:
+    """The certificate of the far end is verified, and need not name the near one."""
+    certificates = servers.certificates(tmp_path, "10.0.0.3", key_identifiers=False)
+    with servers.redis7(tls=certificates) as server:
+        endpoint = Endpoint(
+            server.host, server.port, tls=True, ca_certs=(certificates.ca.read_text(),)
+        )
+        tunnel = tunnel_commands(endpoint, **PLACE, local_port=free_run(1))
+        with opened(tunnel), connect(tunnel.endpoint) as client:
+            assert client.ping()

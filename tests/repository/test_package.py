@@ -1,0 +1,208 @@
+"""The package as a whole: its public names, what importing it brings, its wheel, its pins."""
+
+import inspect
+import json
+import os
+import re
+import subprocess
+import sys
+import tomllib
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+from packaging.requirements import Requirement
+
+import memorystore_chat
+from servers import Server
+
+ROOT = Path(__file__).resolve().parents[2]
+PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+PUBLIC = {
+    "ConnectError",
+    "CorruptHistoryError",
+    "DemoChatModel",
+    "Endpoint",
+    "EndpointError",
+    "MemorystoreChatError",
+    "MemorystoreChatMessageHistory",
+    "chat_model",
+    "connect",
+    "connect_async",
+    "detect_environment",
+    "sessions",
+    "sign_in",
+    "transcript",
+}
+BASELINE = "import redis, langchain_core.messages, langchain_core.chat_history"
+OURS = "import memorystore_chat"
+
+
+def in_new_process(code: str, environment: Mapping[str, str] = os.environ) -> str:
+    """What a fresh interpreter prints."""
+    command = [sys.executable, "-c", code]
+    return subprocess.run(
+        command, env=environment, capture_output=True, text=True, check=True, timeout=60
+    ).stdout
+
+
+def test_public_names() -> None:
+    """The public names are these, sorted, and each is there; a name more is a decision."""
+    assert set(memorystore_chat.__all__) == PUBLIC
+    assert list(memorystore_chat.__all__) == sorted(memorystore_chat.__all__)
+    for name in PUBLIC - {"sessions"}:
+        assert callable(getattr(memorystore_chat, name)), name
+    assert inspect.ismodule(memorystore_chat.sessions)
+
+
+def test_star_import() -> None:
+    """`from memorystore_chat import *` gives the public names."""
+    printed = in_new_process(
+        "from memorystore_chat import *\nimport json\n"
+        "print(json.dumps([n for n in globals() if not n.startswith('__')]))"
+    )
+    assert set(json.loads(printed)) == PUBLIC | {"json"}
+
+
+def modules_after(statement: str) -> set[str]:
+    """Names of the modules that an import statement loads."""
+    printed = in_new_process(f"import json, sys\n{statement}\nprint(json.dumps(list(sys.modules)))")
+    return set(json.loads(printed))
+
+
+def test_import_brings_no_optional_library() -> None:
+    """Importing the package loads redis, langchain_core and what they need: no other library."""
+    added = modules_after(OURS) - modules_after(BASELINE)
+    foreign = {
+        name for name in (full.partition(".")[0] for full in added)
+        if name not in sys.stdlib_module_names
+    }  # fmt: skip
+    assert "memorystore_chat" in foreign
+    assert foreign <= {"memorystore_chat", "langchain_core", "redis"}
+
+
+def test_import_costs_little(tmp_path: Path) -> None:
+    """Importing the package costs at most 10 % more than the libraries it cannot do without."""
+    # Compiled once, as on any machine that may write; some containers compile at each start.
+    environment = dict(os.environ, PYTHONPYCACHEPREFIX=str(tmp_path))
+    environment.pop("PYTHONDONTWRITEBYTECODE", None)
+
+    def seconds(statement: str) -> float:
+        """CPU seconds that an import statement takes in a fresh interpreter."""
+        timed = f"began = time.process_time()\n{statement}\nprint(time.process_time() - began)"
+        return float(in_new_process(f"import time\n{timed}", environment))
+
+    seconds(BASELINE)
+    seconds(OURS)
+    ours, baseline = [], []
+    for _ in range(15):  # alternating, so that a busy moment hits both; the best of each counts
+        baseline.append(seconds(BASELINE))
+        ours.append(seconds(OURS))
+        if len(ours) >= 4 and min(ours) <= 1.1 * min(baseline):
+            break
+    assert min(ours) <= 1.1 * min(baseline), f"{min(ours):.3f} s after {min(baseline):.3f} s"
+
+
+def test_import_reads_no_environment(tmp_path: Path) -> None:
+    """Importing writes no file, opens no connection and does not look at the endpoint."""
+    environment = {"PATH": os.environ["PATH"], "HOME": str(tmp_path)}
+    environment["MEMORYSTORE_ENDPOINT"] = "http://not an endpoint:99999"
+    code = (
+        "import socket\n"
+        "def refuse(*_, **__): raise AssertionError('a connection was opened')\n"
+        "socket.socket.connect = refuse\n"
+        "import memorystore_chat"
+    )
+    subprocess.run([sys.executable, "-c", code], env=environment, check=True, timeout=60)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The wheel, built without the network."""
+    folder = tmp_path_factory.mktemp("wheel")
+    command = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", folder]
+    subprocess.run([*command, ROOT], check=True, capture_output=True, timeout=100)
+    [path] = folder.glob("*.whl")
+    return path
+
+
+def test_wheel_holds_the_package_and_nothing_else(wheel: Path) -> None:
+    """The wheel has every module, the Lua script and the typing marker; no tests or notebooks."""
+    source = ROOT / "helpers"
+    expected = {
+        str(path.relative_to(source))
+        for path in source.glob("memorystore_chat/**/*")
+        if path.suffix in {".py", ".lua", ".typed"}
+    }
+    packed = {n for n in zipfile.ZipFile(wheel).namelist() if ".dist-info/" not in n}
+    assert {"memorystore_chat/storage/append.lua", "memorystore_chat/py.typed"} <= packed
+    assert packed == expected
+
+
+def test_wheel_works_where_it_is_installed(
+    wheel: Path, tmp_path: Path, valkey_server: Server
+) -> None:
+    """What is in the wheel, without the source tree, holds a conversation with a server."""
+    with zipfile.ZipFile(wheel) as archive:
+        archive.extractall(tmp_path)
+    environment = {
+        "PATH": os.environ["PATH"],
+        "PYTHONPATH": str(tmp_path),  # comes before the editable install
+        "MEMORYSTORE_ENDPOINT": valkey_server.url,
+    }
+    where = "import memorystore_chat, sys; print(memorystore_chat.__file__, file=sys.stderr)"
+    script = (ROOT / "tools" / "smoke.py").read_text(encoding="utf-8")
+    run = subprocess.run(
+        [sys.executable, "-c", f"{where}\n{script}"],
+        env=environment,
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert run.returncode == 0, run.stderr
+    assert run.stderr == f"{tmp_path / 'memorystore_chat' / '__init__.py'}\n"
+    assert run.stdout == "A conversation was stored, read back and deleted.\n"
+
+
+def declared() -> list[Requirement]:
+    """Every requirement in pyproject.toml, the extras' too."""
+    project = PYPROJECT["project"]
+    texts = [*project["dependencies"]]
+    for extra in project["optional-dependencies"].values():
+        texts += extra
+    found = [Requirement(text) for text in texts]
+    return [requirement for requirement in found if requirement.name != project["name"]]
+
+
+def pins() -> dict[str, list[str]]:
+    """The versions that requirements.txt pins each name to (more than one under markers)."""
+    found: dict[str, list[str]] = {}
+    for line in (ROOT / "requirements.txt").read_text(encoding="utf-8").splitlines():
+        if line and not line.startswith("#"):
+            name, _, rest = line.partition("==")
+            found.setdefault(name, []).append(rest.partition(" ;")[0].strip())
+    return found
+
+
+@pytest.mark.parametrize("requirement", declared(), ids=str)
+def test_pins_satisfy_pyproject(requirement: Requirement) -> None:
+    """Each requirement in pyproject.toml is pinned to a version that satisfies it: `make lock`."""
+    versions = pins().get(requirement.name.lower().replace("_", "-"), [])
+    assert versions
+    assert [version for version in versions if version not in requirement.specifier] == []
+
+
+def test_requirements_name_versions_only() -> None:
+    """requirements.txt says how it is made and holds plain pins: no address, no path, no range."""
+    lines = (ROOT / "requirements.txt").read_text(encoding="utf-8").splitlines()
+    comments = [line for line in lines if line.startswith("#")]
+    assert any("make lock" in line for line in comments)
+    pattern = r"[a-z0-9.-]+(\[[a-z0-9,-]+\])?==[A-Za-z0-9.+!]+( ; [^/@]+)?"
+    assert [
+        line for line in lines if line not in comments and not re.fullmatch(pattern, line)
+    ] == []
+    assert [line for line in comments if re.search(r"[/@]|https?:|--index", line)] == []

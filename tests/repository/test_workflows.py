@@ -1,0 +1,89 @@
+"""The Makefile, the workflows and .ci/run fit together and fit pyproject.toml."""
+
+import os
+import re
+import subprocess
+import tomllib
+from pathlib import Path
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).resolve().parents[2]
+MAKEFILE = (ROOT / "Makefile").read_text(encoding="utf-8")
+WORKFLOW = (ROOT / ".github/workflows/ci.yml").read_text(encoding="utf-8")
+JOBS = yaml.safe_load(WORKFLOW)["jobs"]
+TARGETS = re.search(r"^\.PHONY: (.+)$", MAKEFILE, re.MULTILINE)[1].split()
+
+
+def make(*arguments: str, folder: Path = ROOT) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        ["make", *arguments],
+        cwd=folder,
+        env={"PATH": os.environ["PATH"], "HOME": str(folder)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_targets_exist(target: str) -> None:
+    """Each target that is declared has a recipe that make can read."""
+    run = make("--dry-run", target)
+    assert run.returncode == 0, run.stderr
+    assert run.stdout.strip()
+
+
+def test_help_names_every_target() -> None:
+    """`make` alone says what there is."""
+    named = re.findall(r"^make ([\w-]+) ", make().stdout, re.MULTILINE)
+    assert named == [target for target in TARGETS if target != "help"]
+
+
+@pytest.mark.parametrize("file", ["README.md", ".github/workflows/ci.yml", ".ci/run"])
+def test_make_commands_that_are_named_exist(file: str) -> None:
+    """Where a text says to call make, the target exists."""
+    text = (ROOT / file).read_text(encoding="utf-8")
+    commands = re.findall(r"(?:^|`|\$ |run: )make ([a-z-]+)\b", text, re.MULTILINE)
+    assert set(commands) <= set(TARGETS)
+
+
+def test_old_python_is_refused_in_words(tmp_path: Path) -> None:
+    """Without Python 3.11, a fresh clone says what is needed and how to name it."""
+    old = tmp_path / "old-python"
+    old.write_text("#!/bin/sh\nexit 1\n")
+    old.chmod(0o755)
+    (tmp_path / "Makefile").write_text(MAKEFILE)
+    (tmp_path / "requirements.txt").touch()
+    (tmp_path / "pyproject.toml").touch()
+    run = make("lint", f"PYTHON={old}", folder=tmp_path)
+    assert run.returncode == 2
+    assert f"Python 3.11 or newer is needed, and none of these is: {old}." in run.stderr
+    assert "make PYTHON=/path/to/python3" in run.stderr
+    assert not (tmp_path / ".venv").exists()
+
+
+def test_every_python_version_is_tested() -> None:
+    """CI runs on each Python that pyproject.toml claims."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    claimed = [c.rpartition(" ")[2] for c in project["classifiers"] if re.search(r":: 3\.\d+", c)]
+    assert JOBS["test"]["strategy"]["matrix"]["python"] == claimed
+    assert project["requires-python"] == f">={claimed[0]}"
+
+
+def test_actions_are_pinned_to_releases() -> None:
+    """Each action is a full commit with its version beside it, the same one everywhere."""
+    uses = re.findall(r"uses: (.+)", WORKFLOW)
+    assert uses
+    pattern = r"[\w-]+/[\w-]+@[0-9a-f]{40} # v\d+\.\d+\.\d+"
+    assert [line for line in uses if not re.fullmatch(pattern, line)] == []
+    actions = {line.partition("@")[0] for line in uses}
+    assert len(set(uses)) == len(actions)
+
+
+def test_jobs_are_bounded() -> None:
+    """Every job has a time limit, and none may write to the repository."""
+    assert yaml.safe_load(WORKFLOW)["permissions"] == {"contents": "read"}
+    assert [name for name, job in JOBS.items() if "timeout-minutes" not in job] == []
+    assert [name for name, job in JOBS.items() if "permissions" in job] == []

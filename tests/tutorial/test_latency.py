@@ -1,0 +1,138 @@
+"""Measuring and drawing how long turns take."""
+
+import re
+import xml.etree.ElementTree as ElementTree
+from typing import Any
+from urllib.parse import unquote
+
+import pytest
+
+import servers
+from memorystore_chat import ConnectError
+from memorystore_chat.tutorial import latency
+from memorystore_chat.tutorial.latency import Latency, Turns
+from proxy import Proxy
+
+ROWS = [Turns(10, 200, 0.2, 0.9), Turns(100, 150, 1.5, 12.34), Turns(500, 3, 20.0, 250.0)]
+
+
+def picture(measured: Latency) -> tuple[str, ElementTree.Element]:
+    """The alternative text and the drawing of a plot."""
+    html = measured._repr_html_()
+    match = re.fullmatch(r'<img alt="(.*?)" [^>]*src="data:image/svg\+xml,([^"]*)">', html)
+    assert match
+    return match[1], ElementTree.fromstring(unquote(match[2]))
+
+
+def test_turns_are_measured_and_nothing_is_left(client: Any, key_prefix: str) -> None:
+    """One row for each window, ascending; the session is gone, and nobody else's."""
+    client.set(f"{key_prefix}other", "x")
+    measured = latency.measure(client, key_prefix=key_prefix, windows=(50, 3), turns=20)
+    assert [row.window for row in measured] == [3, 50]
+    assert all(row.turns == 20 and 0 < row.p50 <= row.p99 < 5000 for row in measured)
+    assert len(measured) == 2
+    assert measured[:1] == (measured[0],)
+    assert list(client.scan_iter(match=f"{key_prefix}*")) == [f"{key_prefix}other".encode()]
+
+
+def test_a_turn_is_two_round_trips_and_loads_its_window(
+    valkey_server: servers.Server, key_prefix: str
+) -> None:
+    """What is timed is one read and one append; the way through the network is in the figures."""
+    with Proxy(valkey_server.host, valkey_server.port, delay=0.02) as proxy:
+        slow = valkey_server.client(port=proxy.port)
+        latency.measure(slow, key_prefix=key_prefix, windows=(5,), turns=1, seconds=0.01)
+        proxy.reset()
+        (row,) = latency.measure(slow, key_prefix=key_prefix, windows=(5,), turns=5)
+        turns = 5 + 10  # ten to warm up
+        assert proxy.requests[b"LRANGE"] == turns
+        assert proxy.requests[b"EVALSHA"] == turns + 1  # the first fills the session
+        assert proxy.round_trips == 2 * turns + 2  # and the last deletes it
+        slow.close()
+    assert 40 <= row.p50 <= row.p99 < 400
+
+
+def test_a_slow_server_is_not_measured_for_ever(
+    valkey_server: servers.Server, key_prefix: str
+) -> None:
+    """After the seconds a window ends, with what it has."""
+    with Proxy(valkey_server.host, valkey_server.port, delay=0.02) as proxy:
+        slow = valkey_server.client(port=proxy.port)
+        (row,) = latency.measure(slow, key_prefix=key_prefix, windows=(5,), turns=500, seconds=0.7)
+        slow.close()
+    assert 1 <= row.turns < 20
+
+
+def test_an_outage_is_an_error(key_prefix: str) -> None:
+    """A server that is gone has no latency."""
+    with servers.valkey() as server:
+        gone = server.client(retry=None)
+        server.kill()
+        with pytest.raises(ConnectError):
+            latency.measure(gone, key_prefix=key_prefix, turns=1)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"windows": ()}, "windows is empty"),
+        ({"windows": (10, 0)}, "a window is 0; it takes a whole number of messages"),
+        ({"turns": 0}, "turns is 0; it takes a whole number of turns"),
+        ({"seconds": 0}, "seconds is 0; it takes a number of seconds above 0"),
+        ({"seconds": float("nan")}, "seconds is nan"),
+    ],
+)
+def test_bad_options_are_refused(client: Any, options: dict[str, Any], message: str) -> None:
+    """The error says what was given and what is accepted, before anything is stored."""
+    with pytest.raises(ValueError, match=message):
+        latency.measure(client, key_prefix="x", **options)
+
+
+def test_the_text_is_a_table() -> None:
+    """A terminal, and whoever cannot see the plot, gets the figures."""
+    assert (
+        str(Latency(ROWS, title="Turns"))
+        == repr(Latency(ROWS, title="Turns"))
+        == (
+            "Turns\n\n"
+            "window  turns  p50, ms  p99, ms\n"
+            "------  -----  -------  -------\n"
+            "    10    200     0.20     0.90\n"
+            "   100    150     1.50     12.3\n"
+            "   500      3     20.0      250"
+        )
+    )
+
+
+def test_the_plot_shows_every_figure_in_its_place() -> None:
+    """Well-formed, with a mark for each figure, higher for more, between labeled lines."""
+    text, drawing = picture(Latency(ROWS, title="5 < 6 & more"))
+    assert text == (
+        "5 &lt; 6 &amp; more. Median and 99th percentile in ms, by window: 10: 0.20 and 0.90; "
+        "100: 1.50 and 12.3; 500: 20.0 and 250"
+    )
+    svg = "{http://www.w3.org/2000/svg}"
+    labels = {node.text: node for node in drawing.iter(f"{svg}text")}
+    assert {"5 < 6 & more", "10", "100", "500", "p50 20.0", "p99 250", "0.2", "0.5"} <= set(labels)
+    discs = [float(node.attrib["cy"]) for node in drawing.iter(f"{svg}circle")]
+    paper, *marks = drawing.iter(f"{svg}rect")
+    squares = [float(node.attrib["y"]) + 4 for node in marks]
+    assert paper.attrib["fill"] == "#fff"
+    assert len(discs) == len(squares) == 3
+    assert discs == sorted(discs, reverse=True)
+    assert all(square < disc for square, disc in zip(squares, discs, strict=True))
+    assert discs[0] == pytest.approx(float(labels["0.2"].attrib["y"]) - 4, abs=0.2)
+
+
+@pytest.mark.parametrize("value", [0.001, 0.2, 0.999, 1.0, 5.0, 10.0, 4321.0])
+def test_any_figure_can_be_drawn(value: float) -> None:
+    """Also one on a line, one row only, and equal percentiles."""
+    _, drawing = picture(Latency([Turns(1, 1, value, value)], title="t"))
+    height = float(drawing.attrib["viewBox"].split()[3])
+    (disc,) = drawing.iter("{http://www.w3.org/2000/svg}circle")
+    assert 0 < float(disc.attrib["cy"]) < height
+
+
+def test_the_same_figures_give_the_same_plot() -> None:
+    """Nothing random is in it."""
+    assert Latency(ROWS, title="t")._repr_html_() == Latency(ROWS, title="t")._repr_html_()
