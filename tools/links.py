@@ -24,7 +24,7 @@ import nbformat
 ROOT = Path(__file__).resolve().parent.parent
 BRANCH = "main"
 INSTALL_TAG = "links-install"
-EXTRAS = "agents,embedded,google,notebook,vertexai"
+EXTRAS = "tutorial"
 
 _BLOCK = re.compile(
     r"<!-- (?P<kind>badges|navigation)(?: (?P<name>\S+))? -->(?P<body>.*?)<!-- /(?P=kind) -->",

@@ -776,7 +776,7 @@ def _progressing(
     seen = progress == "always" or sys.stderr.isatty() or "ipykernel" in sys.modules
     if not progress or not seen:
         return iter(items)
-    bar = require("tqdm.auto", install="'memorystore-chat[notebook]'").tqdm
+    bar = require("tqdm.auto", install="'memorystore-chat[tutorial]'").tqdm
     length = None if total is None else len(total)
     return iter(bar(items, desc=doing, total=length, unit=unit))
 
