@@ -493,7 +493,7 @@ def test_progress_is_shown_only_where_somebody_sees_it(client, key_prefix, capsy
 def test_progress_without_tqdm_says_what_to_install(client, key_prefix, monkeypatch):
     """The bar's library is optional."""
     monkeypatch.setitem(sys.modules, "tqdm.auto", None)
-    with pytest.raises(ModuleNotFoundError, match=r"pip install 'memorystore-chat\[notebook\]'"):
+    with pytest.raises(ModuleNotFoundError, match=r"pip install 'memorystore-chat\[tutorial\]'"):
         sessions.delete(client, key_prefix=key_prefix, progress="always")
 
 
