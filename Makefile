@@ -6,7 +6,7 @@ READY = .venv/.ready
 PLAYWRIGHT = playwright==1.65.2
 BIN = .venv/bin
 
-.PHONY: help tutorial test test-browser test-colab notebooks screenshots lint bench lock links
+.PHONY: help tutorial test test-browser test-colab notebooks screenshots lint docs bench release-check lock links
 .DELETE_ON_ERROR:
 
 help:
@@ -17,7 +17,9 @@ help:
 	@echo 'make notebooks     execute the notebooks and write their outputs back (NOTEBOOK=notebooks/01_setup.ipynb)'
 	@echo 'make screenshots   the pictures of the notebooks and README.md (needs Chromium)'
 	@echo 'make lint          style, types, spelling, workflows'
+	@echo 'make docs          the site, in docs/_build'
 	@echo 'make bench         the chat history beside its peers (BENCH_ARGS=--quick)'
+	@echo 'make release-check the wheel built, checked, and tried (TAG=v0.2.0)'
 	@echo 'make lock          requirements.txt from pyproject.toml (LOCK_ARGS=--upgrade for newer versions)'
 	@echo 'make links         links to the repository (REPO=owner/name for another one)'
 
@@ -75,6 +77,9 @@ notebooks: $(READY)
 screenshots: .venv/.browser
 	@$(BIN)/python tools/screenshots.py
 
+docs: $(READY)
+	@$(BIN)/sphinx-build --quiet --fail-on-warning --keep-going --nitpicky -b $(or $(DOCS_BUILDER),html) docs docs/_build
+
 bench: $(READY)
 	@$(BIN)/python bench/bench.py $(BENCH_ARGS)
 
@@ -84,3 +89,6 @@ lock: $(READY)
 
 links: $(READY)
 	@$(BIN)/python tools/links.py $(if $(REPO),--repository '$(REPO)')
+
+release-check: $(READY)
+	@$(BIN)/python tools/release.py $(TAG)

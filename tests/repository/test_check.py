@@ -26,8 +26,8 @@ def test_closing_line_adds_up(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """A failing step hides none of the later ones; their sum stands alone on the last line."""
-    monkeypatch.setattr(check, "lint_steps", lambda: steps(Counts(3), Counts(1, 2), Counts(5)))
-    assert check.main(["lint"]) == 1
+    monkeypatch.setattr(check, "notebook_steps", lambda: steps(Counts(3), Counts(1, 2), Counts(5)))
+    assert check.main(["notebooks"]) == 1
     printed = capsys.readouterr().out
     assert printed.endswith("\n9 passed, 2 failed\n")
     assert [line.split()[0] for line in printed.splitlines() if " s  " in line] == [
@@ -102,6 +102,6 @@ def test_interrupt_stops_everything(
         raise KeyboardInterrupt
 
     later = ("later", lambda: pytest.fail("a later step ran"))
-    monkeypatch.setattr(check, "lint_steps", lambda: [("first", interrupt), later])
-    assert check.main(["lint"]) == 130
+    monkeypatch.setattr(check, "notebook_steps", lambda: [("first", interrupt), later])
+    assert check.main(["notebooks"]) == 130
     assert capsys.readouterr().err.endswith("Stopped.\n")

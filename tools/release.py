@@ -1,0 +1,70 @@
+"""Build the distribution and check all that can be checked before it is published.
+
+``make release-check`` builds the wheel and the source archive, checks their metadata and contents,
+and holds a conversation with the wheel in an environment of its own. With TAG=v0.2.0 it also
+checks that this is the version and that CHANGELOG.md says what is in it.
+"""
+
+import shutil
+import subprocess
+import sys
+import tempfile
+import tomllib
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+BIN = Path(sys.executable).parent
+
+
+def tag_problems(tag: str, project: str, changelog: str) -> list[str]:
+    r"""What keeps a tag from being released.
+
+    Args:
+        tag: The git tag, such as ``v0.2.0``.
+        project: The text of pyproject.toml.
+        changelog: The text of CHANGELOG.md.
+
+    Example:
+        >>> tag_problems("v2", '[project]\nversion = "1"', "## [1] - 2026-01-01")
+        ['the tag is v2, and pyproject.toml has the version 1']
+    """
+    version = tomllib.loads(project)["project"]["version"]
+    problems = []
+    if tag != f"v{version}":
+        problems.append(f"the tag is {tag}, and pyproject.toml has the version {version}")
+    if f"## [{version}] - " not in changelog:
+        problems.append(f"CHANGELOG.md has no section '## [{version}] - DATE'")
+    return problems
+
+
+def run(*command: str | Path) -> None:
+    """Run one step, which must succeed."""
+    print("$", *command, flush=True)
+    subprocess.run(command, cwd=ROOT, check=True)
+
+
+def main(arguments: list[str]) -> int:
+    """Build and check; returns the exit status."""
+    for tag in arguments:
+        texts = [(ROOT / name).read_text() for name in ("pyproject.toml", "CHANGELOG.md")]
+        if problems := tag_problems(tag, *texts):
+            print("Not released:", "; ".join(problems), file=sys.stderr)
+            return 1
+    dist = ROOT / "dist"
+    shutil.rmtree(dist, ignore_errors=True)
+    run(BIN / "python", "-m", "build", "--installer", "uv", "--outdir", dist)
+    (wheel,) = dist.glob("*.whl")
+    run(BIN / "twine", "check", "--strict", *sorted(dist.iterdir()))
+    run(BIN / "check-wheel-contents", wheel)
+    with tempfile.TemporaryDirectory() as folder:
+        python = Path(folder, "bin", "python")
+        run(BIN / "uv", "venv", "--quiet", folder)
+        run(BIN / "uv", "pip", "install", "--quiet", "--python", python, f"{wheel}[embedded]")
+        embedded = (python, "-m", "memorystore_chat.local", "run", "--temporary", "--")
+        run(*embedded, python, ROOT / "tools/smoke.py")
+    print("Ready to publish:", *(path.name for path in sorted(dist.iterdir())))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
