@@ -3,7 +3,7 @@
 # Programs to try for a new .venv; name one with PYTHON=
 PYTHONS = $(or $(PYTHON),python3 python3.14 python3.13 python3.12 python3.11)
 READY = .venv/.ready
-PLAYWRIGHT = playwright==1.65.2
+BROWSER_TOOLS = playwright==1.65.2 axe-playwright-python==0.1.8
 BIN = .venv/bin
 
 .PHONY: help tutorial test test-browser test-colab notebooks screenshots lint docs bench release-check lock links
@@ -57,7 +57,7 @@ test: $(READY)
 
 # Playwright brings a program of 165 MB that nothing else needs.
 .venv/.browser: $(READY)
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check $(PLAYWRIGHT)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check $(BROWSER_TOOLS)
 	@touch $@
 
 test-browser: .venv/.browser

@@ -1,0 +1,62 @@
+"""The site: it builds without a warning, and axe finds no barrier on its pages."""
+
+import functools
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytestmark = [pytest.mark.browser, pytest.mark.timeout(300)]
+
+ROOT = Path(__file__).resolve().parents[2]
+PAGES = ("index", "tutorial", "api", "glossary", "how_to/connect", "notebooks/01_setup")
+# https://www.w3.org/WAI/WCAG22/quickref/, levels A and AA.
+RULES = {"runOnly": ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa"]}
+
+
+class _Quiet(SimpleHTTPRequestHandler):
+    def log_message(self, *_: object) -> None:
+        """Say nothing."""
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The address of the site as `make docs` builds it."""
+    folder = tmp_path_factory.mktemp("site")
+    build = [sys.executable, "-m", "sphinx", "--quiet", "--fail-on-warning", "--nitpicky"]
+    done = subprocess.run([*build, "docs", folder], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    handler = functools.partial(_Quiet, directory=str(folder))
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("name", PAGES)
+def test_page_has_no_barrier(browser: Any, site: str, name: str, scheme: str) -> None:
+    """axe finds nothing against WCAG A and AA, in light and dark; nothing is wider than a phone."""
+    from axe_playwright_python.sync_playwright import Axe
+
+    page = browser.new_page(color_scheme=scheme, viewport={"width": 1280, "height": 900})
+    try:
+        page.goto(f"{site}/{name}.html", wait_until="networkidle")
+        found = Axe().run(page, options=RULES)
+        if folder := os.environ.get("SCREENSHOTS"):
+            shot = f"site_{name.replace('/', '_')}_{scheme}"
+            page.screenshot(path=Path(folder, f"{shot}.png"))
+            page.set_viewport_size({"width": 480, "height": 900})
+            page.screenshot(path=Path(folder, f"{shot}_narrow.png"))
+        assert found.violations_count == 0, found.generate_report()
+        page.set_viewport_size({"width": 480, "height": 900})
+        widths = page.evaluate("[document.documentElement.scrollWidth, window.innerWidth]")
+        assert widths[0] <= widths[1]
+    finally:
+        page.close()
