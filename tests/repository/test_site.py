@@ -42,7 +42,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("name", PAGES)
 def test_page_has_no_barrier(browser: Any, site: str, name: str, scheme: str) -> None:
-    """axe finds nothing against WCAG A and AA, in light and dark; nothing is wider than a phone."""
+    """Axe finds nothing against WCAG A and AA, in light and dark; nothing is wider than a phone."""
     from axe_playwright_python.sync_playwright import Axe
 
     page = browser.new_page(color_scheme=scheme, viewport={"width": 1280, "height": 900})
