@@ -81,7 +81,7 @@ docs: $(READY)
 	@$(BIN)/sphinx-build --quiet --fail-on-warning --keep-going --nitpicky -b $(or $(DOCS_BUILDER),html) docs docs/_build
 
 bench: $(READY)
-	@$(BIN)/python bench/bench.py $(BENCH_ARGS)
+	@PYTHONPATH=tests/support $(BIN)/python bench/bench.py $(BENCH_ARGS)
 
 lock: $(READY)
 	@$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --no-annotate \

@@ -65,6 +65,8 @@ html_theme_options = {
     "footer_end": [],
 }
 # Pages without pages below them need no column of links.
-html_sidebars = {page: [] for page in ("api", "benchmarks", "changelog", "glossary", "index")}
+html_sidebars: dict[str, list[str]] = {
+    page: [] for page in ("api", "benchmarks", "changelog", "glossary", "index")
+}
 html_static_path = ["_static"]
 html_css_files = ["site.css"]

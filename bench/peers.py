@@ -1,0 +1,196 @@
+"""The libraries that are measured, each behind the same few calls.
+
+The peers are fetched without their dependencies into a cache folder and imported by file path, so
+that all use the same redis-py and langchain-core.
+"""
+
+import importlib.util
+import json
+import subprocess
+import sys
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import platformdirs
+import redis
+from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, messages_from_dict
+from pydantic_core import from_json
+
+from memorystore_chat import MemorystoreChatMessageHistory
+from memorystore_chat.storage import codec
+
+OURS, OFFICIAL, COMMUNITY = "memorystore-chat", "google-memorystore-redis", "langchain-community"
+BARE, BARE_LC = "bare redis-py", "bare redis-py + messages"
+NAMES = (OURS, OFFICIAL, COMMUNITY, BARE, BARE_LC)
+PEERS = {
+    "langchain-google-memorystore-redis": "0.3.0",
+    "langchain-community": "0.4.2",
+}
+WINDOW, TTL = 20, 3600
+
+classes: dict[str, Any] = {}
+
+
+def fetch_peers() -> Path:
+    """Install the peers without dependencies into the user's cache folder, once."""
+    names = "-".join(f"{name}-{number}" for name, number in PEERS.items())
+    folder = Path(platformdirs.user_cache_dir("memorystore-chat")) / "bench" / names
+    if not folder.exists():
+        wanted = [f"{name}=={number}" for name, number in PEERS.items()]
+        uv = Path(sys.executable).with_name("uv")
+        command = [uv, "pip", "install", "--quiet", "--no-deps"]
+        subprocess.run([*command, "--target", str(folder), *wanted], check=True)
+    return folder
+
+
+def load(folder: Path, module: str) -> ModuleType:
+    """Import one file of a package by its path, without the package's own imports."""
+    path = folder.joinpath(*module.split(".")).with_suffix(".py")
+    parents = module.split(".")[:-1]
+    for depth in range(len(parents)):
+        name = ".".join(parents[: depth + 1])
+        if name not in sys.modules:
+            package = ModuleType(name)
+            package.__path__ = [str(folder.joinpath(*parents[: depth + 1]))]
+            sys.modules[name] = package
+    spec = importlib.util.spec_from_file_location(module, path)
+    if spec is None or spec.loader is None:
+        raise ImportError(f"{path} cannot be imported")
+    loaded = importlib.util.module_from_spec(spec)
+    sys.modules[module] = loaded
+    spec.loader.exec_module(loaded)
+    return loaded
+
+
+def load_peers() -> None:
+    """Fetch and import the two classes that ours is compared with."""
+    folder = fetch_peers()
+    official = load(folder, "langchain_google_memorystore_redis.chat_message_history")
+    community = load(folder, "langchain_community.chat_message_histories.redis")
+    classes[OFFICIAL] = official.MemorystoreChatMessageHistory
+    classes[COMMUNITY] = community.RedisChatMessageHistory
+
+
+class Bare:
+    """The bytes alone: one RPUSH with EXPIRE in a pipeline, one LRANGE."""
+
+    def __init__(self, client: Any, key: str) -> None:
+        self.client, self.key = client, key
+        self.made: dict[int, list[bytes]] = {}
+
+    def prepare(self, messages: list[BaseMessage]) -> None:
+        """Serialize beforehand, so that only the sending is measured."""
+        self.made[id(messages)] = codec.encode(messages, codec.new_append_id())
+
+    def add_messages(self, messages: list[BaseMessage]) -> None:
+        """Send what was prepared."""
+        self.push(self.made[id(messages)])
+
+    def push(self, elements: list[Any]) -> None:
+        """One round trip."""
+        pipeline = self.client.pipeline(transaction=False)
+        pipeline.rpush(self.key, *elements).expire(self.key, TTL).execute()
+
+    def read(self, newest: int) -> list[Any]:
+        """The newest elements as they are."""
+        return list(self.client.lrange(self.key, -newest, -1))
+
+
+class BareMessages(Bare):
+    """The same with LangChain's own serialization and construction of the messages."""
+
+    def prepare(self, messages: list[BaseMessage]) -> None:
+        """Nothing to do: serializing is a part of what is measured."""
+
+    def add_messages(self, messages: list[BaseMessage]) -> None:
+        """Serialize with pydantic and send."""
+        self.push([f'{{"type":"{m.type}","data":{m.model_dump_json()}}}' for m in messages])
+
+    def read(self, newest: int) -> list[Any]:
+        """The newest elements as messages."""
+        return messages_from_dict([from_json(e) for e in super().read(newest)])
+
+
+class Store:
+    """One library on one session: the calls that are measured, and how to set the session up."""
+
+    def __init__(self, name: str, client: redis.Redis, direct: redis.Redis, session: str) -> None:
+        self.name, self.direct = name, direct
+        self.key = f"message_store:{session}" if name == COMMUNITY else session
+        if name == OURS:
+            self.history: Any = MemorystoreChatMessageHistory(client, session, TTL)
+            self.windowed: Any = MemorystoreChatMessageHistory(client, session, TTL, window=WINDOW)
+        elif name == OFFICIAL:
+            self.history = classes[OFFICIAL](client, session, TTL)
+        elif name == COMMUNITY:
+            self.history = classes[COMMUNITY](session, ttl=TTL)
+            self.history.redis_client = client
+        else:
+            self.history = (Bare if name == BARE else BareMessages)(client, session)
+
+    def prepare(self, messages: list[BaseMessage]) -> None:
+        """What is done before an append is measured."""
+        if isinstance(self.history, Bare):
+            self.history.prepare(messages)
+
+    def append(self, messages: list[BaseMessage]) -> None:
+        """Append in the library's own way."""
+        self.history.add_messages(messages)
+
+    def read_window(self) -> list[Any]:
+        """The newest 20, in the library's own way."""
+        if self.name == OURS:
+            return list(self.windowed.messages)
+        if isinstance(self.history, Bare):
+            return self.history.read(WINDOW)
+        return list(self.history.messages[-WINDOW:])
+
+    def read_all(self) -> list[Any]:
+        """Everything."""
+        if isinstance(self.history, Bare):
+            return self.history.read(1_000_000)
+        return list(self.history.messages)
+
+    def fill(self, messages: list[BaseMessage]) -> None:
+        """Store the messages as the library would, without its many round trips."""
+        self.direct.unlink(self.key)
+        elements = codec.encode(messages, codec.new_append_id())
+        if self.name in (OFFICIAL, COMMUNITY):
+            elements = [json.dumps(plain(element)).encode() for element in elements]
+        if self.name == COMMUNITY:
+            elements.reverse()
+        self.direct.rpush(self.key, *elements)
+
+    def trim(self, length: int) -> None:
+        """Take the turn's messages off again."""
+        newest_first = self.name == COMMUNITY
+        bounds = (-length, -1) if newest_first else (0, length - 1)
+        self.direct.ltrim(self.key, *bounds)
+
+
+def plain(element: bytes) -> dict[str, Any]:
+    """An element as the official package writes it."""
+    stored = json.loads(element)
+    return {"type": stored["type"], "data": stored["data"]}
+
+
+def conversation(count: int) -> list[BaseMessage]:
+    """Questions and answers of the size and with the metadata of a real chat."""
+    messages: list[BaseMessage] = []
+    for number in range((count + 1) // 2):
+        messages.append(
+            HumanMessage(
+                f"What is the weather like in Zürich today? Do I need an umbrella? {number}"
+            )
+        )
+        messages.append(
+            AIMessage(
+                f"Cloudy in the morning, rain in the afternoon ({number}). An umbrella is a good "
+                "idea if you leave after lunch; the evening will be dry again.",
+                id=f"run--{number:08d}-0000-0000-0000-000000000000-0",
+                response_metadata={"model_name": "gemini-2.5-flash", "finish_reason": "STOP"},
+                usage_metadata={"input_tokens": 812, "output_tokens": 46, "total_tokens": 858},
+            )
+        )
+    return messages[:count]

