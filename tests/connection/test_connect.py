@@ -163,7 +163,7 @@ async def test_plain(server: Server) -> None:
 @pytest.mark.own_server
 async def test_unix_socket(server: Server) -> None:
     """unix:// connects over a socket."""
-    assert await use(f"unix://{server.unix_socket}") == [redis.Redis, redis.asyncio.Redis]
+    assert await use(f"unix://{server.socket}") == [redis.Redis, redis.asyncio.Redis]
 
 
 async def test_ipv6() -> None:

