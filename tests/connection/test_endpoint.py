@@ -1,7 +1,10 @@
 """What an endpoint can be written as, what it never shows, and what is refused."""
 
+import copy
 import dataclasses
+import pickle
 import socket
+from collections.abc import Callable
 
 import pytest
 
@@ -59,12 +62,12 @@ def test_every_form_is_read(text: str, expected: Endpoint) -> None:
     [
         ("", "is empty"),
         ("  ", "is empty"),
-        ("http://10.0.0.3", "http://"),
-        ("https://console.cloud.google.com/memorystore", "https://"),
-        ("redis://10.0.0.3:99999", "'99999' is not a port"),
-        ("10.0.0.3:0", "'0' is not a port"),
-        ("10.0.0.3:port", "'port' is not a port"),
-        ("10.0.0.3:", "'' is not a port"),
+        ("http://10.0.0.3", "http://10.0.0.3.*not known"),
+        ("https://console.cloud.google.com/memorystore", "https://.*not known"),
+        ("redis://10.0.0.3:99999", "10.0.0.3:99999.*not a port"),
+        ("10.0.0.3:0", "not a port"),
+        ("10.0.0.3:port", "not a port"),
+        ("10.0.0.3:", "not a port"),
         ("redis://", "names no host"),
         ("redis://:6379", "names no host"),
         ("redis://[::1", "IPv6"),
@@ -77,8 +80,8 @@ def test_every_form_is_read(text: str, expected: Endpoint) -> None:
         ("my host", "no host name"),
         ("redis://höst", "no host name"),
         ("a" * 254, "no host name"),
-        ("redis://10.0.0.3/two", "database number"),
-        ("redis://10.0.0.3/0/1", "database number"),
+        ("redis://10.0.0.3/two", "number of a database"),
+        ("redis://10.0.0.3/0/1", "number of a database"),
         ("redis://10.0.0.3?ssl_cert_reqs=none", "options"),
         ("unix://run/valkey.sock", "no absolute path"),
         ("me:secret@10.0.0.3", "no scheme"),
@@ -116,6 +119,19 @@ def test_what_is_no_text_is_refused(value: object) -> None:
         "me:hunter2@h",
         "redis://me:hunter2@",
         "redis://me:hunter2@[::1",
+        "redis://hunter2@h",
+        "redis://:hunter2",
+        "redis://10.0.0.3:hunter2",
+        "10.0.0.3:hunter2",
+        "10.0.0.3:6379/hunter2",
+        "redis://10.0.0.3/hunter2",
+        "redis://h?password=hunter2",
+        "projects/p/locations/r/instances/i?password=hunter2",
+        "//hunter2",
+        "hunter2://10.0.0.3",
+        "unix://hunter2",
+        "correct hunter2",
+        "redis://hunter2!",
     ],
 )
 def test_errors_hold_no_password(text: str) -> None:
@@ -227,8 +243,39 @@ def test_kind_of_address(host: str, loopback: bool, private: bool) -> None:
     assert (endpoint.is_loopback, endpoint.is_private) == (loopback, private)
 
 
-def test_redact() -> None:
-    """Everything before the last @ goes, except the scheme."""
-    assert redact("redis://me:p@ss@h:1") == "redis://***@h:1"
-    assert redact("me:secret@h") == "***@h"
-    assert redact("redis://h") == "redis://h"
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("redis://me:p@ss@10.0.0.3:1", "redis://***@10.0.0.3:1"),
+        ("me:secret@localhost", "***@localhost"),
+        ("me:secret@h", "***@***"),
+        ("redis://10.0.0.3/secret", "redis://10.0.0.3***"),
+        ("redis://[::1]:99999", "redis://[::1]:99999"),
+        ("redis://10.0.0.3:6379", "redis://10.0.0.3:6379"),
+        ("projects/p/instances/i", "projects/p/instances/i"),
+    ],
+)
+def test_redact(text: str, shown: str) -> None:
+    """Only addresses, ports, schemes and resource names are shown."""
+    assert redact(text) == shown
+
+
+@pytest.mark.parametrize("take", [copy.copy, copy.deepcopy, pickle.dumps, vars])
+def test_password_does_not_come_along(take: Callable[[Endpoint], object]) -> None:
+    """An endpoint with a password refuses whatever would take the password elsewhere."""
+    with pytest.raises(TypeError):
+        take(Endpoint.parse("redis://:hunter2@h"))
+
+
+def test_asdict_and_repr_of_the_password_hide_it() -> None:
+    """dataclasses.asdict() has stars in its place, and dataclasses.replace() keeps it."""
+    endpoint = Endpoint.parse("redis://:hunter2@h")
+    assert "hunter2" not in repr(dataclasses.asdict(endpoint))
+    assert "hunter2" not in repr(endpoint.password)
+    assert dataclasses.replace(endpoint, port=1).password == "hunter2"
+
+
+def test_endpoint_without_a_password_is_copied() -> None:
+    """Without a password an endpoint can be copied and pickled like any other value."""
+    endpoint = Endpoint.parse("rediss://10.0.0.3")
+    assert copy.deepcopy(endpoint) == pickle.loads(pickle.dumps(endpoint)) == endpoint

@@ -4,7 +4,7 @@ import os
 import re
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address, ip_address
-from typing import Literal
+from typing import Any, Literal, SupportsIndex
 from urllib.parse import unquote
 
 from redis import CredentialProvider
@@ -25,15 +25,33 @@ _URL = re.compile(r"(?P<scheme>[A-Za-z][A-Za-z0-9+.-]*)://(?P<rest>.*)", re.DOTA
 _TLS = {"redis": False, "valkey": False, "rediss": True, "valkeys": True}
 _LABEL = r"[A-Za-z0-9_](?:[A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?"
 _HOST = re.compile(rf"{_LABEL}(?:\.{_LABEL})*\.?")
+_SCHEME = re.compile(r"(?:https?|rediss?|valkeys?|unix)://", re.IGNORECASE)
+# The beginning of a resource's name, and nothing a password would need.
+_NAME_ALIKE = re.compile(r"(?://[a-z]+\.googleapis\.com/)?projects(?:/[a-z0-9.:-]+){1,7}")
 _RESOURCE = re.compile(
     r"(?://(?P<service>redis|memorystore)\.googleapis\.com/)?"
-    r"(?P<name>projects/[^/\s]+/locations/[^/\s]+/(?P<kind>instances|clusters)/[^/\s]+)"
+    r"(?P<name>projects/[\w.:-]+/locations/[\w-]+/(?P<kind>instances|clusters)/[\w.-]+)"
 )
 
 
-@dataclass(frozen=True, repr=False)
+class _Secret(str):
+    """A password: text to log in with that is not shown, and not copied along by accident."""
+
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        return "'***'"
+
+    def __deepcopy__(self, _memo: object) -> str:
+        return "***"  # what dataclasses.asdict() hands out
+
+
+@dataclass(frozen=True, repr=False, slots=True)
 class Endpoint:
-    """Where a server is and how to log in to it. Neither `str` nor `repr` shows the password.
+    """Where a server is and how to log in to it.
+
+    The password stays where it is: `str`, `repr` and ``dataclasses.asdict`` show ``***`` instead,
+    and an endpoint that has one refuses to be copied or pickled. ``dataclasses.replace`` keeps it.
 
     Attributes:
         host: Host name or IP address; empty where ``unix_socket`` or ``resource`` says where.
@@ -88,9 +106,12 @@ class Endpoint:
             )
         if self.user is not None and self.password is None:
             raise EndpointError(
-                f"There is a user, {self.user!r}, and no password: give both (as "
-                f"redis://USER:PASSWORD@HOST, password=, or ${PASSWORD_VARIABLE}) or neither."
+                "There is a user and no password. Give both, as redis://USER:PASSWORD@HOST, "
+                f"password= or ${PASSWORD_VARIABLE}. If what you gave is the password, write a "
+                "colon in front of it: redis://:PASSWORD@HOST."
             )
+        if self.password is not None:
+            object.__setattr__(self, "password", _Secret(self.password))
 
     @classmethod
     def parse(cls, text: str, *, password: str | None = None) -> "Endpoint":
@@ -126,14 +147,16 @@ class Endpoint:
                 resource=resource["name"],
             )
         if text.startswith(("projects/", "//")):
-            raise EndpointError(f"{text!r} is not the full name of an instance. {_ACCEPTED}.")
+            raise EndpointError(
+                f"{redact(text)!r} is not the full name of an instance. {_ACCEPTED}."
+            )
         if url := _URL.fullmatch(text):
             return _parse_url(url["scheme"].lower(), url["rest"], text, password)
         if "@" in text:
             raise EndpointError(
                 f"{redact(text)!r} has a login but no scheme: write redis://USER:PASSWORD@HOST."
             )
-        host, port = _host_and_port(text, text)
+        host, port = _host_and_port(text, redact(text))
         return cls(host=host, port=port, password=password)
 
     @classmethod
@@ -167,6 +190,14 @@ class Endpoint:
         """Whether it is an address that only its own network reaches."""
         address = self.address
         return bool(address and address.is_private and not address.is_loopback)
+
+    def __reduce_ex__(self, protocol: SupportsIndex) -> str | tuple[Any, ...]:
+        if self.password is not None:
+            raise TypeError(
+                "This Endpoint holds a password, so it is neither copied nor pickled. Make another "
+                "with dataclasses.replace(), or from the same text, where it is needed."
+            )
+        return super(Endpoint, self).__reduce_ex__(protocol)
 
     def __str__(self) -> str:
         if self.product == "embedded":
@@ -215,17 +246,26 @@ def environment_password(endpoint: str | Endpoint) -> str | None:
 
 
 def redact(text: str) -> str:
-    """The text with everything that may be a user name or a password replaced.
+    """What of a text that is no endpoint can be shown: nothing that may be part of a password.
 
     Example:
-        >>> redact("redis://me:secret@10.0.0.3")
-        'redis://***@10.0.0.3'
+        >>> redact("redis://me:secret@10.0.0.3:port/x")
+        'redis://***@10.0.0.3:***'
+        >>> redact("redis://:secret")
+        'redis://***'
     """
-    before, at, after = text.rpartition("@")
-    if not at:
+    if _NAME_ALIKE.fullmatch(text):
         return text
-    scheme = re.match(r"[A-Za-z][A-Za-z0-9+.-]*://", before)
-    return f"{scheme[0] if scheme else ''}***@{after}"
+    scheme = _SCHEME.match(text)
+    rest = text[scheme.end() :] if scheme else text
+    _login, at, place = rest.rpartition("@")
+    # An address says where; a name may be anything, and so may what follows it.
+    host = re.match(r"[0-9.]+|\[[0-9A-Fa-f:.]+\]|localhost\b", place)
+    shown = host[0] if host and (host[0] == "localhost" or _address(host[0].strip("[]"))) else ""
+    more = "" if shown and re.fullmatch(r"(?::[0-9]{1,5})?/?", place[len(shown) :]) else "***"
+    port = place[len(shown) :] if shown and not more else ""
+    gap = ":" if shown and more and place[len(shown) :].startswith(":") else ""
+    return f"{scheme[0] if scheme else ''}{'***@' if at else ''}{shown}{port}{gap}{more}"
 
 
 def _parse_url(scheme: str, rest: str, text: str, password: str | None) -> Endpoint:
@@ -239,17 +279,20 @@ def _parse_url(scheme: str, rest: str, text: str, password: str | None) -> Endpo
     if "?" in place or "#" in place:
         raise EndpointError(
             f"{shown!r} has options behind the address: give options to connect() by name, "
-            "such as connect(ENDPOINT, decode_responses=True)."
+            "such as connect(ENDPOINT, password=PASSWORD, decode_responses=True)."
         )
     if scheme == "unix":
         if not place.startswith("/"):
             raise EndpointError(f"{shown!r} has no absolute path: write unix:///PATH/TO/SOCKET.")
         return Endpoint(unix_socket=unquote(place), user=name, password=password if colon else None)
     if scheme not in _TLS:
-        raise EndpointError(f"{shown!r} has the scheme {scheme}://. {_ACCEPTED}.")
+        raise EndpointError(f"{shown!r} has a scheme that is not known. {_ACCEPTED}.")
     place, _, database = place.partition("/")
     if database and not re.fullmatch(r"[0-9]{1,5}", database):
-        raise EndpointError(f"{shown!r}: what follows the address must be a database number.")
+        raise EndpointError(
+            f"{shown!r}: what follows the slash must be the number of a database. A password goes "
+            "in front, redis://:PASSWORD@HOST, or into password=."
+        )
     host, port = _host_and_port(place, shown)
     return Endpoint(
         host=host,
@@ -272,11 +315,13 @@ def _host_and_port(place: str, shown: str) -> tuple[str, int]:
         return place, 6379
     host, colon, port = place.partition(":")
     if not host:
-        raise EndpointError(f"{shown!r} names no host. {_ACCEPTED}.")
+        raise EndpointError(
+            f"{shown!r} names no host. {_ACCEPTED}. With a password: redis://:PASSWORD@HOST:PORT."
+        )
     if re.fullmatch(r"[0-9.]+", host) and _address(host) is None:
-        raise EndpointError(f"{shown!r}: {host} is not an IPv4 address; 10.0.0.3 would be one.")
+        raise EndpointError(f"{shown!r} has digits and dots, and is not an IPv4 address.")
     if len(host) > 253 or not _HOST.fullmatch(host):
-        raise EndpointError(f"{shown!r} has no host name I can read: {host!r}. {_ACCEPTED}.")
+        raise EndpointError(f"{shown!r} has no host name that can be read. {_ACCEPTED}.")
     return host, _port(port if colon else None, shown)
 
 
@@ -284,7 +329,9 @@ def _port(text: str | None, shown: str) -> int:
     if text is None:
         return 6379
     if not re.fullmatch(r"[0-9]{1,9}", text) or not 1 <= int(text) <= 65535:
-        raise EndpointError(f"{shown!r}: {text!r} is not a port; give a number from 1 to 65535.")
+        raise EndpointError(
+            f"{shown!r}: what follows the colon is not a port; give a number from 1 to 65535."
+        )
     return int(text)
 
 
