@@ -18,7 +18,7 @@ from cryptography.hazmat.primitives.asymmetric import rsa
 from langchain_core.messages import HumanMessage
 
 import servers
-from memorystore_chat.connection.iam import IamCredentials, TokenError
+from memorystore_chat.connection.iam import IamCredentials, TokenError, TokenServerError
 from memorystore_chat.connection.opening import connect, connect_async
 from memorystore_chat.errors import ConnectError
 from memorystore_chat.history import MemorystoreChatMessageHistory
@@ -35,6 +35,7 @@ class TokenServer(ThreadingHTTPServer):
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), _Answers)
         self.issued: list[str] = []
+        self.asked = 0
         self.lifetime = 3600.0
         self.delay = 0.0
         self.status = 200
@@ -73,7 +74,9 @@ class _Answers(BaseHTTPRequestHandler):
         self._token()
 
     def _token(self) -> None:
+        self.server.asked += 1
         if self.server.status != 200:
+            time.sleep(self.server.delay)
             self._send("{}", "application/json", self.server.status)
             return
         token = {
@@ -387,11 +390,41 @@ def test_failed_renewal_keeps_the_good_token(google: TokenServer) -> None:
     google.lifetime = 20.0
     provider = IamCredentials()
     provider.get_credentials()
-    google.status = 404
-    time.sleep(0)
+    google.status, google.delay = 404, 0.5
     assert provider._token is not None
     provider._token.renew_at = 0.0
+    asked, started = google.asked, time.monotonic()
+    with ThreadPoolExecutor(50) as pool:
+        logins = list(pool.map(lambda _: provider.get_credentials(), range(500)))
+    assert time.monotonic() - started < 0.4
+    assert logins == [("default", "token-1")] * 500
+    servers.wait_until(lambda: provider._request is None, "the failed renewal")
     assert provider.get_credentials() == ("default", "token-1")
+    assert provider._request is None
+    assert google.asked == asked + 1
+
+
+def test_waiters_share_a_failure(google: TokenServer) -> None:
+    """With no good token and a token service that is down, fifty threads wait as long as one."""
+    google.status, google.delay = 404, 0.5
+    started = time.monotonic()
+    with pytest.raises((TokenError, TokenServerError)):
+        IamCredentials().get_credentials()
+    alone, google.asked = time.monotonic() - started, 0
+    provider, gate = IamCredentials(), threading.Barrier(50)
+
+    def ask(_: int) -> str:
+        gate.wait()
+        with pytest.raises((TokenError, TokenServerError)) as caught:
+            provider.get_credentials()
+        return str(caught.value)
+
+    started = time.monotonic()
+    with ThreadPoolExecutor(50) as pool:
+        told = set(pool.map(ask, range(50)))
+    assert len(told) == 1
+    assert google.asked == 1
+    assert time.monotonic() - started < 3 * alone + 1
 
 
 def test_refused_by_google_is_reported(service_account: TokenServer) -> None:

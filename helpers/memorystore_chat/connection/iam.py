@@ -1,11 +1,15 @@
 """Google access tokens as redis-py credentials, for Memorystore with IAM authentication."""
 
 import asyncio
+import os
 import threading
 import time
+from collections.abc import Iterator
+from concurrent.futures import Future
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from functools import partialmethod
+from functools import partial, partialmethod
 from typing import TYPE_CHECKING
 
 import redis
@@ -23,6 +27,8 @@ SCOPE = "https://www.googleapis.com/auth/cloud-platform"
 # minutes before it ends (google.auth._helpers.REFRESH_THRESHOLD).
 RENEW_BEFORE = 225.0
 REQUEST_TIMEOUT = 10.0
+# Seconds after a failed request before a token that is still good is renewed again.
+REST = 10.0
 
 
 class TokenError(redis.AuthenticationError):
@@ -45,16 +51,23 @@ class IamCredentials(redis.CredentialProvider):
     """What redis-py asks for user and password: ``("default", access token)``.
 
     A token is requested once, kept until shortly before it expires, and shared by all threads,
-    event loops and connections that use this object. If a renewal fails while the old token is
-    still good, the old one stays in use.
+    event loops and connections that use this object. While a token is good nobody waits: it is
+    renewed in the background, and a renewal that fails is tried again some seconds later. Without
+    a good token all who ask wait for one request and share its outcome.
 
     Args:
         credentials: From google-auth; by default ``google.auth.default()``, asked for at the
             first use.
 
     Example:
-        >>> provider = IamCredentials()
-        >>> client = connect("rediss://10.0.0.3", iam=provider, ca_certs="ca.pem")
+        >>> from memorystore_chat import connect
+        >>> from memorystore_chat.connection import IamCredentials
+        >>> from memorystore_chat.local import practice
+        >>> with practice.server(iam=True) as server:
+        ...     login = IamCredentials(server.credentials)
+        ...     with connect(server.endpoint, iam=login) as client:
+        ...         client.ping()
+        True
     """
 
     def __init__(self, credentials: "Credentials | None" = None) -> None:
@@ -62,26 +75,29 @@ class IamCredentials(redis.CredentialProvider):
         self._token: _Token | None = None
         self._refused: str | None = None
         self._lock = threading.Lock()
+        self._request: Future[str] | None = None
+        self._requester = 0  # a process that was forked has no such thread
+        self._rest_until = 0.0
 
     def get_credentials(self) -> tuple[str, str]:
-        """Return user name and token, asking Google where the kept token is about to expire.
+        """Return user name and token.
 
         Raises:
             TokenError: There are no credentials, or Google refuses them.
             TokenServerError: Google's token server does not answer.
         """
-        token = self._kept()
+        token = self._good()
         if token is None:
-            with self._lock:
-                token = self._kept() or self._request()
+            with _raised_anew():
+                token = self._requested().result()
         return USER, token
 
     async def get_credentials_async(self) -> tuple[str, str]:
         """Like `get_credentials`; the event loop goes on while Google is asked."""
-        token = self._kept()
+        token = self._good()
         if token is None:
-            # google-auth has no asynchronous default credentials, so a thread does the waiting.
-            return await asyncio.to_thread(self.get_credentials)
+            with _raised_anew():
+                token = await asyncio.wrap_future(self._requested())
         return USER, token
 
     def accepted(self, token: str) -> None:
@@ -105,11 +121,43 @@ class IamCredentials(redis.CredentialProvider):
             self._token, self._refused = None, token
             return True
 
-    def _kept(self) -> str | None:
-        token = self._token
-        return token.value if token is not None and time.time() < token.renew_at else None
+    def _good(self) -> str | None:
+        """The token that is kept, if it is good; an old one is renewed meanwhile."""
+        token, now = self._token, time.time()
+        if token is None or now >= token.expires_at:
+            return None
+        if now >= max(token.renew_at, self._rest_until):
+            self._requested()
+        return token.value
 
-    def _request(self) -> str:
+    def _requested(self) -> "Future[str]":
+        """The request for a token that is under way, begun if there is none."""
+        with self._lock:
+            if self._request is None or self._requester != os.getpid():
+                request: Future[str] = Future()
+                # A waiter that is canceled must not cancel what others wait for.
+                request.set_running_or_notify_cancel()
+                self._request, self._requester = request, os.getpid()
+                # A thread, as google-auth has no asynchronous default credentials; a daemon, so
+                # that a program can end while Google is silent.
+                threading.Thread(target=self._fetch, args=(request,), daemon=True).start()
+            return self._request
+
+    def _fetch(self, request: "Future[str]") -> None:
+        try:
+            token = self._ask()
+        except BaseException as error:  # noqa: BLE001 - raised where the token is waited for
+            self._rest_until = time.time() + REST
+            outcome = partial(request.set_exception, error)
+        else:
+            self._token = token
+            outcome = partial(request.set_result, token.value)
+        with self._lock:
+            self._request = None
+        outcome()
+
+    def _ask(self) -> _Token:
+        """Ask Google for a token."""
         exceptions = require("google.auth.exceptions", install="google-auth requests")
         requests = require("google.auth.transport.requests", install="google-auth requests")
         # A class, as google-auth looks for Request's attributes; its own time-out is two minutes.
@@ -128,9 +176,6 @@ class IamCredentials(redis.CredentialProvider):
                 " (in a notebook on Google Cloud, give its service account access instead)."
             ) from error
         except exceptions.GoogleAuthError as error:
-            kept = self._token
-            if kept is not None and time.time() < kept.expires_at:
-                return kept.value
             if error.retryable or isinstance(error, exceptions.TransportError):
                 raise TokenServerError(
                     "Google's token server cannot be reached. Check the network; in a VPC "
@@ -140,8 +185,16 @@ class IamCredentials(redis.CredentialProvider):
                 "Google refuses to hand out an access token. Sign in again: gcloud auth "
                 "application-default login; or check that the service account is enabled."
             ) from error
-        self._token = _token(str(credentials.token), credentials.expiry)
-        return self._token.value
+        return _token(str(credentials.token), credentials.expiry)
+
+
+@contextmanager
+def _raised_anew() -> Iterator[None]:
+    """Give each of the waiters an exception of its own: one that is shared gathers tracebacks."""
+    try:
+        yield
+    except (TokenError, TokenServerError) as error:
+        raise type(error)(str(error)) from error.__cause__
 
 
 def _token(value: str, expiry: datetime | None) -> _Token:
