@@ -105,7 +105,7 @@ def _login(endpoint: Endpoint, answer: str) -> str:
         return (
             "the server asks for a password and none was given. Give password= or set "
             "$MEMORYSTORE_PASSWORD (gcloud redis instances get-auth-string INSTANCE "
-            "--region=REGION shows it), or pass iam=True where the instance uses IAM."
+            "--region=REGION shows it), or pass iam=True if the instance uses IAM."
         )
     if "without any password" in answer or "no password is set" in answer:
         return (
@@ -114,7 +114,7 @@ def _login(endpoint: Endpoint, answer: str) -> str:
         )
     return (
         "the server refuses the user or the password. Compare it with what gcloud redis "
-        "instances get-auth-string INSTANCE --region=REGION shows; where the instance uses IAM, "
+        "instances get-auth-string INSTANCE --region=REGION shows; if the instance uses IAM, "
         "pass iam=True instead."
     )
 

@@ -38,7 +38,7 @@ def discover(
 
     Returns:
         The endpoint with host, port, TLS, every certificate authority, product, and the AUTH
-        string, or a credential provider where the instance uses IAM.
+        string, or a credential provider if the instance uses IAM.
 
     Raises:
         EndpointError: No such resource, no permission, API not enabled, not ready yet, no sign-in,
@@ -46,8 +46,9 @@ def discover(
         ModuleNotFoundError: The client library is missing; the message says how to install it.
 
     Example:
-        >>> discover("projects/my-project/locations/europe-west1/instances/chat")
-        Endpoint('redis://:***@10.0.0.3:6379', product='redis', cluster=False, resource=...)
+        >>> found = discover("projects/my-project/locations/europe-west1/instances/chat")
+        >>> found.host, found.tls, found.cluster
+        ('10.0.0.3', True, False)
     """
     wanted = resource if isinstance(resource, Endpoint) else Endpoint.parse(resource)
     if wanted.resource is None:

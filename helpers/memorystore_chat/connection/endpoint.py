@@ -54,7 +54,7 @@ class Endpoint:
     and an endpoint that has one refuses to be copied or pickled. ``dataclasses.replace`` keeps it.
 
     Attributes:
-        host: Host name or IP address; empty where ``unix_socket`` or ``resource`` says where.
+        host: Host name or IP address; empty if ``unix_socket`` or ``resource`` takes its place.
         port: 1 to 65535.
         tls: Whether to speak TLS.
         ca_certs: The certificate authorities to trust, each as PEM text; none means those the
@@ -64,8 +64,8 @@ class Endpoint:
         credential_provider: What answers user and password whenever a connection logs in, instead
             of ``user`` and ``password``; see `memorystore_chat.connection.iam`.
         cluster: Whether it is a cluster; None asks the server.
-        product: ``"embedded"``, ``"redis"``, ``"redis-cluster"`` or ``"valkey"``, where known.
-        resource: The name of the Google Cloud resource, where known; with an empty ``host`` it
+        product: ``"embedded"``, ``"redis"``, ``"redis-cluster"`` or ``"valkey"``, if known.
+        resource: The name of the Google Cloud resource, if known; with an empty ``host`` it
             still has to be asked for its address (`memorystore_chat.connection.discover`).
         unix_socket: Path of a unix socket, instead of ``host`` and ``port``.
         db: Number of the logical database; always 0 on a cluster.
@@ -124,7 +124,7 @@ class Endpoint:
                 ``projects/P/locations/R/instances/I``, ``projects/P/locations/R/clusters/C``, or
                 either as a full resource name, ``//redis.googleapis.com/projects/...`` or
                 ``//memorystore.googleapis.com/projects/...``.
-            password: Used where ``text`` holds none; never for ``embedded``.
+            password: Used if ``text`` holds none; never for ``embedded``.
 
         Raises:
             EndpointError: The text is none of these; the message never repeats a password.
@@ -176,7 +176,7 @@ class Endpoint:
 
     @property
     def address(self) -> IPv4Address | IPv6Address | None:
-        """The IP address in ``host``; None where it is a name."""
+        """The IP address in ``host``; None if it is a name."""
         return _address(self.host)
 
     @property
@@ -226,7 +226,7 @@ class Endpoint:
 
 
 def environment_endpoint() -> str:
-    """``$MEMORYSTORE_ENDPOINT``, or ``embedded`` where it is unset or empty.
+    """``$MEMORYSTORE_ENDPOINT``, or ``embedded`` if it is unset or empty.
 
     Example:
         >>> environment_endpoint()

@@ -109,7 +109,7 @@ class IamCredentials(redis.CredentialProvider):
     def refused(self, token: str) -> bool:
         """Note that a server refused this token; return whether a new login can do better.
 
-        It can where the token was good before, which is what an expired one looks like, or where
+        It can if the token was good before, which is what an expired one looks like, or if
         a newer one is there already. A token that was never let in is refused for good.
         """
         with self._lock:

@@ -142,8 +142,12 @@ def cluster_nodes(client: redis.Redis) -> list[Address]:
         ``(host, port)`` of every primary and replica.
 
     Example:
-        >>> with connect("127.0.0.1:6379", cluster=False) as one_node:
-        ...     nodes = cluster_nodes(one_node)
+        >>> from memorystore_chat import connect
+        >>> from memorystore_chat.local import practice
+        >>> with practice.cluster() as cluster:
+        ...     with connect(cluster.endpoint, cluster=False) as one_node:
+        ...         len(cluster_nodes(one_node))
+        6
     """
     # As two words: redis-py then leaves the answer as the server sent it.
     slots = client.execute_command("CLUSTER", "SLOTS")  # type: ignore[no-untyped-call]
