@@ -3,7 +3,8 @@
 It speaks ``generateContent`` and ``streamGenerateContent`` the way both Google clients expect:
 a JSON array for the REST transport of `ChatVertexAI`, server-sent events for
 `ChatGoogleGenerativeAI`. The rules of `DemoChatModel` write its replies, so a notebook gets from
-it what it gets offline, through the real client. It keeps every request it received.
+it what it gets offline, through the real client. It keeps every request it received, and refuses
+the conversations that Gemini refuses (`gemini_rules`).
 """
 
 import json
@@ -17,8 +18,11 @@ from types import TracebackType
 from typing import Any, Self
 from urllib.parse import parse_qs, urlsplit
 
+from google.auth.credentials import AnonymousCredentials
+from google.oauth2.credentials import Credentials
 from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, SystemMessage, ToolMessage
 
+from gemini_rules import refusal
 from memorystore_chat.tutorial.models import DemoChatModel
 
 _PATH = re.compile(
@@ -55,7 +59,7 @@ class Request:
         return [
             (content.get("role", "user"), _shown(part))
             for content in self.body["contents"]
-            for part in content["parts"]
+            for part in content.get("parts", [])
         ]
 
 
@@ -94,8 +98,15 @@ class GeminiServer:
 
     @property
     def url(self) -> str:
-        """Address for ``api_endpoint``, ``base_url`` or MEMORYSTORE_CHAT_API_ENDPOINT."""
+        """Address for ``api_endpoint`` or ``base_url``."""
         return f"http://127.0.0.1:{self._http.server_port}"
+
+    def options(self, provider: str) -> dict[str, Any]:
+        """Options for `chat_model` that send its calls here, without credentials of anybody's."""
+        if provider == "vertexai":
+            return {"api_endpoint": self.url, "credentials": AnonymousCredentials()}  # type: ignore[no-untyped-call]
+        # This client asks for a token before each call, which anonymous credentials cannot give.
+        return {"base_url": self.url, "credentials": Credentials("anonymous")}  # type: ignore[no-untyped-call]
 
     def refuse(self, code: int, status: str, message: str = "refused", *, times: int = 1) -> None:
         """Answer the next `times` calls with an error, such as ``429, "RESOURCE_EXHAUSTED"``."""
@@ -126,6 +137,8 @@ class _Handler(BaseHTTPRequestHandler):
         gemini.requests.append(Request(**found.groupdict(), headers=headers, body=body))
         if gemini._refusals:
             return self._send_error(*gemini._refusals.pop(0))
+        if refused := refusal(body.get("contents", [])):
+            return self._send_error(400, "INVALID_ARGUMENT", refused)
         reply = _reply(body)
         if found["method"] == "generateContent":
             return self._send(
