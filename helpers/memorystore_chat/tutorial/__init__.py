@@ -5,10 +5,13 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from memorystore_chat._environment import Environment, detect_environment
+    from memorystore_chat.tutorial import checks
     from memorystore_chat.tutorial.display import Table, Transcript, table, transcript
     from memorystore_chat.tutorial.environment import sign_in
     from memorystore_chat.tutorial.facts import server_facts
     from memorystore_chat.tutorial.models import ChatModelError, DemoChatModel, chat_model
+    from memorystore_chat.tutorial.pictures import picture
+    from memorystore_chat.tutorial.prefixes import key_prefix
 
 __all__ = [
     "ChatModelError",
@@ -17,7 +20,10 @@ __all__ = [
     "Table",
     "Transcript",
     "chat_model",
+    "checks",
     "detect_environment",
+    "key_prefix",
+    "picture",
     "server_facts",
     "sign_in",
     "table",
@@ -33,6 +39,8 @@ _LATER = {
     "Transcript": "tutorial.display",
     "chat_model": "tutorial.models",
     "detect_environment": "_environment",
+    "key_prefix": "tutorial.prefixes",
+    "picture": "tutorial.pictures",
     "server_facts": "tutorial.facts",
     "sign_in": "tutorial.environment",
     "table": "tutorial.display",
@@ -41,6 +49,8 @@ _LATER = {
 
 
 def __getattr__(name: str) -> object:
+    if name == "checks":
+        return import_module("memorystore_chat.tutorial.checks")
     if name in _LATER:
         return getattr(import_module(f"memorystore_chat.{_LATER[name]}"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

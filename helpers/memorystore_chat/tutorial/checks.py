@@ -1,0 +1,338 @@
+"""The checks of the exercises: they say whether one is solved, and give a bigger hint each time."""
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from itertools import pairwise
+from typing import Any
+
+from langchain_core.messages import AIMessage, HumanMessage, ToolMessage
+from redis.exceptions import RedisError
+
+from memorystore_chat.connection import Endpoint
+from memorystore_chat.errors import MemorystoreChatError
+from memorystore_chat.history import MemorystoreChatMessageHistory
+from memorystore_chat.storage import Client
+
+_failed: Counter[str] = Counter()
+DAY = 24 * 3600
+
+
+class Verdict:
+    """What a check says; it shows itself as a sentence.
+
+    Attributes:
+        solved: Whether the exercise is solved.
+    """
+
+    def __init__(self, solved: bool, text: str) -> None:
+        self.solved = solved
+        self._text = text
+
+    def __repr__(self) -> str:
+        return self._text
+
+    def __bool__(self) -> bool:
+        return self.solved
+
+
+def _verdict(name: str, problem: str, praise: str, hints: Sequence[str]) -> Verdict:
+    """Solved if there is no problem; else the problem and a hint, the next one each time."""
+    if not problem:
+        _failed.pop(name, None)
+        return Verdict(True, f"Solved. {praise}")
+    hint = hints[min(_failed[name], len(hints) - 1)]
+    _failed[name] += 1
+    return Verdict(False, f"Not solved yet: {problem}\nHint: {hint}")
+
+
+def _try(judge: Callable[[], str]) -> str:
+    """The problem that a judge finds; an error on the way is one, too."""
+    try:
+        return judge()
+    except (MemorystoreChatError, RedisError, TypeError, ValueError, AttributeError) as error:
+        return f"it ended in an error, {type(error).__name__}: {error}"
+
+
+def check_favorite(history: MemorystoreChatMessageHistory) -> Verdict:
+    """Notebook 1: the bot was told a favorite thing, and asked about it."""
+
+    def judge() -> str:
+        messages = history.messages
+        told = [m for m in messages if m.type == "human" and "favorite" in m.text.lower()]
+        if not told:
+            return "nobody has told the bot a favorite thing."
+        asked = [
+            reply
+            for question, reply in pairwise(messages)
+            if question.type == "human" and "what is my favorite" in question.text.lower()
+        ]
+        if not asked:
+            return "the bot has not been asked for it."
+        return "" if "favorite" in asked[-1].text else "the bot does not know the answer."
+
+    return _verdict(
+        "favorite",
+        _try(judge),
+        "It told you what you had told it, and the server keeps both.",
+        ["Talk to the bot with ask(...).", "First tell it: My favorite ... is ....",
+         'Then ask it with the same word: "What is my favorite ...?"'],
+    )  # fmt: skip
+
+
+def check_endpoint(text: str) -> Verdict:
+    """Notebook 1: an endpoint for Valkey at 10.1.2.3, the usual port, with TLS."""
+
+    def judge() -> str:
+        if not text:
+            return "my_endpoint is empty."
+        endpoint = Endpoint.parse(text)
+        if (endpoint.host, endpoint.port) != ("10.1.2.3", 6379):
+            return f"this is {endpoint.host or 'no address'}, port {endpoint.port}."
+        return "" if endpoint.tls else "this one has no TLS."
+
+    return _verdict(
+        "endpoint",
+        _try(judge),
+        "connect() would encrypt everything on the way to 10.1.2.3.",
+        ["An endpoint is SCHEME://HOST:PORT.", "The scheme says whether there is TLS.",
+         "The schemes that end in s have TLS."],
+    )  # fmt: skip
+
+
+def check_turn(history: MemorystoreChatMessageHistory | None) -> Verdict:
+    """Notebook 2: one question and its answer, stored together."""
+
+    def judge() -> str:
+        if history is None:
+            return "tea is still None."
+        kinds = [message.type for message in history.messages]
+        if kinds != ["human", "ai"]:
+            return f"the session holds {kinds or 'nothing'}, not ['human', 'ai']."
+        return ""
+
+    return _verdict(
+        "turn",
+        _try(judge),
+        "A question and its answer, in one round trip.",
+        ["Make a history with the session id and our KEY_PREFIX.",
+         "Clear it first if you have tried before.",
+         "add_messages takes a list: [HumanMessage(...), AIMessage(...)]."],
+    )  # fmt: skip
+
+
+def check_short_memory(client: Client, history: MemorystoreChatMessageHistory | None) -> Verdict:
+    """Notebook 2: six messages stored, four read, gone after an hour."""
+
+    def judge() -> str:
+        if history is None:
+            return "short_memory is still None."
+        stored, read = len(history), len(history.messages)
+        if (stored, read) != (6, 4):
+            return f"{stored} messages are stored and {read} are read, not 6 and 4."
+        if not 3500 < client.ttl(history.key) <= 3600:
+            return "the session does not expire in one hour."
+        return ""
+
+    return _verdict(
+        "short memory",
+        _try(judge),
+        "Your chatbot remembers two exchanges, and forgets after an hour.",
+        ["Two options of the history do it, and clear() starts over.",
+         "How much is read is the window. How long it lives is the ttl, in seconds.",
+         "window=4 and ttl=3600; then add_messages three times, two messages each."],
+    )  # fmt: skip
+
+
+def check_week(client: Client, history: MemorystoreChatMessageHistory) -> Verdict:
+    """Notebook 3: one stored session expires in a week."""
+
+    def judge() -> str:
+        left = client.ttl(history.key)
+        if left == -1:
+            return "the session has no TTL."
+        if left < 0:
+            return "the session is gone."
+        days = left / DAY
+        return "" if 6.9 < days <= 7 else f"the session expires in {days:.1f} days."
+
+    return _verdict(
+        "week",
+        _try(judge),
+        "A week from now, the server deletes it by itself.",
+        ["sessions.expire does it.", "It takes a list of session ids as its second argument.",
+         "ttl= is in seconds, and dry_run=False makes it real."],
+    )  # fmt: skip
+
+
+def check_chatty(client: Client, key_prefix: str) -> Verdict:
+    """Notebook 3: only the sessions of four messages or more are deleted."""
+
+    def judge() -> str:
+        from memorystore_chat import sessions
+
+        counts = {s.id: s.messages for s in sessions.scan(client, key_prefix=key_prefix)}
+        if any(count >= 4 for count in counts.values()):
+            return "there are sessions with four messages or more."
+        if not {"alan", "grace"} <= counts.keys():
+            return "a short conversation is gone, too. Run the notebook again from the top."
+        return ""
+
+    return _verdict(
+        "chatty",
+        _try(judge),
+        "Only the short conversations are left.",
+        ["sessions.scan knows how many messages each session has.",
+         "Make a list of the ids whose session has four messages or more.",
+         "Give the list to sessions.delete as its second argument, with key_prefix and dry_run."],
+    )  # fmt: skip
+
+
+def check_two_conversations(
+    history_of: Callable[[str, str], MemorystoreChatMessageHistory], user: str
+) -> Verdict:
+    """Notebook 4: one user has told each of two conversations something."""
+
+    def judge() -> str:
+        first, second = (history_of(user, name).messages for name in ("work", "home"))
+        if not first or not second:
+            return f"{user}'s conversations 'work' and 'home' are not both there."
+        if first[0].text == second[0].text:
+            return "both conversations begin with the same words."
+        return ""
+
+    return _verdict(
+        "two conversations",
+        _try(judge),
+        "One user, two conversations, and neither knows the other.",
+        ["history_of(user, conversation) makes the history.",
+         f'Use ask(history_of("{user}", "work"), ...), then the same with "home".'],
+    )  # fmt: skip
+
+
+def check_briefly(
+    ask: Callable[[str, str], object],
+    history_of: Callable[[str], MemorystoreChatMessageHistory],
+) -> Verdict:
+    """Notebook 4: a chain that remembers one exchange."""
+
+    def judge() -> str:
+        test = history_of("brief/tester")
+        test.clear()
+        questions = ["My name is Kay.", "My favorite fruit is plum.", "What is my name?"]
+        replies = [ask("tester", question) for question in questions]
+        if not all(isinstance(reply, str) for reply in replies):
+            return "ask_briefly should return the text of the reply."
+        if [message.content for message in test.messages[::2]] != questions:
+            return "all three turns should be stored in the session 'brief/tester'."
+        if "Kay" in str(replies[2]):
+            return "it still knows the name, so it loads more than two messages."
+        return ""
+
+    return _verdict(
+        "briefly",
+        _try(judge),
+        "It remembers one exchange, and no more.",
+        ["Make a history inside the function, then use ask from above.",
+         'The session id is f"brief/{user_id}", under our KEY_PREFIX.',
+         "window=2 loads the newest two messages."],
+    )  # fmt: skip
+
+
+def check_tool(history: MemorystoreChatMessageHistory, name: str) -> Verdict:
+    """Notebook 5: an agent called a tool of the reader's."""
+
+    def judge() -> str:
+        messages = history.messages
+        if not messages:
+            return "the agent has not been asked in this thread."
+        calls = [c["name"] for m in messages if isinstance(m, AIMessage) for c in m.tool_calls]
+        if name not in calls:
+            return f"the agent has not called {name}; it called {calls or 'nothing'}."
+        if not any(isinstance(message, ToolMessage) for message in messages):
+            return "the tool has not answered."
+        return ""
+
+    return _verdict(
+        "tool",
+        _try(judge),
+        "Your function is a tool now, and its result is part of the conversation.",
+        ["A tool is a function with type hints and a docstring.",
+         "Give create_agent a list with your function, and the middleware as above.",
+         "Ask a question that only your function can answer."],
+    )  # fmt: skip
+
+
+def check_two_threads(
+    answers: Sequence[str], history_of: Callable[[str], MemorystoreChatMessageHistory]
+) -> Verdict:
+    """Notebook 5: one agent, two threads, no mix-up."""
+
+    def judge() -> str:
+        if len(answers) != 2:
+            return f"answers holds {len(answers)}, not two."
+        counts = [len(history_of(thread)) for thread in ("kay", "lee")]
+        if min(counts) < 4:
+            return f"the threads 'kay' and 'lee' hold {counts} messages, not 4 each."
+        if not ("Kay" in answers[0] and "Lee" in answers[1]):
+            return "the answers should name Kay and Lee, in this order."
+        return ""
+
+    return _verdict(
+        "two threads",
+        _try(judge),
+        "One agent, two conversations, no mix-up.",
+        ["ask(agent, thread_id, question) is all you need.",
+         "Tell each thread its name before you ask for it."],
+    )  # fmt: skip
+
+
+def check_slowest(answer: object, seconds: Sequence[float]) -> Verdict:
+    """Notebook 7: the longest turn of the fail-over, in seconds."""
+
+    def judge() -> str:
+        if answer is None:
+            return "slowest is still None."
+        if isinstance(answer, bool) or not isinstance(answer, int | float):
+            return f"slowest is a {type(answer).__name__}, not a number."
+        if abs(float(answer) - max(seconds)) > 0.01:
+            return "this is not the time of the longest turn."
+        return ""
+
+    return _verdict(
+        "slowest",
+        _try(judge),
+        "That one turn is all that the users noticed.",
+        ["run.seconds has the time of each turn.", "Python's max finds the largest."],
+    )
+
+
+def check_production(
+    make_history: Callable[[str], MemorystoreChatMessageHistory | None],
+    client: Client,
+    cluster: Any,
+    key_prefix: str,
+) -> Verdict:
+    """Notebook 7: a history for production, tried with one more node killed."""
+
+    def judge() -> str:
+        history = make_history("exercise")
+        if history is None:
+            return "production_history returns None."
+        history.clear()
+        history.add_messages([HumanMessage(f"message {n}") for n in range(1, 206)])
+        cluster.kill(cluster.primary_of(history.key))
+        history.add_user_message("Are you still there?")
+        stored, read = len(history), len(history.messages)
+        if (stored, read) != (200, 20):
+            return f"{stored} messages are stored and {read} are read, not 200 and 20."
+        if not 29 < client.ttl(key_prefix + "exercise") / DAY <= 30:
+            return "the session does not expire in 30 days."
+        return ""
+
+    return _verdict(
+        "production",
+        _try(judge),
+        "It forgets what it should, and a dead server is no reason to.",
+        ["Four options of the history do it, beside the client and the session id.",
+         "They are key_prefix, ttl in seconds, window, and max_messages."],
+    )  # fmt: skip

@@ -1,0 +1,57 @@
+"""A key prefix that no other notebook at work on this machine has: `key_prefix`."""
+
+import os
+import re
+import tempfile
+from pathlib import Path
+
+try:
+    import fcntl
+except ImportError:  # Windows has none, and one notebook at a time is fine there
+    fcntl = None  # type: ignore[assignment]
+
+_held: dict[str, tuple[str, int]] = {}
+
+
+def key_prefix(name: str) -> str:
+    """Choose the prefix of a notebook's keys, ``tutorial-NAME:`` unless another kernel has that.
+
+    A kernel keeps its prefix until it ends, so a cell can be run again, and after a restart the
+    kernel finds what it stored. A second kernel of the same user gets ``tutorial-NAME-2:``.
+
+    Args:
+        name: Lower-case letters and digits, such as ``"chain"``.
+
+    Raises:
+        ValueError: The name has other characters.
+
+    Example:
+        >>> key_prefix("docs")
+        'tutorial-docs:'
+    """
+    if not re.fullmatch(r"[a-z0-9]+", name):
+        raise ValueError(f"name is {name!r}; it takes lower-case letters and digits.")
+    if name in _held and _held[name][1] == os.getpid():
+        return _held[name][0]
+    number = 1
+    while not _claimed(name, number):
+        number += 1
+    chosen = f"tutorial-{name}:" if number == 1 else f"tutorial-{name}-{number}:"
+    _held[name] = chosen, os.getpid()
+    return chosen
+
+
+def _claimed(name: str, number: int) -> bool:
+    """Lock a file for as long as this process lives; whether it was free."""
+    if fcntl is None:
+        return True
+    folder = Path(tempfile.gettempdir(), f"memorystore-chat-{os.getuid()}")
+    folder.mkdir(mode=0o700, exist_ok=True)
+    path = folder / f"{name}-{number}.lock"
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(descriptor)
+        return False
+    return True
