@@ -4,7 +4,10 @@ An error says what happened, the likely cause and the next step. The library err
 its ``__cause__``. None of them holds a password or a token.
 """
 
+import linecache
 import re
+import textwrap
+import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -21,7 +24,20 @@ from redis.exceptions import (
 
 
 class MemorystoreChatError(Exception):
-    """Root of every error this package raises on purpose."""
+    """Root of every error this package raises on purpose.
+
+    In a notebook it shows its sentence and the lines of the notebook that led to it; the whole
+    stack is one call away, ``traceback.print_last()``.
+    """
+
+    def _render_traceback_(self) -> list[str]:
+        """The lines that IPython shows in place of the stack."""
+        shown = textwrap.wrap(f"{type(self).__name__}: {self}", _COLUMNS, break_long_words=False)
+        for frame, number in traceback.walk_tb(self.__traceback__):
+            if frame.f_globals.get("__name__") == "__main__":  # a notebook's cells
+                line = linecache.getline(frame.f_code.co_filename, number).strip()
+                shown += ["", f"---> {number} {_SECRET.sub(_hidden, line)}"]
+        return [*shown, "", "The whole stack: import traceback; traceback.print_last()"]
 
 
 class EndpointError(MemorystoreChatError, ValueError):
@@ -50,6 +66,20 @@ class CorruptHistoryError(MemorystoreChatError):
         self.key = key
         self.index = index
         self.reason = reason
+
+
+# A code cell has 66 columns where the window has 900 pixels; longer lines break inside a word.
+_COLUMNS = 66
+# A line of the reader's may hold the password: in a URL, or as a string of its own.
+_SECRET = re.compile(
+    r"""(?P<url>://)[^\s"']*@|(?P<name>\w*(?:password|passwd|token|secret)\w*["']?\s*[=:]\s*)"""
+    r"""(?P<quote>["']).*?(?P=quote)""",
+    re.IGNORECASE,
+)
+
+
+def _hidden(found: re.Match[str]) -> str:
+    return f"{found['url']}...@" if found["url"] else f'{found["name"]}"..."'
 
 
 @contextmanager

@@ -1,0 +1,57 @@
+"""How an error of this package looks in a notebook."""
+
+import pytest
+from nbclient import NotebookClient
+from nbformat.v4 import new_code_cell, new_notebook
+
+WIDTH = 66
+
+
+@pytest.fixture(scope="module")
+def outputs() -> list[str]:
+    """What a real kernel shows for three cells, the second of which fails inside the package."""
+    cells = [
+        "from memorystore_chat import connect\n\n"
+        "def open_it(endpoint, password):\n"
+        "    return connect(endpoint, password=password, timeout=0.2)",
+        'client = open_it("127.0.0.1:1", password="open-sesame")',
+        "import traceback; traceback.print_last()",
+        'connect("redis://ada:open-sesame@127.0.0.1:1", timeout=0.2)',
+    ]
+    book = new_notebook(cells=[new_code_cell(cell) for cell in cells])  # type: ignore[no-untyped-call]
+    NotebookClient(book, timeout=60, kernel_name="python3", allow_errors=True).execute()
+    return [
+        "\n".join(output.get("traceback", [])) or output.get("text", "")
+        for cell in book.cells
+        for output in cell.outputs
+    ]
+
+
+def test_the_sentence_and_the_readers_lines_are_shown(outputs: list[str]) -> None:
+    """In order of the calls, each line by its number in its cell, and nothing of the library."""
+    shown = outputs[0].split("\n")
+    assert shown[0].startswith("ConnectError: Cannot connect to")
+    assert [line for line in shown if line.startswith("--->")] == [
+        '---> 1 client = open_it("127.0.0.1:1", password="...")',
+        "---> 4 return connect(endpoint, password=password, timeout=0.2)",
+    ]
+    assert "helpers" not in outputs[0]
+    assert "site-packages" not in outputs[0]
+
+
+def test_no_line_breaks_inside_a_word(outputs: list[str]) -> None:
+    """Lines fit into a window of 900 pixels, where JupyterLab breaks longer ones anywhere."""
+    assert max(map(len, outputs[0].split("\n"))) <= WIDTH
+
+
+def test_the_whole_stack_is_one_call_away(outputs: list[str]) -> None:
+    """The call that the error names shows every frame and the cause."""
+    assert outputs[0].endswith("The whole stack: import traceback; traceback.print_last()")
+    assert "memorystore_chat/connection/" in outputs[1]
+    assert "ConnectionRefusedError" in outputs[1]
+
+
+def test_passwords_in_the_readers_line_are_hidden(outputs: list[str]) -> None:
+    """Neither a string nor the user part of a URL is copied from the cell into the output."""
+    assert "open-sesame" not in outputs[0] + outputs[2]
+    assert '---> 1 connect("redis://...@127.0.0.1:1", timeout=0.2)' in outputs[2]
