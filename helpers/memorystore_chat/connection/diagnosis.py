@@ -69,15 +69,12 @@ def _reason(endpoint: Endpoint, error: BaseException, timeout: float, reached: b
             + way_in(cluster=bool(endpoint.cluster))
         )
     for link in links:
-        if isinstance(link, ConnectionRefusedError):
-            return _refused(endpoint)
-        if isinstance(link, FileNotFoundError | PermissionError) and endpoint.unix_socket:
-            return (
-                f"{link.strerror}. Check the path, and that the server which makes this socket "
-                "runs under a user that lets you in."
-            )
         if isinstance(link, redis.TimeoutError | TimeoutError):
             return _silence(endpoint, links, timeout)
+        if isinstance(link, OSError) and endpoint.unix_socket:
+            return _no_socket(endpoint, link.strerror or type(link).__name__)
+        if isinstance(link, ConnectionRefusedError):
+            return _refused(endpoint)
     if isinstance(error, NoPermissionError):
         return (
             "the login works, but its user may not run PING or INFO. Give the ACL user the "
@@ -143,7 +140,18 @@ def _certificate(endpoint: Endpoint, error: ssl.SSLCertVerificationError) -> str
     )
 
 
+def _no_socket(endpoint: Endpoint, reason: str) -> str:
+    if endpoint.product == "embedded":
+        return f"{reason}. It was stopped meanwhile: connect() again, which starts it anew."
+    return (
+        f"{reason}. Check the path, and that the server which makes this socket runs under a user "
+        "that lets you in."
+    )
+
+
 def _closed(endpoint: Endpoint) -> str:
+    if endpoint.unix_socket:
+        return _no_socket(endpoint, "the server closed the connection at the first command")
     if endpoint.tls:
         return "the server closed the connection during the TLS handshake. " + _NO_TLS
     return (
