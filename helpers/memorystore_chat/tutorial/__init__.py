@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from memorystore_chat._environment import Environment, detect_environment
     from memorystore_chat.tutorial import checks
+    from memorystore_chat.tutorial.box import ChatBox, chat_box
     from memorystore_chat.tutorial.display import Table, Transcript, table, transcript
     from memorystore_chat.tutorial.environment import sign_in
     from memorystore_chat.tutorial.facts import server_facts
@@ -14,11 +15,13 @@ if TYPE_CHECKING:
     from memorystore_chat.tutorial.prefixes import key_prefix
 
 __all__ = [
+    "ChatBox",
     "ChatModelError",
     "DemoChatModel",
     "Environment",
     "Table",
     "Transcript",
+    "chat_box",
     "chat_model",
     "checks",
     "detect_environment",
@@ -32,11 +35,13 @@ __all__ = [
 
 # Loaded at first use: the model classes alone take longer to import than all the rest together.
 _LATER = {
+    "ChatBox": "tutorial.box",
     "ChatModelError": "tutorial.models",
     "DemoChatModel": "tutorial.models",
     "Environment": "_environment",
     "Table": "tutorial.display",
     "Transcript": "tutorial.display",
+    "chat_box": "tutorial.box",
     "chat_model": "tutorial.models",
     "detect_environment": "_environment",
     "key_prefix": "tutorial.prefixes",

@@ -44,6 +44,7 @@ _IMAGE_LIMIT = 200_000  # bytes of one image
 _LABEL_LIMIT = 200  # characters of a name, a URL or a table cell
 _TABLE_ROWS = 200
 _WIDTH = 88  # columns of plain text
+_WORD = 24  # characters of a word that a cell does not break
 
 # Controls, line separators, bidi overrides and isolates, invisible spaces, tag characters (they
 # smuggle hidden instructions) and lone surrogates, which no UTF-8 file can hold. Joiners and
@@ -262,8 +263,9 @@ class Table(Sequence[Row]):
         body = "".join(f"<tr>{_row_html(cells, styles)}</tr>" for cells in self._cells())
         more = "".join(f"<div><i>{line}</i></div>" for line in self._more())
         return (
-            f'<div {_NO_MATH}><table style="border-collapse:collapse;margin:.3em 0;color:inherit;'
-            f'overflow-wrap:anywhere">{caption}<thead><tr>{head}</tr></thead>'
+            f'<div {_NO_MATH} style="line-height:1.5">'
+            f'<table style="border-collapse:collapse;margin:.3em 0;color:inherit">'
+            f"{caption}<thead><tr>{head}</tr></thead>"
             f"<tbody>{body}</tbody></table>{more}</div>"
         )
 
@@ -600,11 +602,17 @@ def _titled(title: str | None, *lines: str) -> str:
 
 
 def _row_html(cells: Sequence[str], styles: Sequence[str]) -> str:
+    # Only a word that no window may hold is broken; "anywhere" for all would break short ones too.
     first, *rest = (
-        f'style="{style};font-weight:normal"><bdi>{escape(cell)}</bdi>'
+        f'style="{style};font-weight:normal{";overflow-wrap:anywhere" * _has_long_word(cell)}">'
+        f"<bdi>{escape(cell)}</bdi>"
         for cell, style in zip(cells, styles, strict=True)
     )
     return f'<th scope="row" {first}</th>' + "".join(f"<td {cell}</td>" for cell in rest)
+
+
+def _has_long_word(cell: str) -> bool:
+    return max(map(len, cell.split()), default=0) > _WORD
 
 
 def _field(row: object, key: str) -> Any:

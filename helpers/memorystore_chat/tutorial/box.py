@@ -1,0 +1,276 @@
+"""A box to chat in: the reader types, the bot answers, and the list on the server grows beside it.
+
+The box stands twice in a cell's output: as plain HTML, which a saved notebook keeps and which
+reads without a kernel, and as widgets, which hide the HTML for as long as they live.
+"""
+
+import hashlib
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from html import escape
+from typing import Any
+
+from langchain_core.chat_history import BaseChatMessageHistory
+from langchain_core.language_models import BaseChatModel
+from langchain_core.messages import AIMessage, BaseMessage, HumanMessage
+
+from memorystore_chat._checks import type_name
+from memorystore_chat._extras import require
+from memorystore_chat.errors import MemorystoreChatError
+from memorystore_chat.tutorial.display import table, transcript
+
+_SHOWN = 8  # elements of the session's list; the older ones are counted
+_SETTLE = 0.25  # seconds; a text field reports the Enter key before the text that it ends
+_COLUMNS = "display:flex;flex-wrap:wrap;gap:.5em 2em;align-items:flex-start"
+
+Reply = Callable[[str], object]
+
+
+class ChatBox:
+    """A conversation to take part in. Made by `chat_box`.
+
+    Attributes:
+        error: What the last question ended in, if not in an answer; its stack says where.
+    """
+
+    def __init__(
+        self, reply: Reply, history: BaseChatMessageHistory, suggestions: Sequence[str]
+    ) -> None:
+        self.error: BaseException | None = None
+        self._reply = reply
+        self._history = history
+        self._suggestions = list(suggestions)
+        self._said: list[BaseMessage] = []
+        self._note = ""
+        self._stored = ""
+        self._one_turn = threading.Lock()
+        self._worker = ThreadPoolExecutor(1, thread_name_prefix="chat_box")
+        self._views: list[Callable[[], None]] = []
+        try:
+            self._said = list(history.messages)
+            self._stored = self._list_on_the_server()
+        except MemorystoreChatError as error:
+            self._fail(error)
+
+    def __repr__(self) -> str:
+        lines = [str(transcript(self._said)), self._note]
+        return "\n".join(filter(None, lines))
+
+    def _repr_html_(self) -> str:
+        conversation = f'<div style="flex:1 1 17em">{self._conversation()}</div>'
+        stored = f'<div style="flex:1 1 14em">{self._stored}</div>'
+        return f'<div class="{self._name}" style="{_COLUMNS}">{conversation}{stored}</div>'
+
+    def _ipython_display_(self) -> None:
+        ipython: Any = require("IPython", install="ipython")
+        display = ipython.display.display
+        if getattr(ipython.get_ipython(), "kernel", None) is None:  # a terminal has no widgets
+            print(self)  # noqa: T201
+            return
+        handle = display(self._static(), raw=True, display_id=True)
+        self._views.append(lambda: handle.update(self._static(), raw=True))
+        try:
+            widgets = require("ipywidgets", install="ipywidgets")
+        except ModuleNotFoundError as error:
+            display(f"This box is for reading only: {error}")
+            return
+        display(self._live(widgets))
+
+    def _static(self) -> dict[str, str]:
+        return {"text/html": self._repr_html_(), "text/plain": repr(self)}
+
+    def _live(self, widgets: Any) -> Any:
+        """The widgets of one view of the box."""
+        layout = widgets.Layout
+        conversation, stored = widgets.HTML(), widgets.HTML()
+        typed = widgets.Text(
+            placeholder="Type here, then press Enter",
+            continuous_update=False,
+            layout=layout(flex="1 1 auto", width="auto"),
+        )
+        send = widgets.Button(
+            description="Send", button_style="primary", layout=layout(width="5em")
+        )
+        buttons = {
+            text: widgets.Button(description=text, tooltip=text, layout=layout(width="auto"))
+            for text in self._suggestions
+        }
+        chips = widgets.HBox(layout=layout(flex_flow="row wrap"))
+
+        def show() -> None:
+            conversation.value = self._conversation()
+            # Hides the plain form of this box, which stands in the same output.
+            stored.value = f"<style>.{self._name} {{display:none !important}}</style>{self._stored}"
+            chips.children = [buttons[text] for text in self._suggestions]
+
+        def send_typed(*_: object) -> None:
+            if self._ask(typed.value):
+                typed.value = ""
+
+        def on_message(_: object, content: Mapping[str, object], __: object) -> None:
+            if content.get("event") == "submit":
+                threading.Timer(_SETTLE, send_typed).start()
+
+        typed.on_msg(on_message)
+        send.on_click(send_typed)
+        for text, button in buttons.items():
+            button.on_click(lambda _, text=text: self._ask(text))
+        self._views.append(show)
+        show()
+        # From the bottom up, so that the newest message stays in sight.
+        scrolled = layout(
+            display="flex", flex_flow="column-reverse", max_height="26em", overflow="auto"
+        )
+        left = [widgets.Box([conversation], layout=scrolled), widgets.HBox([typed, send]), chips]
+        return widgets.HBox(
+            [
+                widgets.VBox(left, layout=layout(flex="1 1 17em")),
+                widgets.VBox([stored], layout=layout(flex="1 1 14em")),
+            ],
+            layout=layout(flex_flow="row wrap", align_items="flex-start", grid_gap="0 1.5em"),
+        )
+
+    def _ask(self, text: str) -> bool:
+        """Begin a turn, unless there is nothing to ask or a turn is under way."""
+        text = text.strip()
+        if not text or not self._one_turn.acquire(blocking=False):
+            return False
+        self.error, self._note = None, "The bot is thinking ..."
+        self._said.append(HumanMessage(text))
+        self._suggestions = [other for other in self._suggestions if other != text]
+        self._show()
+        self._worker.submit(self._turn, text).add_done_callback(self._finish)
+        return True
+
+    def _turn(self, text: str) -> tuple[AIMessage, str]:
+        return _answer(self._reply(text)), self._list_on_the_server()
+
+    def _finish(self, turn: Future[tuple[AIMessage, str]]) -> None:
+        try:
+            if error := turn.exception():
+                self._fail(error)
+            else:
+                answer, self._stored = turn.result()
+                self._said.append(answer)
+                self._note = ""
+        finally:
+            self._one_turn.release()
+            self._show()
+
+    def _fail(self, error: BaseException) -> None:
+        ours = isinstance(error, MemorystoreChatError)
+        self.error = error
+        self._note = str(error) if ours else f"{type(error).__name__}: {error}"
+
+    def _show(self) -> None:
+        for view in self._views:
+            view()
+
+    def _conversation(self) -> str:
+        note = f'<div role="status"><i>{escape(self._note)}</i></div>' if self._note else ""
+        return transcript(self._said)._repr_html_() + note
+
+    def _list_on_the_server(self) -> str:
+        """The newest elements of the session's list, and how many there are."""
+        newest = self._history.messages[-_SHOWN:]
+        count = len(self._history) if hasattr(self._history, "__len__") else len(newest)
+        first = count - len(newest)
+        rows = [
+            {"": first + n, "type": message.type, "content": _summary(message)}
+            for n, message in enumerate(newest)
+        ]
+        name = getattr(self._history, "key", "The session")
+        noun = "element" if count == 1 else "elements"
+        return table(
+            rows,
+            title=f"{name}: a list of {count} {noun} on the server",
+            empty="Nothing is stored yet.",
+        )._repr_html_()
+
+    @property
+    def _name(self) -> str:
+        key = str(getattr(self._history, "key", ""))
+        return f"chat-box-{hashlib.sha256(key.encode()).hexdigest()[:8]}"
+
+
+def chat_box(
+    reply: Reply | BaseChatModel,
+    history: BaseChatMessageHistory,
+    *,
+    suggestions: Sequence[str] = (),
+) -> ChatBox:
+    """A box to chat in, with the session's list on the server beside it.
+
+    In Colab and JupyterLab, type and press Enter. A cell that shows a box does not wait for you.
+    What is saved in the notebook is the conversation and the list, to be read. One question is
+    answered at a time, on a thread of its own; an error appears in the box as its sentence.
+
+    Args:
+        reply: A function that takes what the reader typed, stores the turn in ``history`` and
+            returns the answer: text, a message, or an agent's result. Or a chat model, which is
+            then asked with all messages of ``history``, and the turn is stored for it.
+        history: The session to show; what it holds already is the beginning of the conversation.
+        suggestions: Things to say, each a button.
+
+    Returns:
+        The box, which shows itself at the end of a cell.
+
+    Raises:
+        TypeError: An argument is not of its kind.
+
+    Example:
+        >>> from memorystore_chat import DemoChatModel, MemorystoreChatMessageHistory, connect
+        >>> client = connect("embedded")
+        >>> history = MemorystoreChatMessageHistory(client, session_id="docs-box")
+        >>> chat_box(DemoChatModel(), history, suggestions=["Hi! My name is Ada."])
+        No messages yet.
+    """
+    if not isinstance(history, BaseChatMessageHistory):
+        raise TypeError(
+            f"history is a {type_name(history)}; it takes a chat message history, such as "
+            "MemorystoreChatMessageHistory(client, session_id)."
+        )
+    if isinstance(suggestions, str) or not all(isinstance(text, str) for text in suggestions):
+        raise TypeError("suggestions takes a list of texts, such as ['What is my name?'].")
+    if isinstance(reply, BaseChatModel):
+        return ChatBox(_with_memory(reply, history), history, suggestions)
+    if not callable(reply):
+        raise TypeError(
+            f"reply is a {type_name(reply)}; it takes a chat model, or a function from a question "
+            "to its answer, such as lambda text: chain.invoke(text)."
+        )
+    return ChatBox(reply, history, suggestions)
+
+
+def _with_memory(model: BaseChatModel, history: BaseChatMessageHistory) -> Reply:
+    """One turn of a model: load the past, ask, save question and answer together."""
+
+    def reply(text: str) -> AIMessage:
+        question = HumanMessage(text)
+        answer = model.invoke([*history.messages, question])
+        history.add_messages([question, answer])
+        return answer
+
+    return reply
+
+
+def _answer(result: object) -> AIMessage:
+    if isinstance(result, Mapping) and result.get("messages"):  # an agent's state
+        result = result["messages"][-1]
+    if isinstance(result, AIMessage):
+        return result
+    if isinstance(result, BaseMessage):
+        return AIMessage(result.content)
+    if not isinstance(result, str):
+        raise TypeError(
+            f"the function for the answers returned a {type_name(result)}; it should return text "
+            "or a message"
+        )
+    return AIMessage(result)
+
+
+def _summary(message: BaseMessage) -> str:
+    calls = message.tool_calls if isinstance(message, AIMessage) else []
+    text = message.text or ", ".join(f"calls {call['name']}" for call in calls)
+    return text if len(text) <= 60 else f"{text[:59]}\N{HORIZONTAL ELLIPSIS}"
