@@ -20,7 +20,7 @@ from redis.asyncio.cluster import RedisCluster as AsyncRedisCluster
 from redis.cluster import RedisCluster
 
 import servers
-from memorystore_chat.connection import clients
+from memorystore_chat.connection import tls
 from memorystore_chat.connection.endpoint import Endpoint
 from memorystore_chat.connection.opening import connect, connect_async
 from memorystore_chat.errors import ConnectError, EndpointError
@@ -274,10 +274,10 @@ def test_system_authorities_are_not_trusted_beside_a_given_one(
     """Where ca_certs is given, an authority that the system trusts opens no other door."""
     other = servers.certificates(tmp_path, "other.test").ca
     monkeypatch.setenv("SSL_CERT_FILE", str(modern.ca))
-    clients.tls_context.cache_clear()
+    tls.trusting.cache_clear()
     with pytest.raises(ConnectError, match="another authority"):
         connect(tls_server.url, ca_certs=other)
-    clients.tls_context.cache_clear()
+    tls.trusting.cache_clear()
 
 
 async def test_embedded(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -352,7 +352,7 @@ def sync_connections(client: Any) -> list[Any]:
     else:
         pools = [client.connection_pool]
     assert {pool.max_connections for pool in pools} == {20}
-    return [connection for pool in pools for connection in pool._connections]
+    return [connection for pool in pools for connection in pool.idle()]
 
 
 def async_connections(client: Any) -> list[Any]:
@@ -392,7 +392,7 @@ def test_pool_is_bounded_and_waits(valkey_server: Server) -> None:
         for thread in threads:
             thread.join()
         assert failures == []
-        assert len(client.connection_pool._connections) == 2
+        assert len(client.connection_pool.idle()) == 2
 
 
 async def test_close_closes_everything(valkey_server: Server, auth_cluster: Cluster) -> None:
@@ -455,10 +455,11 @@ async def test_restart_in_the_middle_is_waited_for() -> None:
         await async_client.aclose()
 
 
-async def test_server_that_stays_away_is_an_error_soon() -> None:
-    """A server that stops for good is a connection error within seconds, sync and async."""
-    with servers.valkey() as server, connect(server.url) as client:
-        async_client = await connect_async(server.url)
+@pytest.mark.parametrize("patience", [0, 1.5])
+async def test_server_that_stays_away_is_waited_for_as_promised(patience: float) -> None:
+    """Nothing listens any more: an error after the patience, sync and async, not before."""
+    with servers.valkey() as server, connect(server.url, patience=patience) as client:
+        async_client = await connect_async(server.url, patience=patience)
         server.kill()
         started = time.monotonic()
         with pytest.raises(redis.ConnectionError):
@@ -466,8 +467,22 @@ async def test_server_that_stays_away_is_an_error_soon() -> None:
         middle = time.monotonic()
         with pytest.raises(redis.ConnectionError):
             await async_client.ping()
-        assert middle - started < 4
-        assert time.monotonic() - middle < 4
+        for waited in (middle - started, time.monotonic() - middle):
+            assert patience <= waited < patience + 2.5
+        await async_client.aclose()
+
+
+async def test_patience_is_twice_the_timeout_unless_given() -> None:
+    """A server that comes back after 1.5 times the timeout is still waited for."""
+    with servers.valkey() as server, connect(server.url, timeout=1) as client:
+        async_client = await connect_async(server.url, timeout=1)
+        for run in (client.ping, async_client.ping):
+            server.kill()
+            back = threading.Timer(1.5, server.restart)
+            back.start()
+            answer = run()
+            assert (await answer if inspect.isawaitable(answer) else answer) is True
+            back.join()
         await async_client.aclose()
 
 
@@ -641,9 +656,9 @@ def test_address_mismatch_without_authority(
 ) -> None:
     """An address the certificate does not carry is refused where no authority was given."""
     monkeypatch.setenv("SSL_CERT_FILE", str(modern.ca))
-    clients.tls_context.cache_clear()
+    tls.trusting.cache_clear()
     message = attempt(tls_server.url, within=1)
-    clients.tls_context.cache_clear()
+    tls.trusting.cache_clear()
     assert "does not name '127.0.0.1'" in message
 
 
@@ -781,6 +796,10 @@ def test_not_a_server(attempt: Attempt) -> None:
         ({"timeout": float("nan")}, "above 0"),
         ({"timeout": True}, "number of seconds"),
         ({"timeout": "5"}, "number of seconds"),
+        ({"patience": -1}, "from 0 up"),
+        ({"patience": float("inf")}, "from 0 up"),
+        ({"patience": True}, "number of seconds"),
+        ({"patience": "5"}, "number of seconds"),
         ({"timeout": None}, "number of seconds"),
         ({"cluster": "yes"}, "True, False, or None"),
         ({"iam": "yes"}, "True or an IamCredentials"),

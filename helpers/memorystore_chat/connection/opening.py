@@ -2,13 +2,8 @@
 
 import asyncio
 import math
-import os
-import re
-import ssl
 import time
-from collections.abc import Iterable
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import redis
@@ -17,14 +12,18 @@ from redis.asyncio.cluster import RedisCluster as AsyncRedisCluster
 from redis.cluster import RedisCluster
 from redis.exceptions import RedisClusterException
 
+from memorystore_chat._checks import type_name
 from memorystore_chat.connection import clients
-from memorystore_chat.connection.diagnosis import explain, holds_secret
+from memorystore_chat.connection.clusters import AsyncClusterClient, ClusterClient
+from memorystore_chat.connection.diagnosis import explain
 from memorystore_chat.connection.endpoint import (
     Endpoint,
     environment_endpoint,
     environment_password,
 )
 from memorystore_chat.connection.iam import IamCredentials
+from memorystore_chat.connection.retries import single_attempt
+from memorystore_chat.connection.tls import CaCerts, certificates
 from memorystore_chat.errors import ConnectError, EndpointError
 
 OLDEST = (5, 0)
@@ -32,12 +31,6 @@ _LOADING_PAUSE = 0.1
 # Google's services take longer to answer than a server of one's own.
 _LEAST_FOR_GOOGLE = 15.0
 _FAILURES = (redis.RedisError, RedisClusterException, OSError)
-
-_PEM = re.compile(
-    r"-----BEGIN CERTIFICATE-----[A-Za-z0-9+/=\s]*-----END CERTIFICATE-----", re.ASCII
-)
-
-CaCerts = str | os.PathLike[str] | Iterable[str | os.PathLike[str]]
 
 # Options of redis-py that connect() decides itself, and what takes their place.
 _DECIDED = {
@@ -69,15 +62,17 @@ def connect(
     ca_certs: CaCerts | None = None,
     cluster: bool | None = None,
     timeout: float = 5.0,
+    patience: float | None = None,
     **client_options: Any,
-) -> redis.Redis | RedisCluster:
+) -> redis.Redis | ClusterClient:
     """Connect to a server and return a client that is ready to use.
 
     The client has been pinged and its server is at least version 5.0. It speaks RESP2, waits at
     most ``timeout`` seconds for a connection or an answer, tries again after an outage (with
-    growing, random pauses, for at most about twice ``timeout``) but not after a refused login,
-    checks a connection that was idle, and keeps at most 20 connections a node. Closing it closes
-    all of them; it is a context manager too.
+    growing, random pauses, for ``patience`` seconds) but not after a refused login, checks a
+    connection that was idle, and keeps at most 20 connections a node. An interrupt (Ctrl-C, an
+    alarm) leaves no connection with another command's reply on it. Closing the client closes all
+    connections; it is a context manager too.
 
     Args:
         endpoint: What `Endpoint.parse` reads, or an `Endpoint`. None takes
@@ -93,6 +88,12 @@ def connect(
         cluster: Whether to use a cluster client; None asks the server. With False, a node of a
             cluster is treated like a server of its own.
         timeout: Seconds to wait for a connection and for each answer.
+        patience: Seconds that a command goes on trying after its first failure, while the server
+            cannot be reached or is no primary; then it raises. None takes twice ``timeout``, 0
+            never tries again. A fail-over of Memorystore drops the connections and takes "a few
+            seconds" (https://cloud.google.com/memorystore/docs/redis/high-availability), an
+            update may take longer: a program that would rather wait gives ``patience=60``. This
+            call itself does not wait: it tries once.
         **client_options: Anything else that ``redis.Redis`` or ``redis.cluster.RedisCluster``
             takes, such as ``decode_responses=True``, ``max_connections=50`` or ``address_remap=``.
 
@@ -107,25 +108,26 @@ def connect(
         ...     client.ping()
         True
     """
-    _check_arguments(endpoint, password, iam, cluster, timeout, client_options)
+    _check_arguments(endpoint, password, iam, cluster, timeout, patience, client_options)
+    patience = 2 * timeout if patience is None else patience
     target = _resolve(endpoint, password, iam, ca_certs, cluster, timeout)
-    client: redis.Redis | RedisCluster | None = None
+    client: redis.Redis | ClusterClient | None = None
     facts: dict[str, Any] | None = None
     try:
-        with clients.single_attempt():
+        with single_attempt():
             facts = _probe(target, timeout)
             target = replace(target, cluster=_judge(target, facts))
             if target.cluster:
-                client = clients.open_cluster(target, timeout, **client_options)
+                client = clients.open_cluster(target, timeout, patience, **client_options)
                 client.ping(target_nodes=RedisCluster.DEFAULT_NODE)
             else:
-                client = clients.open_server(target, timeout, **client_options)
+                client = clients.open_server(target, timeout, patience, **client_options)
                 client.ping()
     except _FAILURES as error:
         if client is not None:
             client.close()
         told = explain(target, error, timeout, reached=facts is not None)
-        raise told from _shown(target, error)
+        raise told from error
     return client
 
 
@@ -137,8 +139,9 @@ async def connect_async(
     ca_certs: CaCerts | None = None,
     cluster: bool | None = None,
     timeout: float = 5.0,  # noqa: ASYNC109 - what `connect` has, not a limit for this call
+    patience: float | None = None,
     **client_options: Any,
-) -> redis.asyncio.Redis | AsyncRedisCluster:
+) -> redis.asyncio.Redis | AsyncClusterClient:
     """`connect` for ``redis.asyncio``: the same arguments and errors, an asynchronous client.
 
     The client belongs to the event loop it was made in; ``await client.aclose()`` closes it.
@@ -148,27 +151,28 @@ async def connect_async(
         >>> await client.ping()
         True
     """
-    _check_arguments(endpoint, password, iam, cluster, timeout, client_options)
+    _check_arguments(endpoint, password, iam, cluster, timeout, patience, client_options)
+    patience = 2 * timeout if patience is None else patience
     # Finding the endpoint may read files, start a server and ask Google.
     target = await asyncio.to_thread(_resolve, endpoint, password, iam, ca_certs, cluster, timeout)
-    client: redis.asyncio.Redis | AsyncRedisCluster | None = None
+    client: redis.asyncio.Redis | AsyncClusterClient | None = None
     facts: dict[str, Any] | None = None
     try:
-        with clients.single_attempt():
+        with single_attempt():
             facts = await _probe_async(target, timeout)
             target = replace(target, cluster=_judge(target, facts))
             if target.cluster:
-                client = clients.open_cluster_async(target, timeout, **client_options)
+                client = clients.open_cluster_async(target, timeout, patience, **client_options)
                 await client.ping(target_nodes=AsyncRedisCluster.DEFAULT_NODE)
             else:
-                client = clients.open_server_async(target, timeout, **client_options)
+                client = clients.open_server_async(target, timeout, patience, **client_options)
                 await client.ping()
     except _FAILURES as error:
         if client is not None:
             await client.aclose()
         reached = facts is not None
         told = await asyncio.to_thread(explain, target, error, timeout, reached=reached)
-        raise told from _shown(target, error)
+        raise told from error
     return client
 
 
@@ -240,27 +244,22 @@ def _judge(target: Endpoint, facts: dict[str, Any]) -> bool:
     return mode == "cluster" if target.cluster is None else target.cluster
 
 
-def _shown(target: Endpoint, error: Exception) -> Exception | None:
-    """The cause to show; none where its text repeats the password."""
-    return None if holds_secret(target, error) else error
-
-
 def _check_arguments(
     endpoint: object,
     password: object,
     iam: object,
     cluster: object,
     timeout: object,
+    patience: object,
     client_options: dict[str, Any],
 ) -> None:
     if not isinstance(endpoint, str | Endpoint | None):
         raise TypeError(f"endpoint is a {type(endpoint).__name__}; it takes text or an Endpoint.")
     if not isinstance(password, str | None):
         raise TypeError(f"password is a {type(password).__name__}; it takes text (str).")
-    if isinstance(timeout, bool) or not isinstance(timeout, int | float):
-        raise TypeError(f"timeout is a number of seconds, not {timeout!r}.")
-    if not 0 < timeout < math.inf:
-        raise ValueError(f"timeout is {timeout!r}; it takes a number of seconds above 0.")
+    _check_seconds("timeout", timeout, "above 0")
+    if patience is not None:
+        _check_seconds("patience", patience, "from 0 up")
     if not isinstance(cluster, bool | None):
         raise TypeError(f"cluster is {cluster!r}; it takes True, False, or None to ask the server.")
     if not isinstance(iam, bool | redis.CredentialProvider | None):
@@ -273,6 +272,13 @@ def _check_arguments(
             )
         if name in _DECIDED:
             raise ValueError(f"connect() does not take {name}=: it uses {_DECIDED[name]}.")
+
+
+def _check_seconds(name: str, value: object, accepted: str) -> None:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise TypeError(f"{name} is a {type_name(value)}; it takes a number of seconds {accepted}.")
+    if not 0 <= value < math.inf or (value == 0 and accepted == "above 0"):
+        raise ValueError(f"{name} is {value!r}; it takes a number of seconds {accepted}.")
 
 
 def _resolve(
@@ -292,7 +298,7 @@ def _resolve(
             target, password=password, iam=iam or None, ca_certs=ca_certs, cluster=cluster or None
         )
     if ca_certs is not None:
-        target = replace(target, ca_certs=_certificates(ca_certs))
+        target = replace(target, ca_certs=certificates(ca_certs))
     if not target.host and not target.unix_socket:
         # Discovery is for few callers and brings Google's libraries.
         from memorystore_chat.connection.discovery import discover
@@ -339,42 +345,3 @@ def _embedded(target: Endpoint, **given: object) -> Endpoint:
     from memorystore_chat.local.embedded import ensure_running
 
     return replace(target, unix_socket=ensure_running())
-
-
-def _certificates(ca_certs: CaCerts) -> tuple[str, ...]:
-    """The PEM texts of what was given as text or path."""
-    if not isinstance(ca_certs, str | os.PathLike | Iterable):
-        raise EndpointError(
-            f"ca_certs= takes PEM text or paths of PEM files, not {type(ca_certs).__name__}."
-        )
-    several = [ca_certs] if isinstance(ca_certs, str | os.PathLike) else list(ca_certs)
-    texts = tuple(_certificate(item) for item in several)
-    if not texts:
-        raise EndpointError("ca_certs= is empty: give PEM text or the path of a PEM file.")
-    return texts
-
-
-def _certificate(item: str | os.PathLike[str]) -> str:
-    if not isinstance(item, str | os.PathLike):
-        raise EndpointError(
-            f"ca_certs= takes PEM text or paths of PEM files, not {type(item).__name__}."
-        )
-    if isinstance(item, str) and "-----BEGIN" in item:
-        text, shown = item, "The PEM text in ca_certs="
-    else:
-        shown = f"The file {os.fspath(item)!r} in ca_certs="
-        try:
-            text = Path(item).read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            raise EndpointError(
-                f"{shown} cannot be read: give PEM text or the path of a PEM file."
-            ) from error
-    # Only the certificates: the comments of a bundle may hold what ssl does not take.
-    certificates = "\n".join(_PEM.findall(text))
-    if not certificates:
-        raise EndpointError(f"{shown} holds no certificate in PEM form.")
-    try:
-        ssl.create_default_context(cadata=certificates)
-    except (ssl.SSLError, ValueError) as error:
-        raise EndpointError(f"{shown} holds a certificate that cannot be read.") from error
-    return certificates
