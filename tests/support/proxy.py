@@ -70,9 +70,21 @@ class Proxy:
             self.requests.clear()
             self.lost = self.round_trips = self._appends = 0
 
+    def lead_to(self, host: str, port: int, *, cut: bool = True) -> None:
+        """Forward new connections to another server, and cut the old ones or leave them.
+
+        As an address does that moves to another server in a fail-over.
+        """
+        self.server = (host, port)
+        if cut:
+            self._cut_all()
+
     def close(self) -> None:
         """Stop listening and cut every connection."""
         _cut(self._listener)
+        self._cut_all()
+
+    def _cut_all(self) -> None:
         with self._lock:
             still_open = list(self._open)
         for connection in still_open:

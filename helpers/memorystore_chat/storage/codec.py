@@ -129,12 +129,29 @@ def appended_at(element: bytes | str) -> datetime | None:
         >>> appended_at(element).isoformat()
         '2024-11-14T18:54:44.864000+00:00'
     """
+    uuid = id_of_append(element)
+    try:
+        # RFC 9562, section 5.7: the first 48 bits are milliseconds since 1970.
+        return None if uuid is None else _EPOCH + timedelta(milliseconds=uuid.int >> 80)
+    except OverflowError:
+        return None
+
+
+def id_of_append(element: bytes | str) -> UUID | None:
+    """The id of the append that wrote an element, if it is a UUIDv7.
+
+    Ids that one program makes one after the other grow, also within a millisecond.
+
+    Example:
+        >>> element = b'{"id":"01932c07-2080-7000-8000-000000000000","type":"human","data":{}}'
+        >>> id_of_append(element).version
+        7
+    """
     try:
         uuid = UUID(_record(element).get("id"))
-        # RFC 9562, section 5.7: the first 48 bits are milliseconds since 1970.
-        return _EPOCH + timedelta(milliseconds=uuid.int >> 80) if uuid.version == 7 else None
-    except (ValueError, TypeError, AttributeError, OverflowError):
+    except (ValueError, TypeError, AttributeError):
         return None
+    return uuid if uuid.version == 7 else None
 
 
 def without_orphans(messages: Sequence[BaseMessage]) -> list[BaseMessage]:

@@ -1,0 +1,222 @@
+"""Deleting sessions, and setting when they expire."""
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from itertools import islice
+from typing import Literal
+
+from memorystore_chat._checks import check_count
+from memorystore_chat.sessions._batches import MOST
+from memorystore_chat.sessions._primaries import Command, Primaries
+from memorystore_chat.sessions.arguments import (
+    Progress,
+    check,
+    checked_duration,
+    checked_ids,
+    with_progress,
+)
+from memorystore_chat.sessions.report import Report
+from memorystore_chat.sessions.scanning import Found, find, is_message
+from memorystore_chat.storage import Client
+from memorystore_chat.storage.scripts import script
+
+
+def delete(
+    client: Client,
+    ids: Iterable[str] | None = None,
+    *,
+    key_prefix: str = "",
+    idle_for: timedelta | float | None = None,
+    all_sessions: bool = False,
+    dry_run: bool = True,
+    progress: Progress = False,
+) -> Report:
+    """Delete sessions for good, by id, by prefix or by age; by default only count them.
+
+    Only lists that `scan` takes for sessions are deleted, whatever else has such a key; with a
+    session goes what ``history.repair()`` moved out of it. The memory is freed in the background
+    (UNLINK).
+
+    Args:
+        client: A connected client.
+        ids: Session ids; None stands for all under the prefix.
+        key_prefix: What the keys begin with, literally.
+        idle_for: Only sessions whose newest message is at least so old: a timedelta or seconds,
+            by the clocks of this program and of the one that appended. Sessions without a known
+            time are kept. One that is appended to before its turn comes is kept too: the server
+            compares and deletes in one step.
+        all_sessions: Must be True if neither ``ids`` nor ``key_prefix`` says which, so that
+            nobody deletes all sessions of a server by leaving something out.
+        dry_run: Only say what would be deleted.
+        progress: Show a progress bar, if this runs in a notebook or a terminal; "always" shows
+            it elsewhere too. Needs tqdm.
+
+    Returns:
+        How many were, or would be, deleted, and how many were kept for which reason.
+
+    Raises:
+        TypeError: An argument is of the wrong type.
+        ValueError: An argument is not acceptable, or nothing says which sessions to delete.
+        ConnectError: The server cannot be reached or did not answer; some may be deleted.
+        MemorystoreChatError: The server refused, or was replaced by another one meanwhile; some
+            may be deleted.
+
+    Example:
+        >>> from datetime import timedelta
+        >>> from memorystore_chat import connect, sessions
+        >>> client = connect("embedded")
+        >>> report = sessions.delete(client, key_prefix="docs:", idle_for=timedelta(days=30))
+        >>> report.dry_run, report.sessions
+        (True, 0)
+    """
+    check(client, progress, key_prefix=key_prefix)
+    change = _Change("delete", "Deleting", ("UNLINK",), dry_run)
+    which = _Which(checked_ids(ids), key_prefix, idle_for, all_sessions)
+    return change.apply(client, which, progress)
+
+
+def expire(
+    client: Client,
+    ids: Iterable[str] | None = None,
+    *,
+    ttl: int | None,
+    key_prefix: str = "",
+    idle_for: timedelta | float | None = None,
+    all_sessions: bool = False,
+    dry_run: bool = True,
+    progress: Progress = False,
+) -> Report:
+    """Set how long stored sessions have to live from now; by default only count them.
+
+    For sessions that were stored without a TTL, or with another than you want today. It holds
+    until the next append of a history that has a ``ttl`` of its own.
+
+    Args:
+        client: A connected client.
+        ids: Session ids; None stands for all under the prefix.
+        ttl: Seconds from now until they are gone, whole and more than 0; None lets them stay
+            until they are deleted.
+        key_prefix: What the keys begin with, literally.
+        idle_for: As for `delete`: only sessions whose newest message is at least so old.
+        all_sessions: As for `delete`.
+        dry_run: Only say which sessions it would concern.
+        progress: As for `delete`.
+
+    Returns:
+        How many sessions got, or would get, this time to live, and how many were left as they
+        are for which reason.
+
+    Raises:
+        TypeError: An argument is of the wrong type.
+        ValueError: An argument is not acceptable, or nothing says which sessions are meant.
+        ConnectError: The server cannot be reached or did not answer; some may be set.
+        MemorystoreChatError: The server refused, or was replaced by another one meanwhile; some
+            may be set.
+
+    Example:
+        >>> from memorystore_chat import connect, sessions
+        >>> client = connect("embedded")
+        >>> report = sessions.expire(client, key_prefix="docs:", ttl=30 * 24 * 60 * 60)
+        >>> report.dry_run, report.sessions
+        (True, 0)
+    """
+    check(client, progress, key_prefix=key_prefix)
+    check_count("ttl", ttl, "seconds", optional=True)
+    command: Command = ("PERSIST",) if ttl is None else ("EXPIRE", ttl)
+    change = _Change("expire", "Expiring", command, dry_run)
+    which = _Which(checked_ids(ids), key_prefix, idle_for, all_sessions)
+    return change.apply(client, which, progress)
+
+
+@dataclass(frozen=True)
+class _Which:
+    """Which sessions are meant."""
+
+    ids: Sequence[str] | None
+    key_prefix: str
+    idle_for: timedelta | float | None
+    all_sessions: bool
+
+    def before(self, action: str) -> datetime | None:
+        """Until when they must have been used last; an error if this means all by accident."""
+        if self.ids is None and not self.key_prefix and self.all_sessions is not True:
+            raise ValueError(
+                f"This would {action} every session on the server. Say which: ids=[...], "
+                "key_prefix='...', or all_sessions=True if you mean all of them."
+            )
+        if self.idle_for is None:
+            return None
+        return datetime.now(UTC) - checked_duration(self.idle_for)
+
+
+@dataclass(frozen=True)
+class _Change:
+    """Something to do with sessions.
+
+    Attributes:
+        action: The report's name for it.
+        title: What a progress bar says.
+        command: The command that does it, without the key that follows its name.
+        dry_run: Whether it is only to be counted.
+    """
+
+    action: Literal["delete", "expire"]
+    title: str
+    command: Command
+    dry_run: bool
+
+    def apply(self, client: Client, which: _Which, progress: Progress) -> Report:
+        """Find the sessions and do it with each."""
+        before = which.before(self.action)
+        doing = f"{self.title.lower()} sessions"
+        primaries = Primaries(client, doing, writing=not self.dry_run)
+        counts: Counter[str] = Counter()
+        total = None if which.ids is None else len(which.ids)
+        found = with_progress(
+            find(primaries, which.ids, which.key_prefix, counts), progress, self.title, total
+        )
+        while batch := list(islice(found, MOST)):
+            meant = batch
+            if before is not None:
+                meant = [
+                    entry for entry in batch if (last := entry.session.last) and last <= before
+                ]
+                counts["undated"] += sum(entry.session.last is None for entry in batch)
+            if not self.dry_run:
+                done = self._done(primaries, meant, doing, if_unchanged=before is not None)
+                counts["changed"] += len(meant) - len(done)
+                meant = done
+            for entry in meant:
+                session = entry.session
+                counts.update(sessions=1, messages=session.messages, bytes=session.bytes)
+        return Report(self.action, self.dry_run, **counts)
+
+    def _done(
+        self, primaries: Primaries, meant: Sequence[Found], doing: str, *, if_unchanged: bool
+    ) -> list[Found]:
+        """Do it, and say with which: not with those appended to meanwhile, if that matters."""
+        name, *rest = self.command
+        orders: list[Command] = [(name, entry.session.key, *rest) for entry in meant]
+        if if_unchanged:
+            text = script("if_unchanged").text
+            orders = [
+                ("EVAL", text, 1, entry.session.key, entry.sha, *self.command) for entry in meant
+            ]
+        replies = primaries.run(orders, doing)
+        done = list(meant)
+        if if_unchanged:
+            done = [entry for entry, reply in zip(meant, replies, strict=True) if reply]
+        # What repair() moved out of them; a session may have such a name, too.
+        aside = [f"{entry.session.key}:corrupt" for entry in done]
+        ends = primaries.run([("LINDEX", key, -1) for key in aside], doing)
+        primaries.run(
+            [
+                (name, key, *rest)
+                for key, end in zip(aside, ends, strict=True)
+                if end is not None and not is_message(end)
+            ],
+            doing,
+        )
+        return done

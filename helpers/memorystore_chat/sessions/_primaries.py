@@ -1,0 +1,377 @@
+"""The primaries behind a client: who they are, where the hash slots are, and whether that lasts.
+
+SCAN is answered by whoever is at the other end of a connection. A client that does not know a new
+shard, a former primary that is still copying as a replica, another server behind the same address:
+each gives a list that is too short, and nothing says so. Therefore every round trip here also asks
+the server for its run id and its role, and a scan goes over the servers again until each hash slot
+was read where it was.
+"""
+
+import time
+from collections.abc import Generator, Iterable, Iterator, Sequence
+from itertools import chain
+from typing import Any, NamedTuple, TypeAlias, cast
+
+import redis
+from redis.client import NEVER_DECODE
+from redis.cluster import RedisCluster
+from redis.crc import key_slot
+from redis.exceptions import AskError, MovedError, ResponseError, TryAgainError
+
+from memorystore_chat.errors import ConnectError, MemorystoreChatError, explaining
+from memorystore_chat.storage import Client
+
+Command: TypeAlias = tuple[str | bytes | int, ...]
+Moves: TypeAlias = dict[int, set[tuple[str, str]]]
+"""Hash slot -> from which node to which one its keys go."""
+
+_SLOTS = 16384
+_SETTLES_WITHIN = 10.0  # seconds for a fail-over, or for the news of one
+_TRIES = 10  # of a round trip or a round over the servers, while these change
+_IDENTITY: tuple[Command, ...] = (("INFO", "server"), ("INFO", "replication"))
+
+
+class _ChangedError(Exception):
+    """Something else answered than the server that was noted, or a slot is elsewhere."""
+
+
+class _UnsettledError(Exception):
+    """The servers are between two states, or never were what they should be."""
+
+
+class _Placement(NamedTuple):
+    """Which server has which hash slots; without a cluster the only one is called ''.
+
+    Attributes:
+        servers: Node id -> a client of that node.
+        run_ids: Node id -> the id that the server's process gave itself when it started.
+        owners: Hash slot -> node id; empty without a cluster.
+        moving: The slots that are on the way to another node.
+    """
+
+    servers: dict[str, redis.Redis]
+    run_ids: dict[str, str]
+    owners: dict[int, str]
+    moving: Moves
+
+    def node_of(self, command: Command) -> str:
+        """The node that has the key of a command."""
+        if not self.owners:
+            return ""
+        key = command[3] if command[0] == "EVAL" else command[1]
+        return self.owners[key_slot(cast("bytes", _encoded(key)))]
+
+    def moves_until(self, later: "_Placement") -> Moves:
+        """The slots whose keys may have moved between this placement and a later one."""
+        moves: Moves = {}
+        for placement in (self, later):
+            for slot, ways in placement.moving.items():
+                moves.setdefault(slot, set()).update(ways)
+        for slot, node in self.owners.items():
+            if later.owners[slot] != node:
+                moves.setdefault(slot, set()).add((node, later.owners[slot]))
+        return moves
+
+
+class Primaries:
+    """The primaries behind a client, asked so that nobody else can answer for them.
+
+    Args:
+        client: A connected client.
+        doing: What they are asked for, such as ``"deleting sessions"``, for the texts of errors.
+        writing: Whether they are changed. Then a server that is replaced by another one is an
+            error, because what was written last may be gone with it.
+
+    Raises:
+        ConnectError: A server cannot be reached or did not answer.
+        MemorystoreChatError: A server refused, is a replica, or has only a part of the slots.
+    """
+
+    def __init__(self, client: Client, doing: str, *, writing: bool = False) -> None:
+        self._client = client
+        self._is_cluster = isinstance(client, RedisCluster)
+        self._doing = doing
+        self._writing = writing
+        self._newcomers: dict[tuple[str, int], redis.Redis] = {}
+        self._placement = self._settled()
+
+    def run(self, commands: Sequence[Command], doing: str) -> list[Any]:
+        """Send commands in one round trip to each server, and collect the replies.
+
+        They are sent again if something else answers than the noted server, and clients do so if
+        a reply is lost, so each must be safe to repeat.
+
+        Args:
+            commands: Name, key, arguments; for EVAL script, number of keys, keys, arguments.
+            doing: For the error's text, such as ``"reading sessions"``.
+
+        Returns:
+            The replies in the order of the commands, in bytes. None stands for a key of another
+            type than the command takes, and for a refused MEMORY USAGE.
+
+        Raises:
+            ConnectError: A server cannot be reached or did not answer.
+            MemorystoreChatError: A server refused a command.
+        """
+        for _ in range(_TRIES):
+            placement = self._placement
+            groups: dict[str, list[int]] = {}
+            for index, command in enumerate(commands):
+                groups.setdefault(placement.node_of(command), []).append(index)
+            replies: dict[int, Any] = {}
+            for node, indexes in groups.items():
+                asked = self._asked(placement, node, [commands[i] for i in indexes], doing)
+                if asked is None:
+                    break
+                replies |= zip(indexes, asked, strict=True)
+            else:
+                return [replies[index] for index in range(len(commands))]
+            self._renew()
+        raise self._restless()
+
+    def keys(self, pattern: bytes, count: int) -> Iterator[list[bytes]]:
+        """The keys of lists that match, a step of SCAN at a time, and some more than once.
+
+        It goes over all servers again until none was replaced on the way and each slot was read
+        where it was. Slots that move in two rounds in a row are fine as long as they go in one
+        direction: what moved during the first round, and was missed, has arrived in the second.
+        """
+        unread: Moves | None = None
+        for _ in range(_TRIES):
+            before = self._placement
+            completed = yield from self._round(before, pattern, count)
+            self._renew()
+            if not completed or not before.run_ids.items() <= self._placement.run_ids.items():
+                unread = None
+                continue
+            moves = before.moves_until(self._placement)
+            if unread is not None:
+                again = unread.keys() & moves.keys()
+                moves = {slot: moves[slot] for slot in again if len(moves[slot] | unread[slot]) > 1}
+            if not moves:
+                return
+            unread = moves
+        raise self._restless()
+
+    def _round(
+        self, placement: _Placement, pattern: bytes, count: int
+    ) -> Generator[list[bytes], None, bool]:
+        """Scan each server once; whether all of them were there to the end."""
+        of_type: tuple[str, ...] = ("TYPE", "list")
+        for node in placement.servers:
+            cursor: int | None = None
+            while cursor != 0:
+                step: Command = ("SCAN", cursor or 0, "MATCH", pattern, "COUNT", count, *of_type)
+                try:
+                    asked = self._asked(placement, node, [step], "listing sessions")
+                except MemorystoreChatError as error:
+                    if not of_type or "syntax error" not in str(error.__cause__):
+                        raise
+                    of_type = ()  # Redis 5; keys that are no lists are sorted out later
+                    continue
+                if asked is None:
+                    return False
+                cursor, keys = asked[0]
+                yield keys
+                if self._placement is not placement:
+                    return False  # whoever asked about these keys noticed
+        return True
+
+    def _asked(
+        self, placement: _Placement, node: str, commands: Sequence[Command], doing: str
+    ) -> list[Any] | None:
+        """The replies of one server; None if it is not, or no longer, the one that was noted."""
+        try:
+            with explaining(doing):
+                server, replication, *replies = _sent(
+                    placement.servers[node], [*_IDENTITY, *commands]
+                )
+                _raise_first([server, replication])
+                if server["run_id"] != placement.run_ids[node] or replication["role"] != "master":
+                    return None
+                return [
+                    self._checked(command, reply)
+                    for command, reply in zip(commands, replies, strict=True)
+                ]
+        except _ChangedError:
+            return None
+        except ConnectError:
+            if not self._is_cluster:
+                raise
+            return None  # another node takes over, or none does, which the next look finds
+
+    def _checked(self, command: Command, reply: Any) -> Any:
+        if type(reply) is AskError:
+            reply = self._asked_elsewhere(command, reply)
+        if isinstance(reply, MovedError | TryAgainError) and self._is_cluster:
+            raise _ChangedError
+        if isinstance(reply, ResponseError) and (
+            "WRONGTYPE" in str(reply) or command[0] == "MEMORY USAGE"
+        ):
+            return None
+        _raise_first([reply])
+        return reply
+
+    def _asked_elsewhere(self, command: Command, ask: AskError) -> Any:
+        """The reply of the node to which a slot is moving."""
+        return _sent(self._server_at(ask.host, ask.port), [("ASKING",), command])[1]
+
+    def _server_at(self, host: str, port: int) -> redis.Redis:
+        """A client of a node that the cluster's client may not know yet."""
+        client = cast("Any", self._client)
+        address = client.nodes_manager.remap_host_port(host, port)
+        if (node := client.get_node(*address)) is not None:
+            return cast("redis.Redis", client.get_redis_connection(node))
+        if address not in self._newcomers:
+            options = client.get_connection_kwargs()
+            self._newcomers[address] = client.nodes_manager.create_redis_node(*address, **options)
+        return self._newcomers[address]
+
+    def _renew(self) -> None:
+        """Look again who is there."""
+        before, now = self._placement, self._settled()
+        if now != before:
+            self._placement = now
+        if self._writing and set(before.run_ids.values()) - set(now.run_ids.values()):
+            raise MemorystoreChatError(
+                f"A server was replaced by another one while {self._doing}, as in a fail-over, and "
+                "what was written last may be gone with it. Run this again: what is done already "
+                "is left as it is."
+            )
+
+    def _restless(self) -> MemorystoreChatError:
+        return MemorystoreChatError(
+            f"The servers changed again and again while {self._doing}, so something may be "
+            "missing. Run this again when no slots are moved and no fail-over is under way."
+        )
+
+    def _settled(self) -> _Placement:
+        """Who is there, as soon as that is clear."""
+        until, pause = time.monotonic() + _SETTLES_WITHIN, 0.05
+        while True:
+            try:
+                return self._look()
+            except _UnsettledError as error:
+                if time.monotonic() > until:
+                    raise MemorystoreChatError(f"Cannot go on {self._doing}: {error}") from None
+            except ConnectError as error:
+                hopeless = isinstance(error.__cause__, redis.AuthenticationError)
+                if not self._is_cluster or hopeless or time.monotonic() > until:
+                    raise
+            time.sleep(pause)
+            pause = min(2 * pause, 1.0)
+
+    def _look(self) -> _Placement:
+        """Ask every primary for its run id, its role and its slots."""
+        placement, claims = _Placement({}, {}, {}, {}), 0
+        for node in self._nodes():
+            name = node.id if self._is_cluster else ""
+            placement.servers[name], placement.run_ids[name] = node.server, node.run_id
+            if node.slots is None:
+                return placement
+            placement.owners.update(dict.fromkeys(node.slots, name))
+            claims += len(node.slots)
+            for slot, *way in node.moves:
+                placement.moving.setdefault(slot, set()).add((way[0], way[1]))
+        if claims == len(placement.owners) == _SLOTS:
+            return placement
+        if self._is_cluster:
+            raise _UnsettledError(
+                f"the cluster's primaries say that they serve {len(placement.owners):,} of its "
+                f"{_SLOTS:,} hash slots. Run this again when the cluster is complete."
+            )
+        raise MemorystoreChatError(
+            "This server is a node of a cluster and has only a part of the sessions, so "
+            f"{self._doing} would miss the others. Pass a redis.cluster.RedisCluster, which "
+            "connect() returns."
+        )
+
+    def _nodes(self) -> list["_Node"]:
+        """The primaries that have slots, as the cluster names them, or are about to get one."""
+        client = cast("Any", self._client)
+        if not self._is_cluster:
+            return [self._introduced(client)]
+        with explaining(self._doing):
+            client.nodes_manager.initialize()
+            servers = [client.get_redis_connection(node) for node in client.get_primaries()]
+        nodes = [self._introduced(server) for server in servers]
+        known = {node.id for node in nodes}
+        # A shard that was just added has no slot yet, but may have keys of one that moves there.
+        new = {to: node.addresses[to] for node in nodes for *_, to in node.moves if to not in known}
+        return nodes + [self._introduced(self._server_at(*address)) for address in new.values()]
+
+    def _introduced(self, server: redis.Redis) -> "_Node":
+        """What a server says of itself, if it is a primary."""
+        with explaining(self._doing):
+            info, replication, nodes = _sent(server, [*_IDENTITY, ("CLUSTER NODES",)])
+            _raise_first([info, replication])
+            in_cluster = "cluster" in (info.get("redis_mode"), info.get("server_mode"))
+            if in_cluster:
+                _raise_first([nodes])
+        if replication["role"] != "master":
+            if not self._is_cluster:
+                # A connection that outlived a fail-over; the address may lead elsewhere by now.
+                server.connection_pool.disconnect(inuse_connections=False)
+            raise _UnsettledError(
+                "the server is a replica, which may lack sessions. Connect to the primary."
+            )
+        return _Node.of(server, info["run_id"], nodes if in_cluster else {})
+
+
+class _Node(NamedTuple):
+    """What a server says of itself.
+
+    Attributes:
+        server: A client of it.
+        run_id: The id that its process gave itself when it started.
+        id: Its id in the cluster; '' without one.
+        slots: The hash slots it has; None without a cluster.
+        moves: Slots on the way: which, from which node, to which node.
+        addresses: Node id -> host and port of every node it knows.
+    """
+
+    server: redis.Redis
+    run_id: str
+    id: str
+    slots: list[int] | None
+    moves: list[tuple[int, str, str]]
+    addresses: dict[str, tuple[str, int]]
+
+    @classmethod
+    def of(cls, server: redis.Redis, run_id: str, nodes: dict[str, dict[str, Any]]) -> "_Node":
+        """From redis-py's form of CLUSTER NODES."""
+        itself = next((node for node in nodes.values() if "myself" in node["flags"]), None)
+        if itself is None:
+            return cls(server, run_id, "", None, [], {})
+        me = itself["node_id"]
+        ranges = [range(int(ends[0]), int(ends[-1]) + 1) for ends in itself["slots"]]
+        moves = []
+        for move in itself["migrations"]:
+            way = (me, move["node_id"])
+            if move["state"] == "importing":
+                way = (move["node_id"], me)
+            moves.append((int(move["slot"]), *way))
+        addresses = {}
+        for address, node in nodes.items():
+            host, _, port = address.rpartition(":")
+            addresses[node["node_id"]] = (host or node["hostname"], int(port))
+        return cls(server, run_id, me, list(chain(*ranges)), moves, addresses)
+
+
+def _sent(server: redis.Redis, commands: Sequence[Command]) -> list[Any]:
+    """Send commands over one connection and collect the replies, errors included."""
+    with cast("Any", server).pipeline(transaction=False) as pipe:
+        for name, *arguments in commands:
+            # As bytes both ways, whatever encoding the client has.
+            pipe.execute_command(name, *map(_encoded, arguments), **{NEVER_DECODE: True})
+        return cast("list[Any]", pipe.execute(raise_on_error=False))
+
+
+def _encoded(part: str | bytes | int) -> bytes | int:
+    return part.encode() if isinstance(part, str) else part
+
+
+def _raise_first(replies: Iterable[object]) -> None:
+    for reply in replies:
+        if isinstance(reply, Exception):
+            raise reply

@@ -1,0 +1,70 @@
+"""What a function of this package did, in numbers and in a sentence."""
+
+from dataclasses import dataclass
+from typing import Literal, TypeAlias
+
+Action: TypeAlias = Literal["delete", "expire", "export", "load", "copy"]
+
+_WORDS: dict[Action, tuple[str, str]] = {
+    "delete": ("delete", "Deleted"),
+    "expire": ("set the time to live of", "Set the time to live of"),
+    "export": ("export", "Exported"),
+    "load": ("load", "Loaded"),
+    "copy": ("copy", "Copied"),
+}
+
+
+@dataclass(frozen=True, repr=False)
+class Report:
+    """What one of these functions did, or would do; its repr is a sentence.
+
+    Attributes:
+        action: What was done with the sessions.
+        dry_run: Whether it was only tried out and nothing was changed.
+        sessions: How many sessions it was done with.
+        messages: How many messages they have; of a session that was extended, the new ones.
+        bytes: For "delete" and "expire" the memory they take on the server; else the size of the
+            messages.
+        missing: Ids that were asked for and have no session.
+        undated: Sessions left as they are because it is not known when they were last used.
+        changed: Sessions left as they are because they were appended to in the meantime.
+        existing: Sessions that were at their destination already, and are unchanged.
+        conflicting: Sessions that were left out because their destination holds something else.
+        unreadable: Copied messages that cannot be read; ``history.repair()`` moves them aside.
+    """
+
+    action: Action
+    dry_run: bool
+    sessions: int = 0
+    messages: int = 0
+    bytes: int = 0
+    missing: int = 0
+    undated: int = 0
+    changed: int = 0
+    existing: int = 0
+    conflicting: int = 0
+    unreadable: int = 0
+
+    def __repr__(self) -> str:
+        would, done = _WORDS[self.action]
+        start = f"Would {would}" if self.dry_run else done
+        size = f"{self.bytes / 1e6:,.1f} MB" if self.bytes >= 100_000 else "less than 0.1 MB"
+        messages = counted(self.messages, "message")
+        parts = [f"{start} {counted(self.sessions, 'session')} ({messages}, {size})"]
+        remarks = {
+            f"{self.missing:,} not found": self.missing,
+            f"{self.undated:,} left because their age is not known": self.undated,
+            f"{self.changed:,} left because they were appended to meanwhile": self.changed,
+            f"{self.existing:,} there already": self.existing,
+            f"{self.conflicting:,} left out because something else is there": self.conflicting,
+            f"{counted(self.unreadable, 'message')} cannot be read": self.unreadable,
+        }
+        parts += [remark for remark, number in remarks.items() if number]
+        if self.dry_run:
+            parts.append("nothing was changed, dry_run=False does it")
+        return "; ".join(parts) + "."
+
+
+def counted(number: int, thing: str) -> str:
+    """A number of things: "1 session", "2,000 sessions"."""
+    return f"{number:,} {thing}{'' if number == 1 else 's'}"

@@ -1,0 +1,129 @@
+"""The table of sessions."""
+
+import re
+from datetime import timedelta
+
+import pytest
+from langchain_core.messages import (
+    HumanMessage,
+)
+
+from memorystore_chat import (
+    MemorystoreChatMessageHistory,
+    sessions,
+)
+from memorystore_chat.tutorial import session_table
+from stored import UNTIMED, element
+
+
+def test_the_table_shows_the_sessions_used_last(client, key_prefix):
+    """Newest first, in words for people, and a sequence of the sessions themselves."""
+    day, minute = timedelta(days=1), timedelta(minutes=1)
+    client.rpush(f"{key_prefix}old", *[element("x" * 1000, ago=3 * day)] * 1200)
+    client.rpush(f"{key_prefix}new", element())
+    client.expire(f"{key_prefix}new", 30 * 86_400)
+    client.rpush(f"{key_prefix}mid", element(ago=90 * minute), element(ago=5 * minute))
+    client.expire(f"{key_prefix}mid", 5400)
+    client.rpush(f"{key_prefix}undated", UNTIMED)
+    shown = sessions.table(client, key_prefix=key_prefix)
+    assert [session.id for session in shown] == ["new", "mid", "old", "undated"]
+    assert all(isinstance(session, sessions.Session) for session in shown)
+    assert shown[2].messages == 1200
+    title, _, heading, _, *lines = (re.split(r" {2,}", row) for row in str(shown).splitlines())
+    assert title == ["4 sessions"]
+    assert heading == ["session", "messages", "last activity", "expires in", "size"]
+    assert lines == [
+        ["new", "1", "just now", "30 days", "under 1 kB"],
+        ["mid", "2", "5 minutes ago", "90 minutes", "under 1 kB"],
+        ["old", "1,200", "3 days ago", "never", lines[2][-1]],
+        ["undated", "1", "unknown", "never", "under 1 kB"],
+    ]
+    assert re.fullmatch(r"1\.\d MB", lines[2][-1])
+
+
+def test_the_table_keeps_only_the_newest(client, key_prefix):
+    """Of more sessions than the limit the ones used last are shown, and how many there are."""
+    for number in range(30):
+        client.rpush(f"{key_prefix}{number:02}", element(ago=timedelta(hours=number)))
+    shown = sessions.table(client, key_prefix=key_prefix, limit=3)
+    assert [session.id for session in shown] == ["00", "01", "02"]
+    assert str(shown).startswith("The 3 used last of 30 sessions\n")
+
+
+def test_the_table_of_nothing_says_so(client, key_prefix):
+    """No heading, no columns: a sentence."""
+    shown = sessions.table(client, key_prefix=key_prefix)
+    assert list(shown) == []
+    assert str(shown) == "No sessions."
+
+
+def test_the_table_escapes_ids(client, key_prefix):
+    """A session id is text that somebody else may have chosen."""
+    name = "<script>alert(1)</script>\u202e"
+    client.rpush(f"{key_prefix}{name}", element())
+    html = sessions.table(client, key_prefix=key_prefix)._repr_html_()
+    assert "&lt;script&gt;alert(1)&lt;/script&gt;[U+202E]" in html
+    assert "<script" not in html
+
+
+def test_the_table_has_the_sessions_of_all_nodes(valkey_cluster, key_prefix):
+    """On a cluster every primary is asked."""
+    with valkey_cluster.client() as client:
+        for number in range(20):
+            MemorystoreChatMessageHistory(client, str(number), key_prefix=key_prefix).add_messages(
+                [HumanMessage("hi")]
+            )
+        shown = sessions.table(client, key_prefix=key_prefix)
+        assert {session.id for session in shown} == set(map(str, range(20)))
+        assert len({client.get_node_from_key(session.key).port for session in shown}) == 3
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"limit": 0}, r"limit is 0; it takes a whole number of sessions from 1"),
+        ({"key_prefix": None}, r"key_prefix is None"),
+        ({"progress": 1.5}, r"progress is 1\.5"),
+    ],
+)
+def test_bad_options_of_the_table_are_refused(client, options, message):
+    """The error says what was given and what is accepted."""
+    with pytest.raises((TypeError, ValueError), match=message):
+        sessions.table(client, **options)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "words"),
+    [
+        (0, "0 seconds"), (1, "1 second"), (59, "1 minute"), (100, "100 seconds"),
+        (118, "2 minutes"), (3599, "1 hour"), (5400, "90 minutes"), (90_000, "25 hours"),
+        (2_591_999, "30 days"), (86_400 * 1000, "1,000 days"),
+    ],
+)  # fmt: skip
+def test_durations_are_told_in_the_unit_that_suits(seconds, words):
+    """The largest unit that says it to within a few percent."""
+    assert session_table.span(seconds) == words
+
+
+@pytest.mark.parametrize(
+    ("size", "words"),
+    [
+        (0, "under 1 kB"), (999, "under 1 kB"), (1000, "1.0 kB"), (9949, "9.9 kB"), (9960, "10 kB"),
+        (999_499, "999 kB"), (999_500, "1.0 MB"), (56_000_000, "56 MB"), (3 * 10**12, "3,000 GB"),
+    ],
+)  # fmt: skip
+def test_sizes_have_two_digits_and_a_unit(size, words):
+    """Decimal units, as in the reports."""
+    assert session_table.size(size) == words
+
+
+def test_sessions_of_one_millisecond_keep_their_order(client, key_prefix):
+    """The one that was used last comes first, however little time there was between them."""
+    names = [f"{number * 37 % 101:03}" for number in range(100)]
+    for name in names:
+        MemorystoreChatMessageHistory(client, name, key_prefix=key_prefix).add_messages(
+            [HumanMessage("hi")]
+        )
+    shown = sessions.table(client, key_prefix=key_prefix, limit=100)
+    assert len({session.last for session in shown}) < 100  # some share a millisecond
+    assert [session.id for session in shown] == names[::-1]
