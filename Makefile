@@ -21,7 +21,7 @@ help:
 	@echo 'make bench         the chat history beside its peers (BENCH_ARGS=--quick)'
 	@echo 'make release-check the wheel built, checked, and tried (TAG=v0.2.0)'
 	@echo 'make lock          requirements.txt from pyproject.toml (LOCK_ARGS=--upgrade for newer versions)'
-	@echo 'make links         links to the repository (REPO=owner/name for another one)'
+	@echo 'make links         links to your fork, from git remote (REPO=owner/name, BRANCH=, INSTALL=index)'
 
 $(READY): requirements.txt pyproject.toml
 	@set -e; new='import sys; sys.exit(sys.version_info < (3, 11))'; \
@@ -88,7 +88,8 @@ lock: $(READY)
 	  --custom-compile-command 'make lock' --extra dev $(LOCK_ARGS) -o requirements.txt pyproject.toml
 
 links: $(READY)
-	@$(BIN)/python tools/links.py $(if $(REPO),--repository '$(REPO)')
+	@$(BIN)/python tools/links.py --repository '$(or $(REPO),git)' \
+	  $(if $(BRANCH),--branch '$(BRANCH)') $(if $(INSTALL),--install '$(INSTALL)')
 
 release-check: $(READY)
 	@$(BIN)/python tools/release.py $(TAG)

@@ -1,36 +1,48 @@
-"""Write every link to the repository anew from its one source, pyproject.toml's Repository URL.
+"""Write every link to the repository anew from its one source, pyproject.toml.
 
-``make links`` calls this; ``make links REPO=owner/name`` sets the URL first. What is generated:
+``make links`` takes the repository and the branch from ``git remote`` and the branch that is
+checked out; ``REPO=owner/name`` and ``BRANCH=name`` say otherwise. With ``INSTALL=index`` the
+package is installed by its name from the package index, with ``INSTALL=git`` from the repository.
+What is generated:
 
-- in a notebook's first cell and in README.md, the row of badges between ``<!-- badges -->`` and
-  ``<!-- /badges -->`` (README.md names the notebook: ``<!-- badges 01_setup.ipynb -->``);
+- in a notebook's first cell, the line of links between ``<!-- badges -->`` and
+  ``<!-- /badges -->``; in README.md, Colab's badge after ``<!-- badge 01_setup.ipynb -->``;
 - a notebook's previous and next links between ``<!-- navigation -->`` and
   ``<!-- /navigation -->``;
-- the whole source of the cell tagged ``links-install``;
-- the pictures in notebooks/images that a cell shows as ``![...](attachment:NAME.png)``;
-- the owner and name in every other link to the repository in these files.
+- the cell tagged ``links-install``, and in README.md what is between ``<!-- install -->`` and
+  ``<!-- /install -->``;
+- the owner and name in every other link to the repository in the files that have any.
 """
 
 import argparse
-import base64
 import re
+import subprocess
 import sys
 import tomllib
-from collections.abc import Sequence
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import nbformat
 
 ROOT = Path(__file__).resolve().parent.parent
-BRANCH = "main"
+PLACEHOLDER = "your-org/memorystore-chat"
 INSTALL_TAG = "links-install"
-EXTRAS = "tutorial"
+# Files that have links to the repository, beside the notebooks.
+TEXTS = (
+    "README.md",
+    "pyproject.toml",
+    "docs/conf.py",
+    "docs/llms.txt",
+    ".github/CODEOWNERS",
+    ".github/ISSUE_TEMPLATE/config.yml",
+)
 
 _BLOCK = re.compile(
-    r"<!-- (?P<kind>badges|navigation)(?: (?P<name>\S+))? -->(?P<body>.*?)<!-- /(?P=kind) -->",
+    r"<!-- (?P<kind>badges?|navigation|install)(?: (?P<name>\S+))? -->"
+    r"(?P<body>.*?)<!-- /(?P=kind) -->",
     re.DOTALL,
 )
-_PICTURE = re.compile(r"\(attachment:([\w.-]+\.png)\)")
 _COLAB = re.compile(r"colab\.research\.google\.com/github/([\w.-]+/[\w.-]+)/blob/")
 _SLUG = re.compile(r"(?:https://github\.com/)?([\w-]+/[\w.-]+?)(?:\.git)?/?")
 
@@ -51,95 +63,100 @@ def parse_repository(text: str) -> str:
     return match[1]
 
 
-def repository_of(pyproject: str) -> str:
-    """The ``owner/name`` that the text of a pyproject.toml declares."""
-    return parse_repository(tomllib.loads(pyproject)["project"]["urls"]["Repository"])
+@dataclass(frozen=True)
+class Links:
+    """Where the links lead.
 
+    Attributes:
+        repository: ``owner/name`` on GitHub.
+        branch: The branch that the links show.
+        install: Whether the package is installed from ``"git"`` or from the ``"index"``.
+        titles: For each notebook's file name its title, such as ``"1. Set up"``.
+    """
 
-def colab_url(notebook: str, repository: str) -> str:
-    """Address that opens ``notebook`` (a file name) in Colab."""
-    return (
-        f"https://colab.research.google.com/github/{repository}/blob/{BRANCH}/notebooks/{notebook}"
-    )
+    repository: str
+    branch: str
+    install: str
+    titles: Mapping[str, str]
 
+    def colab(self, notebook: str) -> str:
+        """Address that opens a notebook in Colab."""
+        return f"https://colab.research.google.com/github/{self.repository}/blob/{self.branch}/notebooks/{notebook}"
 
-def header(notebook: str, repository: str) -> str:
-    """The row of badges that open ``notebook`` (a file name): one line of Markdown."""
-    raw = f"raw.githubusercontent.com/{repository}/{BRANCH}/notebooks/{notebook}"
-    console = "https://console.cloud.google.com/agent-platform"
-    badge = "https://colab.research.google.com/assets/colab-badge.svg"
-    enterprise = f"{console}/colab/import/https:%2F%2F{raw.replace('/', '%2F')}"
-    workbench = f"{console}/workbench/instances?download_url=https://{raw}"
-    source = f"https://github.com/{repository}/blob/{BRANCH}/notebooks/{notebook}"
-    return " · ".join(
-        [
-            f"[![Open in Colab]({badge})]({colab_url(notebook, repository)})",
-            f"[Open in Colab Enterprise]({enterprise})",
-            f"[Open in Workbench]({workbench})",
-            f"[View on GitHub]({source})",
+    def badge(self, notebook: str) -> str:
+        """Colab's badge."""
+        picture = "https://colab.research.google.com/assets/colab-badge.svg"
+        return f"[![Open in Colab]({picture})]({self.colab(notebook)})"
+
+    def header(self, notebook: str) -> str:
+        """The line of links that opens a notebook: one line of Markdown."""
+        raw = f"raw.githubusercontent.com/{self.repository}/{self.branch}/notebooks/{notebook}"
+        console = "https://console.cloud.google.com/agent-platform"
+        enterprise = f"{console}/colab/import/https:%2F%2F{raw.replace('/', '%2F')}"
+        workbench = f"{console}/workbench/deploy-notebook?download_url=https://{raw}"
+        source = f"https://github.com/{self.repository}/blob/{self.branch}/notebooks/{notebook}"
+        return " · ".join(
+            [
+                self.badge(notebook),
+                f"[Open in Colab Enterprise]({enterprise})",
+                f"[Open in Workbench]({workbench})",
+                f"[View on GitHub]({source})",
+            ]
+        )
+
+    def requirement(self, extra: str) -> str:
+        """What pip installs, such as ``memorystore-chat[tutorial] @ git+https://...``."""
+        if self.install == "index":
+            return f"memorystore-chat[{extra}]"
+        branch = "" if self.branch == "main" else f"@{self.branch}"
+        return f"memorystore-chat[{extra}] @ git+https://github.com/{self.repository}{branch}"
+
+    def install_cell(self) -> str:
+        """Source of the install cell: it does nothing if the package is there already."""
+        way_out = (
+            "Not installed: choose a kernel with Python 3.11 or newer, and make sure that "
+            f"https://github.com/{self.repository} is a repository you can open "
+            "(in a fork, make links writes its address here)."
+        )
+        lines = [
+            "# @title Install the tutorial, unless it is there already",
+            "from importlib.util import find_spec",
+            'if not find_spec("memorystore_chat"):',
+            f'    %pip install -q "{self.requirement("tutorial")}" || echo "{way_out}"',
         ]
-    )
+        return "\n".join(lines)
+
+    def navigation(self, notebook: str) -> str:
+        """Links to the notebooks before and after one, as one line of Markdown."""
+        series = sorted(self.titles)
+        place = series.index(notebook)
+        around = [("Previous", place - 1), ("Next", place + 1)]
+        return " · ".join(
+            f"{word}: [{self.titles[name]}]({name}) ([in Colab]({self.colab(name)}))"
+            for word, index in around
+            if 0 <= index < len(series)
+            for name in [series[index]]
+        )
 
 
-def install_cell(repository: str) -> str:
-    """Source of the install cell: it does nothing where the package is there already.
-
-    pip leaves an installed version alone only where the newest of what it adds agrees: without the
-    versions to keep, google-cloud-memorystore 0.5.6 would take Colab's protobuf from 5.29 to 7.36.
-    """
-    return f"""\
-import importlib.util
-import subprocess
-import sys
-
-package = "memorystore-chat[{EXTRAS}]"
-source = "git+https://github.com/{repository}"
-# The kernel and Colab's other packages rely on these, so their versions stay.
-kept = ["ipykernel", "ipython", "notebook", "numpy", "pandas", "protobuf", "requests", "tornado"]
-if importlib.util.find_spec("memorystore_chat") is None:
-    pip = [sys.executable, "-m", "pip"]
-    listed = subprocess.check_output([*pip, "list", "--format=freeze"], text=True)
-    versions = [line for line in listed.split() if line.partition("==")[0] in kept]
-    subprocess.run([*pip, "install", "--quiet", f"{{package}} @ {{source}}", *versions], check=True)
-    importlib.invalidate_caches()"""
+def read_links(root: Path) -> Links:
+    """Where the links lead by pyproject.toml, and the titles by the notebooks' first lines."""
+    pyproject = tomllib.loads((root / "pyproject.toml").read_text(encoding="utf-8"))
+    settings = pyproject["tool"]["memorystore-chat"]
+    titles = {
+        path.name: nbformat.read(path, as_version=4).cells[0].source.partition("\n")[0].lstrip("# ")
+        for path in (root / "notebooks").glob("*.ipynb")
+    }
+    repository = parse_repository(pyproject["project"]["urls"]["Repository"])
+    return Links(repository, settings["branch"], settings["install"], titles)
 
 
-def navigation(notebook: str, notebooks: Sequence[str], repository: str) -> str:
-    """Links to the notebooks before and after ``notebook``, as one line of Markdown.
-
-    Args:
-        notebook: File name, such as ``02_basic_usage.ipynb``.
-        notebooks: File names of the whole series.
-        repository: ``owner/name``.
-    """
-    series = sorted(notebooks)
-    place = series.index(notebook)
-    links = []
-    if place > 0:
-        links.append(f"Previous: {_link(series[place - 1], repository)}")
-    if place + 1 < len(series):
-        links.append(f"Next: {_link(series[place + 1], repository)}")
-    return " · ".join(links)
-
-
-def _link(notebook: str, repository: str) -> str:
-    number, _, name = notebook.removesuffix(".ipynb").partition("_")
-    title = name.replace("_", " ").capitalize()
-    # The file's name is for those who read in JupyterLab.
-    return (
-        f"{int(number)}. {title}, `{notebook}` ([open in Colab]({colab_url(notebook, repository)}))"
-    )
-
-
-def rewrite_text(
-    text: str, repository: str, notebooks: Sequence[str], notebook: str | None = None
-) -> str:
+def rewrite_text(text: str, links: Links, notebook: str | None = None) -> str:
     """Markdown with its generated blocks written anew.
 
     Args:
         text: Markdown of a cell or of README.md.
-        repository: ``owner/name``.
-        notebooks: File names of the whole series.
+        links: Where they lead.
         notebook: The notebook that a block without a name is about.
 
     Raises:
@@ -147,16 +164,18 @@ def rewrite_text(
     """
 
     def generate(match: re.Match[str]) -> str:
-        name = match["name"] or notebook
-        if name not in notebooks:
+        kind, name = match["kind"], match["name"] or notebook
+        if kind == "install":
+            line = f'```sh\npip install "{links.requirement(match["name"] or "embedded")}"\n```'
+        elif name not in links.titles:
             raise ValueError(f"{match[0].partition('-->')[0]}-->: no notebook {name!r}")
-        badges = match["kind"] == "badges"
-        line = header(name, repository) if badges else navigation(name, notebooks, repository)
-        opening = match["kind"] + (f" {match['name']}" if match["name"] else "")
+        else:
+            line = getattr(links, {"badges": "header"}.get(kind, kind))(name)
+        opening = kind + (f" {match['name']}" if match["name"] else "")
         # A comment that begins a line makes the rest of that line HTML, not Markdown.
         begins_line = match.start() == 0 or text[match.start() - 1] == "\n"
         edge = "\n" if begins_line else ""
-        return f"<!-- {opening} -->{edge}{line}{edge}<!-- /{match['kind']} -->"
+        return f"<!-- {opening} -->{edge}{line}{edge}<!-- /{kind} -->"
 
     return _BLOCK.sub(generate, text)
 
@@ -167,7 +186,8 @@ def former_repositories(text: str) -> set[str]:
 
 
 def replace_repository(text: str, former: set[str], repository: str) -> str:
-    """``text`` with every GitHub link to one of ``former`` leading to ``repository`` instead."""
+    """``text`` with every link to one of ``former`` leading to ``repository`` instead."""
+    new_owner, new_name = repository.split("/")
     for owner, name in (slug.split("/") for slug in sorted(former)):
         pattern = (
             r"(github(?:usercontent)?\.com|google\.com/github)(/|%2F)"
@@ -176,64 +196,94 @@ def replace_repository(text: str, former: set[str], repository: str) -> str:
         text = re.sub(
             pattern, lambda m: m[1] + m[2] + repository.replace("/", m[2]), text, flags=re.ASCII
         )
+        text = text.replace(f"{owner}.github.io/{name}", f"{new_owner}.github.io/{new_name}")
+        text = text.replace(f"@{owner}/maintainers", f"@{new_owner}/maintainers")
     return text
 
 
-def picture(path: Path) -> dict[str, str]:
-    """A picture as an attachment of a cell, which shows wherever the notebook is opened."""
-    return {"image/png": base64.b64encode(path.read_bytes()).decode()}
-
-
-def rewrite_notebook(path: Path, repository: str, notebooks: Sequence[str]) -> str:
+def rewrite_notebook(path: Path, links: Links, former: set[str]) -> str:
     """The text of the notebook at ``path`` with its links written anew."""
     book = nbformat.read(path, as_version=4)
-    former = set().union(*(former_repositories(cell.source) for cell in book.cells))
+    former = former.union(*(former_repositories(cell.source) for cell in book.cells))
     for cell in book.cells:
         if INSTALL_TAG in cell.metadata.get("tags", []):
-            cell.source = install_cell(repository)
+            cell.source = links.install_cell()
             continue
         if cell.cell_type == "markdown":
-            cell.source = rewrite_text(cell.source, repository, notebooks, path.name)
-            if names := _PICTURE.findall(cell.source):
-                cell.attachments = {name: picture(path.parent / "images" / name) for name in names}
-        cell.source = replace_repository(cell.source, former, repository)
-    return nbformat.writes(book) + "\n"
+            cell.source = rewrite_text(cell.source, links, path.name)
+        cell.source = replace_repository(cell.source, former, links.repository)
+    return str(nbformat.writes(book)) + "\n"
 
 
-def rewrite_all(root: Path, repository: str) -> dict[Path, str]:
-    """The new text of every file under ``root`` whose links are not those of ``repository``."""
-    paths = sorted((root / "notebooks").glob("*.ipynb"))
-    names = [path.name for path in paths]
-    texts = {path: rewrite_notebook(path, repository, names) for path in paths}
-    readme = root / "README.md"
-    text = readme.read_text(encoding="utf-8")
-    former = former_repositories(text)
-    texts[readme] = replace_repository(rewrite_text(text, repository, names), former, repository)
-    pyproject = root / "pyproject.toml"
-    text = pyproject.read_text(encoding="utf-8")
-    texts[pyproject] = replace_repository(text, {repository_of(text)}, repository)
+def rewrite_all(root: Path, links: Links) -> dict[Path, str]:
+    """The new text of every file under ``root`` whose links are not ``links``."""
+    former = {read_links(root).repository}
+    texts = {
+        path: rewrite_notebook(path, links, former)
+        for path in sorted((root / "notebooks").glob("*.ipynb"))
+    }
+    for path in (root / name for name in TEXTS if (root / name).exists()):
+        text = path.read_text(encoding="utf-8")
+        if path.suffix == ".md":
+            former |= former_repositories(text)
+            text = rewrite_text(text, links)
+        if path.name == "pyproject.toml":
+            text = re.sub(r'(?m)^branch = ".*"$', f'branch = "{links.branch}"', text)
+            text = re.sub(r'(?m)^install = ".*"$', f'install = "{links.install}"', text)
+        texts[path] = replace_repository(text, former, links.repository)
     return {path: text for path, text in texts.items() if text != path.read_text(encoding="utf-8")}
 
 
-def main(arguments: Sequence[str] | None = None, root: Path = ROOT) -> int:
+def from_git(root: Path) -> tuple[str, str]:
+    """The repository and the branch that git knows.
+
+    Raises:
+        ValueError: There is no remote on GitHub.
+    """
+    asked = (["remote", "get-url", "origin"], ["rev-parse", "--abbrev-ref", "HEAD"])
+    done = [
+        subprocess.run(["git", *words], cwd=root, capture_output=True, text=True, check=False)
+        for words in asked
+    ]
+    remote, branch = (run.stdout.strip() for run in done)
+    slug = re.search(r"github\.com[:/]([\w-]+/[\w.-]+?)(?:\.git)?/?$", remote)
+    if slug is None:
+        raise ValueError(
+            "git knows no remote on GitHub here; say which repository: make links REPO=owner/name"
+        )
+    return slug[1], branch if branch and branch != "HEAD" else "main"
+
+
+def main(arguments: list[str] | None = None, root: Path = ROOT) -> int:
     """Write the links under ``root``; returns the exit status."""
     parser = argparse.ArgumentParser(description="Write every link to the repository anew.")
-    parser.add_argument("--repository", help="owner/name; without it, pyproject.toml's")
+    parser.add_argument("--repository", help="owner/name, or 'git' to ask git")
+    parser.add_argument("--branch", help="the branch that the links show")
+    parser.add_argument("--install", choices=("git", "index"), help="where pip finds the package")
     options = parser.parse_args(arguments)
     try:
-        if options.repository is None:
-            repository = repository_of((root / "pyproject.toml").read_text(encoding="utf-8"))
-        else:
-            repository = parse_repository(options.repository)
-        changed = rewrite_all(root, repository)
+        links = read_links(root)
+        changes = {"branch": options.branch, "install": options.install}
+        if options.repository == "git":
+            repository, branch = from_git(root)
+            changes |= {"repository": repository, "branch": options.branch or branch}
+        elif options.repository is not None:
+            changes["repository"] = parse_repository(options.repository)
+        links = replace(links, **{name: value for name, value in changes.items() if value})
+        changed = rewrite_all(root, links)
     except ValueError as error:
         print(f"links: {error}", file=sys.stderr)
         return 1
     for path, text in changed.items():
         path.write_text(text, encoding="utf-8")
-        print(f"{path.relative_to(root)}: links to {repository}")
+        print(f"{path.relative_to(root)}: links to {links.repository}, branch {links.branch}")
     if not changed:
-        print(f"Every link leads to {repository} already.")
+        print(f"Every link leads to {links.repository}, branch {links.branch}, already.")
+    elif links.repository != PLACEHOLDER:
+        print(
+            f"Now commit, push to https://github.com/{links.repository}, and make that repository "
+            "public: Colab, Workbench, and pip can open no other."
+        )
     return 0
 
 

@@ -22,11 +22,27 @@ from compare_notebooks import CELL_TIMEOUT, unchanged_keys
 from counting import ROOT
 from memorystore_chat import MemorystoreChatError
 
+# Complete, so that opening a notebook changes nothing in it.
 METADATA = {
-    "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
-    "language_info": {"name": "python"},
+    "kernelspec": {
+        "display_name": "Python 3 (ipykernel)",
+        "language": "python",
+        "name": "python3",
+    },
+    "language_info": {
+        "codemirror_mode": {"name": "ipython", "version": 3},
+        "file_extension": ".py",
+        "mimetype": "text/x-python",
+        "name": "python",
+        "nbconvert_exporter": "python",
+        "pygments_lexer": "ipython3",
+        "version": "3.13.0",
+    },
 }
+# Which cells are folded, and how, in Colab and in JupyterLab.
+_KEPT = ("cellView", "jupyter", "tags")
 
+WIDGET = "application/vnd.jupyter.widget-view+json"
 _COLOR = re.compile(r"\x1b\[[0-9;]*m")
 
 
@@ -40,11 +56,11 @@ def read(path: Path) -> nbformat.NotebookNode:
 
 
 def normalize(book: nbformat.NotebookNode) -> None:
-    """Drop whatever metadata differs between machines or runs; tags stay."""
+    """Drop whatever metadata differs between machines or runs; tags and folding stay."""
     book.metadata = nbformat.from_dict(METADATA)
     for cell in book.cells:
-        tags = cell.metadata.get("tags")
-        cell.metadata = nbformat.from_dict({"tags": tags} if tags else {})
+        kept = {key: cell.metadata[key] for key in _KEPT if cell.metadata.get(key)}
+        cell.metadata = nbformat.from_dict(kept)
 
 
 def uncompared(book: nbformat.NotebookNode) -> dict[str, list[nbformat.NotebookNode]]:
@@ -103,6 +119,8 @@ def execute(path: Path, *, refresh: bool = False) -> list[str]:
             if output.get("name") == "stderr"
         ]
     for cell in code:
+        # A widget lives as long as its kernel; what is beside it is what a reader of the file sees.
+        cell.outputs = [output for output in cell.outputs if WIDGET not in output.get("data", {})]
         for output in kept.get(cell.id, []):
             if output.output_type == "execute_result":
                 output.execution_count = cell.execution_count

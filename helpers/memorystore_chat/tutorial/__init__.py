@@ -5,11 +5,13 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from memorystore_chat._environment import Environment, detect_environment
-    from memorystore_chat.tutorial import checks
+    from memorystore_chat.tutorial import checks, latency
     from memorystore_chat.tutorial.box import ChatBox, chat_box
     from memorystore_chat.tutorial.display import Table, Transcript, table, transcript
     from memorystore_chat.tutorial.environment import sign_in
     from memorystore_chat.tutorial.facts import server_facts
+    from memorystore_chat.tutorial.failover import FailOver, fail_over, practice_cluster
+    from memorystore_chat.tutorial.instances import create_instance, delete_instance
     from memorystore_chat.tutorial.models import ChatModelError, DemoChatModel, chat_model
     from memorystore_chat.tutorial.pictures import picture
     from memorystore_chat.tutorial.prefixes import key_prefix
@@ -19,14 +21,20 @@ __all__ = [
     "ChatModelError",
     "DemoChatModel",
     "Environment",
+    "FailOver",
     "Table",
     "Transcript",
     "chat_box",
     "chat_model",
     "checks",
+    "create_instance",
+    "delete_instance",
     "detect_environment",
+    "fail_over",
     "key_prefix",
+    "latency",
     "picture",
+    "practice_cluster",
     "server_facts",
     "sign_in",
     "table",
@@ -39,13 +47,18 @@ _LATER = {
     "ChatModelError": "tutorial.models",
     "DemoChatModel": "tutorial.models",
     "Environment": "_environment",
+    "FailOver": "tutorial.failover",
     "Table": "tutorial.display",
     "Transcript": "tutorial.display",
     "chat_box": "tutorial.box",
     "chat_model": "tutorial.models",
+    "create_instance": "tutorial.instances",
+    "delete_instance": "tutorial.instances",
     "detect_environment": "_environment",
+    "fail_over": "tutorial.failover",
     "key_prefix": "tutorial.prefixes",
     "picture": "tutorial.pictures",
+    "practice_cluster": "tutorial.failover",
     "server_facts": "tutorial.facts",
     "sign_in": "tutorial.environment",
     "table": "tutorial.display",
@@ -54,8 +67,8 @@ _LATER = {
 
 
 def __getattr__(name: str) -> object:
-    if name == "checks":
-        return import_module("memorystore_chat.tutorial.checks")
+    if name in ("checks", "latency"):
+        return import_module(f"memorystore_chat.tutorial.{name}")
     if name in _LATER:
         return getattr(import_module(f"memorystore_chat.{_LATER[name]}"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -217,7 +217,23 @@ def picture(name: str) -> Any:
     if name not in _PICTURES:
         raise ValueError(f"There is no picture {name!r}; there are {', '.join(_PICTURES)}.")
     draw, words = _PICTURES[name]
+    return shown(draw().figure, words)
+
+
+def shown(figure: Any, words: str) -> Any:
+    """A matplotlib figure as a picture that shows wherever a notebook is read.
+
+    Args:
+        figure: The figure, 9 inches wide.
+        words: What it shows, for those who can't see it.
+
+    Returns:
+        An ``IPython.display.Image`` (PNG, shown 720 pixels wide).
+
+    Raises:
+        ModuleNotFoundError: IPython is missing.
+    """
     out = BytesIO()
-    draw().figure.savefig(out, format="png", dpi=_DPI, metadata={"Software": None})
+    figure.savefig(out, format="png", dpi=_DPI, metadata={"Software": None})
     display = require("IPython.display", install="ipython")
     return display.Image(data=out.getvalue(), format="png", width=720, alt=words)

@@ -1,0 +1,170 @@
+"""A conversation that goes on while a server dies: `practice_cluster` and `fail_over`."""
+
+import time
+from collections import Counter
+from dataclasses import dataclass
+from threading import Thread
+from typing import Any
+
+from langchain_core.messages import AIMessage, HumanMessage
+
+from memorystore_chat._extras import require
+from memorystore_chat.errors import MemorystoreChatError
+from memorystore_chat.history import MemorystoreChatMessageHistory
+from memorystore_chat.local import practice
+from memorystore_chat.tutorial.pictures import shown
+
+_kept: list[practice.Cluster] = []
+
+
+def practice_cluster() -> practice.Cluster:
+    """The practice cluster of this program, whole: another is started once nodes were killed.
+
+    Returns:
+        Three primaries, each with a replica. It ends with the program, or with its ``stop()``.
+
+    Raises:
+        ConnectError: There is no Valkey for this platform, or it does not start.
+
+    Example:
+        >>> cluster = practice_cluster()
+        >>> practice_cluster() is cluster, cluster.running
+        (True, 6)
+        >>> cluster.stop()
+    """
+    if _kept and _kept[0].running < 6:
+        _kept.pop().stop()
+    if not _kept:
+        _kept.append(practice.cluster())
+    return _kept[0]
+
+
+@dataclass(frozen=True, repr=False)
+class FailOver:
+    """What became of the messages, and how long each turn took.
+
+    Attributes:
+        seconds: The time of each turn, the first one first.
+        killed_at: The number of the turn in which the primary was killed, from 1.
+        attempted: How many messages the turns tried to store.
+        acknowledged: How many of them the server has acknowledged.
+        stored: How many are stored.
+        doubled: How many are stored more than once.
+        lost: How many were acknowledged and are not stored.
+    """
+
+    seconds: tuple[float, ...]
+    killed_at: int
+    attempted: int
+    acknowledged: int
+    stored: int
+    doubled: int
+    lost: int
+
+    def __repr__(self) -> str:
+        return (
+            f"{self.attempted} messages attempted, {self.stored} stored, {self.doubled} doubled, "
+            f"{self.lost} lost; the longest of {len(self.seconds)} turns took "
+            f"{max(self.seconds):.1f} s."
+        )
+
+    def plot(self) -> Any:
+        """Draw the milliseconds of each turn.
+
+        Returns:
+            A picture, which shows itself as the last line of a cell.
+
+        Raises:
+            ModuleNotFoundError: matplotlib or IPython is missing.
+        """
+        figure = require("matplotlib.figure", install="matplotlib").Figure
+        ticker = require("matplotlib.ticker", install="matplotlib")
+        page = figure(figsize=(9, 4.2), facecolor="white", layout="constrained")
+        axes = page.subplots()
+        turns = range(1, len(self.seconds) + 1)
+        axes.plot(turns, [1000 * took for took in self.seconds], color="#1a73e8", linewidth=2)
+        axes.axvline(self.killed_at, color="#d93025", linestyle="--", linewidth=1.5)
+        axes.set_yscale("log")
+        axes.set_ylim(0.1, 20_000)
+        axes.yaxis.set_major_formatter(ticker.StrMethodFormatter("{x:,g}"))
+        axes.text(
+            self.killed_at - 1, 9_000, "primary killed", ha="right", color="#d93025", fontsize=13
+        )
+        axes.text(
+            self.killed_at + 2,
+            1000 * max(self.seconds),
+            f"{max(self.seconds):.1f} s until the replica has taken over",
+            va="center",
+            fontsize=13,
+        )
+        axes.set_xlabel("turn", fontsize=13)
+        axes.set_ylabel("milliseconds (log scale)", fontsize=13)
+        axes.tick_params(labelsize=12)
+        axes.grid(visible=True, alpha=0.3)
+        axes.set_title(
+            f"{self.attempted} messages attempted · {self.stored} stored · "
+            f"{self.doubled} doubled · {self.lost} lost",
+            fontsize=14,
+            weight="bold",
+        )
+        return shown(page, f"Milliseconds of each turn: flat, one spike, flat. {self}")
+
+
+def fail_over(
+    history: MemorystoreChatMessageHistory,
+    cluster: practice.Cluster,
+    *,
+    turns: int = 100,
+    kill_at: int = 40,
+) -> FailOver:
+    """Hold a conversation, kill the primary that stores it, and keep account.
+
+    Prints a line when the server is killed and one at the end. The first turn that fails ends the
+    conversation with its error.
+
+    Args:
+        history: An empty session on the cluster.
+        cluster: The cluster.
+        turns: How many questions and answers.
+        kill_at: In which of them the primary is killed, by a thread of its own.
+
+    Raises:
+        ConnectError: No replica took over in time.
+        ValueError: ``kill_at`` is not one of the turns, or the session is not empty.
+    """
+    if not 1 <= kill_at <= turns:
+        raise ValueError(f"kill_at is {kill_at!r}; it takes a turn from 1 to {turns}.")
+    if len(history):
+        raise ValueError("The session is not empty; clear() it first.")
+    node = cluster.primary_of(history.key)
+    power_cut = Thread(target=cluster.kill, args=[node])
+    seconds: list[float] = []
+    attempted: list[str] = []
+    acknowledged: list[str] = []
+    for number in range(1, turns + 1):
+        if number == kill_at:
+            print(f"Turn {number}: node {node} is killed.", flush=True)  # noqa: T201
+            power_cut.start()
+        turn = [HumanMessage(f"question {number}"), AIMessage(f"answer {number}")]
+        attempted += [message.text for message in turn]
+        began = time.perf_counter()
+        try:
+            history.add_messages(turn)
+        except MemorystoreChatError:
+            power_cut.join()
+            raise
+        seconds.append(time.perf_counter() - began)
+        acknowledged += [message.text for message in turn]
+        time.sleep(0.01)  # people take longer
+    power_cut.join()
+    stored = Counter(message.text for message in history.messages)
+    print(f"Turn {turns}: node {cluster.primary_of(history.key)} answers.")  # noqa: T201
+    return FailOver(
+        seconds=tuple(seconds),
+        killed_at=kill_at,
+        attempted=len(attempted),
+        acknowledged=len(acknowledged),
+        stored=stored.total(),
+        doubled=sum(times - 1 for times in stored.values()),
+        lost=sum(text not in stored for text in acknowledged),
+    )
