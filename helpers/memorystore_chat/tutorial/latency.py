@@ -8,18 +8,18 @@ import math
 import statistics
 import time
 import uuid
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from html import escape
-from typing import overload
-from urllib.parse import quote
+from typing import Any, overload
 
 from langchain_core.messages import AIMessage, HumanMessage
 
-from memorystore_chat._checks import check_count
+from memorystore_chat._checks import check_count, type_name
+from memorystore_chat._extras import require
 from memorystore_chat.history import MemorystoreChatMessageHistory
 from memorystore_chat.storage import Client
 from memorystore_chat.tutorial.display import Table, table
+from memorystore_chat.tutorial.pictures import shown
 
 _TURN = (
     HumanMessage("Which of the two museums is open on a Sunday, and until when?"),
@@ -29,12 +29,7 @@ _TURN = (
     ),
 )
 _WARM_UP = 10
-
-# The drawing, in its own units; light paper and dark ink whatever the theme of the page.
-_WIDTH, _HEIGHT = 640, 320
-_LEFT, _RIGHT, _TOP, _BOTTOM = 64, 84, 30, 56
-_INK, _GRID = "#3c4043", "#dadce0"
-_P50, _P99 = "#1558b0", "#a8320a"
+_FONT = 16  # points; readable where a narrow window halves the picture
 
 
 @dataclass(frozen=True)
@@ -79,14 +74,45 @@ class Latency(Sequence[Turns]):
 
     __repr__ = __str__
 
-    def _repr_html_(self) -> str:
+    def _repr_mimebundle_(self, **_: object) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
         lines = (f"{row.window}: {_digits(row.p50)} and {_digits(row.p99)}" for row in self._rows)
-        text = f"{self._title}. Median and 99th percentile in ms, by window: {'; '.join(lines)}"
-        # An image: what cleans HTML before it is shown removes drawings, but lets images pass.
-        return (
-            f'<img alt="{escape(text)}" style="max-width:100%" width="{_WIDTH}" '
-            f'src="data:image/svg+xml,{quote(_draw(self._rows, self._title))}">'
+        words = f"{self._title}. Median and 99th percentile in ms, by window: {'; '.join(lines)}"
+        data, metadata = shown(self._figure(), words)._repr_mimebundle_()
+        return {**data, "text/plain": str(self)}, metadata
+
+    def _figure(self) -> Any:
+        """Both percentiles against the window, the time on a logarithmic scale."""
+        ticker = require("matplotlib.ticker", install="matplotlib")
+        figure = require("matplotlib.figure", install="matplotlib").Figure(
+            figsize=(9, 4.5), facecolor="white", layout="constrained"
         )
+        axes = figure.subplots()
+        for name, style, values in (
+            ("p50", {"color": "#1558b0", "marker": "o"}, [row.p50 for row in self._rows]),
+            (
+                "p99",
+                {"color": "#a8320a", "marker": "s", "ls": "--"},
+                [row.p99 for row in self._rows],
+            ),
+        ):
+            axes.plot(values, linewidth=2.5, markersize=8, **style)
+            label = f" {name} {_digits(values[-1])}"
+            at = (len(values) - 1, values[-1])
+            axes.annotate(label, at, (8, 0), textcoords="offset points", va="center",
+                          color=style["color"], fontsize=_FONT)  # fmt: skip
+        axes.set_yscale("log")
+        axes.yaxis.set_major_locator(ticker.LogLocator(subs=(1, 2, 5)))
+        axes.yaxis.set_major_formatter(ticker.StrMethodFormatter("{x:g}"))
+        axes.yaxis.set_minor_locator(ticker.NullLocator())
+        axes.set_xticks(range(len(self._rows)), [str(row.window) for row in self._rows])
+        axes.margins(x=0.05, y=0.15)
+        axes.set_title(self._title, fontsize=_FONT, weight="bold", loc="left", parse_math=False)
+        axes.set_xlabel("messages loaded", fontsize=_FONT)
+        axes.set_ylabel("milliseconds", fontsize=_FONT)
+        axes.tick_params(labelsize=_FONT)
+        axes.grid(axis="y", color="#dadce0")
+        axes.spines[["top", "right"]].set_visible(False)
+        return figure
 
     def _table(self) -> Table[Turns]:
         return table(
@@ -122,6 +148,7 @@ def measure(
         The figures, which show themselves.
 
     Raises:
+        TypeError: ``windows`` is not a list of numbers, or ``seconds`` is not a number.
         ValueError: An argument is not acceptable.
         ConnectError: The server cannot be reached or did not answer.
         MemorystoreChatError: The server refused.
@@ -133,13 +160,7 @@ def measure(
         >>> [row.window for row in latency]
         [10, 100]
     """
-    if not windows:
-        raise ValueError("windows is empty; it takes numbers of messages, such as (10, 100).")
-    for window in windows:
-        check_count("a window", window, "messages", optional=True)
-    check_count("turns", turns, "turns")
-    if not 0 < seconds < math.inf:
-        raise ValueError(f"seconds is {seconds!r}; it takes a number of seconds above 0.")
+    _check(windows, turns, seconds)
     session, longest = f"latency-{uuid.uuid4().hex}", max(windows)
     full = MemorystoreChatMessageHistory(client, session, 3600, key_prefix=key_prefix)
     rows = []
@@ -158,6 +179,22 @@ def measure(
     finally:
         full.clear()
     return Latency(rows, title=title)
+
+
+def _check(windows: object, turns: object, seconds: object) -> None:
+    if isinstance(windows, str) or not isinstance(windows, Sequence):
+        raise TypeError(
+            f"windows is a {type_name(windows)}; it takes numbers of messages, such as (10, 100)."
+        )
+    if not windows:
+        raise ValueError("windows is empty; it takes numbers of messages, such as (10, 100).")
+    for window in windows:
+        check_count("a window", window, "messages")
+    check_count("turns", turns, "turns")
+    if isinstance(seconds, bool) or not isinstance(seconds, int | float):
+        raise TypeError(f"seconds is a {type_name(seconds)}; it takes a number of seconds above 0.")
+    if not 0 < seconds < math.inf:
+        raise ValueError(f"seconds is {seconds!r}; it takes a number of seconds above 0.")
 
 
 def _measured(
@@ -180,64 +217,3 @@ def _measured(
 
 def _digits(value: float) -> str:
     return f"{value:.0f}" if value >= 100 else f"{value:.1f}" if value >= 10 else f"{value:.2f}"
-
-
-def _draw(rows: Sequence[Turns], title: str) -> str:
-    """An SVG of both percentiles against the window, the time on a logarithmic scale."""
-    ticks = _ticks(min(row.p50 for row in rows), max(row.p99 for row in rows))
-    low, high = math.log(ticks[0]), math.log(ticks[-1])
-    plot_width, plot_height = _WIDTH - _LEFT - _RIGHT, _HEIGHT - _TOP - _BOTTOM
-    across = [_LEFT + plot_width * (index + 0.5) / len(rows) for index in range(len(rows))]
-
-    def up(value: float) -> float:
-        return _TOP + plot_height * (1 - (math.log(value) - low) / (high - low))
-
-    parts = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {_WIDTH} {_HEIGHT}" '
-        f'font-family="system-ui,sans-serif" font-size="13" fill="{_INK}">',
-        f'<rect width="{_WIDTH}" height="{_HEIGHT}" rx="8" fill="#fff"/>',
-        f'<text x="{_LEFT}" y="19" font-weight="600">{escape(title)}</text>',
-    ]
-    for tick in ticks:
-        y = up(tick)
-        parts.append(
-            f'<path d="M{_LEFT} {y:.1f}H{_WIDTH - _RIGHT}" stroke="{_GRID}"/>'
-            f'<text x="{_LEFT - 8}" y="{y + 4:.1f}" text-anchor="end">{tick:g}</text>'
-        )
-    for x, row in zip(across, rows, strict=True):
-        place = f'x="{x:.1f}" y="{_HEIGHT - _BOTTOM + 20}"'
-        parts.append(f'<text {place} text-anchor="middle">{row.window}</text>')
-    middle = _LEFT + plot_width / 2
-    parts.append(
-        f'<text x="{middle:.0f}" y="{_HEIGHT - 12}" text-anchor="middle">messages loaded</text>'
-        f'<text x="16" y="{_TOP + plot_height / 2:.0f}" text-anchor="middle" '
-        f'transform="rotate(-90 16 {_TOP + plot_height / 2:.0f})">milliseconds</text>'
-    )
-    for name, color, dash, values in (
-        ("p50", _P50, "", [row.p50 for row in rows]),
-        ("p99", _P99, ' stroke-dasharray="6 4"', [row.p99 for row in rows]),
-    ):
-        points = [(x, up(value)) for x, value in zip(across, values, strict=True)]
-        line = "L".join(f"{x:.1f} {y:.1f}" for x, y in points)
-        parts.append(f'<path d="M{line}" fill="none" stroke="{color}" stroke-width="2"{dash}/>')
-        parts += [_mark(name, x, y, color) for x, y in points]
-        x, y = points[-1]
-        label = f"{name} {_digits(values[-1])}"
-        parts.append(f'<text x="{x + 12:.1f}" y="{y + 4:.1f}" fill="{color}">{label}</text>')
-    return "".join([*parts, "</svg>"])
-
-
-def _mark(name: str, x: float, y: float, color: str) -> str:
-    """A disc for p50, a square for p99, so that color is not the only sign."""
-    if name == "p50":
-        return f'<circle cx="{x:.1f}" cy="{y:.1f}" r="4.5" fill="{color}"/>'
-    return f'<rect x="{x - 4:.1f}" y="{y - 4:.1f}" width="8" height="8" fill="{color}"/>'
-
-
-def _ticks(lowest: float, highest: float) -> list[float]:
-    """1, 2 and 5 times the powers of ten, from just below the lowest to just above the highest."""
-    powers = range(math.floor(math.log10(lowest)), math.ceil(math.log10(highest)) + 1)
-    every = [factor * 10.0**power for power in powers for factor in (1, 2, 5)]
-    first = max(index for index, tick in enumerate(every) if tick <= lowest)
-    last = min(index for index, tick in enumerate(every) if tick > highest)
-    return every[first : last + 1]
