@@ -1,11 +1,14 @@
 """Memory for agents: a middleware for LangChain's ``create_agent``. Needs the extra ``agents``."""
 
-from collections.abc import Awaitable, Callable, Sequence
-from itertools import dropwhile
-from typing import Annotated, Any, NotRequired, TypedDict, cast
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from copy import copy
+from dataclasses import replace
+from itertools import islice
+from typing import Annotated, Any, NamedTuple, NotRequired
 from uuid import uuid4
 
-from langchain_core.messages import BaseMessage, RemoveMessage, SystemMessage, ToolMessage
+from langchain_core.messages import AIMessage, BaseMessage, RemoveMessage, ToolMessage
+from langchain_core.runnables import RunnableConfig
 
 from memorystore_chat._extras import require
 from memorystore_chat.history import MemorystoreChatMessageHistory
@@ -19,31 +22,32 @@ from langchain.agents.middleware import (  # noqa: E402
     ExtendedModelResponse,
     ModelRequest,
     ModelResponse,
+    ToolCallRequest,
 )
 from langchain.agents.middleware.types import PrivateStateAttr  # noqa: E402
+from langgraph.checkpoint.base import BaseCheckpointSaver, CheckpointTuple  # noqa: E402
 from langgraph.config import get_config  # noqa: E402
 from langgraph.graph.message import REMOVE_ALL_MESSAGES  # noqa: E402
 from langgraph.runtime import Runtime  # noqa: E402
 from langgraph.types import Command  # noqa: E402
 from typing_extensions import override  # noqa: E402
 
+from memorystore_chat import _turns  # noqa: E402
+from memorystore_chat._turns import Turn  # noqa: E402
 
-class _Turn(TypedDict):
-    """One turn of the conversation, kept in the agent's state between the hooks.
+# LangGraph hands these to each task of a run; it has no public name for either.
+_CHECKPOINTER = "__pregel_checkpointer"
+_RESUMING = "__pregel_resuming"
 
-    ``messages`` sits inside a dict so that ``stream_mode="messages"`` does not show it again.
-    """
-
-    append_id: str | None  # None once the turn is stored
-    messages: list[BaseMessage]
-    after: str | None  # id of the newest message before the turn
+_CHECKPOINTS_SEARCHED = 30
+"""How many checkpoints are read to tell the input of this call from that of failed ones."""
 
 
 class _State(AgentState[Any]):
-    memorystore_turn: NotRequired[Annotated[_Turn, PrivateStateAttr]]
+    memorystore_turn: NotRequired[Annotated[Turn, PrivateStateAttr, _turns.merged]]
 
 
-class ChatHistoryMiddleware(AgentMiddleware[_State, Any, Any]):
+class ChatHistoryMiddleware(AgentMiddleware[AgentState[Any], Any, Any]):
     """Gives an agent a memory in Memorystore: two round trips a turn, whatever its length.
 
     Before the agent runs it loads the session; after it, it appends the messages of this turn
@@ -53,24 +57,35 @@ class ChatHistoryMiddleware(AgentMiddleware[_State, Any, Any]):
     stores what they made of the turn.
 
     - **The session is the truth.** The agent sees the session's messages (at most the history's
-      ``window``, no tool result without its call), then what is new in the call. Messages passed
-      in again, up to the newest one that is stored, are recognized by their ids and neither
-      doubled nor stored twice. A message without an id is a new one, so pass only what is new,
-      or the messages an earlier call returned.
+      ``window``), then what is new in the call. New is what has an id that the session does not
+      hold, wherever it stands; a message without an id is new, so pass only what is new, or the
+      messages an earlier call returned. A question under an id that is taken is asked under
+      another. A call that asks nothing new raises a ValueError.
+    - **A front end that resends the whole conversation** without ids in each call needs
+      ``whole_conversation=True``: the messages after the last answer are new, the rest is taken
+      from the session. An answer that was edited there is therefore not noticed; an empty
+      session, as after its expiry, takes everything over.
     - **With a checkpointer** beside it the same holds. The checkpoint keeps a turn that is under
       way; a session that was cleared or has expired is forgotten, though the checkpoint still has
-      its messages.
+      its messages. Going back to an earlier checkpoint raises a ValueError once the session has
+      gone on: a session only grows.
     - **A turn is stored when it ends**, and with ``stream`` and ``astream`` when they have been
-      read to the end. A model or tool that raises, a cancelled task or a stream left early stores
+      read to the end. A model or tool that raises, a canceled task or a stream left early stores
       nothing. An interrupted turn is stored when it is resumed to its end; a new message instead
-      drops it, as it drops one that failed.
+      drops it, as it drops one that failed, before or after the session was loaded.
     - **A failing read or write raises.** After a failed write ``agent.invoke(None, config)``, with
       a checkpointer, tries just the write again, and the turn is stored once.
+    - **A tool call without a result** is neither stored nor replayed as it is, because models
+      refuse it: a turn that ends before its calls are carried out is stored with results that
+      say "The call was not carried out."
+    - **In a graph** the agent is a node like any other. The parent graph gets its own messages
+      back and what is new, not the rest of the session, so that they stay in order. Give each
+      agent of a graph histories with a ``key_prefix`` of their own.
     - **Two turns at once** on a session do not see each other; each is stored in one piece.
     - **Trimming and summarizing** change what the model sees, not what is stored: the messages
       that ``SummarizationMiddleware`` removes are stored and its summary is not. It summarizes
       anew in each turn that begins past its trigger, so choose a ``window`` below that, or a
-      checkpointer alone where a running summary is the memory you want. A message that another
+      checkpointer alone if a running summary is the memory you want. A message that another
       middleware changed is stored as changed; the newest ones of a turn, if it removed them, are
       not stored.
     - **System messages** are instructions and not stored; ``create_agent(system_prompt=...)`` is
@@ -83,9 +98,11 @@ class ChatHistoryMiddleware(AgentMiddleware[_State, Any, Any]):
     Args:
         history: Makes the history of a session from the call's ``thread_id``, or one history for
             an agent that has only one conversation.
+        whole_conversation: Whether each call passes the whole conversation, as many front ends
+            do, and not only what is new.
 
     Raises:
-        TypeError: ``history`` is neither.
+        TypeError: ``history`` is neither, or ``whole_conversation`` is not a bool.
 
     Example:
         >>> from langchain.agents import create_agent
@@ -103,11 +120,13 @@ class ChatHistoryMiddleware(AgentMiddleware[_State, Any, Any]):
         >>> MemorystoreChatMessageHistory(client, "ada/docs").clear()
     """
 
-    state_schema = _State
+    state_schema: type[AgentState[Any]] = _State
 
     def __init__(
         self,
         history: MemorystoreChatMessageHistory | Callable[[str], MemorystoreChatMessageHistory],
+        *,
+        whole_conversation: bool = False,
     ) -> None:
         super().__init__()
         if not (isinstance(history, MemorystoreChatMessageHistory) or callable(history)):
@@ -115,26 +134,44 @@ class ChatHistoryMiddleware(AgentMiddleware[_State, Any, Any]):
                 f"history is a {type(history).__name__}; it takes a MemorystoreChatMessageHistory, "
                 "or a function that makes one from a thread_id."
             )
+        if not isinstance(whole_conversation, bool):
+            raise TypeError(
+                f"whole_conversation is a {type(whole_conversation).__name__}; it takes a bool."
+            )
         self._source = history
+        self._whole_conversation = whole_conversation
 
     @override
     def before_agent(  # type: ignore[override]
-        self, state: _State, runtime: Runtime[Any]
+        self, state: AgentState[Any], runtime: Runtime[Any]
     ) -> Command[Any]:
         """Load the session, and put what is new in this call after it.
 
         Raises:
-            ValueError: The config has no usable ``thread_id``.
+            ValueError: The config has no usable ``thread_id``, the call asks nothing new, or it
+                goes back to a checkpoint that the session has left behind.
             MemorystoreChatError: The session cannot be read.
         """
-        return _loaded(state, self._history().messages)
+        beginning = _Beginning(self._history(), state, runtime, self._whole_conversation)
+        stored = beginning.history.messages
+        if search := beginning.search:
+            beginning.narrow(islice(search.saver.list(**search.arguments), _CHECKPOINTS_SEARCHED))
+        if beginning.needs_whole_session(stored):
+            beginning.session = _whole(beginning.history).messages
+        return beginning.update(stored)
 
     @override
     async def abefore_agent(  # type: ignore[override]
-        self, state: _State, runtime: Runtime[Any]
+        self, state: AgentState[Any], runtime: Runtime[Any]
     ) -> Command[Any]:
         """``before_agent``, without blocking the event loop."""
-        return _loaded(state, await self._history().aget_messages())
+        beginning = _Beginning(self._history(), state, runtime, self._whole_conversation)
+        stored = await beginning.history.aget_messages()
+        if search := beginning.search:
+            beginning.narrow([each async for each in search.saver.alist(**search.arguments)])
+        if beginning.needs_whole_session(stored):
+            beginning.session = await _whole(beginning.history).aget_messages()
+        return beginning.update(stored)
 
     @override
     def wrap_model_call(
@@ -143,7 +180,7 @@ class ChatHistoryMiddleware(AgentMiddleware[_State, Any, Any]):
         handler: Callable[[ModelRequest[Any]], ModelResponse[Any]],
     ) -> ExtendedModelResponse[Any]:
         """Note the turn so far, before another middleware trims it away."""
-        return _noted(request, handler(request))
+        return _with_turn(request, handler(request))
 
     @override
     async def awrap_model_call(
@@ -152,30 +189,61 @@ class ChatHistoryMiddleware(AgentMiddleware[_State, Any, Any]):
         handler: Callable[[ModelRequest[Any]], Awaitable[ModelResponse[Any]]],
     ) -> ExtendedModelResponse[Any]:
         """``wrap_model_call``, without blocking the event loop."""
-        return _noted(request, await handler(request))
+        return _with_turn(request, await handler(request))
 
     @override
-    def after_agent(self, state: _State, runtime: Runtime[Any]) -> dict[str, Any]:
+    def wrap_tool_call(
+        self,
+        request: ToolCallRequest,
+        handler: Callable[[ToolCallRequest], ToolMessage | Command[Any]],
+    ) -> ToolMessage | Command[Any]:
+        """Note a tool's result, before another middleware or the tool itself removes it."""
+        return _with_result(request, handler(request))
+
+    @override
+    async def awrap_tool_call(
+        self,
+        request: ToolCallRequest,
+        handler: Callable[[ToolCallRequest], Awaitable[ToolMessage | Command[Any]]],
+    ) -> ToolMessage | Command[Any]:
+        """``wrap_tool_call``, without blocking the event loop."""
+        return _with_result(request, await handler(request))
+
+    @override
+    def after_agent(  # type: ignore[override]
+        self, state: AgentState[Any], runtime: Runtime[Any]
+    ) -> Command[Any]:
         """Append the messages of this turn, in one write.
 
         Raises:
+            ValueError: The call went back to a checkpoint that the session has left behind.
             MemorystoreChatError: The turn cannot be stored.
         """
         history = self._history()
-        # There is none where a middleware before this one has jumped past before_agent.
-        turn = state.get("memorystore_turn") or _begun(state, history.messages)
-        messages = _of_turn(turn, state["messages"])
-        history.add_messages(_to_store(messages), append_id=turn["append_id"])
-        return {"memorystore_turn": _ended(turn, messages)}
+        turn = _turn(state)
+        if turn is None:  # a middleware before this one has jumped past before_agent
+            turn = _Beginning(history, state, runtime, False).turn(history.messages)
+        messages = _turns.said(turn, state["messages"])
+        if not _is_resumed() or not _stored_already(messages, _whole(history).messages):
+            history.add_messages(_turns.to_store(messages), append_id=turn["append_id"])
+        return _ended(turn, messages, state)
 
     @override
-    async def aafter_agent(self, state: _State, runtime: Runtime[Any]) -> dict[str, Any]:
+    async def aafter_agent(  # type: ignore[override]
+        self, state: AgentState[Any], runtime: Runtime[Any]
+    ) -> Command[Any]:
         """``after_agent``, without blocking the event loop."""
         history = self._history()
-        turn = state.get("memorystore_turn") or _begun(state, await history.aget_messages())
-        messages = _of_turn(turn, state["messages"])
-        await history.aadd_messages(_to_store(messages), append_id=turn["append_id"])
-        return {"memorystore_turn": _ended(turn, messages)}
+        turn = _turn(state)
+        if turn is None:
+            stored = await history.aget_messages()
+            turn = _Beginning(history, state, runtime, False).turn(stored)
+        messages = _turns.said(turn, state["messages"])
+        if not _is_resumed() or not _stored_already(
+            messages, await _whole(history).aget_messages()
+        ):
+            await history.aadd_messages(_turns.to_store(messages), append_id=turn["append_id"])
+        return _ended(turn, messages, state)
 
     def _history(self) -> MemorystoreChatMessageHistory:
         if isinstance(self._source, MemorystoreChatMessageHistory):
@@ -198,79 +266,215 @@ class ChatHistoryMiddleware(AgentMiddleware[_State, Any, Any]):
         return history
 
 
-def _loaded(state: _State, stored: list[BaseMessage]) -> Command[Any]:
-    """The state update that begins a turn."""
-    turn = _begun(state, stored)
-    messages = [RemoveMessage(id=REMOVE_ALL_MESSAGES), *stored, *turn["messages"]]
-    # As pairs and not as a dict, because stream_mode="messages" would show every message in a
-    # dict's lists: the old conversation again, at the beginning of each turn.
-    return Command(update=[("messages", messages), ("memorystore_turn", turn)])
+class _Search(NamedTuple):
+    """Where a call's checkpoints are found."""
+
+    saver: BaseCheckpointSaver[Any]
+    arguments: dict[str, Any]
 
 
-def _begun(state: _State, stored: list[BaseMessage]) -> _Turn:
-    """A turn that holds what is new in this call."""
-    for message in stored:
-        message.id = message.id or str(uuid4())
-    given: Sequence[BaseMessage] = state["messages"]
-    last = state.get("memorystore_turn")
-    if last and (split := _split(last, given)):
-        given = split[1]
-        if last["append_id"]:  # it never ended, and may have left results of its tools
-            given = [*dropwhile(lambda message: isinstance(message, ToolMessage), given)]
+class _Beginning:
+    """The beginning of a turn: from the agent's messages and the session's to what is new."""
+
+    def __init__(
+        self,
+        history: MemorystoreChatMessageHistory,
+        state: AgentState[Any],
+        runtime: Runtime[Any],
+        whole_conversation: bool,
+    ) -> None:
+        self.history = history
+        self.session: list[BaseMessage] | None = None
+        self._present: list[BaseMessage] = list(state["messages"])
+        self._turn = _turn(state)
+        self._config = get_config()
+        self._whole_conversation = whole_conversation
+        self._given = [*_turns.open_turn(self._present, self._turn)]
+        self._checkpoint_id = runtime.execution_info and runtime.execution_info.checkpoint_id
+
+    @property
+    def search(self) -> _Search | None:
+        """The checkpoints to read if calls may have failed since the last turn, else None."""
+        saver = self._config["configurable"].get(_CHECKPOINTER)
+        begun = self._turn["step"] if self._turn else 1 - _turns.START_STEPS
+        if (
+            not isinstance(saver, BaseCheckpointSaver)
+            or not self._checkpoint_id
+            or _step(self._config) == begun + _turns.START_STEPS
+        ):
+            return None
+        place = {
+            "thread_id": self._config["configurable"].get("thread_id"),
+            "checkpoint_ns": _namespace(self._config),
+        }
+        return _Search(
+            saver,
+            {
+                "config": {"configurable": place},
+                "before": {"configurable": place | {"checkpoint_id": self._checkpoint_id}},
+                "limit": _CHECKPOINTS_SEARCHED,
+            },
+        )
+
+    def narrow(self, checkpoints: Iterable[CheckpointTuple]) -> None:
+        """Leave out the input of other calls."""
+        self._given = _turns.of_this_call(self._given, self._turn, _step(self._config), checkpoints)
+
+    def needs_whole_session(self, stored: list[BaseMessage]) -> bool:
+        """Whether only messages that the window does not show tell what is new."""
+        return self.history._window is not None and _turns.may_be_old(
+            self._given, self._new(stored)
+        )
+
+    def update(self, stored: list[BaseMessage]) -> Command[Any]:
+        """The state update that begins the turn."""
+        turn = self.turn(stored)
+        wanted = [*stored, *turn["messages"]]
+        if (
+            _names_checkpoint(self._config)
+            and stored
+            and stored[-1].id not in {message.id for message in self._present}
+        ):
+            raise ValueError(_REWOUND)
+        if not turn["messages"] and wanted and isinstance(wanted[-1], AIMessage):
+            raise ValueError(
+                f"The call asks nothing: its messages are all in the session {self.history.key!r} "
+                "already, and the last of them is an answer. Pass a new message, without an id or "
+                "with one of its own."
+            )
+        return _update(turn, _turns.change(self._present, wanted))
+
+    def turn(self, stored: list[BaseMessage]) -> Turn:
+        """A turn that holds what is new in this call."""
+        for message in stored:
+            message.id = message.id or str(uuid4())
+        return {
+            "append_id": codec.new_append_id(),
+            "messages": self._new(self.session or stored),
+            "after": stored[-1].id if stored else None,
+            "step": _step(self._config),
+            "given": self._present if "|" in self._config["configurable"]["checkpoint_ns"] else [],
+        }
+
+    def _new(self, stored: list[BaseMessage]) -> list[BaseMessage]:
+        given: Sequence[BaseMessage] = self._given
+        if self.history._max_messages is not None:
+            given = _turns.without_dropped(given, stored)
+        new = _turns.new_messages(given, stored, whole_conversation=self._whole_conversation)
+        if self._turn and len(self._given) < len(self._present):
+            new += _turns.replaced(self._present[: -len(self._given) or None], stored)
+        return new
+
+
+def _turn(state: Any) -> Turn | None:
+    return state.get("memorystore_turn") or None
+
+
+def _step(config: RunnableConfig) -> int:
+    return int(config["metadata"]["langgraph_step"])
+
+
+def _namespace(config: RunnableConfig) -> str:
+    """The namespace of the agent's checkpoints; a task's has the task behind it."""
+    return str(config["configurable"]["checkpoint_ns"]).rpartition("|")[0]
+
+
+def _is_resumed() -> bool:
+    """Whether this call goes on from a checkpoint, so that its turn may be stored already."""
+    config = get_config()
+    return bool(config["configurable"].get(_RESUMING)) or _names_checkpoint(config)
+
+
+def _names_checkpoint(config: RunnableConfig) -> bool:
+    return "checkpoint_id" in config["metadata"]
+
+
+def _whole(history: MemorystoreChatMessageHistory) -> MemorystoreChatMessageHistory:
+    """The history without its window."""
+    whole = copy(history)
+    whole._window = None
+    return whole
+
+
+def _stored_already(messages: list[BaseMessage], stored: list[BaseMessage]) -> bool:
+    """Whether a resumed turn was stored before its run was interrupted.
+
+    Raises:
+        ValueError: Another ending of it was.
+    """
     known = {message.id for message in stored}
-    start = next((i for i in range(len(given), 0, -1) if given[i - 1].id in known), 0)
-    return {
-        "append_id": codec.new_append_id(),
-        "messages": [*given[start:]],
-        "after": stored[-1].id if stored else None,
-    }
+    found = [message for message in messages if message.id in known]
+    if found and len(found) < len(messages):
+        raise ValueError(_REWOUND)
+    return bool(found)
 
 
-def _noted(request: ModelRequest[Any], response: ModelResponse[Any]) -> ExtendedModelResponse[Any]:
+def _with_turn(
+    request: ModelRequest[Any], response: ModelResponse[Any]
+) -> ExtendedModelResponse[Any]:
     """The model's response, with the turn up to it as a state update."""
-    state = cast("_State", request.state)
-    turn = state.get("memorystore_turn")
+    turn = _turn(request.state)
     if turn is None:
         return ExtendedModelResponse(response)
-    noted: _Turn = {
+    for message in response.result:
+        message.id = message.id or str(uuid4())
+    said = _turns.said(turn, request.state["messages"], before_model=True)
+    noted: Turn = {
+        **turn,
         "append_id": codec.new_append_id(),  # it tells the time, and an interrupt can last days
-        "messages": [*_of_turn(turn, state["messages"]), *response.result],
-        "after": turn["after"],
+        "messages": [*said, *response.result],
+        "step": _step(get_config()),
     }
     return ExtendedModelResponse(response, Command(update={"memorystore_turn": noted}))
 
 
-def _of_turn(turn: _Turn, messages: Sequence[BaseMessage]) -> list[BaseMessage]:
-    """All messages of the turn, those another middleware trimmed away included."""
-    split = _split(turn, messages)
-    return [*split[0], *split[1]] if split else turn["messages"]
+def _with_result(
+    request: ToolCallRequest, result: ToolMessage | Command[Any]
+) -> ToolMessage | Command[Any]:
+    """A tool's result, with a note of it as a state update."""
+    if not isinstance(request.state, dict) or _turn(request.state) is None:
+        return result
+    if isinstance(result, ToolMessage):
+        result = Command(update={"messages": [result]})
+    if result.graph is not None or not isinstance(result.update, dict):
+        return result
+    noted = _turns.results(result.update.get("messages") or [])
+    for message in noted:
+        message.id = message.id or str(uuid4())
+    note = {"noted": noted, "step": _step(get_config())}
+    return replace(result, update={**result.update, "memorystore_turn": note})
 
 
-def _split(
-    turn: _Turn, messages: Sequence[BaseMessage]
-) -> tuple[list[BaseMessage], Sequence[BaseMessage]] | None:
-    """The noted part of the turn and what came after it; None where neither shows.
-
-    Of the noted messages all are kept up to the newest that is still among the agent's
-    ``messages``, in their present form: what is missing before it was trimmed, what is missing
-    after it was taken back.
-    """
-    places = {message.id: place for place, message in enumerate(turn["messages"])}
-    if turn["after"]:
-        places.setdefault(turn["after"], -1)
-    for index in range(len(messages) - 1, -1, -1):
-        place = places.get(messages[index].id)
-        if place is not None:
-            current = {message.id: message for message in messages}
-            kept = [current.get(m.id, m) for m in turn["messages"][: place + 1]]
-            return kept, messages[index + 1 :]
-    return None
-
-
-def _to_store(messages: Sequence[BaseMessage]) -> list[BaseMessage]:
-    return [message for message in messages if not isinstance(message, SystemMessage)]
+def _ended(turn: Turn, messages: list[BaseMessage], state: AgentState[Any]) -> Command[Any]:
+    """The state update that ends a turn."""
+    present: list[BaseMessage] = list(state["messages"])
+    change: list[BaseMessage] = []
+    if turn["given"]:
+        # The parent graph appends what it does not know, so it gets its own messages and what
+        # is new, and not the session's.
+        current = {message.id: message for message in messages}
+        given = [current.pop(message.id, message) for message in turn["given"]]
+        present = [*given, *current.values()]
+        change = [RemoveMessage(id=REMOVE_ALL_MESSAGES), *present]
+    ended: Turn = {
+        "append_id": None,
+        "messages": [],
+        "after": present[-1].id if present else None,
+        "step": _step(get_config()),
+        "given": [],
+    }
+    return _update(ended, change)
 
 
-def _ended(turn: _Turn, messages: Sequence[BaseMessage]) -> _Turn:
-    after = messages[-1].id if messages else turn["after"]
-    return {"append_id": None, "messages": [], "after": after}
+def _update(turn: Turn, messages: list[BaseMessage]) -> Command[Any]:
+    # As pairs and not as a dict, because stream_mode="messages" would show every message in a
+    # dict's lists: the old conversation again, at the beginning of each turn.
+    pairs: list[tuple[str, Any]] = [("memorystore_turn", turn)]
+    return Command(update=[("messages", messages), *pairs] if messages else pairs)
+
+
+_REWOUND = (
+    "The call goes back to an earlier checkpoint, and the session has gone on since. A session "
+    "is a list that only grows: to try another way, copy it to a new thread_id, or use a "
+    "checkpointer without ChatHistoryMiddleware."
+)

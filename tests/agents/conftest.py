@@ -1,0 +1,29 @@
+"""Fixtures of the agents' tests."""
+
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+import redis
+import redis.asyncio
+
+from memorystore_chat import MemorystoreChatMessageHistory
+from scripted import Make
+from servers import Server
+
+
+@pytest.fixture
+def make(client: redis.Redis, key_prefix: str) -> Make:
+    """Histories of this test's own sessions."""
+
+    def make(thread_id: str = "ada/1", **options: Any) -> MemorystoreChatMessageHistory:
+        given: dict[str, Any] = {"client": client, "session_id": thread_id}
+        return MemorystoreChatMessageHistory(**given | {"key_prefix": key_prefix} | options)
+
+    return make
+
+
+@pytest.fixture
+async def async_client(server: Server) -> AsyncIterator[redis.asyncio.Redis]:
+    async with redis.asyncio.Redis(host=server.host, port=server.port, protocol=2) as connected:
+        yield connected

@@ -1,0 +1,329 @@
+"""ChatHistoryMiddleware beside other middleware."""
+
+from typing import Annotated, Any
+
+import pytest
+from langchain.agents import create_agent
+from langchain.agents.middleware import (
+    AgentMiddleware,
+    PIIMiddleware,
+    SummarizationMiddleware,
+    hook_config,
+)
+from langchain.agents.structured_output import ToolStrategy
+from langchain_core.messages import (
+    AIMessage,
+    HumanMessage,
+    RemoveMessage,
+    ToolMessage,
+)
+from langchain_core.tools import InjectedToolCallId, tool
+from langgraph.checkpoint.memory import InMemorySaver
+from langgraph.graph.message import REMOVE_ALL_MESSAGES
+from langgraph.types import Command
+from pydantic import BaseModel
+
+from memorystore_chat.agents import ChatHistoryMiddleware
+from scripted import (
+    THREAD,
+    Make,
+    Scripted,
+    ask,
+    call,
+    look_up,
+    nowhere,
+    texts,
+)
+
+
+class Guard(AgentMiddleware[Any, Any, Any]):
+    """Answers in the model's place."""
+
+    @hook_config(can_jump_to=["end"])
+    def before_agent(self, state: Any, runtime: Any) -> Any:
+        if "secret" in state["messages"][-1].text:
+            return {"messages": [AIMessage("No.")], "jump_to": "end"}
+        return None
+
+
+@pytest.mark.parametrize("checkpointed", [False, True])
+@pytest.mark.parametrize("first", ["memory", "guard"])
+def test_turn_that_jumps_to_the_end_is_stored(make: Make, first: str, checkpointed: bool) -> None:
+    """A refusal without the model is a turn like any other, wherever the middleware stands."""
+    memory = ChatHistoryMiddleware(make)
+    middleware: Any = [memory, Guard()] if first == "memory" else [Guard(), memory]
+    model = Scripted(replies=["a", "b"])
+    saver = InMemorySaver() if checkpointed else None
+    agent: Any = create_agent(model, middleware=middleware, checkpointer=saver)
+    result = agent.invoke(ask("1"), THREAD)
+    agent.invoke(ask("the secret", *result["messages"]), THREAD)
+    agent.invoke(ask("2"), THREAD)
+    expected = ["1", "a", "the secret", "No.", "2", "b"]
+    assert [message.text for message in make().messages] == expected
+    assert [message.text for message in model.asked[-1]] == expected[:-1]
+
+
+async def test_jump_to_the_end_is_stored_async(make: Make, async_client: Any) -> None:
+    """The asynchronous hook opens the turn too where the other was skipped."""
+    memory = ChatHistoryMiddleware(lambda s: make(s, client=nowhere(), async_client=async_client))
+    agent: Any = create_agent(Scripted(replies=[]), middleware=[Guard(), memory])
+    make().add_messages([HumanMessage("1", id="1"), AIMessage("a", id="2")])
+    await agent.ainvoke(ask("secret", HumanMessage("1", id="1"), AIMessage("a", id="2")), THREAD)
+    assert [message.text for message in make().messages] == ["1", "a", "secret", "No."]
+
+
+class Withholds(AgentMiddleware[Any, Any, Any]):
+    """Takes the question back before the model sees it, and answers in its place."""
+
+    @hook_config(can_jump_to=["end"])
+    def before_agent(self, state: Any, runtime: Any) -> Any:
+        taken_back = RemoveMessage(id=state["messages"][-1].id)
+        return {"messages": [taken_back, AIMessage("Never mind.")], "jump_to": "end"}
+
+
+def test_question_that_was_taken_back_is_not_stored(make: Make) -> None:
+    """Only what replaced it is, also after messages that have no ids."""
+    make().add_messages([HumanMessage("0"), AIMessage("a")])
+    agent: Any = create_agent(
+        Scripted(replies=[]), middleware=[ChatHistoryMiddleware(make), Withholds()]
+    )
+    agent.invoke(ask("secret"), THREAD)
+    assert [message.text for message in make().messages] == ["0", "a", "Never mind."]
+
+
+class Weather(BaseModel):
+    """An answer in a form."""
+
+    city: str
+
+
+def test_structured_output_is_stored_as_an_exchange(make: Make) -> None:
+    """The call with the answer and its confirmation are stored, a failed first try too."""
+    answers = [
+        AIMessage("", tool_calls=[{"name": "Weather", "args": args, "id": f"c{number}"}])
+        for number, args in enumerate([{"town": "Paris"}, {"city": "Paris"}, {"city": "Rome"}])
+    ]
+    model = Scripted(replies=answers)
+    agent: Any = create_agent(
+        model, response_format=ToolStrategy(Weather), middleware=[ChatHistoryMiddleware(make)]
+    )
+    result = agent.invoke(ask("1"), THREAD)
+    assert result["structured_response"] == Weather(city="Paris")
+    assert [message.type for message in make().messages] == ["human", "ai", "tool", "ai", "tool"]
+    assert agent.invoke(ask("2"), THREAD)["structured_response"] == Weather(city="Rome")
+    assert len(model.asked[-1]) == 6
+    assert [message.type for message in make().messages[5:]] == ["human", "ai", "tool"]
+
+
+class Edits(AgentMiddleware[Any, Any, Any]):
+    """Takes the model's answer back, and has a last word."""
+
+    def after_model(self, state: Any, runtime: Any) -> Any:
+        last = state["messages"][-1]
+        return {"messages": [RemoveMessage(id=last.id), AIMessage("[removed]")]}
+
+    def after_agent(self, state: Any, runtime: Any) -> Any:
+        return {"messages": [AIMessage("[checked]")]}
+
+
+def test_what_other_middleware_made_of_the_turn_is_stored(make: Make) -> None:
+    """First in the list, it stores changed messages as changed, and not what was taken back."""
+    agent: Any = create_agent(
+        Scripted(replies=["rude words"]),
+        middleware=[ChatHistoryMiddleware(make), PIIMiddleware("email"), Edits()],
+    )
+    agent.invoke(ask("I am ada@example.com"), THREAD)
+    assert texts(make().messages) == [
+        ("human", "I am [REDACTED_EMAIL]"),
+        ("ai", "[removed]"),
+        ("ai", "[checked]"),
+    ]
+
+
+class Replaces(AgentMiddleware[Any, Any, Any]):
+    """Puts one message in the place of all, and forgets the ids."""
+
+    def before_model(self, state: Any, runtime: Any) -> Any:
+        told = " / ".join(message.text for message in state["messages"])
+        return {"messages": [RemoveMessage(id=REMOVE_ALL_MESSAGES), HumanMessage(told)]}
+
+
+def test_turn_survives_a_middleware_that_replaces_every_message(make: Make) -> None:
+    """Question and answer are stored as they were, though the question's id is gone."""
+    make().add_user_message("0")
+    model = Scripted(replies=["a"])
+    agent: Any = create_agent(model, middleware=[ChatHistoryMiddleware(make), Replaces()])
+    agent.invoke(ask("1"), THREAD)
+    assert texts(model.asked[0]) == [("human", "0 / 1")]
+    assert [message.text for message in make().messages] == ["0", "1", "a"]
+
+
+@pytest.mark.parametrize("first", ["memory", "summary"])
+def test_summarizing_changes_what_is_seen_not_what_is_stored(make: Make, first: str) -> None:
+    """The model gets a summary of the old turns; the session keeps them and not the summary."""
+    model = Scripted(replies=[*"abc"])
+    summaries = Scripted(replies=["SUMMARY"])
+    memory: Any = ChatHistoryMiddleware(make)
+    summary: Any = SummarizationMiddleware(summaries, trigger=("messages", 5), keep=("messages", 1))
+    agent: Any = create_agent(
+        model, middleware=[memory, summary] if first == "memory" else [summary, memory]
+    )
+    for question in "123":
+        agent.invoke(ask(question), THREAD)
+    assert "SUMMARY" in model.asked[-1][0].text
+    assert [message.text for message in model.asked[-1][1:]] == ["3"]
+    assert [message.text for message in make().messages] == [*"1a2b3c"]
+
+
+def test_summary_within_the_turn_loses_nothing_of_it(make: Make) -> None:
+    """A long turn whose own question is summarized away is stored whole."""
+    model = Scripted(replies=[call("1"), call("2", "3"), call("4"), "done"])
+    summaries = Scripted(replies=["S"] * 9)
+    agent: Any = create_agent(
+        model,
+        [look_up],
+        middleware=[
+            ChatHistoryMiddleware(make),
+            SummarizationMiddleware(summaries, trigger=("messages", 3), keep=("messages", 1)),
+        ],
+    )
+    make().add_user_message("old")
+    agent.invoke(ask("go"), THREAD)
+    assert "go" not in [message.text for message in model.asked[-1]]
+    assert [message.text for message in make().messages] == [
+        *("old", "go", "", "facts about 1", "", "facts about 2", "facts about 3"),
+        *("", "facts about 4", "done"),
+    ]
+
+
+class Stops(AgentMiddleware[Any, Any, Any]):
+    """Ends the run while a call is pending."""
+
+    def __init__(self, *, says: bool) -> None:
+        self.says = says
+
+    @hook_config(can_jump_to=["end"])
+    def after_model(self, state: Any, runtime: Any) -> Any:
+        if not state["messages"][-1].tool_calls:
+            return None
+        return {"jump_to": "end"} | ({"messages": [AIMessage("Stopped.")]} if self.says else {})
+
+
+@pytest.mark.parametrize("checkpointed", [False, True])
+@pytest.mark.parametrize("says", [False, True])
+def test_pending_call_is_stored_with_an_answer(make: Make, says: bool, checkpointed: bool) -> None:
+    """A call that was never carried out gets a result that says so, stored and replayed."""
+    model = Scripted(replies=[call("tea", "milk"), "fine"])
+    agent: Any = create_agent(
+        model,
+        [look_up],
+        middleware=[ChatHistoryMiddleware(make), Stops(says=says)],
+        checkpointer=InMemorySaver() if checkpointed else None,
+    )
+    agent.invoke(ask("1"), THREAD)
+    not_done = ("tool", "The call was not carried out.")
+    first = [
+        ("human", "1"),
+        ("ai", ""),
+        not_done,
+        not_done,
+        *([("ai", "Stopped.")] if says else []),
+    ]
+    stored = make().messages
+    assert texts(stored) == first
+    assert [m.tool_call_id for m in stored if isinstance(m, ToolMessage)] == [
+        "call-tea",
+        "call-milk",
+    ]
+    agent.invoke(ask("2"), THREAD)
+    assert texts(model.asked[-1]) == [*first, ("human", "2")]
+    assert texts(make().messages) == [*first, ("human", "2"), ("ai", "fine")]
+
+
+class Forgets(AgentMiddleware[Any, Any, Any]):
+    """Replaces the conversation right after tools ran."""
+
+    def __init__(self, keep: int) -> None:
+        self.keep = keep
+
+    def before_model(self, state: Any, runtime: Any) -> Any:
+        if state["messages"][-1].type != "tool":
+            return None
+        kept = state["messages"][: self.keep]
+        return {
+            "messages": [RemoveMessage(id=REMOVE_ALL_MESSAGES), *kept, HumanMessage("in short")]
+        }
+
+
+@pytest.mark.parametrize("keep", [0, 1, 2])
+@pytest.mark.parametrize("way", ["invoke", "ainvoke"])
+async def test_result_survives_a_replacement_of_the_conversation(
+    make: Make, way: str, keep: int
+) -> None:
+    """Results are noted when tools end, so that no call is stored without them."""
+    model = Scripted(replies=[call("tea", "milk"), "fine"])
+    agent: Any = create_agent(
+        model, [look_up], middleware=[ChatHistoryMiddleware(make), Forgets(keep)]
+    )
+    if way == "invoke":
+        agent.invoke(ask("1"), THREAD)
+    else:
+        await agent.ainvoke(ask("1"), THREAD)
+    stored = [message for message in make().messages if message.text != "in short"]
+    assert texts(stored) == [
+        ("human", "1"),
+        ("ai", ""),
+        ("tool", "facts about tea"),
+        ("tool", "facts about milk"),
+        ("ai", "fine"),
+    ]
+
+
+@pytest.mark.parametrize("remove", [True, False])
+def test_tool_that_replaces_the_conversation(make: Make, remove: bool) -> None:
+    """A tool's Command may do the same; its result is stored with its call."""
+
+    @tool
+    def start_over(tool_call_id: Annotated[str, InjectedToolCallId]) -> Any:
+        """Forget what was said."""
+        result = ToolMessage("forgotten", tool_call_id=tool_call_id)
+        removal = [RemoveMessage(id=REMOVE_ALL_MESSAGES)] if remove else []
+        return Command(update={"messages": [*removal, result]})
+
+    asked = AIMessage("", tool_calls=[{"name": "start_over", "args": {}, "id": "c1"}])
+    model = Scripted(replies=["a", asked, "Let us begin."])
+    agent: Any = create_agent(model, [start_over], middleware=[ChatHistoryMiddleware(make)])
+    agent.invoke(ask("1"), THREAD)
+    agent.invoke(ask("2"), THREAD)
+    assert texts(make().messages) == [
+        ("human", "1"),
+        ("ai", "a"),
+        ("human", "2"),
+        ("ai", ""),
+        ("tool", "forgotten"),
+        ("ai", "Let us begin."),
+    ]
+
+
+class Redacts(AgentMiddleware[Any, Any, Any]):
+    """Puts another result in the place of a tool's."""
+
+    def before_model(self, state: Any, runtime: Any) -> Any:
+        last = state["messages"][-1]
+        if last.type != "tool" or last.text == "[redacted]":
+            return None
+        new = ToolMessage("[redacted]", tool_call_id=last.tool_call_id)
+        return {"messages": [RemoveMessage(id=last.id), new]}
+
+
+def test_exchanged_result_is_stored_once(make: Make) -> None:
+    """A result that another middleware replaced is stored as replaced, and not twice."""
+    model = Scripted(replies=[call("tea"), "fine"])
+    agent: Any = create_agent(model, [look_up], middleware=[ChatHistoryMiddleware(make), Redacts()])
+    agent.invoke(ask("1"), THREAD)
+    assert texts(make().messages) == [
+        ("human", "1"),
+        ("ai", ""),
+        ("tool", "[redacted]"),
+        ("ai", "fine"),
+    ]

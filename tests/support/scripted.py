@@ -1,0 +1,109 @@
+"""A scripted chat model and small helpers for the tests of agents."""
+
+import re
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import redis
+import redis.asyncio
+from langchain_core.language_models import BaseChatModel
+from langchain_core.messages import (
+    AIMessage,
+    AIMessageChunk,
+    BaseMessage,
+    HumanMessage,
+)
+from langchain_core.messages.tool import tool_call_chunk
+from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, ChatResult
+from pydantic import Field
+from redis.backoff import NoBackoff
+from redis.retry import Retry
+
+import servers
+from memorystore_chat import MemorystoreChatMessageHistory
+
+Make = Callable[..., MemorystoreChatMessageHistory]
+NO_RETRY = Retry(NoBackoff(), 0)
+
+
+class Scripted(BaseChatModel):
+    """Says what a test lists, remembers what it was asked, and streams word by word."""
+
+    replies: list[Any]
+    asked: list[list[BaseMessage]] = Field(default_factory=list)
+
+    @property
+    def _llm_type(self) -> str:
+        return "scripted"
+
+    def bind_tools(self, tools: Any, **options: Any) -> Any:
+        return self
+
+    def _next(self, messages: list[BaseMessage]) -> AIMessage:
+        self.asked.append(list(messages))
+        reply = self.replies.pop(0)
+        if isinstance(reply, Exception):
+            raise reply
+        if callable(reply):
+            reply = reply()
+        return AIMessage(reply) if isinstance(reply, str) else reply
+
+    def _generate(self, messages: list[BaseMessage], *_: Any, **__: Any) -> ChatResult:
+        return ChatResult(generations=[ChatGeneration(message=self._next(messages))])
+
+    def _stream(
+        self, messages: list[BaseMessage], *_: Any, **__: Any
+    ) -> Iterator[ChatGenerationChunk]:
+        reply = self._next(messages)
+        for word in re.findall(r"\S+ ?", str(reply.content)) or [""]:
+            yield ChatGenerationChunk(message=AIMessageChunk(content=word))
+        for index, call in enumerate(reply.tool_calls):
+            args = str(call["args"]).replace("'", '"')
+            chunk = tool_call_chunk(name=call["name"], args=args, id=call["id"], index=index)
+            yield ChatGenerationChunk(message=AIMessageChunk(content="", tool_call_chunks=[chunk]))
+
+
+def look_up(thing: str) -> str:
+    """Look something up."""
+    return f"facts about {thing}"
+
+
+def call(*things: str) -> AIMessage:
+    """A reply that looks things up."""
+    return AIMessage(
+        "",
+        tool_calls=[
+            {"name": "look_up", "args": {"thing": thing}, "id": f"call-{thing}"} for thing in things
+        ],
+    )
+
+
+def ask(text: str, *before: BaseMessage) -> dict[str, Any]:
+    return {"messages": [*before, HumanMessage(text)]}
+
+
+def texts(messages: list[BaseMessage]) -> list[tuple[str, str]]:
+    return [(message.type, message.text) for message in messages]
+
+
+def nowhere() -> redis.Redis:
+    """A client that must not be used: nothing listens where it connects to."""
+    return redis.Redis(port=servers.free_port(), retry=NO_RETRY)
+
+
+THREAD: Any = {"configurable": {"thread_id": "ada/1"}}
+OTHER: Any = {"configurable": {"thread_id": "grace/1"}}
+
+
+MODES = ("messages", "updates", "values")
+
+
+async def drain(agent: Any, how: str, mode: Any) -> list[Any]:
+    """Run one turn in one of the four ways."""
+    if how == "invoke":
+        return [agent.invoke(ask("tea?"), THREAD)]
+    if how == "ainvoke":
+        return [await agent.ainvoke(ask("tea?"), THREAD)]
+    if how == "stream":
+        return [*agent.stream(ask("tea?"), THREAD, stream_mode=mode)]
+    return [chunk async for chunk in agent.astream(ask("tea?"), THREAD, stream_mode=mode)]
