@@ -1,17 +1,19 @@
 """Appends under lost replies, fail-over, crashes and crowds: all or none, and once."""
 
 import asyncio
+import json
 import threading
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, asynccontextmanager, contextmanager
 from typing import Any, NamedTuple
+from uuid import UUID, uuid4
 
 import pytest
 import redis
 import redis.asyncio
-from langchain_core.messages import AIMessage, BaseMessage, HumanMessage
+from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, message_to_dict
 from redis.asyncio.retry import Retry as AsyncRetry
 from redis.backoff import ConstantBackoff, NoBackoff
 from redis.cluster import ClusterNode, RedisCluster
@@ -19,7 +21,7 @@ from redis.retry import Retry
 
 import servers
 from memorystore_chat import ConnectError, MemorystoreChatError, MemorystoreChatMessageHistory
-from memorystore_chat.history import RETRY_DEPTH
+from memorystore_chat.history import CLOCK_ALLOWANCE, SEARCHED_ALWAYS, SEARCHED_AT_MOST
 from memorystore_chat.storage import codec
 from memorystore_chat.storage.scripts import script
 from proxy import Proxy
@@ -231,24 +233,110 @@ async def test_without_retries_it_raises_async(server: Server, key_prefix: str) 
         check_once(history, {"a": [0, 1]})
 
 
+def id_from(milliseconds: int) -> str:
+    """An append id made so long ago."""
+    id_ = UUID(codec.new_append_id()).int
+    return str(UUID(int=id_ - (milliseconds << 80)))
+
+
+SECOND, DAY = 1000, 24 * 60 * 60 * 1000
+
+
+@pytest.mark.parametrize(
+    ("age", "others"),
+    [
+        (0, [(0, 3000)]),
+        (0, [(CLOCK_ALLOWANCE // 2, 3000)]),
+        (DAY, [(DAY // 2, 5000), (0, 5000)]),
+        (DAY, [(DAY + CLOCK_ALLOWANCE // 2, 5000), (0, 5000)]),
+        (0, [(DAY, SEARCHED_ALWAYS - 1)]),
+        (0, [(0, SEARCHED_AT_MOST - 1)]),
+    ],
+    ids=["burst", "slow clocks", "a day later", "both", "a clock a day late", "the most"],
+)
 def test_an_earlier_try_is_found_behind_what_others_appended(
+    client: "redis.Redis[bytes]", key_prefix: str, age: int, others: list[tuple[int, int]]
+) -> None:
+    """However much was appended since the id was made, as far as clocks agree within a minute."""
+    append_id = id_from(age)
+    history = MemorystoreChatMessageHistory(client, "s", key_prefix=key_prefix)
+    history.add_messages(said("z", 1), append_id=id_from(age + DAY))
+    history.add_messages(said("a", 1), append_id=append_id)
+    for older, count in others:
+        history.add_messages(said("b", 1) * count, append_id=id_from(older))
+    before = len(history)
+    history.add_messages(said("a", 1), append_id=append_id)
+    assert len(history) == before
+
+
+def test_the_search_has_its_limits(client: "redis.Redis[bytes]", key_prefix: str) -> None:
+    """What the documentation says: 20,000 messages, and 100 whatever the clocks say."""
+    history = MemorystoreChatMessageHistory(client, "s", key_prefix=key_prefix)
+    for older, count in ((DAY, SEARCHED_ALWAYS), (0, SEARCHED_AT_MOST)):
+        history.clear()
+        append_id = codec.new_append_id()
+        history.add_messages(said("a", 1), append_id=append_id)
+        history.add_messages(said("b", 1) * count, append_id=id_from(older))
+        history.add_messages(said("a", 1), append_id=append_id)
+        assert len(history) == count + 2
+
+
+@pytest.mark.parametrize("cap", [None, 100_000])
+def test_an_id_without_a_time_is_searched_for_as_far_as_any(
+    client: "redis.Redis[bytes]", key_prefix: str, cap: int | None
+) -> None:
+    """A user's own UUID of another version, in a session of elements without ids."""
+    append_id = str(uuid4())
+    key = f"{key_prefix}s"
+    client.rpush(key, *[json.dumps(message_to_dict(HumanMessage("old")))] * 3000)
+    history = MemorystoreChatMessageHistory(client, "s", key_prefix=key_prefix, max_messages=cap)
+    history.add_messages(said("a", 1), append_id=append_id)
+    history.add_messages(said("b", 1) * 5000, append_id=id_from(DAY))
+    history.add_messages(said("a", 1), append_id=append_id)
+    assert len(history) == 8001
+
+
+@pytest.mark.own_server
+def test_a_session_at_rest_costs_the_server_no_long_search(
     client: "redis.Redis[bytes]", key_prefix: str
 ) -> None:
-    """An append is recognized while fewer than RETRY_DEPTH messages have followed it."""
+    """However long the session is, only its newest messages are looked at: two commands of reading.
+
+    A count and not a time, which a busy machine would change.
+    """
+    history = MemorystoreChatMessageHistory(client, "s", key_prefix=key_prefix)
+    history.add_messages(said("b", 1) * 10_000, append_id=id_from(DAY))
+    client.config_resetstat()
+    history.add_messages(said("a", 1))
+    used = client.info("commandstats")
+    assert used["cmdstat_lrange"]["calls"] == used["cmdstat_lpos"]["calls"] == 1
+
+
+def test_an_append_id_belongs_to_one_batch(client: "redis.Redis[bytes]", key_prefix: str) -> None:
+    """What is documented: another last message is stored too, the same one means the same batch."""
+    append_id = codec.new_append_id()
+    history = MemorystoreChatMessageHistory(client, "s", key_prefix=key_prefix)
+    history.add_messages([*said("a", 1), *said("a", 2)], append_id=append_id)
+    history.add_messages(said("a", 3), append_id=append_id)
+    history.add_messages([*said("b", 1), *said("a", 3)], append_id=append_id)
+    check_once(history, {"a": [1, 2, 3]})
+
+
+def test_a_first_try_that_arrives_after_clear_is_stored(
+    client: "redis.Redis[bytes]", key_prefix: str
+) -> None:
+    """What is documented: clear() does not undo an append that a relay still holds back."""
     append_id = codec.new_append_id()
     history = MemorystoreChatMessageHistory(client, "s", key_prefix=key_prefix)
     history.add_messages(said("a", 1), append_id=append_id)
-    history.add_messages([message for n in range(RETRY_DEPTH - 1) for message in said("b", n)])
+    history.clear()
     history.add_messages(said("a", 1), append_id=append_id)
-    assert len(history) == RETRY_DEPTH
-    history.add_messages(said("b", RETRY_DEPTH))
-    history.add_messages(said("a", 1), append_id=append_id)
-    assert len(history) == RETRY_DEPTH + 2
+    check_once(history, {"a": [1]})
 
 
-def test_a_batch_longer_than_the_search_is_recognized(server: Server, key_prefix: str) -> None:
-    """A batch of more than RETRY_DEPTH messages whose reply is lost is stored once, in order."""
-    size = 3 * RETRY_DEPTH
+def test_a_long_batch_is_recognized(server: Server, key_prefix: str) -> None:
+    """A batch of thousands of messages whose reply is lost is stored once, in order."""
+    size = 3000
     with lossy(server, 2) as link, link.client() as client:
         history = MemorystoreChatMessageHistory(client, "s", key_prefix=key_prefix)
         history.add_messages(said("a", 0))
@@ -546,10 +634,10 @@ def test_a_server_without_lpos_is_as_safe() -> None:
                 MemorystoreChatMessageHistory(client, "text").add_messages(said("a", 1))
         with server.client() as direct:
             history, append_id = MemorystoreChatMessageHistory(direct, "t"), codec.new_append_id()
-            history.add_messages(batch_of("a", RETRY_DEPTH + 1), append_id=append_id)
-            history.add_messages(batch_of("b", RETRY_DEPTH - 1))
-            history.add_messages(batch_of("a", RETRY_DEPTH + 1), append_id=append_id)
-            assert len(history) == 2 * RETRY_DEPTH
+            history.add_messages(batch_of("a", 1001), append_id=append_id)
+            history.add_messages(batch_of("b", 2500))
+            history.add_messages(batch_of("a", 1001), append_id=append_id)
+            assert len(history) == 3501
 
 
 def test_a_batch_of_a_hundred_thousand_messages_is_one_append(

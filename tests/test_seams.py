@@ -1,12 +1,79 @@
-"""What this package leans on in redis-py without a promise that it stays (`_seams`)."""
+"""What the package uses of redis-py beyond its documented interface (`_seams`) is still there."""
 
+import asyncio
 import inspect
+from typing import TYPE_CHECKING, Any
 
+import pytest
 import redis
+import redis.asyncio
 from redis.connection import SSLConnection
 
 import memorystore_chat.connection.connections as ours
+from memorystore_chat._seams import AS_BYTES, opened_in_another_loop
 from memorystore_chat.connection.pools import Pool
+
+if TYPE_CHECKING:
+    from servers import Cluster, Server
+
+ADVICE = "redis-py changed: mend it in memorystore_chat/_seams.py"
+
+
+@pytest.mark.parametrize("cluster", [False, True], ids=["server", "cluster"])
+async def test_replies_are_bytes_whatever_the_client_decodes(
+    valkey_server: "Server", valkey_cluster: "Cluster", key_prefix: str, cluster: bool
+) -> None:
+    """NEVER_DECODE of redis-py, sync and async, on a server and on a cluster."""
+    target = valkey_cluster if cluster else valkey_server
+    key = f"{key_prefix}bytes"
+    with target.client(decode_responses=True) as client:
+        client.rpush(key, b"\xff")
+        assert client.execute_command("LRANGE", key, 0, -1, **AS_BYTES) == [b"\xff"], ADVICE
+    async with async_client(target, decode_responses=True) as twin:
+        assert await twin.execute_command("LRANGE", key, 0, -1, **AS_BYTES) == [b"\xff"], ADVICE
+
+
+def async_client(target: "Server | Cluster", **options: Any) -> Any:
+    if hasattr(target, "nodes"):
+        first = target.nodes[0]
+        return redis.asyncio.RedisCluster(host=first.host, port=first.port, protocol=2, **options)
+    return redis.asyncio.Redis(port=target.port, protocol=2, **options)
+
+
+@pytest.mark.parametrize("kind", ["server", "single connection", "blocking pool", "cluster"])
+def test_a_client_of_another_loop_is_recognized(
+    valkey_server: "Server", valkey_cluster: "Cluster", kind: str
+) -> None:
+    """Its idle connections tell which loop opened them; a closed client has none."""
+
+    async def use(client: Any) -> bool:
+        await client.get("x")
+        return opened_in_another_loop(client)
+
+    async def ask(client: Any) -> bool:
+        return opened_in_another_loop(client)
+
+    async def made() -> Any:
+        if kind == "cluster":
+            return async_client(valkey_cluster)
+        if kind == "blocking pool":
+            pool = redis.asyncio.BlockingConnectionPool(port=valkey_server.port, protocol=2)
+            return redis.asyncio.Redis.from_pool(pool)
+        return async_client(valkey_server, single_connection_client=kind != "server")
+
+    first, second = asyncio.new_event_loop(), asyncio.new_event_loop()
+    try:
+        client = first.run_until_complete(made())
+        assert not second.run_until_complete(ask(client)), "it has no connection yet"
+        assert not first.run_until_complete(use(client)), ADVICE
+        assert second.run_until_complete(ask(client)), ADVICE
+        first.run_until_complete(client.aclose())
+        assert not second.run_until_complete(ask(client)), "it was closed"
+        assert not second.run_until_complete(use(client)), ADVICE
+        second.run_until_complete(client.aclose())
+    finally:
+        first.close()
+        second.close()
 
 
 def test_redis_makes_the_tls_context_in_the_method_that_is_replaced() -> None:

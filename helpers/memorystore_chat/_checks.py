@@ -8,7 +8,7 @@ _MOST = 10**12  # seconds or messages; Redis adds 1000 * ttl to a 64-bit clock
 
 
 def check_client(client: object) -> None:
-    """Raise a TypeError where a value is no synchronous client that acts at once."""
+    """Raise a TypeError unless a value is a synchronous client that acts at once."""
     # A pipeline is a client by inheritance, but only collects what it is asked to do.
     if not isinstance(client, redis.Redis | RedisCluster) or isinstance(
         client, Pipeline | ClusterPipeline
@@ -21,9 +21,9 @@ def check_client(client: object) -> None:
 
 
 def check_text(name: str, value: object) -> None:
-    """Raise a ValueError where a value is no text, or none that UTF-8 can hold."""
+    """Raise a TypeError unless a value is text, and a ValueError if UTF-8 cannot hold it."""
     if not isinstance(value, str):
-        raise ValueError(f"{name} is {value!r}, of type {type_name(value)}; it takes text (str).")
+        raise TypeError(f"{name} is {value!r}, of type {type_name(value)}; it takes text (str).")
     try:
         value.encode()
     except UnicodeEncodeError as error:
@@ -31,11 +31,13 @@ def check_text(name: str, value: object) -> None:
 
 
 def check_count(name: str, value: object, unit: str, *, optional: bool = False) -> None:
-    """Raise a ValueError where a value is no whole number from 1 up, or None where it may be."""
+    """Raise a TypeError unless a value is an int (or None), and a ValueError if it is below 1."""
     if value is None and optional:
         return
-    if type(value) is not int or not 0 < value <= _MOST:
-        accepted = f"a whole number of {unit} from 1 up (int){', or None' if optional else ''}"
+    accepted = f"a whole number of {unit} from 1 up (int){', or None' if optional else ''}"
+    if type(value) is not int:
+        raise TypeError(f"{name} is {value!r}, of type {type_name(value)}; it takes {accepted}.")
+    if not 0 < value <= _MOST:
         raise ValueError(f"{name} is {value!r}; it takes {accepted}.")
 
 

@@ -1,13 +1,43 @@
-"""Every place at which this package leans on what redis-py does not promise to keep.
+"""What this package uses of redis-py beyond its documented interface, all in one place.
 
-Each has a test in tests/test_seams.py that fails when the library changes.
+Each has a test in tests/test_seams.py that fails with a sentence if the library changes.
 """
 
+import asyncio
 import ssl
+from collections.abc import Iterator
 from typing import Any
 
 import redis
+import redis.asyncio
+from redis.asyncio.cluster import RedisCluster as AsyncRedisCluster
+
+# In redis-py, but not in its documentation: replies stay bytes whatever the client decodes.
+from redis.client import NEVER_DECODE
 from redis.connection import SSLConnection
+
+AS_BYTES: dict[str, Any] = {NEVER_DECODE: True}
+"""Options of ``execute_command`` that make its reply bytes."""
+
+
+def opened_in_another_loop(client: redis.asyncio.Redis | AsyncRedisCluster) -> bool:
+    """Whether an idle connection of the client belongs to another event loop than the running one.
+
+    Using it would raise in the middle of a command, some of which arrive all the same.
+    """
+    loop = asyncio.get_running_loop()
+    writers = (connection._writer for connection in _idle(client))
+    return any(writer is not None and writer._loop is not loop for writer in writers)
+
+
+def _idle(client: redis.asyncio.Redis | AsyncRedisCluster) -> Iterator[Any]:
+    if isinstance(client, AsyncRedisCluster):
+        for node in client.get_nodes():
+            yield from node._free
+        return
+    if client.connection is not None:
+        yield client.connection
+    yield from client.connection_pool._available_connections
 
 
 class OwnTlsConnection(SSLConnection):

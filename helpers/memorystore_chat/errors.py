@@ -111,6 +111,12 @@ def explaining(doing: str) -> Iterator[None]:
         raise ConnectError(
             f"The connection failed while {doing} ({kind}: {_text(error)}). {hint}"
         ) from error
+    except RuntimeError as error:
+        if "loop" not in str(error):
+            raise
+        raise MemorystoreChatError(
+            f"{doing.capitalize()} failed: {error}. {ANOTHER_LOOP}"
+        ) from error
     except RedisError as error:
         code, hint = _refusal(error)
         reason = f"{code} {_text(error).removeprefix(f'{code} ')}".strip()
@@ -118,6 +124,12 @@ def explaining(doing: str) -> Iterator[None]:
             f"The server refused {doing}: {reason}. {hint}".strip()
         ) from error
 
+
+ANOTHER_LOOP = (
+    "The async client has connections that belong to another event loop, as after a second "
+    "asyncio.run(). Open the client in the loop that uses it (client = await connect_async(...)), "
+    "or end the first loop with await client.aclose()."
+)
 
 _CONNECTION_HINT = (
     "Check that the server runs and can be reached from here; the same client connects again by "
@@ -165,6 +177,12 @@ _REFUSALS: tuple[tuple[str, type[RedisError] | None, str], ...] = (
     ),
 )
 
+_TOO_LARGE = (
+    "A message is larger than the server takes, which is 512 MB unless it is set lower "
+    "(proto-max-bulk-len). Keep large files elsewhere, such as in Cloud Storage, and their "
+    "addresses in the message."
+)
+
 _SCRIPT_NOTES = re.compile(
     r"^Error running script \(call to \w+\): |@user_script: ?\d+: -?"
     r"|[,.]* script: [^:]*@user_script:\d+\.?$|, with args beginning with: .*$"
@@ -188,4 +206,4 @@ def _refusal(error: RedisError) -> tuple[str, str]:
     for code, kind, hint in _REFUSALS:
         if text.startswith(f"{code} ") or (kind is not None and isinstance(error, kind)):
             return code, hint
-    return "", ""
+    return "", _TOO_LARGE if "invalid bulk length" in text else ""

@@ -1,7 +1,6 @@
 """Messages to bytes and back: everything LangChain has, or a refusal that says why."""
 
 import datetime
-import doctest
 import enum
 import json
 import math
@@ -36,9 +35,10 @@ from langchain_core.messages import (
     message_to_dict,
     messages_from_dict,
 )
-from pydantic import BaseModel, field_serializer
+from pydantic import AnyUrl, BaseModel, field_serializer
 
 from memorystore_chat.storage import codec
+from memorystore_chat.storage.values import MAX_DEPTH
 
 ID = "01932c07-2080-7000-8000-000000000000"
 
@@ -241,8 +241,8 @@ class Pair:
 )
 def test_what_json_writes_in_its_own_way(value: Any, stored: Any) -> None:
     """Tuples become lists, keys strings, objects dicts: as in LangChain's own serialization."""
-    message = ToolMessage("x", tool_call_id="1", artifact={"value": value})
-    assert codec.decode(encoded(message)).artifact == {"value": stored}
+    message = HumanMessage("x", additional_kwargs={"value": value})
+    assert codec.decode(encoded(message)).additional_kwargs == {"value": stored}
 
 
 class Color(enum.Enum):
@@ -252,25 +252,24 @@ class Color(enum.Enum):
 HELD: list[tuple[Any, str]] = [
     (b"secret", "bytes"),
     (bytearray(b"secret"), "bytearray"),
-    (datetime.datetime(2024, 1, 1), "datetime"),
-    (datetime.date(2024, 1, 1), "date"),
-    (datetime.timedelta(1), "timedelta"),
+    (datetime.datetime(2024, 1, 1), "datetime.datetime"),
+    (datetime.date(2024, 1, 1), "datetime.date"),
+    (datetime.timedelta(1), "datetime.timedelta"),
     ({"secret"}, "set"),
     (frozenset({"secret"}), "frozenset"),
-    (Decimal("1.5"), "Decimal"),
-    (uuid.UUID(int=7), "UUID"),
-    (Color.RED, "Color"),
+    (Decimal("1.5"), "decimal.Decimal"),
+    (uuid.UUID(int=7), "uuid.UUID"),
+    (Color.RED, f"{__name__}.Color"),
     (1j, "complex"),
-    (np.int64(7), "int64"),
-    (np.array([1, 2]), "ndarray"),
+    (np.int64(7), "numpy.int64"),
+    (np.bool_(True), "numpy.bool"),
+    (np.array([1, 2]), "numpy.ndarray"),
     (object(), "object"),
     (print, "builtin_function_or_method"),
 ]
 PLACES: list[tuple[Callable[[Any], BaseMessage], str]] = [
     (lambda v: HumanMessage("x", additional_kwargs={"a": [0, v]}), "additional_kwargs['a'][1]"),
-    (lambda v: AIMessage("x", response_metadata={"a": {"b": v}}), "response_metadata['a']['b']"),
     (lambda v: HumanMessage([{"type": "text", "a": v}]), "content[0]['a']"),
-    (lambda v: ToolMessage("x", tool_call_id="1", artifact=v), "artifact"),
     (lambda v: HumanMessage("x", own=v), "own"),
     (
         lambda v: AIMessage("", tool_calls=[{"name": "f", "args": {"a": v}, "id": "1"}]),
@@ -317,9 +316,9 @@ def circular() -> dict[str, Any]:
     [
         ({1: "a", "1": "b"}, "has two keys that JSON writes as '1'"),
         ({(1, 2): "a"}, "has a tuple as key"),
-        (nested(codec.MAX_DEPTH + 1), "is nested more than 100 levels deep"),
-        (nested(5000), "is nested more than 100 levels deep"),
-        (circular(), "is nested more than 100 levels deep"),
+        (nested(250), "is nested more than 190 levels deep"),
+        (nested(5000), "is nested more than 190 levels deep"),
+        (circular(), "is nested more than 190 levels deep"),
         (Failing(), "cannot be serialized: Error calling function"),
         (10**5000, "could not be read back: Exceeds the limit"),
         ("\ud83d\ude00", "has a character in two surrogate halves"),
@@ -340,16 +339,128 @@ def circular() -> dict[str, Any]:
 def test_what_json_would_change_is_refused(value: Any, reason: str) -> None:
     """Nothing that would be read back as something else, or not at all, is written."""
     with pytest.raises(ValueError, match=r"messages\[0\]") as raised:
-        encoded(ToolMessage("x", tool_call_id="1", artifact=[value]))
+        encoded(ToolMessage("x", tool_call_id="1", additional_kwargs={"a": value}))
     assert reason in str(raised.value)
 
 
 def test_nesting_up_to_the_limit_is_kept() -> None:
-    """MAX_DEPTH levels go through, also for the older package's reader."""
-    message = ToolMessage("x", tool_call_id="1", artifact=nested(codec.MAX_DEPTH))
-    assert same(codec.decode(encoded(message)), message)
-    odd = ToolMessage("\ud800", tool_call_id="1", artifact=nested(codec.MAX_DEPTH))
-    assert same(codec.decode(encoded(odd)), odd)
+    """MAX_DEPTH levels go through, whatever else is in the message."""
+    for content in ("x", "\ud800"):
+        message = HumanMessage(content, additional_kwargs={"a": nested(MAX_DEPTH - 1)})
+        assert same(codec.decode(encoded(message)), message)
+
+
+class Page(BaseModel):
+    """Holds what an MCP server's EmbeddedResource holds: an address that is an object."""
+
+    url: AnyUrl
+    hits: Any = 0
+
+
+FORMS: list[tuple[Any, Any]] = [
+    (datetime.datetime(2026, 5, 1, 12, tzinfo=datetime.UTC), "2026-05-01T12:00:00Z"),
+    (datetime.timedelta(hours=1), "PT1H"),
+    (uuid.UUID(int=7), "00000000-0000-0000-0000-000000000007"),
+    (Decimal("1.50"), "1.50"),
+    (b"\xff\x00", "_wA="),
+    (Color.RED, "red"),
+    ({1}, [1]),
+    ((1, (2,)), [1, [2]]),
+    (np.int64(7), 7),
+    (np.bool_(True), True),
+    (np.float32(0.5), 0.5),
+    (np.datetime64("2026-05-01"), "2026-05-01"),
+    (
+        Page(url="https://example.com/a", hits=np.int64(3)),
+        {"url": "https://example.com/a", "hits": 3},
+    ),
+    (
+        {None: 1, 1.5: 2, True: 3, datetime.date(2026, 5, 1): 4},
+        {"null": 1, "1.5": 2, "true": 3, "2026-05-01": 4},
+    ),
+    (10**40, 10**40),
+    (float("inf"), float("inf")),
+    ("\ud800", "\ud800"),
+]
+
+
+@pytest.mark.parametrize(("value", "form"), FORMS, ids=str)
+def test_what_no_model_is_sent_is_stored_in_pydantics_json_form(
+    value: Any, form: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A tool's artifact and the metadata of a response lose no turn; all of them is stored."""
+    answer = ToolMessage("x", tool_call_id="1", artifact={"found": [value, 1]})
+    assert _covers(codec.decode(encoded(answer)).artifact, {"found": [form, 1]})
+    said = AIMessage("x", response_metadata={"a": value})
+    assert _covers(codec.decode(encoded(said)).response_metadata, {"a": form})
+    assert not caplog.records
+
+
+def _covers(stored: Any, form: Any) -> bool:
+    """Whether all of the form is stored; a pydantic object may have more fields, which are null."""
+    if isinstance(form, dict):
+        return stored.keys() >= form.keys() and all(_covers(stored[key], form[key]) for key in form)
+    if isinstance(form, list):
+        return len(stored) == len(form) and all(map(_covers, stored, form))
+    return same(stored, form)
+
+
+@pytest.mark.parametrize(
+    ("value", "place", "kind"),
+    [
+        (object(), "artifact['a'][1]", "object"),
+        (np.array([1, 2]), "artifact['a'][1]", "numpy.ndarray"),
+        (np.longdouble(1), "artifact['a'][1]", "numpy.longdouble"),
+        (Failing(), "artifact['a'][1]", f"{__name__}.Failing"),
+        (circular(), "artifact['a'][1]['self']", "dict"),
+        ("\ud83d\ude00", "artifact['a'][1]", "str"),
+        ({"\ud83d\ude00": b"secret"}, r"artifact['a'][1]['\ud83d\ude00']", "bytes"),
+        ({"1": 1, 1: 2}, "artifact['a'][1]['1']", "int"),
+        (nested(5000), "artifact['a'][1]" + "[0]" * (MAX_DEPTH - 2), "list"),
+    ],
+    ids=[
+        "object",
+        "array",
+        "longdouble",
+        "failing",
+        "circular",
+        "split",
+        "key",
+        "same key",
+        "deep",
+    ],
+)
+def test_what_has_no_json_form_is_left_out_with_one_warning(
+    value: Any, place: str, kind: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The turn is stored with the rest of the artifact; tool, place and type are named."""
+    message = ToolMessage(
+        "x", tool_call_id="1", name="search", artifact={"a": [0, value, 2], "b": value}
+    )
+    back = codec.decode(encoded(message)).artifact
+    assert (back["a"][0], back["a"][-1]) == (0, 2)
+    (warning,) = caplog.messages
+    assert warning.startswith(f"A message (tool 'search') is stored without {place} (a {kind}), ")
+    assert "secret" not in warning
+
+
+def test_many_values_without_a_json_form_are_one_warning(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Three are named, the others counted; a bare artifact without a form becomes None."""
+    message = ToolMessage("x", tool_call_id="1", name="f", artifact=[object() for _ in range(9)])
+    assert codec.decode(encoded(message)).artifact == []
+    assert "artifact[2] (a object) and 6 more, which has no JSON form" in caplog.messages[0]
+    assert codec.decode(encoded(ToolMessage("x", tool_call_id="1", artifact=len))).artifact is None
+    assert len(caplog.messages) == 2
+
+
+def test_a_message_above_the_servers_limit_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The server would cut the connection, and no retry helps; the error says what to do."""
+    monkeypatch.setattr(codec, "LARGEST", 2**20)
+    codec.encode([HumanMessage("x" * (2**20 - 500))], ID)
+    with pytest.raises(ValueError, match=r"^messages\[1\] takes 2 MB, and .* at most 1 MB\. Keep"):
+        codec.encode([HumanMessage("x"), HumanMessage("x" * 2**21)], ID)
 
 
 class Plain(HumanMessage):
@@ -519,10 +630,3 @@ def test_ids_are_unique_and_rise() -> None:
     assert len(set(ids)) == len(ids)
     assert ids == sorted(ids)
     assert all(uuid.UUID(id_).version == 7 for id_ in ids)
-
-
-def test_the_examples_in_the_docstrings_run() -> None:
-    """They show what they say."""
-    results = doctest.testmod(codec)
-    assert results.attempted > 5
-    assert results.failed == 0

@@ -13,11 +13,11 @@ from itertools import chain
 from typing import Any, NamedTuple, TypeAlias, cast
 
 import redis
-from redis.client import NEVER_DECODE
 from redis.cluster import RedisCluster
 from redis.crc import key_slot
 from redis.exceptions import AskError, MovedError, ResponseError, TryAgainError
 
+from memorystore_chat._seams import AS_BYTES
 from memorystore_chat.errors import ConnectError, MemorystoreChatError, explaining
 from memorystore_chat.storage import Client
 
@@ -363,7 +363,7 @@ def _sent(server: redis.Redis, commands: Sequence[Command]) -> list[Any]:
     with cast("Any", server).pipeline(transaction=False) as pipe:
         for name, *arguments in commands:
             # As bytes both ways, whatever encoding the client has.
-            pipe.execute_command(name, *map(_encoded, arguments), **{NEVER_DECODE: True})
+            pipe.execute_command(name, *map(_encoded, arguments), **AS_BYTES)
         return cast("list[Any]", pipe.execute(raise_on_error=False))
 
 

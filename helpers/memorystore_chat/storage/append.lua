@@ -3,35 +3,87 @@
 -- KEYS[1]  the session's list, oldest element first
 -- ARGV[1]  seconds to live from now, or 0 to leave the expiry as it is
 -- ARGV[2]  how many elements to keep, or 0 for all
--- ARGV[3]  how many of the newest elements to search for an earlier try of this batch
--- ARGV[4]  the first element; the rest follow
+-- ARGV[3]  the time of the oldest element that may have followed an earlier try of this batch, as
+--          a UUIDv7 begins with it ('019abcde-f012'); '' if the batch's id does not tell its time
+-- ARGV[4]  how many elements to search in any case, whatever the clocks say
+-- ARGV[5]  how many elements to search at most
+-- ARGV[6]  the first element; the rest follow
 --
--- Answers the length of the list. Uses nothing newer than Redis 5.
+-- Answers the id of the batch, so that the caller sees that the answer is its own. Uses nothing newer
+-- than Redis 5.
 
 local key, newest = KEYS[1], ARGV[#ARGV]
-local ttl, keep, depth = ARGV[1], ARGV[2], ARGV[3]
+local ttl, keep, since = ARGV[1], ARGV[2], ARGV[3]
+local depth, most = tonumber(ARGV[4]), tonumber(ARGV[5])
 
--- Every batch carries an id of its own, so equal bytes mean that this batch is stored already: its
--- reply was lost and the client has sent it again.
+-- The time in an element's id, in the form of ARGV[3]; nil if the id is not a UUIDv7.
+local function time_of(element)
+  return string.match(element, '^{"id":"(%x%x%x%x%x%x%x%x%-%x%x%x%x)%-7')
+end
+
+-- Elements stand in the order in which they were stored, so what stands before an element from
+-- before this batch is no try of it.
+local function search_depth()
+  while depth < most do
+    local element = redis.call('LRANGE', key, -depth, -depth)[1]
+    local time = element and time_of(element)
+    if not element or (time and time < since) then
+      return depth
+    end
+    depth = depth * 8
+  end
+  return most
+end
+
+-- Each batch has an id of its own, so equal bytes mean that this batch is stored already: its reply
+-- was lost and the client has sent it again.
 local function stored_already()
-  local found = redis.pcall('LPOS', key, newest, 'RANK', -1, 'MAXLEN', depth)
+  local maximum = search_depth()
+  local found = redis.pcall('LPOS', key, newest, 'RANK', -1, 'MAXLEN', maximum)
   if type(found) ~= 'table' then
     return found ~= false
   end
-  -- LPOS came with Redis 6.0.6; LRANGE also reports a key of another type.
-  local tail = redis.call('LRANGE', key, '-' .. depth, -1)
-  for i = #tail, 1, -1 do
-    if tail[i] == newest then
-      return true
+  -- LPOS came with Redis 6.0.6.
+  for last = 1, maximum, 1000 do
+    local page = redis.call('LRANGE', key, -math.min(last + 999, maximum), -last)
+    for _, element in ipairs(page) do
+      if element == newest then
+        return true
+      end
+    end
+    if #page == 0 then
+      return false
     end
   end
   return false
 end
 
+-- Raises the server's refusal of a command that is used below, before anything is written. `value` is
+-- what the command takes after its key.
+local function demand(command, value, ...)
+  if redis.acl_check_cmd then -- Redis 7
+    if not redis.acl_check_cmd(command, key, value, ...) then
+      redis.call(command, key, value, ...)
+    end
+    return
+  end
+  -- Redis 6 looks at the right first and then at the number.
+  local answer = redis.pcall(command, key, 'no number', ...)
+  if not string.find(answer.err, 'integer', 1, true) then
+    error(answer.err)
+  end
+end
+
 if not stored_already() then
+  if keep ~= '0' then
+    demand('LTRIM', 0, -1)
+  end
+  if ttl ~= '0' then
+    demand('EXPIRE', ttl)
+  end
   -- unpack() takes fewer than 8,000 values. As few commands as can be: of a transaction that a crash
   -- cut off in the append-only file, Redis 7.0 revives whole commands at the crash after that.
-  for first = 4, #ARGV, 7900 do
+  for first = 6, #ARGV, 7900 do
     redis.call('RPUSH', key, unpack(ARGV, first, math.min(first + 7899, #ARGV)))
   end
   if keep ~= '0' then
@@ -41,4 +93,4 @@ if not stored_already() then
     redis.call('EXPIRE', key, ttl)
   end
 end
-return redis.call('LLEN', key)
+return string.sub(newest, 8, 43)

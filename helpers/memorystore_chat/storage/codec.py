@@ -10,9 +10,8 @@ the same for all elements of one append. It is a UUIDv7 (RFC 9562), so it also t
 """
 
 import json
-import math
-import re
-from collections.abc import Iterable, Sequence
+import logging
+from collections.abc import Iterable
 from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID
@@ -27,13 +26,20 @@ from langchain_core.messages import (
     RemoveMessage,
     SystemMessage,
     ToolMessage,
+    message_chunk_to_message,
     messages_from_dict,
 )
 from langchain_core.utils.uuid import uuid7
-from pydantic_core import PydanticSerializationError, ValidationError, from_json, to_json
+from pydantic import TypeAdapter, ValidationError
+from pydantic_core import from_json, to_json
 
-MAX_DEPTH = 100
-"""Deepest nesting of lists and dicts in a message; the JSON parsers on the way back stop at 200."""
+from memorystore_chat._checks import type_name
+from memorystore_chat.storage.values import json_form, refuse
+
+_logger = logging.getLogger(__name__)
+
+LARGEST = 512 * 1024 * 1024
+"""Bytes of the largest element that a server takes unless it was set up otherwise."""
 
 _STANDARD: dict[type[BaseMessage], str] = {
     HumanMessage: "human",
@@ -44,12 +50,16 @@ _STANDARD: dict[type[BaseMessage], str] = {
     ChatMessage: "chat",
 }
 _CLASSES = {name: kind for kind, name in _STANDARD.items()}
-_ATOMS = frozenset({str, bool, type(None)})
+_ADAPTERS: dict[type[BaseMessage], TypeAdapter[Any]] = {
+    kind: TypeAdapter(kind) for kind in _STANDARD
+}
 _CHUNK_ONLY = frozenset({"type", "tool_call_chunks", "chunk_position"})
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_TEXT = frozenset({str, type(None)})
 _CALL_KEYS = frozenset({"name", "args", "id", "type"})
 _COUNTS = frozenset({"input_tokens", "output_tokens", "total_tokens"})
-_SPLIT_CHARACTER = re.compile("[\ud800-\udbff][\udc00-\udfff]")
+_UNSENT = frozenset({"artifact", "response_metadata"})
+"""Fields that are the program's own: no model is sent them."""
 
 
 def new_append_id() -> str:
@@ -86,7 +96,14 @@ def encode(messages: Iterable[BaseMessage], append_id: str) -> list[bytes]:
     for index, message in enumerate(messages):
         whole, kind = _whole(message, index)
         name = _STANDARD[kind].encode()
-        elements.append(b"".join((start, name, b'","data":', _data(whole, kind, index), b"}")))
+        element = b"".join((start, name, b'","data":', _data(whole, kind, index), b"}"))
+        if len(element) > LARGEST:
+            raise ValueError(
+                f"messages[{index}] takes {len(element) / 2**20:,.0f} MB, and a server takes at "
+                f"most {LARGEST / 2**20:,.0f} MB. Keep large files elsewhere, such as in Cloud "
+                "Storage, and their addresses in the message."
+            )
+        elements.append(element)
     return elements
 
 
@@ -154,37 +171,6 @@ def id_of_append(element: bytes | str) -> UUID | None:
     return uuid if uuid.version == 7 else None
 
 
-def without_orphans(messages: Sequence[BaseMessage]) -> list[BaseMessage]:
-    """The longest tail in which every tool result follows the call it answers.
-
-    Models refuse a result without its call, which is what a cut through a tool exchange leaves.
-
-    Example:
-        >>> from langchain_core.messages import HumanMessage, ToolMessage
-        >>> tail = without_orphans([ToolMessage("7", tool_call_id="a"), HumanMessage("thanks")])
-        >>> [message.type for message in tail]
-        ['human']
-    """
-    start, calls = 0, set[tuple[type, str | None]]()
-    for index, message in enumerate(messages):
-        if isinstance(message, AIMessage):
-            calls |= {(ToolMessage, call["id"]) for call in message.tool_calls}
-            calls |= {(ToolMessage, call["id"]) for call in message.invalid_tool_calls}
-            function = message.additional_kwargs.get("function_call")
-            if isinstance(function, dict) and isinstance(function.get("name"), str):
-                calls.add((FunctionMessage, function["name"]))
-        elif isinstance(message, ToolMessage | FunctionMessage):
-            answered: tuple[type, str | None] = (
-                (ToolMessage, message.tool_call_id)
-                if isinstance(message, ToolMessage)
-                else (FunctionMessage, message.name)
-            )
-            if answered not in calls:
-                start = index + 1
-                calls.clear()
-    return list(messages[start:])
-
-
 def _record(element: bytes | str) -> dict[str, Any]:
     try:
         record = from_json(element)
@@ -202,9 +188,10 @@ def _record(element: bytes | str) -> dict[str, Any]:
 def _message(kind: str, data: dict[str, Any]) -> BaseMessage:
     standard = _CLASSES.get(kind)
     if standard is None:
-        return messages_from_dict([{"type": kind, "data": data}])[0]
+        # Other packages store the chunk that a stream ended in as it is.
+        return message_chunk_to_message(messages_from_dict([{"type": kind, "data": data}])[0])
     # What every constructor ends in; LangChain's constructors around it cost as much again.
-    message: BaseMessage = standard.__pydantic_validator__.validate_python(
+    message: BaseMessage = _ADAPTERS[standard].validator.validate_python(
         data, self_instance=standard.__new__(standard)
     )
     return message
@@ -265,18 +252,91 @@ def _whole(message: BaseMessage, index: int) -> tuple[BaseMessage, type[BaseMess
 
 
 def _data(message: BaseMessage, kind: type[BaseMessage], index: int) -> bytes:
-    """The JSON of a message's fields."""
-    if _is_usual(message):
+    """The JSON of a message's fields, of which LangChain makes the message again."""
+    if _has_its_shape(message):
         try:
-            return kind.__pydantic_serializer__.to_json(message)
-        except PydanticSerializationError:
-            pass  # a lone surrogate: text that UTF-8 cannot hold, but a JSON escape can
+            text = _ADAPTERS[kind].serializer.to_json(message, warnings=False)
+            # Whatever JSON cannot hold (bytes, dates, NaN, a tuple, ...) is not equal here.
+            # Read one level deeper, as it will stand in its element.
+            if from_json(b"[%b]" % text) == [message.__dict__]:
+                return text
+        except ValueError:
+            pass  # no JSON for pydantic: a lone surrogate, or a value that _odd_data refuses
+    return _odd_data(message, kind, index)
+
+
+def _has_its_shape(message: BaseMessage) -> bool:
+    """Whether LangChain would read the fields back unchanged, as it does unless one was assigned.
+
+    A constructor checks its arguments, but an assignment does not.
+    """
+    fields = message.__dict__
+    content, kwargs = fields["content"], fields["additional_kwargs"]
+    if not (
+        (type(content) is str or (type(content) is list and all(map(_is_block, content))))
+        and type(kwargs) is type(fields["response_metadata"]) is dict
+        and type(fields["name"]) in _TEXT
+        and type(fields["id"]) in _TEXT
+        and fields["type"] == _STANDARD.get(type(message))
+    ):
+        return False
+    if isinstance(message, AIMessage):
+        calls = fields["tool_calls"]
+        return (
+            type(calls) is list
+            and all(map(_is_call, calls))
+            # Out of this LangChain reads calls if there are no others.
+            and (bool(calls) or "tool_calls" not in kwargs)
+            and fields["invalid_tool_calls"] == []
+            and _is_usage(fields["usage_metadata"])
+        )
+    if isinstance(message, ToolMessage):
+        return type(fields["tool_call_id"]) is str and fields["status"] in ("success", "error")
+    return isinstance(message, HumanMessage | SystemMessage)
+
+
+def _is_block(block: object) -> bool:
+    return type(block) is str or type(block) is dict
+
+
+def _is_call(call: object) -> bool:
+    return (
+        type(call) is dict
+        and call.keys() == _CALL_KEYS
+        and type(call["name"]) is str
+        and type(call["args"]) is dict
+        and type(call["id"]) in _TEXT
+        and call["type"] == "tool_call"
+    )
+
+
+def _is_usage(usage: object) -> bool:
+    if type(usage) is not dict:
+        return usage is None
+    counts = [usage.get(name) for name in _COUNTS]
+    for name in usage.keys() - _COUNTS:
+        if type(usage[name]) is not dict:
+            return False
+        counts += usage[name].values()
+    return all(type(count) is int for count in counts)
+
+
+def _odd_data(message: BaseMessage, kind: type[BaseMessage], index: int) -> bytes:
+    """`_data` of a message with something out of the ordinary; says what cannot be stored."""
     try:
-        fields = message.model_dump(warnings=False)
+        strict = message.model_dump(warnings=False, exclude=set(_UNSENT))
     except ValueError as error:
         raise ValueError(f"messages[{index}] cannot be serialized: {error}") from error
-    for name, value in fields.items():
-        _refuse(value, f"messages[{index}].{name}", MAX_DEPTH)
+    for name, value in strict.items():
+        refuse(value, f"messages[{index}].{name}")
+    fields = {**message.__dict__, **strict}
+    left_out: list[str] = []
+    for name in _UNSENT & fields.keys():
+        fields[name] = json_form(
+            fields[name],
+            name,
+            lambda place, value: left_out.append(f"{place} (a {type_name(value)})"),
+        )
     try:
         text = json.dumps(fields, separators=(",", ":"))
         back = decode(f'{{"type":"{_STANDARD[kind]}","data":{text}}}')
@@ -287,144 +347,21 @@ def _data(message: BaseMessage, kind: type[BaseMessage], index: int) -> bytes:
             f"messages[{index}] would be read back as another {kind.__name__}: a field was given "
             "a value that its class changes. Build the message anew from its fields."
         )
+    if left_out:
+        _warn_of(message, left_out)
     return text.encode()
 
 
-def _is_usual(message: BaseMessage) -> bool:
-    """Whether pydantic's fast serializer writes just what LangChain will read.
-
-    It would write bytes and dates as text and NaN as null, and a field that was assigned a value
-    of the wrong type could not be read back, so anything out of the ordinary says no here.
-    """
-    kind, fields = type(message), message.__dict__
-    if message.model_extra or fields["type"] != _STANDARD.get(kind):
-        return False
-    content, name, id_ = fields["content"], fields["name"], fields["id"]
-    kwargs, metadata = fields["additional_kwargs"], fields["response_metadata"]
-    if not (
-        (name is None or type(name) is str)
-        and (id_ is None or type(id_) is str)
-        and type(kwargs) is dict
-        and type(metadata) is dict
-    ):
-        return False
-    loose: list[Any] = [held for held in (kwargs, metadata) if held]
-    if type(content) is not str:
-        if not _is_list_of_blocks(content):
-            return False
-        loose.append(content)
-    if kind is AIMessage:
-        calls = fields["tool_calls"]
-        if not (
-            (calls == [] or (type(calls) is list and all(map(_is_usual_call, calls))))
-            and fields["invalid_tool_calls"] == []
-            and _is_usual_usage(fields["usage_metadata"])
-        ):
-            return False
-        if calls:
-            loose += [call["args"] for call in calls]
-        elif "tool_calls" in kwargs:
-            return False  # LangChain reads calls out of it where there are no others
-    elif kind is ToolMessage:
-        if type(fields["tool_call_id"]) is not str or fields["status"] not in ("success", "error"):
-            return False
-        loose.append(fields["artifact"])
-    elif kind is not HumanMessage and kind is not SystemMessage:
-        return False
-    return not loose or _is_plain(loose, MAX_DEPTH)
-
-
-def _is_list_of_blocks(content: object) -> bool:
-    return type(content) is list and all(type(block) in (str, dict) for block in content)
-
-
-def _is_usual_call(call: object) -> bool:
-    return (
-        type(call) is dict
-        and call.keys() == _CALL_KEYS
-        and type(call["name"]) is str
-        and type(call["args"]) is dict
-        and (call["id"] is None or type(call["id"]) is str)
-        and call["type"] == "tool_call"
+def _warn_of(message: BaseMessage, left_out: list[str]) -> None:
+    what = f"tool {message.name!r}" if isinstance(message, ToolMessage) else message.type
+    more = f" and {len(left_out) - 3} more" if len(left_out) > 3 else ""
+    _logger.warning(
+        "A message (%s) is stored without %s%s, which has no JSON form. No model is sent it; what "
+        "your program needs of it, make text, a number, a list or a dict.",
+        what,
+        ", ".join(left_out[:3]),
+        more,
     )
-
-
-def _is_usual_usage(usage: object) -> bool:
-    if type(usage) is not dict:
-        return usage is None
-    counts = 0
-    for name, value in usage.items():
-        if name in _COUNTS:
-            counts += 1
-            if type(value) is not int:
-                return False
-        elif type(value) is dict:
-            for detail, count in value.items():
-                if type(detail) is not str or type(count) is not int:
-                    return False
-        else:
-            return False
-    return counts == len(_COUNTS)
-
-
-def _is_plain(values: Iterable[Any], depth: int) -> bool:
-    for value in values:
-        kind = type(value)
-        if kind in _ATOMS:
-            continue
-        if kind is int:
-            if not -(2**63) <= value < 2**63:
-                return False
-        elif kind is float:
-            if not math.isfinite(value):
-                return False
-        elif depth == 0:
-            return False
-        elif kind is dict:
-            for key in value:
-                if type(key) is not str:
-                    return False
-            if not _is_plain(value.values(), depth - 1):
-                return False
-        elif kind is list:
-            if value and not _is_plain(value, depth - 1):
-                return False
-        else:
-            return False
-    return True
-
-
-def _refuse(value: object, place: str, depth: int) -> None:
-    """Raise a ValueError that names the first place JSON cannot hold."""
-    if isinstance(value, str):
-        if _SPLIT_CHARACTER.search(value):
-            raise ValueError(
-                f"{place} has a character in two surrogate halves, which JSON would join to one"
-            )
-        return
-    if value is None or isinstance(value, int | float):
-        return
-    if not isinstance(value, dict | list | tuple):
-        raise ValueError(
-            f"{place} is a {type(value).__name__}, which JSON cannot hold, so nothing was stored. "
-            "Make it text, a number, a list or a dict first."
-        )
-    if depth == 0:
-        raise ValueError(f"{place[:60]}... is nested more than {MAX_DEPTH} levels deep")
-    if not isinstance(value, dict):
-        for position, item in enumerate(value):
-            _refuse(item, f"{place}[{position}]", depth - 1)
-        return
-    texts = set()
-    for key, item in value.items():
-        if not (key is None or isinstance(key, str | int | float)):
-            raise ValueError(f"{place} has a {type(key).__name__} as key, which JSON cannot hold")
-        text = key if isinstance(key, str) else json.dumps(key)
-        if text in texts:
-            raise ValueError(f"{place} has two keys that JSON writes as {text!r}")
-        texts.add(text)
-        _refuse(text, f"a key of {place}", depth)
-        _refuse(item, f"{place}[{key!r}]", depth - 1)
 
 
 def _tree(text: str) -> Any:
