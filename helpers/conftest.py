@@ -1,14 +1,31 @@
-"""Runs the examples of every docstring."""
+"""Runs the examples of every docstring, on an embedded server of their own."""
 
-from doctest import ELLIPSIS
+import tempfile
+from collections.abc import Iterator
+from doctest import ELLIPSIS, NORMALIZE_WHITESPACE
 
+import pytest
 from sybil import Sybil
 from sybil.document import PythonDocStringDocument
 from sybil.parsers.doctest import DocTestParser
 
+from memorystore_chat.local import embedded
+
+
+@pytest.fixture(scope="session")
+def example_server() -> Iterator[None]:
+    """``connect("embedded")`` in a folder of its own, and no other server or cloud."""
+    with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MEMORYSTORE_EMBEDDED_DIR", folder)
+        for name in ("MEMORYSTORE_ENDPOINT", "MEMORYSTORE_PASSWORD", "GOOGLE_CLOUD_PROJECT"):
+            patch.delenv(name, raising=False)
+        yield
+        embedded.stop()
+
+
 pytest_collect_file = Sybil(
-    parsers=[DocTestParser(optionflags=ELLIPSIS)],
+    parsers=[DocTestParser(optionflags=ELLIPSIS | NORMALIZE_WHITESPACE)],
     document_types={".py": PythonDocStringDocument},
     patterns=["*.py"],
-    fixtures=[],
+    fixtures=["example_server"],
 ).pytest()

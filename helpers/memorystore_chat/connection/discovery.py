@@ -46,9 +46,9 @@ def discover(
         ModuleNotFoundError: The client library is missing; the message says how to install it.
 
     Example:
-        >>> found = discover("projects/my-project/locations/europe-west1/instances/chat")
-        >>> found.host, found.tls, found.cluster
-        ('10.0.0.3', True, False)
+        >>> discover("10.0.0.3")
+        Traceback (most recent call last):
+        memorystore_chat.errors.EndpointError: redis://10.0.0.3:6379 is no resource name: ...
     """
     wanted = resource if isinstance(resource, Endpoint) else Endpoint.parse(resource)
     if wanted.resource is None:

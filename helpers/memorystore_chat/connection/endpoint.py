@@ -167,9 +167,8 @@ class Endpoint:
             EndpointError: The variable holds no endpoint.
 
         Example:
-            >>> os.environ["MEMORYSTORE_ENDPOINT"] = "10.0.0.3"
             >>> Endpoint.from_environment()
-            Endpoint('redis://10.0.0.3:6379')
+            Endpoint('embedded', cluster=False)
         """
         text = environment_endpoint()
         return cls.parse(text, password=environment_password(text))

@@ -147,8 +147,11 @@ async def connect_async(
     The client belongs to the event loop it was made in; ``await client.aclose()`` closes it.
 
     Example:
-        >>> client = await connect_async("embedded")
-        >>> await client.ping()
+        >>> import asyncio
+        >>> async def greet() -> bool:
+        ...     async with await connect_async("embedded") as client:
+        ...         return await client.ping()
+        >>> asyncio.run(greet())
         True
     """
     _check_arguments(endpoint, password, iam, cluster, timeout, patience, client_options)

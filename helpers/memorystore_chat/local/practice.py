@@ -7,8 +7,8 @@ what your program does when a server fails; not for data.
 Example:
     >>> from memorystore_chat import connect
     >>> from memorystore_chat.local import practice
-    >>> with practice.server(password="open-sesame") as server:
-    ...     with connect(server.endpoint, password="open-sesame") as client:
+    >>> with practice.server(password="open-sesame") as locked:
+    ...     with connect(locked.endpoint, password="open-sesame") as client:
     ...         client.ping()
     True
 """

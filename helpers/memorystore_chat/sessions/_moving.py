@@ -295,7 +295,7 @@ def staging_key(key: bytes) -> bytes:
 
     Example:
         >>> staging_key(b"session1")
-        b'memorystore-chat:loading:{15001}session1'
+        b'memorystore-chat:loading:{...}session1'
     """
     # Of a key with braces, a cluster hashes what stands in the first ones.
     return b"%b{%d}%b" % (STAGING, _texts()[key_slot(key)], key)
