@@ -5,12 +5,15 @@ PYTHONS = $(or $(PYTHON),python3 python3.14 python3.13 python3.12 python3.11)
 READY = .venv/.ready
 BROWSER_TOOLS = playwright==1.65.2 axe-playwright-python==0.1.8
 BIN = .venv/bin
+# uv takes a tenth of pip's time; where it cannot run or reach the packages, pip may.
+PIP = $(BIN)/python -m pip install --quiet --disable-pip-version-check
+UV = $(BIN)/uv pip install --quiet --python $(BIN)/python
 
 .PHONY: help tutorial test test-browser test-colab notebooks screenshots lint docs bench release-check lock links
 .DELETE_ON_ERROR:
 
 help:
-	@echo 'make tutorial      the tutorial in JupyterLab on a local Valkey (PORT=, JUPYTER_ARGS=)'
+	@echo 'make tutorial      the tutorial in JupyterLab on a local Valkey (PORT=, FRESH=1 for new notebooks, JUPYTER_ARGS=)'
 	@echo 'make test          every check (PYTEST_ARGS="-k codec" for some of the unit tests, STEPS="lint tests notebooks")'
 	@echo 'make test-browser  transcripts and Run All in a real browser (needs Chromium)'
 	@echo 'make test-colab    the notebooks in a twin of Colab (needs Python 3.13)'
@@ -37,27 +40,22 @@ $(READY): requirements.txt pyproject.toml
 	  fi; \
 	  "$$python" -m venv --clear .venv; \
 	fi; \
-	echo "Installing into .venv (a minute or two, only now and when requirements.txt changes)"; \
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt; \
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -e .; \
+	echo 'Installing into .venv (some seconds, only now and when requirements.txt changes)'; \
+	[ -x $(BIN)/uv ] || $(PIP) "$$(grep '^uv==' requirements.txt)" || true; \
+	$(UV) -r requirements.txt || $(PIP) -r requirements.txt; \
+	$(UV) --no-deps -e . || $(PIP) --no-deps -e .; \
 	touch $@
 
-# Ctrl-C ends JupyterLab without a question; without a display there is no browser to open.
 tutorial: $(READY)
-	@root=; quiet=; \
-	if [ "$$(id -u)" = 0 ]; then root=--allow-root; fi; \
-	if [ "$$(uname)" != Darwin ] && [ -z "$$DISPLAY$$WAYLAND_DISPLAY" ]; then quiet=--no-browser; fi; \
-	exec $(BIN)/python -m memorystore_chat.local run -- \
-	  $(BIN)/python -m jupyterlab --notebook-dir=notebooks \
-	  --LabApp.default_url=/lab/tree/01_setup.ipynb --ServerApp.answer_yes=True \
-	  $$root $$quiet $(if $(PORT),--port=$(PORT)) $(JUPYTER_ARGS)
+	@exec $(BIN)/python tools/tutorial.py $(if $(FRESH),--fresh) $(if $(FOLDER),--folder '$(FOLDER)') \
+	  $(if $(PORT),--port=$(PORT)) $(JUPYTER_ARGS)
 
 test: $(READY)
 	@$(BIN)/python tools/check.py $(if $(PYTEST_ARGS),tests --pytest $(PYTEST_ARGS),$(STEPS))
 
 # Playwright brings a program of 165 MB that nothing else needs.
 .venv/.browser: $(READY)
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check $(BROWSER_TOOLS)
+	@$(UV) $(BROWSER_TOOLS) || $(PIP) $(BROWSER_TOOLS)
 	@touch $@
 
 test-browser: .venv/.browser

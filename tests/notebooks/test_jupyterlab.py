@@ -36,10 +36,11 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     for name in ("MEMORYSTORE_ENDPOINT", "GOOGLE_CLOUD_PROJECT", "DISPLAY", "WAYLAND_DISPLAY"):
         environment.pop(name, None)
     log = tmp_path_factory.mktemp("lab") / "log"
+    copy = tmp_path_factory.mktemp("copy")
     options = f"--no-browser --IdentityProvider.token={TOKEN} --LabApp.expose_app_in_browser=True"
     with log.open("w") as output:
         process = subprocess.Popen(
-            ["make", "tutorial", f"PORT={port}", f"JUPYTER_ARGS={options}"],
+            ["make", "tutorial", f"PORT={port}", f"FOLDER={copy}", f"JUPYTER_ARGS={options}"],
             cwd=ROOT,
             env=environment,
             stdout=output,
@@ -55,7 +56,7 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         # What Ctrl-C in a terminal does.
         os.killpg(process.pid, signal.SIGINT)
         try:
-            status = process.wait(timeout=30)
+            status = process.wait(timeout=90)
         except subprocess.TimeoutExpired:
             os.killpg(process.pid, signal.SIGTERM)
             raise
@@ -127,7 +128,6 @@ def shoot(page: Any, name: str) -> None:
     if not (folder := os.environ.get("SCREENSHOTS")):
         return
     Path(folder).mkdir(parents=True, exist_ok=True)
-    page.add_style_tag(content=".Toastify { display: none }")  # JupyterLab's own announcements
     command(page, "application:toggle-left-area")
     page.evaluate(
         """async () => {

@@ -1,0 +1,282 @@
+"""`make tutorial`: the working copy of the notebooks, and the start and the end of JupyterLab."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import tempfile
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import nbformat
+import pytest
+from jupyter_client import BlockingKernelClient
+from jupyter_core.paths import jupyter_runtime_dir
+from nbformat.sign import NotebookNotary
+from nbformat.v4 import new_code_cell, new_notebook, new_output
+
+import servers
+import tutorial
+from memorystore_chat import connect
+from memorystore_chat.local.embedded import stop
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture(autouse=True)
+def jupyter(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What Jupyter writes down for the user stays out of the user's folders."""
+    monkeypatch.setenv("JUPYTER_DATA_DIR", str(tmp_path / "jupyter"))
+    monkeypatch.delenv("JUPYTER_RUNTIME_DIR", raising=False)
+
+
+# The working copy
+
+
+def notebook(path: Path, source: str, output: str = "") -> None:
+    outputs = [new_output("stream", text=output)] if output else []
+    cell = new_code_cell(source, outputs=outputs, id="one")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    nbformat.write(new_notebook(cells=[cell]), path)
+
+
+def source_of(path: Path) -> str:
+    return str(nbformat.read(path, as_version=4).cells[0].source)
+
+
+@pytest.fixture
+def series(tmp_path: Path) -> Path:
+    folder = tmp_path / "notebooks"
+    notebook(folder / "01_setup.ipynb", "1", "one")
+    (folder / "images").mkdir()
+    (folder / "images" / "turn.png").write_bytes(b"png")
+    (folder / ".ipynb_checkpoints").mkdir()
+    (folder / ".ipynb_checkpoints" / "01_setup-checkpoint.ipynb").write_text("{}")
+    return folder
+
+
+@pytest.fixture
+def copy(series: Path, tmp_path: Path) -> Path:
+    assert tutorial.renew(series, tmp_path / "copy") == []
+    return tmp_path / "copy"
+
+
+def test_copy_has_what_the_notebooks_need(series: Path, copy: Path) -> None:
+    """Notebooks and pictures, byte for byte, without an editor's leftovers."""
+    files = {str(p.relative_to(copy)) for p in copy.rglob("*") if p.is_file()}
+    assert files == {"01_setup.ipynb", "images/turn.png", tutorial.RECORD}
+    assert (copy / "01_setup.ipynb").read_bytes() == (series / "01_setup.ipynb").read_bytes()
+
+
+def test_outputs_of_a_copy_are_trusted(copy: Path) -> None:
+    """JupyterLab shows the outputs that came with a notebook, and not those from elsewhere."""
+    book = nbformat.read(copy / "01_setup.ipynb", as_version=4)
+    assert NotebookNotary().check_signature(book)
+    book.cells[0].outputs[0].text = "from elsewhere"
+    assert not NotebookNotary().check_signature(book)
+
+
+def test_what_was_not_touched_is_renewed(series: Path, copy: Path) -> None:
+    """New versions arrive, also of outputs and pictures; what is gone from the series goes."""
+    notebook(series / "01_setup.ipynb", "1", "another output")
+    (series / "images" / "turn.png").unlink()
+    notebook(series / "02_basic_usage.ipynb", "2")
+    assert tutorial.renew(series, copy) == []
+    assert "another output" in (copy / "01_setup.ipynb").read_text()
+    assert not (copy / "images" / "turn.png").exists()
+    notebook(series / "02_basic_usage.ipynb", "3")
+    assert tutorial.renew(series, copy) == []
+    assert source_of(copy / "02_basic_usage.ipynb") == "3"
+
+
+def test_what_was_only_run_is_kept_until_there_is_a_new_version(series: Path, copy: Path) -> None:
+    """Outputs alone are no change of the reader's, and are not taken away for nothing either."""
+    notebook(copy / "01_setup.ipynb", "1", "the reader's run")
+    assert tutorial.renew(series, copy) == []
+    assert "the reader's run" in (copy / "01_setup.ipynb").read_text()
+    notebook(series / "01_setup.ipynb", "1 + 1")
+    assert tutorial.renew(series, copy) == []
+    assert source_of(copy / "01_setup.ipynb") == "1 + 1"
+
+
+def test_what_the_reader_wrote_stays(series: Path, copy: Path) -> None:
+    """A solved exercise and a notebook of the reader's own stay; a newer version is named."""
+    notebook(copy / "01_setup.ipynb", "solved")
+    notebook(copy / "mine.ipynb", "mine")
+    assert tutorial.renew(series, copy) == []
+    notebook(series / "01_setup.ipynb", "newer")
+    assert tutorial.renew(series, copy) == ["01_setup.ipynb"]
+    assert tutorial.renew(series, copy) == ["01_setup.ipynb"]
+    (series / "01_setup.ipynb").unlink()
+    assert tutorial.renew(series, copy) == []
+    assert source_of(copy / "01_setup.ipynb") == "solved"
+    assert source_of(copy / "mine.ipynb") == "mine"
+
+
+def test_fresh_starts_over_and_loses_nothing(series: Path, copy: Path) -> None:
+    """Everything is new; what the reader wrote is in a folder beside it."""
+    notebook(copy / "01_setup.ipynb", "solved")
+    assert tutorial.renew(series, copy, fresh=True) == []
+    assert source_of(copy / "01_setup.ipynb") == "1"
+    (kept,) = copy.glob("before-*/01_setup.ipynb")
+    assert source_of(kept) == "solved"
+    notebook(copy / "01_setup.ipynb", "1", "only run")
+    assert tutorial.renew(series, copy, fresh=True) == []
+    assert "only run" not in (copy / "01_setup.ipynb").read_text()
+    assert len(list(copy.glob("before-*"))) == 1
+
+
+@pytest.mark.parametrize("text", ["", "[]", '{"cells": [1]}', "no notebook"])
+def test_broken_notebook_is_the_readers_own(series: Path, copy: Path, text: str) -> None:
+    """A file that is no notebook any more is left alone like any change."""
+    (copy / "01_setup.ipynb").write_text(text)
+    assert tutorial.renew(series, copy) == []
+    assert (copy / "01_setup.ipynb").read_text() == text
+
+
+def test_working_copy_is_ignored_by_git() -> None:
+    """Whatever happens in it, `git status` is clean and `git pull` has no conflict."""
+    command = ["git", "check-ignore", "--quiet", "my-notebooks/01_setup.ipynb"]
+    assert subprocess.run(command, cwd=ROOT).returncode == 0
+
+
+# The start and the end
+
+
+@contextmanager
+def started(folder: Path, **environment: str) -> Iterator[tuple[subprocess.Popen[str], list[str]]]:
+    """`make tutorial`, once it has said its three lines."""
+    log = folder / "log"
+    folder.mkdir(exist_ok=True)
+    with log.open("w") as output:
+        process = subprocess.Popen(
+            ["make", "--silent", "tutorial", f"FOLDER={folder / 'copy'}"],
+            cwd=ROOT,
+            env={**clean(), **environment},
+            stdout=output,
+            stderr=output,
+            text=True,
+            start_new_session=True,
+            preexec_fn=servers.as_a_shell_would,
+        )
+    try:
+        servers.wait_until(lambda: "Stop " in log.read_text(), log.read_text() or "a start", 100)
+        yield process, log.read_text().splitlines()
+    finally:
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGINT)  # as Ctrl-C does
+            process.wait(60)
+
+
+def clean() -> dict[str, str]:
+    ours = ("MEMORYSTORE_ENDPOINT", "MEMORYSTORE_PASSWORD", "DISPLAY", "WAYLAND_DISPLAY")
+    return {name: value for name, value in os.environ.items() if name not in ours}
+
+
+@pytest.fixture
+def data(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    with tempfile.TemporaryDirectory(prefix="msc-") as root:  # a socket's path must be short
+        monkeypatch.setenv("MEMORYSTORE_EMBEDDED_DIR", f"{root}/data")
+        monkeypatch.delenv("MEMORYSTORE_ENDPOINT", raising=False)
+        yield Path(root, "data")
+        stop(f"{root}/data")
+
+
+def address(lines: list[str]) -> str:
+    (found,) = re.findall(
+        r"^Open +(http\S+/lab/tree/01_setup\.ipynb\?token=\w+)$", "\n".join(lines), re.M
+    )
+    return str(found)
+
+
+def fetch(url: str) -> str:
+    with urllib.request.urlopen(url, timeout=30) as response:
+        return str(response.read().decode())
+
+
+def alive(data: Path) -> bool:
+    try:
+        os.kill(int((data / "valkey.pid").read_text()), 0)
+    except OSError:
+        return False
+    return True
+
+
+def start_kernel(url: str, data: Path) -> None:
+    """Have JupyterLab run a kernel that is connected to the embedded server."""
+    lab, token = url.partition("/lab/")[0], url.partition("token=")[2]
+    code = "from memorystore_chat import connect; client = connect()"
+    headers = {"Authorization": f"token {token}"}
+    request = urllib.request.Request(f"{lab}/api/kernels", b"{}", headers, method="POST")
+    with urllib.request.urlopen(request, timeout=30) as response:
+        number = json.load(response)["id"]
+    (file,) = Path(jupyter_runtime_dir()).glob(f"*{number}.json")
+    kernel = BlockingKernelClient(connection_file=str(file))
+    kernel.load_connection_file()
+    kernel.start_channels()
+    try:
+        with connect("embedded") as client:
+            before = len(client.client_list())
+            kernel.execute(code)  # it waits until the kernel listens
+            servers.wait_until(lambda: len(client.client_list()) > before, "a connection", 100)
+    finally:
+        kernel.stop_channels()
+
+
+@pytest.mark.timeout(300)
+def test_two_at_once(tmp_path: Path, data: Path) -> None:
+    """Each says three lines and answers; the server ends with the last, and can be begun anew."""
+    with started(tmp_path / "a") as (first, lines):
+        assert len(lines) == 3
+        assert lines[0] == f"Server  embedded Valkey, which keeps your conversations in {data}"
+        page = fetch(address(lines))
+        config = json.loads(
+            re.findall(r'<script id="jupyter-config-data"[^>]*>(.*?)</script>', page, re.S)[0]
+        )
+        assert config["news"] == {"disabled": True}
+        with started(tmp_path / "b") as (_, others):
+            assert address(others) != address(lines)
+            assert "jupyter-config-data" in fetch(address(others))
+            os.killpg(first.pid, signal.SIGINT)
+            first.wait(60)
+            assert alive(data)
+            with connect("embedded") as client:
+                assert client.ping()
+            start_kernel(address(others), data)
+    assert not alive(data)
+    status = subprocess.run(
+        ["git", "status", "--porcelain", "notebooks"], cwd=ROOT, capture_output=True
+    )
+    assert status.stdout == b""
+
+
+def test_dead_server_is_said_before_jupyterlab_opens(tmp_path: Path) -> None:
+    """One sentence with the way out, no password in it, and no JupyterLab."""
+    place = f"127.0.0.1:{servers.free_port()}"
+    done = subprocess.run(
+        ["make", "--silent", "tutorial", f"FOLDER={tmp_path / 'copy'}"],
+        cwd=ROOT,
+        env={**clean(), "MEMORYSTORE_ENDPOINT": f"redis://:sesame@{place}"},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode != 0
+    assert f"redis://:***@{place}" in done.stderr
+    assert "nothing listens" in done.stderr
+    assert "Without MEMORYSTORE_ENDPOINT the embedded server is used." in done.stderr
+    assert "Traceback" not in done.stderr + done.stdout
+    assert "sesame" not in done.stderr + done.stdout
+    assert "Open" not in done.stdout
+
+
+@pytest.mark.timeout(300)
+def test_named_server_is_used(tmp_path: Path, data: Path) -> None:
+    """The first line names it, and no embedded server is started."""
+    with servers.valkey() as server:
+        with started(tmp_path / "a", MEMORYSTORE_ENDPOINT=server.url) as (_, lines):
+            assert lines[0] == f"Server  {server.url} (from MEMORYSTORE_ENDPOINT)"
+        assert not data.exists()
+        assert server.running
