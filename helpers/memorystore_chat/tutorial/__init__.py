@@ -7,7 +7,7 @@ if TYPE_CHECKING:
     from memorystore_chat._environment import Environment, detect_environment
     from memorystore_chat.tutorial import checks, latency
     from memorystore_chat.tutorial.box import ChatBox, chat_box
-    from memorystore_chat.tutorial.display import Table, Transcript, table, transcript
+    from memorystore_chat.tutorial.conversation import Transcript, transcript
     from memorystore_chat.tutorial.environment import sign_in
     from memorystore_chat.tutorial.facts import server_facts
     from memorystore_chat.tutorial.failover import FailOver, fail_over, practice_cluster
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from memorystore_chat.tutorial.models import ChatModelError, DemoChatModel, chat_model
     from memorystore_chat.tutorial.pictures import picture
     from memorystore_chat.tutorial.prefixes import key_prefix
+    from memorystore_chat.tutorial.tables import Table, table
 
 __all__ = [
     "ChatBox",
@@ -48,8 +49,8 @@ _LATER = {
     "DemoChatModel": "tutorial.models",
     "Environment": "_environment",
     "FailOver": "tutorial.failover",
-    "Table": "tutorial.display",
-    "Transcript": "tutorial.display",
+    "Table": "tutorial.tables",
+    "Transcript": "tutorial.conversation",
     "chat_box": "tutorial.box",
     "chat_model": "tutorial.models",
     "create_instance": "tutorial.instances",
@@ -61,8 +62,8 @@ _LATER = {
     "practice_cluster": "tutorial.failover",
     "server_facts": "tutorial.facts",
     "sign_in": "tutorial.environment",
-    "table": "tutorial.display",
-    "transcript": "tutorial.display",
+    "table": "tutorial.tables",
+    "transcript": "tutorial.conversation",
 }
 
 

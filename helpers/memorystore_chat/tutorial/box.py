@@ -18,7 +18,9 @@ from langchain_core.messages import AIMessage, BaseMessage, HumanMessage
 from memorystore_chat._checks import type_name
 from memorystore_chat._extras import require
 from memorystore_chat.errors import MemorystoreChatError
-from memorystore_chat.tutorial.display import table, transcript
+from memorystore_chat.tutorial._parts import summary
+from memorystore_chat.tutorial.conversation import transcript
+from memorystore_chat.tutorial.tables import table
 
 _SHOWN = 8  # elements of the session's list; the older ones are counted
 _SETTLE = 0.25  # seconds; a text field reports the Enter key before the text that it ends
@@ -177,7 +179,7 @@ class ChatBox:
         count = len(self._history) if hasattr(self._history, "__len__") else len(newest)
         first = count - len(newest)
         rows = [
-            {"": first + n, "type": message.type, "content": _summary(message)}
+            {"": first + n, "type": message.type, "content": summary(message)}
             for n, message in enumerate(newest)
         ]
         name = getattr(self._history, "key", "The session")
@@ -268,9 +270,3 @@ def _answer(result: object) -> AIMessage:
             "or a message"
         )
     return AIMessage(result)
-
-
-def _summary(message: BaseMessage) -> str:
-    calls = message.tool_calls if isinstance(message, AIMessage) else []
-    text = message.text or ", ".join(f"calls {call['name']}" for call in calls)
-    return text if len(text) <= 60 else f"{text[:59]}\N{HORIZONTAL ELLIPSIS}"

@@ -18,8 +18,8 @@ from memorystore_chat._checks import check_count, type_name
 from memorystore_chat._extras import require
 from memorystore_chat.history import MemorystoreChatMessageHistory
 from memorystore_chat.storage import Client
-from memorystore_chat.tutorial.display import Table, table
 from memorystore_chat.tutorial.pictures import shown
+from memorystore_chat.tutorial.tables import Table, table
 
 _TURN = (
     HumanMessage("Which of the two museums is open on a Sunday, and until when?"),

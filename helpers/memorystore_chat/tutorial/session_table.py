@@ -6,8 +6,8 @@ from memorystore_chat.sessions.arguments import Progress
 from memorystore_chat.sessions.report import counted
 from memorystore_chat.sessions.scanning import Session, newest
 from memorystore_chat.storage import Client
-from memorystore_chat.tutorial import display
-from memorystore_chat.tutorial.display import Table
+from memorystore_chat.tutorial import tables
+from memorystore_chat.tutorial.tables import Table
 
 
 def table(
@@ -47,7 +47,7 @@ def table(
         title = counted(number, "session")
         if number > limit:
             title = f"The {limit:,} used last of {title}"
-    return display.table(
+    return tables.table(
         shown,
         {
             "id": "session",

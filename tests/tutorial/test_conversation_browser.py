@@ -18,7 +18,7 @@ from langchain_core.messages import (
     ToolMessage,
 )
 
-from memorystore_chat.tutorial.display import table, transcript
+from memorystore_chat.tutorial import table, transcript
 
 pytestmark = pytest.mark.browser
 
@@ -242,7 +242,7 @@ def test_what_a_screen_reader_is_told(page: Any) -> None:
     show(page, transcript(CONVERSATION, title="Ada's trip"), table(ROWS, title="Sessions"))
     conversation = page.get_by_role("group", name="Ada's trip")
     items = conversation.get_by_role("list").get_by_role("listitem")
-    roles = [text.split("\n")[0] for text in items.all_inner_texts()]
+    roles = [text.split("\n")[0].strip() for text in items.all_inner_texts()]
     assert roles == ["System", "Human ada", "AI", "Tool get_weather failed", "Human", "AI", "AI"]
     sessions = page.get_by_role("table", name="Sessions")
     assert sessions.get_by_role("columnheader").all_inner_texts() == ["session", "messages", "ttl"]
@@ -250,12 +250,35 @@ def test_what_a_screen_reader_is_told(page: Any) -> None:
 
 
 def test_it_reads_without_styles(page: Any) -> None:
-    """Where a viewer drops inline styles, a numbered list with line breaks remains."""
+    """If a viewer drops styles and roles, paragraphs remain that begin with their label."""
     show(page, transcript(CONVERSATION[:3]))
-    page.evaluate("document.querySelectorAll('[style]').forEach((e) => e.removeAttribute('style'))")
-    item = page.get_by_role("listitem").nth(1)
-    assert item.inner_text() == "Human ada\nWhat is the weather in Paris?\nI have $50."
-    assert item.evaluate("(e) => getComputedStyle(e).listStyleType") == "decimal"
+    page.evaluate(
+        "document.querySelectorAll('*').forEach((e) => {"
+        " e.removeAttribute('style'); e.removeAttribute('role'); })"
+    )
+    paragraphs = page.locator("p")
+    assert paragraphs.all_inner_texts() == [
+        "System You are a travel assistant.",
+        "Human ada What is the weather in Paris?\nI have $50.",
+        "AI",
+        "Let me see.",
+    ]
+    assert page.locator("ol, ul, li").count() == 0
+    boxes = [paragraphs.nth(n).bounding_box() for n in range(2)]
+    assert boxes[1]["y"] > boxes[0]["y"] + boxes[0]["height"] + 8  # a gap between the messages
+    assert boxes[0]["x"] == boxes[1]["x"]
+
+
+def test_bubbles_are_as_wide_as_their_text(page: Any) -> None:
+    """A short message is a small bubble: the reader's at the right, the answer at the left."""
+    show(page, transcript([HumanMessage("Hi"), AIMessage("Hello"), AIMessage("word " * 100)]))
+    human, short, long = (item.bounding_box() for item in page.get_by_role("listitem").all())
+    column = page.get_by_role("list").bounding_box()
+    assert human["width"] < 90
+    assert short["width"] < 90
+    assert human["x"] + human["width"] == pytest.approx(column["x"] + column["width"], abs=1)
+    assert short["x"] == long["x"] == column["x"]
+    assert long["width"] <= 0.9 * column["width"]
 
 
 def test_it_fits_a_narrow_window(page: Any) -> None:
@@ -275,8 +298,8 @@ def test_overrides_do_not_reach_the_neighbors(page: Any) -> None:
     """A right-to-left message or cell leaves role, name and other cells in their places."""
     hebrew = "שלום"
     show(page, transcript([HumanMessage(hebrew)]), table([{"a": f"{hebrew} 1", "b": "2"}]))
-    text = page.locator("li > div")
+    text = page.locator("p > span[dir]")
     assert text.evaluate("(e) => getComputedStyle(e).direction") == "rtl"
-    assert page.locator("li").evaluate("(e) => getComputedStyle(e).direction") == "ltr"
+    assert page.locator("[role=listitem]").evaluate("(e) => getComputedStyle(e).direction") == "ltr"
     first, second = page.locator("bdi").all()
     assert first.bounding_box()["x"] < second.bounding_box()["x"]

@@ -1,0 +1,73 @@
+"""Text for people: nothing in it can reorder, hide or control what stands around it."""
+
+import re
+import unicodedata
+from collections.abc import Iterable
+
+LABEL_LIMIT = 200
+"""Characters of a name, a URL or a table cell."""
+
+# Both names keep MathJax from reading "$5 and $6" as a formula (version 2, then 3 and later).
+NO_MATH = 'class="tex2jax_ignore mathjax_ignore"'
+
+# Controls, line separators, bidi overrides and isolates, lone surrogates (which no UTF-8 file can
+# hold), and what Unicode calls default-ignorable: invisible, so that it can carry hidden text.
+# Joiners, direction marks and U+FE0F stay: Persian, Arabic, Hebrew and emoji need them.
+_UNSAFE = re.compile(
+    "[\x00-\x08\x0b-\x1f\x7f-\x9f\u00ad\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180f\u200b"
+    "\u2028-\u202e\u2060-\u206f\u3164\ud800-\udfff\ufe00-\ufe0e\ufeff\uffa0\ufff0-\ufffb"
+    "\U0001bca0-\U0001bca3\U0001d173-\U0001d17a\U000e0000-\U000e0fff]"
+)
+
+
+def visible(text: str) -> str:
+    """Text in which nothing can reorder, hide or control its surroundings."""
+    return _UNSAFE.sub(lambda m: f"[U+{ord(m[0]):04X}]", text.replace("\r\n", "\n"))
+
+
+def line(text: str, limit: int = LABEL_LIMIT) -> str:
+    """Text as one line of at most ``limit`` characters."""
+    one = " ".join(visible(text[: limit + 1]).split())
+    return one if len(text) <= limit else f"{one[: limit - 1]}\N{HORIZONTAL ELLIPSIS}"
+
+
+def columns(text: str) -> int:
+    """Columns that a terminal needs: two for wide characters, none for combining ones."""
+    return sum(
+        0
+        if unicodedata.category(c) in {"Mn", "Me", "Cf"}
+        else 2
+        if unicodedata.east_asian_width(c) in "WF"
+        else 1
+        for c in text
+    )
+
+
+def fitting(pieces: Iterable[str], limit: int) -> list[str]:
+    """The leading pieces that fit into ``limit`` characters, and always the first."""
+    fitting: list[str] = []
+    for piece in pieces:
+        limit -= len(piece)
+        if fitting and limit < 0:
+            break
+        fitting.append(piece)
+    return fitting
+
+
+def titled(title: str | None, *lines: str) -> str:
+    """Lines below a title, if there is one."""
+    return "\n".join([title, "", *lines] if title else lines)
+
+
+def checked_title(title: str | None) -> str | None:
+    """A title as one line; raises a TypeError if it is no text."""
+    if title is not None and not isinstance(title, str):
+        raise TypeError(f"title must be a string or None, not {kind(title)}")
+    return line(title) or None if title else None
+
+
+def kind(value: object) -> str:
+    """What a value is, for an error's text."""
+    if isinstance(value, type):
+        return f"the class {value.__name__}"
+    return "None" if value is None else type(value).__name__
