@@ -1,6 +1,10 @@
 """Checks of arguments that several modules share."""
 
 import redis
+import redis.asyncio
+from redis.asyncio.client import Pipeline as AsyncPipeline
+from redis.asyncio.cluster import ClusterPipeline as AsyncClusterPipeline
+from redis.asyncio.cluster import RedisCluster as AsyncRedisCluster
 from redis.client import Pipeline
 from redis.cluster import ClusterPipeline, RedisCluster
 
@@ -17,6 +21,18 @@ def check_client(client: object) -> None:
             f"client is a {type_name(client)}; it takes a redis.Redis or "
             "redis.cluster.RedisCluster, such as connect() returns. (A history takes an asyncio "
             "client as async_client=, beside it.)"
+        )
+
+
+def check_async_client(client: object) -> None:
+    """Raise a TypeError if a value is neither None nor an asyncio client that acts at once."""
+    if client is not None and (
+        not isinstance(client, redis.asyncio.Redis | AsyncRedisCluster)
+        or isinstance(client, AsyncPipeline | AsyncClusterPipeline)
+    ):
+        raise TypeError(
+            f"async_client is a {type_name(client)}; it takes a redis.asyncio.Redis or "
+            "redis.asyncio.RedisCluster, such as connect_async() returns."
         )
 
 

@@ -68,6 +68,26 @@ class CorruptHistoryError(MemorystoreChatError):
         self.reason = reason
 
 
+class CorruptCheckpointError(MemorystoreChatError):
+    """A stored checkpoint cannot be read.
+
+    Attributes:
+        thread_id: The thread it belongs to.
+        checkpoint_ns: Its namespace; empty for that of the graph itself.
+        checkpoint_id: Its ID.
+    """
+
+    def __init__(self, thread_id: str, checkpoint_ns: str, checkpoint_id: str, reason: str) -> None:
+        super().__init__(
+            f"The checkpoint {checkpoint_id!r} of the thread {thread_id!r}, namespace "
+            f"{checkpoint_ns!r}, cannot be read: {reason}. Go on from an older one by its "
+            "checkpoint_id, or delete the thread with delete_thread()."
+        )
+        self.thread_id = thread_id
+        self.checkpoint_ns = checkpoint_ns
+        self.checkpoint_id = checkpoint_id
+
+
 # A code cell has 66 columns where the window has 900 pixels; longer lines break inside a word.
 _COLUMNS = 66
 # A line of the reader's may hold the password: in a URL, or as a string of its own.
@@ -150,8 +170,8 @@ _REFUSALS: tuple[tuple[str, type[RedisError] | None, str], ...] = (
     (
         "WRONGTYPE",
         None,
-        "The key holds something other than a list. Choose another session_id or key_prefix; "
-        "clear() would delete what is there.",
+        "The key holds something of another kind. Choose another session_id, thread_id or "
+        "key_prefix; clear() or delete_thread() would delete what is there.",
     ),
     (
         "OOM",

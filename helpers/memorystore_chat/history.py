@@ -6,15 +6,17 @@ from contextlib import AbstractContextManager
 from typing import Any, NamedTuple, TypeVar, cast
 from uuid import UUID
 
-import redis.asyncio
 from langchain_core.chat_history import BaseChatMessageHistory
 from langchain_core.messages import BaseMessage
-from redis.asyncio.client import Pipeline as AsyncPipeline
-from redis.asyncio.cluster import ClusterPipeline as AsyncClusterPipeline
-from redis.asyncio.cluster import RedisCluster as AsyncRedisCluster
 from redis.exceptions import NoScriptError
 
-from memorystore_chat._checks import check_client, check_count, check_text, type_name
+from memorystore_chat._checks import (
+    check_async_client,
+    check_client,
+    check_count,
+    check_text,
+    type_name,
+)
 from memorystore_chat._seams import AS_BYTES, opened_in_another_loop
 from memorystore_chat.errors import (
     ANOTHER_LOOP,
@@ -97,7 +99,7 @@ class MemorystoreChatMessageHistory(BaseChatMessageHistory):
         async_client: AsyncClient | None = None,
     ) -> None:
         check_client(client)
-        _check_async_client(async_client)
+        check_async_client(async_client)
         check_text("session_id", session_id)
         if not session_id:
             raise ValueError("session_id is empty; it takes text that names one conversation.")
@@ -362,19 +364,6 @@ def _is_of(kind: type, reply: object) -> bool:
     if isinstance(reply, list):
         return kind is list and all(type(element) is bytes for element in reply)
     return isinstance(reply, kind)
-
-
-def _check_async_client(client: object) -> None:
-    if client is None or (
-        isinstance(client, redis.asyncio.Redis | AsyncRedisCluster)
-        # A pipeline is a client by inheritance, but only collects what it is asked to do.
-        and not isinstance(client, AsyncPipeline | AsyncClusterPipeline)
-    ):
-        return
-    raise TypeError(
-        f"async_client is a {type_name(client)}; it takes a redis.asyncio.Redis or "
-        "redis.asyncio.RedisCluster, such as connect_async() returns."
-    )
 
 
 def _checked_append_id(append_id: str | None) -> str:

@@ -16,24 +16,25 @@ class Script(NamedTuple):
     sha: bytes
 
 
-_loaded: dict[str, Script] = {}
+_loaded: dict[tuple[str, ...], Script] = {}
 
 
-def script(name: str) -> Script:
-    """The script in ``NAME.lua``, read at its first use.
+def script(*names: str) -> Script:
+    """The script in ``NAME.lua``, or in several such files one after the other, read once.
 
     Example:
         >>> len(script("append").sha)
         40
     """
-    if name not in _loaded:
-        text = files("memorystore_chat.storage").joinpath(f"{name}.lua").read_bytes()
+    if names not in _loaded:
+        folder = files("memorystore_chat.storage")
+        text = b"\n".join(folder.joinpath(f"{name}.lua").read_bytes() for name in names)
         # Redis names scripts by their SHA-1.
         sha = hashlib.sha1(text, usedforsecurity=False).hexdigest().encode()
-        _loaded[name] = Script(text, sha)
-    return _loaded[name]
+        _loaded[names] = Script(text, sha)
+    return _loaded[names]
 
 
-async def script_async(name: str) -> Script:
-    """`script`, which reads the file in a thread and not on the event loop."""
-    return _loaded[name] if name in _loaded else await asyncio.to_thread(script, name)
+async def script_async(*names: str) -> Script:
+    """`script`, which reads the files in a thread and not on the event loop."""
+    return _loaded[names] if names in _loaded else await asyncio.to_thread(script, *names)

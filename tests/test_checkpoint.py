@@ -1,0 +1,954 @@
+"""MemorystoreSaver: LangGraph's contract, on one server and on a cluster, and what it survives."""
+
+import asyncio
+import logging
+import operator
+import os
+import threading
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Annotated, Any, TypedDict
+from uuid import uuid4
+
+import ormsgpack
+import pytest
+import redis
+import redis.asyncio
+from langchain.agents import create_agent
+from langchain_core.messages import AIMessage, HumanMessage, RemoveMessage, ToolMessage
+from langchain_core.tools import InjectedToolCallId, tool
+from langgraph.channels.delta import DeltaChannel
+from langgraph.checkpoint.base import BaseCheckpointSaver, empty_checkpoint
+from langgraph.checkpoint.conformance import checkpointer_test, validate
+from langgraph.checkpoint.memory import InMemorySaver
+from langgraph.checkpoint.serde.encrypted import EncryptedSerializer
+from langgraph.checkpoint.serde.jsonplus import JsonPlusSerializer
+from langgraph.graph import END, START, MessagesState, StateGraph
+from langgraph.types import Command, interrupt
+from redis.asyncio.cluster import RedisCluster as AsyncRedisCluster
+from redis.backoff import NoBackoff
+from redis.retry import Retry
+
+import servers
+from memorystore_chat import ConnectError, MemorystoreChatError, MemorystoreChatMessageHistory
+from memorystore_chat.agents import ChatHistoryMiddleware
+from memorystore_chat.checkpoint import MemorystoreSaver
+from memorystore_chat.errors import CorruptCheckpointError
+from memorystore_chat.storage.checkpoints import version_of, version_text
+from memorystore_chat.storage.segments import FULL
+from memorystore_chat.tutorial.models import DemoChatModel
+from proxy import Proxy
+from servers import Cluster, Server
+
+EXTERNAL = os.environ.get("MEMORYSTORE_TEST_SERVER", "")
+NO_RETRY = Retry(NoBackoff(), 0)
+THREAD = "ada/{1}"
+CONFIG: Any = {"configurable": {"thread_id": THREAD}}
+
+
+_TARGETS: dict[str, Callable[[], Any]] = {
+    "valkey9": servers.valkey,
+    "redis7": servers.redis7,
+    "valkey9 cluster": lambda: servers.cluster(replicas=0),
+    "redis7 cluster": lambda: servers.cluster("redis", replicas=0),
+} | ({"external": lambda: servers.external(EXTERNAL)} if EXTERNAL else {})
+
+
+@pytest.fixture(scope="session", params=_TARGETS)
+def target(request: pytest.FixtureRequest) -> Iterator[Server | Cluster]:
+    """Valkey 9 and Redis 7, each as one server and as a cluster."""
+    with _TARGETS[request.param]() as running:
+        yield running
+
+
+@asynccontextmanager
+async def asyncio_client(target: Server | Cluster) -> AsyncIterator[Any]:
+    node = target if isinstance(target, Server) else target.nodes[0]
+    kind: Any = redis.asyncio.Redis if isinstance(target, Server) else AsyncRedisCluster
+    async with kind(host=node.host, port=node.port, protocol=2) as client:
+        yield client
+
+
+class Bridge(BaseCheckpointSaver[str]):
+    """Hands every asynchronous call to a saver's synchronous method."""
+
+    def __init__(self, saver: MemorystoreSaver) -> None:
+        super().__init__(serde=saver.serde)
+        self.saver = saver
+
+    async def aget_tuple(self, config: Any) -> Any:
+        return self.saver.get_tuple(config)
+
+    async def alist(self, config: Any, **options: Any) -> AsyncIterator[Any]:
+        for found in self.saver.list(config, **options):
+            yield found
+
+    async def aput(self, *arguments: Any) -> Any:
+        return self.saver.put(*arguments)
+
+    async def aput_writes(self, *arguments: Any, **options: Any) -> None:
+        self.saver.put_writes(*arguments, **options)
+
+    async def adelete_thread(self, thread_id: str) -> None:
+        self.saver.delete_thread(thread_id)
+
+    async def adelete_for_runs(self, run_ids: Any) -> None:
+        self.saver.delete_for_runs(run_ids)
+
+    async def acopy_thread(self, source: str, to: str) -> None:
+        self.saver.copy_thread(source, to)
+
+    async def aprune(self, thread_ids: Any, **options: Any) -> None:
+        self.saver.prune(thread_ids, **options)
+
+
+class TestConformance:
+    """The official suite: all 81 of its tests."""
+
+    async def check(self, saver: BaseCheckpointSaver[str], name: str) -> None:
+        @checkpointer_test(name=name)
+        async def make() -> AsyncIterator[BaseCheckpointSaver[str]]:
+            yield saver
+
+        report = await validate(make)
+        failures = [failure for found in report.results.values() for failure in found.failures]
+        assert failures == []
+        assert sum(found.tests_passed for found in report.results.values()) == 81
+
+    async def test_asynchronous(self, target: Server | Cluster, key_prefix: str) -> None:
+        """The asyncio client's own methods pass."""
+        with target.client() as client:
+            async with asyncio_client(target) as async_client:
+                saver = MemorystoreSaver(client, key_prefix=key_prefix, async_client=async_client)
+                await self.check(saver, f"asynchronous {target.url}")
+
+    async def test_synchronous(self, target: Server | Cluster, key_prefix: str) -> None:
+        """The synchronous methods pass, and so does a client that decodes."""
+        with target.client(decode_responses=True) as client:
+            saver = MemorystoreSaver(client, key_prefix=key_prefix, ttl=600)
+            await self.check(Bridge(saver), f"synchronous {target.url}")
+
+    async def test_in_threads(self, server: Server, key_prefix: str) -> None:
+        """Without an asyncio client the asynchronous methods pass, too."""
+        with server.client() as client:
+            await self.check(MemorystoreSaver(client, key_prefix=key_prefix), "in threads")
+
+
+@pytest.fixture
+def saver(client: redis.Redis, key_prefix: str) -> MemorystoreSaver:
+    return MemorystoreSaver(client, key_prefix=key_prefix)
+
+
+def ask(saver: BaseCheckpointSaver[str], *texts: str, config: Any = CONFIG, **options: Any) -> Any:
+    agent = create_agent(DemoChatModel(), [get_weather], checkpointer=saver)
+    for text in texts:
+        answer = agent.invoke({"messages": [("user", text)]}, config, **options)
+    return answer
+
+
+def get_weather(city: str) -> str:
+    """Look up the weather."""
+    return f"It is sunny in {city}."
+
+
+def simple(tuples: Any) -> list[Any]:
+    """Checkpoints without what differs from saver to saver: the versions' random part."""
+
+    def plain(version: Any) -> int:
+        return int(str(version).partition(".")[0])
+
+    return [
+        (
+            found.config["configurable"]["checkpoint_ns"],
+            found.metadata,
+            found.checkpoint["channel_values"],
+            {
+                name: plain(version)
+                for name, version in found.checkpoint["channel_versions"].items()
+            },
+            {
+                node: {name: plain(version) for name, version in seen.items()}
+                for node, seen in found.checkpoint["versions_seen"].items()
+            },
+            [(channel, value) for _, channel, value in found.pending_writes],
+        )
+        for found in tuples
+    ]
+
+
+class TestAsInMemory:
+    """What LangGraph's own InMemorySaver gives, step by step."""
+
+    @pytest.mark.parametrize("durability", ["sync", "async", "exit"])
+    def test_an_agent_leaves_the_same_checkpoints(
+        self, saver: MemorystoreSaver, durability: Any
+    ) -> None:
+        """Values, versions, metadata and writes of an agent's turns are those of InMemorySaver."""
+        given = [
+            HumanMessage("My name is Ada.", id="1"),
+            HumanMessage("What is the weather in Paris?", id="2"),
+            HumanMessage("What is my name?", id="3"),
+        ]
+        found = []
+        for each in (InMemorySaver(), saver):
+            agent = create_agent(_Fixed(), [fixed_weather], checkpointer=each)
+            for message in given:
+                agent.invoke({"messages": [message]}, CONFIG, durability=durability)
+            found.append(simple(each.list(CONFIG)))
+        assert found[1] == found[0]
+        assert len(found[0]) > 2
+
+    def test_sub_graphs(self, saver: MemorystoreSaver) -> None:
+        """A sub-graph has its namespace, is interrupted there and resumed."""
+
+        def approve(state: MessagesState) -> Any:
+            return {"messages": [AIMessage(str(interrupt("sure?")), id="a")]}
+
+        inner = StateGraph(MessagesState)
+        inner.add_node("approve", approve)
+        inner.add_edge(START, "approve")
+        outer = StateGraph(MessagesState)
+        outer.add_node("inner", inner.compile())
+        outer.add_edge(START, "inner")
+        graph = outer.compile(checkpointer=saver)
+        paused = graph.invoke({"messages": [("user", "go")]}, CONFIG)
+        assert paused["__interrupt__"][0].value == "sure?"
+        namespaces = {found.config["configurable"]["checkpoint_ns"] for found in saver.list(CONFIG)}
+        assert len(namespaces) == 2
+        assert "" in namespaces
+        root = list(saver.list({"configurable": {**CONFIG["configurable"], "checkpoint_ns": ""}}))
+        assert 0 < len(root) < len(list(saver.list(CONFIG)))
+        done = graph.invoke(Command(resume="yes"), CONFIG)
+        assert done["messages"][-1].text == "yes"
+
+    def test_going_back_and_taking_another_way(self, saver: MemorystoreSaver) -> None:
+        """A branch from an old checkpoint has its own messages, and the first way keeps its own."""
+        agent = create_agent(DemoChatModel(), checkpointer=saver)
+        ask(saver, "My name is Ada.", "I like tea.")
+        states = list(agent.get_state_history(CONFIG))
+        fork = next(state for state in states if len(state.values["messages"]) == 2)
+        agent.invoke({"messages": [("user", "I like coffee.")]}, fork.config)
+        texts = [message.text for message in agent.get_state(CONFIG).values["messages"]]
+        assert "I like coffee." in texts
+        assert "I like tea." not in texts
+        first = agent.get_state(states[0].config).values["messages"]
+        assert "I like tea." in [message.text for message in first]
+
+    def test_the_newest_is_that_of_the_highest_id(self, saver: MemorystoreSaver) -> None:
+        """A checkpoint that arrives late, with an older id, is listed in its place."""
+        config: Any = {"configurable": {"thread_id": THREAD, "checkpoint_ns": ""}}
+        ids = ["0b", "0d", "0a", "0c", "A", "0"]
+        for checkpoint_id in ids:
+            saver.put(config, {**empty_checkpoint(), "id": checkpoint_id}, {}, {})
+        listed = [found.checkpoint["id"] for found in saver.list(config)]
+        assert listed == sorted(ids, reverse=True)
+        newest = saver.get_tuple(config)
+        assert newest is not None
+        assert newest.checkpoint["id"] == "A"
+        before: Any = {"configurable": {"thread_id": THREAD, "checkpoint_id": "0c"}}
+        listed = [found.checkpoint["id"] for found in saver.list(config, before=before, limit=2)]
+        assert listed == ["0b", "0a"]
+
+    def test_all_threads(self, saver: MemorystoreSaver, client: redis.Redis) -> None:
+        """Listing without a config reads every thread under the prefix, and no other key."""
+        for number in range(120):
+            saver.put(
+                {"configurable": {"thread_id": f"t{number}", "checkpoint_ns": ""}},
+                empty_checkpoint(),
+                {"step": number},
+                {},
+            )
+        client.set(saver._key("text"), "no thread")
+        client.delete(saver._key("text"))
+        found = {each.config["configurable"]["thread_id"] for each in saver.list(None)}
+        assert found == {f"t{number}" for number in range(120)}
+        assert [each.metadata["step"] for each in saver.list(None, filter={"step": 7})] == [7]
+
+    @pytest.mark.parametrize(
+        "version", [7, 2**60, 1.5, "a", "3.5", f"{3:032}.0.5", f"{12:032}.0012abcd", "'", "~3.f"]
+    )
+    def test_versions_of_other_savers(self, version: Any) -> None:
+        """A version comes back as it was, whatever saver it was made by."""
+        assert version_of(version_text(version)) == version
+
+    def test_a_thread_of_another_saver_goes_on(self, saver: MemorystoreSaver) -> None:
+        """Checkpoints copied from InMemorySaver are read, and the conversation continues."""
+        other = InMemorySaver()
+        ask(other, "My name is Ada.")
+        for found in reversed(list(other.list(CONFIG))):
+            saver.put(
+                found.parent_config or {"configurable": {"thread_id": THREAD, "checkpoint_ns": ""}},
+                found.checkpoint,
+                found.metadata,
+                found.checkpoint["channel_versions"],
+            )
+        assert "Ada" in ask(saver, "What is my name?")["messages"][-1].text
+
+
+class _Fixed(DemoChatModel):
+    """A model whose answers have the same ids in each run."""
+
+    def _generate(self, messages: Any, *arguments: Any, **options: Any) -> Any:
+        result = super()._generate(messages, *arguments, **options)
+        for generation in result.generations:
+            message: Any = generation.message
+            message.id = f"answer {len(messages)}"
+            for number, call in enumerate(message.tool_calls):
+                call["id"] = f"call {len(messages)} {number}"
+        return result
+
+
+@tool("get_weather")
+def fixed_weather(city: str, tool_call_id: Annotated[str, InjectedToolCallId]) -> ToolMessage:
+    """Look up the weather, in a message that has the same id in each run."""
+    return ToolMessage(
+        f"It is sunny in {city}.", tool_call_id=tool_call_id, id=f"of {tool_call_id}"
+    )
+
+
+class TestLists:
+    """Lists are stored by their elements, and come back as they were."""
+
+    def test_every_edit(self, saver: MemorystoreSaver) -> None:
+        """Appended to, cut, changed in the middle, turned around: each version stays readable."""
+        history = [f"{number} " + "x" * (number % 5 * 100) for number in range(40)]
+        edits = [
+            history,
+            [*history, "new"],
+            history[10:],
+            [*history[:7], "changed" * 50, *history[8:]],
+            list(reversed(history)),
+            [],
+            history * 2,
+            [number * 1.5 for number in range(3000)],
+            [*(number * 1.5 for number in range(3000)), 1.0],
+            [[1, [2, {"a": b"b"}]], None, True, "x" * 5000],
+        ]
+        put_versions(saver, edits)
+        found = [each.checkpoint["channel_values"]["list"] for each in saver.list(CONFIG)]
+        assert found == edits[::-1]
+
+    def test_many_edits_do_not_pile_up(self, saver: MemorystoreSaver, client: redis.Redis) -> None:
+        """A version that many edits left in pieces is written in one piece again."""
+        elements = ["e" * FULL + str(number) for number in range(300)]
+        versions = []
+        for number in range(0, 300, 2):
+            elements = [*elements[:number], "changed" * FULL + str(number), *elements[number + 1 :]]
+            versions.append(elements)
+        put_versions(saver, versions)
+        stored = client.hgetall(saver._key(THREAD))
+        longest = max(len(value) for field, value in stored.items() if field[:1] == b"v")
+        assert longest < 1000
+        found = [each.checkpoint["channel_values"]["list"] for each in saver.list(CONFIG)]
+        assert found == versions[::-1]
+
+    def test_changed_in_place(self, saver: MemorystoreSaver) -> None:
+        """A message that a node changes in place is stored as changed, and as it was before."""
+
+        def change(state: MessagesState) -> Any:
+            state["messages"][0].content = "changed"
+            return {"messages": [state["messages"][0]]}
+
+        graph = StateGraph(MessagesState)
+        graph.add_node("change", change)
+        graph.add_edge(START, "change")
+        graph.compile(checkpointer=saver).invoke(
+            {"messages": [HumanMessage("first", id="1"), HumanMessage("second", id="2")]},
+            CONFIG,
+            durability="sync",
+        )
+        texts = [
+            [message.text for message in each.checkpoint["channel_values"].get("messages", [])]
+            for each in saver.list(CONFIG)
+        ]
+        assert texts == [["changed", "second"], ["first", "second"], []]
+
+    def test_what_is_known_is_checked(self, saver: MemorystoreSaver, client: redis.Redis) -> None:
+        """A thread that was deleted between two turns' writes is stored in full again."""
+        graph = create_agent(DemoChatModel(), checkpointer=saver)
+        ask(saver, "My name is Ada.")
+        state = graph.get_state(CONFIG)
+        client.delete(saver._key(THREAD))
+        found = saver.put(
+            state.config,
+            {
+                **empty_checkpoint(),
+                "channel_values": {"messages": [*state.values["messages"], AIMessage("!")]},
+                "channel_versions": {"messages": "9"},
+            },
+            {},
+            {"messages": "9"},
+        )
+        again = saver.get_tuple(found)
+        assert again is not None
+        assert len(again.checkpoint["channel_values"]["messages"]) == 3
+
+
+def put_versions(saver: MemorystoreSaver, values: list[list[Any]], config: Any = CONFIG) -> Any:
+    config = {"configurable": {"checkpoint_ns": "", **config["configurable"]}}
+    for number, value in enumerate(values):
+        checkpoint = {
+            **empty_checkpoint(),
+            "id": f"{number:04}",
+            "channel_values": {"list": value},
+            "channel_versions": {"list": number},
+        }
+        config = saver.put(config, checkpoint, {"step": number}, {"list": number})
+    return config
+
+
+def extend(state: list[str] | None, writes: list[list[str]]) -> list[str]:
+    return [*(state or []), *(item for write in writes for item in write)]
+
+
+class Items(TypedDict):
+    items: Annotated[list[str], DeltaChannel(extend, list)]
+    plain: Annotated[list[str], operator.add]
+
+
+def parallel(saver: BaseCheckpointSaver[str], nodes: int = 6) -> Any:
+    """A graph whose nodes n0, n1, ... write one DeltaChannel at the same time."""
+    graph = StateGraph(Items)
+    graph.add_node("end", lambda state: {"items": ["end"]})
+    for number in range(nodes):
+        graph.add_node(f"n{number}", lambda state, name=f"n{number}": {"items": [name]})
+        graph.add_edge(START, f"n{number}")
+        graph.add_edge(f"n{number}", "end")
+    graph.add_edge("end", END)
+    return graph.compile(checkpointer=saver)
+
+
+class TestDeltaChannel:
+    """A channel that is stored as what was written to it, and computed from that."""
+
+    TURN = ("in", "n0", "n1", "n2", "n3", "n4", "n5", "end")
+
+    @pytest.mark.parametrize("durability", ["sync", "async", "exit"])
+    @pytest.mark.parametrize("keep", [None, 1, 2])
+    def test_parallel_nodes_come_back_in_order(
+        self, client: redis.Redis, key_prefix: str, durability: Any, keep: int | None
+    ) -> None:
+        """n0 to n5 are in order, without a snapshot, after several turns, after pruning."""
+        saver = MemorystoreSaver(client, key_prefix=key_prefix, keep=keep)
+        graph = parallel(saver)
+        for turn in range(1, 4):
+            graph.invoke({"items": ["in"], "plain": ["p"]}, CONFIG, durability=durability)
+            assert graph.get_state(CONFIG).values["items"] == [*self.TURN] * turn
+        saver.prune([THREAD])
+        assert graph.get_state(CONFIG).values["items"] == [*self.TURN] * 3
+        graph.invoke({"items": ["in"]}, CONFIG, durability=durability)
+        assert graph.get_state(CONFIG).values["items"] == [*self.TURN] * 4
+
+    async def test_asynchronously(self, target: Server | Cluster, key_prefix: str) -> None:
+        """The same through the asyncio client, on a cluster as well."""
+        with target.client() as client:
+            async with asyncio_client(target) as async_client:
+                saver = MemorystoreSaver(client, key_prefix=key_prefix, async_client=async_client)
+                graph = parallel(saver)
+                await graph.ainvoke({"items": ["in"]}, CONFIG)
+                assert (await graph.aget_state(CONFIG)).values["items"] == [*self.TURN]
+
+    def test_a_snapshot_ends_the_chain(self, client: redis.Redis, key_prefix: str) -> None:
+        """Pruning keeps the ancestors back to a snapshot, and none before it."""
+        saver = MemorystoreSaver(client, key_prefix=key_prefix)
+
+        class Snapshots(TypedDict):
+            items: Annotated[list[str], DeltaChannel(extend, list, snapshot_frequency=3)]
+
+        builder = StateGraph(Snapshots)
+        builder.add_node("say", lambda state: {"items": ["said"]})
+        builder.add_edge(START, "say")
+        graph: Any = builder.compile(checkpointer=saver)
+        for _ in range(10):
+            graph.invoke({"items": ["in"]}, CONFIG)
+        expected = ["in", "said"] * 10
+        before = len(list(saver.list(CONFIG)))
+        saver.prune([THREAD])
+        after = len(list(saver.list(CONFIG)))
+        assert graph.get_state(CONFIG).values["items"] == expected
+        assert after <= 6 < before
+
+    def test_a_channel_that_is_a_delta_channel_no_more(
+        self, client: redis.Redis, key_prefix: str
+    ) -> None:
+        """A graph that changed its annotation finds what was written before, with keep=1."""
+
+        class Plain(TypedDict):
+            items: Annotated[list[str], operator.add]
+            other: str
+
+        saver = MemorystoreSaver(client, key_prefix=key_prefix, keep=1)
+        parallel(saver).invoke({"items": ["in"]}, CONFIG)
+        builder = StateGraph(Plain)
+        builder.add_node("say", lambda state: {"other": "said"})
+        builder.add_edge(START, "say")
+        graph: Any = builder.compile(checkpointer=saver)
+        for _ in range(3):
+            graph.invoke({"other": "x"}, CONFIG)
+        assert graph.get_state(CONFIG).values["items"] == [*self.TURN]
+
+    def test_deleting_runs_refuses_to_break_it(self, saver: MemorystoreSaver) -> None:
+        """A run whose writes a later checkpoint is computed from stays, and the error says why."""
+        graph = parallel(saver)
+        for run in ("r1", "r2"):
+            graph.invoke({"items": ["in"]}, {**CONFIG, "metadata": {"run_id": run}})
+        with pytest.raises(MemorystoreChatError, match=r"ada/\{1\}.*DeltaChannel.*later runs"):
+            saver.delete_for_runs(["r1"])
+        assert graph.get_state(CONFIG).values["items"] == [*self.TURN] * 2
+        saver.delete_for_runs(["r2"])
+        assert graph.get_state(CONFIG).values["items"] == [*self.TURN]
+        saver.delete_for_runs(["r1", "r2"])
+        assert saver.get_tuple(CONFIG) is None
+
+    def test_a_write_before_its_checkpoint(self, saver: MemorystoreSaver) -> None:
+        """Writes that arrive first are no checkpoint yet, and are there when it comes."""
+        config: Any = {"configurable": {"thread_id": THREAD, "checkpoint_ns": ""}}
+        checkpoint = empty_checkpoint()
+        early: Any = {"configurable": {**config["configurable"], "checkpoint_id": checkpoint["id"]}}
+        saver.put_writes(early, [("items", ["a"])], "task", "path")
+        assert saver.get_tuple(config) is None
+        assert saver.get_tuple(early) is None
+        assert list(saver.list(config)) == []
+        saver.put(config, checkpoint, {}, {})
+        found = saver.get_tuple(config)
+        assert found is not None
+        assert found.pending_writes == [("task", "items", ["a"])]
+
+    def test_writes_are_in_langgraphs_order(self, saver: MemorystoreSaver) -> None:
+        """By path, task and place, and not as they arrived."""
+        config = saver.put(
+            {"configurable": {"thread_id": THREAD, "checkpoint_ns": ""}}, empty_checkpoint(), {}, {}
+        )
+        saver.put_writes(config, [("c", 3), ("c", 4)], "a", "~2")
+        saver.put_writes(config, [("c", 2)], "b", "~1")
+        saver.put_writes(config, [("c", 1)], "c")
+        saver.put_writes(config, [("c", number) for number in range(5, 17)], "z", "~9")
+        found = saver.get_tuple(config)
+        assert found is not None
+        assert [value for _, _, value in found.pending_writes or []] == list(range(1, 17))
+
+
+class TestKeep:
+    """`keep` drops what is older, in the same write."""
+
+    def test_only_the_newest_are_kept(self, client: redis.Redis, key_prefix: str) -> None:
+        """keep=3 leaves three, whose values are whole, and nothing of the others."""
+        saver = MemorystoreSaver(client, key_prefix=key_prefix, keep=3)
+        ask(saver, *(f"This is sentence {number}." for number in range(6)))
+        found = list(saver.list(CONFIG))
+        assert len(found) == 3
+        assert len(found[0].checkpoint["channel_values"]["messages"]) == 12
+        stored = client.hgetall(saver._key(THREAD))
+        assert sum(1 for field in stored if field[:1] == b"c") == 3
+        assert sum(1 for field in stored if field[:1] == b"s") <= 13
+
+    def test_what_was_removed_is_gone(self, client: redis.Redis, key_prefix: str) -> None:
+        """With keep=1 a removed message's text is in no field of the thread."""
+        saver = MemorystoreSaver(client, key_prefix=key_prefix, keep=1)
+        agent = create_agent(DemoChatModel(), checkpointer=saver)
+        ask(saver, "My PIN is 123456789.", "I like tea.")
+        secret = [m for m in agent.get_state(CONFIG).values["messages"] if "123456789" in m.text]
+        assert secret
+        remove = [RemoveMessage(id=message.id) for message in secret]
+        agent.update_state(CONFIG, {"messages": remove})
+        assert b"123456789" not in b"".join(client.hgetall(saver._key(THREAD)).values())
+        assert len(agent.get_state(CONFIG).values["messages"]) == 4 - len(secret)
+
+    def test_an_interrupted_turn_survives(self, client: redis.Redis, key_prefix: str) -> None:
+        """With keep=1 a turn that waits for an answer is resumed, by another saver."""
+        graph = StateGraph(MessagesState)
+        graph.add_node("ask", lambda state: {"messages": [AIMessage(interrupt("sure?"))]})
+        graph.add_edge(START, "ask")
+        first = graph.compile(checkpointer=MemorystoreSaver(client, key_prefix=key_prefix, keep=1))
+        first.invoke({"messages": [("user", "go")]}, CONFIG)
+        second = graph.compile(checkpointer=MemorystoreSaver(client, key_prefix=key_prefix, keep=1))
+        done = second.invoke(Command(resume="yes"), CONFIG)
+        assert [message.text for message in done["messages"]] == ["go", "yes"]
+
+
+class TestLifetime:
+    """What is written expires together and is deleted together."""
+
+    def test_each_write_renews_the_whole_thread(self, client: redis.Redis, key_prefix: str) -> None:
+        """Put and put_writes set the time to live; reading does not; there is one key."""
+        saver = MemorystoreSaver(client, key_prefix=key_prefix, ttl=100)
+        ask(saver, "My name is Ada.")
+        (key,) = client.scan_iter(match=f"{key_prefix}*")
+        assert 95 < client.ttl(key) <= 100
+        client.expire(key, 10)
+        list(saver.list(CONFIG))
+        found = saver.get_tuple(CONFIG)
+        assert found is not None
+        assert client.ttl(key) <= 10
+        saver.put_writes(found.config, [("c", 1)], "task")
+        assert 95 < client.ttl(key) <= 100
+        MemorystoreSaver(client, key_prefix=key_prefix).put_writes(found.config, [("c", 1)], "b")
+        assert 95 < client.ttl(key) <= 100
+
+    @pytest.mark.parametrize("delete", ["delete_thread", "prune", "delete_for_runs"])
+    def test_deleting_leaves_no_key(
+        self, client: redis.Redis, key_prefix: str, delete: str
+    ) -> None:
+        """Whatever deletes the last checkpoint deletes the key."""
+        saver = MemorystoreSaver(client, key_prefix=key_prefix)
+        ask(saver, "My name is Ada.", config={**CONFIG, "metadata": {"run_id": "r"}})
+        if delete == "prune":
+            saver.prune([THREAD], strategy="delete")
+        else:
+            getattr(saver, delete)(THREAD if delete == "delete_thread" else ["r"])
+        assert list(client.scan_iter(match=f"{key_prefix}*")) == []
+        assert saver.get_tuple(CONFIG) is None
+
+    def test_beside_a_history_of_the_same_name(self, client: redis.Redis, key_prefix: str) -> None:
+        """A session and a thread of one id and prefix do not touch each other."""
+        saver = MemorystoreSaver(client, key_prefix=key_prefix)
+        history = MemorystoreChatMessageHistory(client, THREAD, key_prefix=key_prefix)
+        history.add_user_message("hello")
+        ask(saver, "My name is Ada.")
+        saver.delete_thread(THREAD)
+        assert len(history) == 1
+
+    def test_a_copy_is_a_thread_of_its_own(self, target: Server | Cluster, key_prefix: str) -> None:
+        """A copy goes on by itself, has the saver's time to live, and overwrites nothing."""
+        with target.client() as client:
+            saver = MemorystoreSaver(client, key_prefix=key_prefix, ttl=100)
+            ask(saver, "My name is Ada.")
+            saver.copy_thread(THREAD, "copy")
+            copy: Any = {"configurable": {"thread_id": "copy"}}
+            assert "Ada" in ask(saver, "What is my name?", config=copy)["messages"][-1].text
+            assert 95 < client.ttl(saver._key("copy")) <= 100
+            original = saver.get_tuple(CONFIG)
+            assert original is not None
+            assert len(original.checkpoint["channel_values"]["messages"]) == 2
+            with pytest.raises(MemorystoreChatError, match="'copy' already"):
+                saver.copy_thread(THREAD, "copy")
+
+
+class TestAtMostOnce:
+    """A reply that is lost, a write that is sent again, turns that meet."""
+
+    def test_lost_replies_change_nothing(self, server: Server, key_prefix: str) -> None:
+        """With every third reply lost, what is stored is what was stored without losses."""
+        results = []
+        for lose_every in (0, 3):
+            with (
+                Proxy(server.host, server.port, lose_every=lose_every) as proxy,
+                server.client(port=proxy.port, retry=Retry(NoBackoff(), 10)) as client,
+            ):
+                saver = MemorystoreSaver(client, key_prefix=f"{key_prefix}{lose_every}", keep=4)
+                agent = create_agent(_Fixed(), [fixed_weather], checkpointer=saver)
+                for number in range(9):
+                    text = "What is the weather in Paris?" if number == 5 else f"I say {number}."
+                    agent.invoke({"messages": [HumanMessage(text, id=text)]}, CONFIG)
+                assert (proxy.lost > 10) is bool(lose_every)
+                results.append(simple(saver.list(CONFIG)))
+        assert results[0] == results[1]
+
+    def test_putting_it_again_is_the_same(
+        self, saver: MemorystoreSaver, client: redis.Redis
+    ) -> None:
+        """A checkpoint and its writes that are put twice leave what one put leaves."""
+        put_versions(saver, [["a" * 300], ["a" * 300, "b"]])
+        first = client.hgetall(saver._key(THREAD))
+        fresh = MemorystoreSaver(client, key_prefix=saver._prefix.decode().partition("check")[0])
+        for _ in range(2):
+            found = fresh.get_tuple(CONFIG)
+            assert found is not None
+            fresh.put(found.parent_config or {}, found.checkpoint, found.metadata, {"list": 1})
+        assert client.hgetall(saver._key(THREAD)) == first
+
+    def test_turns_that_meet(self, server: Server, key_prefix: str) -> None:
+        """Eight turns at once on a thread: every write is whole, each turn ends on its branch."""
+        with server.client() as client:
+            saver = MemorystoreSaver(client, key_prefix=key_prefix)
+            barrier = threading.Barrier(8)
+            answers: list[Any] = []
+
+            def turn(number: int) -> None:
+                barrier.wait()
+                answers.append(ask(saver, f"I am number {number}."))
+
+            threads = [threading.Thread(target=turn, args=(number,)) for number in range(8)]
+            for thread in threads:
+                thread.start()
+            for thread in threads:
+                thread.join()
+            assert len(answers) == 8
+            ends = {
+                tuple(message.text for message in found.checkpoint["channel_values"]["messages"])
+                for found in saver.list(CONFIG)
+                if "messages" in found.checkpoint["channel_values"]
+            }
+            for answer in answers:
+                assert tuple(message.text for message in answer["messages"]) in ends
+
+    async def test_tasks_that_meet(self, target: Server | Cluster, key_prefix: str) -> None:
+        """Turns of many threads at once through one asyncio client do not mix."""
+        with target.client() as client:
+            async with asyncio_client(target) as async_client:
+                saver = MemorystoreSaver(client, key_prefix=key_prefix, async_client=async_client)
+                agent = create_agent(DemoChatModel(), checkpointer=saver)
+
+                async def talk(name: str) -> str:
+                    config: Any = {"configurable": {"thread_id": name}}
+                    await agent.ainvoke({"messages": [("user", f"My name is {name}.")]}, config)
+                    asked = {"messages": [("user", "What is my name?")]}
+                    return str((await agent.ainvoke(asked, config))["messages"][-1].text)
+
+                names = [f"Ada{number}" for number in range(10)]
+                replies = await asyncio.gather(*map(talk, names))
+                assert all(name in reply for name, reply in zip(names, replies, strict=True))
+
+
+@dataclass
+class Order:
+    """A type of one's own in the state."""
+
+    number: int
+
+
+CALLED: list[str] = []
+
+
+class Hostile:
+    """What an attacker would have made of a stored value."""
+
+    def __init__(self, argument: str) -> None:
+        CALLED.append(argument)
+
+
+class TestSafe:
+    """Whoever can write to the server cannot run code in the program (CVE-2026-28277)."""
+
+    @pytest.mark.parametrize("code", [0, 1, 2, 3, 4, 5])
+    def test_a_hostile_value_is_not_made(
+        self, saver: MemorystoreSaver, client: redis.Redis, code: int, caplog: Any
+    ) -> None:
+        """A stored value that names a class and its arguments is data; no such class is made."""
+        put_versions(saver, [["harmless"]])
+        arguments: Any = {0: "x", 1: ("x",), 2: {"argument": "x"}, 3: "x"}.get(
+            code, {"argument": "x"}
+        )
+        payload = ormsgpack.packb((__name__, "Hostile", arguments, "__init__"))
+        evil = ormsgpack.packb(ormsgpack.Ext(code, payload))
+        element = b"m:" + evil
+        for field in client.hkeys(saver._key(THREAD)):
+            if field[:1] == b"s":
+                framed = len(element).to_bytes(4, "big") + element
+                client.hset(saver._key(THREAD), field, framed)
+        with caplog.at_level(logging.WARNING):
+            found = saver.get_tuple(CONFIG)
+        assert found is not None
+        assert found.checkpoint["channel_values"]["list"] == [
+            list(arguments) if code == 1 else arguments
+        ]
+        assert CALLED == []
+        permissive = JsonPlusSerializer(allowed_msgpack_modules=True)
+        if code != 3:  # methods are never called, whatever is allowed
+            permissive.loads_typed(("msgpack", evil))
+            assert CALLED, "the payload is one that LangGraph's default would run"
+            CALLED.clear()
+
+    @pytest.mark.parametrize("kind", ["pickle", "json", "unheard-of"])
+    def test_other_formats_are_refused(
+        self, saver: MemorystoreSaver, client: redis.Redis, kind: str
+    ) -> None:
+        """A value in another format raises and names thread, namespace and checkpoint."""
+        put_versions(saver, [["harmless"]])
+        for field in client.hkeys(saver._key(THREAD)):
+            if field[:1] == b"v":
+                client.hset(saver._key(THREAD), field, b"b" + kind.encode() + b":\x80\x04N.")
+        with pytest.raises(CorruptCheckpointError, match=r"'0000'.*'ada/\{1\}'.*''") as raised:
+            saver.get_tuple(CONFIG)
+        assert raised.value.checkpoint_id == "0000"
+        assert raised.value.thread_id == THREAD
+        with pytest.raises(CorruptCheckpointError):
+            list(saver.list(CONFIG))
+
+    def test_a_missing_part_is_an_error(self, saver: MemorystoreSaver, client: redis.Redis) -> None:
+        """A list of which a segment is gone is not shortened silently."""
+        put_versions(saver, [["a" * 300, "b" * 300]])
+        segment = next(f for f in client.hkeys(saver._key(THREAD)) if f[:1] == b"s")
+        client.hdel(saver._key(THREAD), segment)
+        with pytest.raises(CorruptCheckpointError, match="is missing"):
+            saver.get_tuple(CONFIG)
+
+    def test_types_of_ones_own_are_named(self, client: redis.Redis, key_prefix: str) -> None:
+        """A dataclass comes back as itself once its type is allowed, and as data before."""
+        saver = MemorystoreSaver(client, key_prefix=key_prefix)
+        put_versions(saver, [[Order(7)]])
+        found = saver.get_tuple(CONFIG)
+        assert found is not None
+        assert found.checkpoint["channel_values"]["list"] == [{"number": 7}]
+        own = saver.with_allowlist([(__name__, "Order")])
+        found = own.get_tuple(CONFIG)
+        assert found is not None
+        assert found.checkpoint["channel_values"]["list"] == [Order(7)]
+
+    def test_encrypted(self, client: redis.Redis, key_prefix: str) -> None:
+        """With an EncryptedSerializer nothing of the conversation can be read on the server."""
+
+        class Rot:
+            def encrypt(self, plaintext: bytes) -> tuple[str, bytes]:
+                return "rot", uuid4().bytes + bytes(255 - byte for byte in plaintext)
+
+            def decrypt(self, ciphername: str, ciphertext: bytes) -> bytes:
+                return bytes(255 - byte for byte in ciphertext[16:])
+
+        serde = EncryptedSerializer(Rot(), JsonPlusSerializer(allowed_msgpack_modules=None))
+        saver = MemorystoreSaver(client, key_prefix=key_prefix, serde=serde)
+        ask(saver, "My name is Ada.")
+        assert "Ada" in ask(saver, "What is my name?")["messages"][-1].text
+        assert b"Ada" not in b"".join(client.hgetall(saver._key(THREAD)).values())
+
+
+class TestErrors:
+    """What goes wrong is an error that says what to do."""
+
+    def test_an_outage_is_no_empty_thread(self, key_prefix: str) -> None:
+        """Every method raises ConnectError once the server is gone."""
+        with servers.valkey() as server:
+            client = server.client(retry=NO_RETRY)
+            saver = MemorystoreSaver(client, key_prefix=key_prefix)
+            found = put_versions(saver, [["a"]])
+            server.kill()
+            calls: list[Callable[[], Any]] = [
+                lambda: saver.get_tuple(CONFIG),
+                lambda: list(saver.list(CONFIG)),
+                lambda: list(saver.list(None)),
+                lambda: put_versions(saver, [["a"]]),
+                lambda: saver.put_writes(found, [("c", 1)], "task"),
+                lambda: saver.delete_thread(THREAD),
+                lambda: saver.delete_for_runs(["r"]),
+                lambda: saver.copy_thread(THREAD, "b"),
+                lambda: saver.prune([THREAD]),
+                lambda: saver.get_delta_channel_history(config=CONFIG, channels=["a"]),
+            ]
+            for call in calls:
+                with pytest.raises(ConnectError):
+                    call()
+
+    async def test_an_outage_asynchronously(self, key_prefix: str) -> None:
+        """The asynchronous methods raise it, too."""
+        with servers.valkey() as server:
+            client = server.client(retry=NO_RETRY)
+            async_client = redis.asyncio.Redis(port=server.port, protocol=2, retry=None)
+            saver = MemorystoreSaver(client, key_prefix=key_prefix, async_client=async_client)
+            assert await saver.aget_tuple(CONFIG) is None
+            server.kill()
+            calls: list[Awaitable[Any]] = [
+                saver.aget_tuple(CONFIG),
+                saver.adelete_thread(THREAD),
+                saver.aprune([THREAD]),
+            ]
+            for call in calls:
+                with pytest.raises(ConnectError):
+                    await call
+            await async_client.aclose()
+
+    def test_a_client_of_another_loop(self, server: Server, key_prefix: str) -> None:
+        """An asyncio client that an earlier asyncio.run() left is refused with the way out."""
+        with server.client() as client:
+            async_client = redis.asyncio.Redis(port=server.port, protocol=2)
+            saver = MemorystoreSaver(client, key_prefix=key_prefix, async_client=async_client)
+            assert asyncio.run(saver.aget_tuple(CONFIG)) is None
+            with pytest.raises(MemorystoreChatError, match=r"another event loop.*connect_async"):
+                asyncio.run(saver.aget_tuple(CONFIG))
+
+    def test_a_client_of_another_encoding(self, server: Server, key_prefix: str) -> None:
+        """Keys, ids and texts are UTF-8 whatever the client encodes as."""
+        with server.client(encoding="utf-16") as client, server.client() as plain:
+            saver = MemorystoreSaver(client, key_prefix=key_prefix)
+            ask(saver, "My name is Zoë.")
+            assert len(list(MemorystoreSaver(plain, key_prefix=key_prefix).list(CONFIG))) == 3
+
+    def test_a_key_of_another_kind(self, client: redis.Redis, key_prefix: str) -> None:
+        """A list under the thread's key is left alone, and the error names the thread."""
+        saver = MemorystoreSaver(client, key_prefix=key_prefix)
+        client.rpush(saver._key(THREAD), "mine")
+        with pytest.raises(MemorystoreChatError, match=r"ada/\{1\}.*WRONGTYPE.*another kind"):
+            ask(saver, "hello")
+        assert client.lrange(saver._key(THREAD), 0, -1) == [b"mine"]
+
+    def test_a_full_server(self, key_prefix: str) -> None:
+        """Nothing is half written where memory is full; the error says so."""
+        with servers.valkey() as server, server.client() as client:
+            saver = MemorystoreSaver(client, key_prefix=key_prefix)
+            config = put_versions(saver, [["a"]])
+            server.admin().config_set("maxmemory", 1)
+            with pytest.raises(MemorystoreChatError, match=r"OOM.*memory is full"):
+                put_versions(saver, [["a"]], config)
+            assert len(list(saver.list(CONFIG))) == 1
+
+    def test_with_few_rights(self, key_prefix: str) -> None:
+        """Runs where the commands that Memorystore blocks are blocked; a missing right is named."""
+        with servers.valkey(
+            user=[
+                "lean on >pw ~* -@all +eval +evalsha +hget +hmget +hset +hdel +hexists +hkeys "
+                "+hgetall +expire +unlink +scan +ping +hello",
+                "poor on >pw ~* -@all +eval +evalsha +hget +hmget +ping +hello",
+            ]
+        ) as server:
+            with server.client(username="lean", password="pw") as client:
+                saver = MemorystoreSaver(client, key_prefix=key_prefix, ttl=60, keep=2)
+                assert "Ada" in ask(saver, "I am Ada.", "What is my name?")["messages"][-1].text
+                saver.copy_thread(THREAD, "b")
+                saver.prune([THREAD, "b"])
+                saver.delete_for_runs(["r"])
+                saver.delete_thread(THREAD)
+            with server.client(username="poor", password="pw") as client:
+                saver = MemorystoreSaver(client, key_prefix=key_prefix)
+                with pytest.raises(MemorystoreChatError, match="NOPERM"):
+                    ask(saver, "hello")
+
+    @pytest.mark.parametrize("thread_id", [None, "", 7, b"a", "\ud800"])
+    def test_a_thread_id_that_is_none(self, saver: MemorystoreSaver, thread_id: Any) -> None:
+        """What is no text or empty is refused with what is accepted."""
+        config: Any = {"configurable": {"thread_id": thread_id, "checkpoint_ns": ""}}
+        with pytest.raises(ValueError, match="thread_id"):
+            saver.get_tuple(config)
+        if thread_id is not None:
+            with pytest.raises((TypeError, ValueError), match="thread_id"):
+                saver.delete_thread(thread_id)
+
+    @pytest.mark.parametrize(
+        ("options", "error", "text"),
+        [
+            ({"client": "redis://"}, TypeError, "client is a str"),
+            ({"async_client": redis.Redis()}, TypeError, "async_client is a redis"),
+            ({"ttl": 0}, ValueError, "ttl"),
+            ({"keep": 0}, ValueError, "keep"),
+            ({"keep": -1}, ValueError, "keep"),
+            ({"key_prefix": "\ud800"}, ValueError, "key_prefix"),
+        ],
+    )
+    def test_options_are_checked(self, options: Any, error: Any, text: str) -> None:
+        """An argument that cannot be meant is refused on entry."""
+        with pytest.raises(error, match=text):
+            MemorystoreSaver(**{"client": redis.Redis(), **options})
+
+    def test_other_strategies(self, saver: MemorystoreSaver) -> None:
+        """Pruning names the strategies it takes."""
+        with pytest.raises(ValueError, match='"keep_latest" or "delete"'):
+            saver.prune([THREAD], strategy="oldest")
+
+    def test_nothing_secret_in_repr(self) -> None:
+        """The repr names options only."""
+        saver = MemorystoreSaver(redis.Redis(password="secret"), key_prefix="a:", ttl=5, keep=1)
+        assert repr(saver) == "MemorystoreSaver(key_prefix='a:', ttl=5, keep=1)"
+
+
+def test_beside_the_middleware(client: redis.Redis, key_prefix: str) -> None:
+    """With ChatHistoryMiddleware the session has each message once, and the thread as well."""
+    saver = MemorystoreSaver(client, key_prefix=key_prefix)
+    memory = ChatHistoryMiddleware(
+        lambda thread_id: MemorystoreChatMessageHistory(client, thread_id, key_prefix=key_prefix)
+    )
+    agent = create_agent(DemoChatModel(), middleware=[memory], checkpointer=saver)
+    for text in ("My name is Ada.", "What is my name?"):
+        answer = agent.invoke({"messages": [("user", text)]}, CONFIG)
+    assert "Ada" in answer["messages"][-1].text
+    assert len(MemorystoreChatMessageHistory(client, THREAD, key_prefix=key_prefix)) == 4
+    state = agent.get_state(CONFIG).values["messages"]
+    assert [message.text for message in state] == [m.text for m in answer["messages"]]
