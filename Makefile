@@ -9,14 +9,15 @@ BIN = .venv/bin
 PIP = $(BIN)/python -m pip install --quiet --disable-pip-version-check
 UV = $(BIN)/uv pip install --quiet --python $(BIN)/python
 
-.PHONY: help tutorial test test-browser test-colab notebooks screenshots lint docs bench release-check lock links
+.PHONY: help tutorial test test-again test-browser test-colab notebooks screenshots lint docs bench release-check lock links
 .DELETE_ON_ERROR:
 
 help:
 	@echo 'make tutorial      the tutorial in JupyterLab on a local Valkey (PORT=, FRESH=1 for new notebooks, JUPYTER_ARGS=)'
 	@echo 'make test          every check (PYTEST_ARGS="-k codec" for some of the unit tests, STEPS="lint tests notebooks")'
+	@echo 'make test-again    the notebooks twice, interrupted, and two at once (some minutes)'
 	@echo 'make test-browser  transcripts and Run All in a real browser (needs Chromium)'
-	@echo 'make test-colab    the notebooks in a twin of Colab (needs Python 3.13)'
+	@echo 'make test-colab    the notebooks in twins of Colab and Workbench (needs Python 3.13, 3.12, 3.10)'
 	@echo 'make notebooks     execute the notebooks and write their outputs back (NOTEBOOK=notebooks/01_setup.ipynb)'
 	@echo 'make screenshots   the pictures of the notebooks and README.md (needs Chromium)'
 	@echo 'make lint          style, types, spelling, workflows'
@@ -52,6 +53,9 @@ tutorial: $(READY)
 
 test: $(READY)
 	@$(BIN)/python tools/check.py $(if $(PYTEST_ARGS),tests --pytest $(PYTEST_ARGS),$(STEPS))
+
+test-again: $(READY)
+	@$(BIN)/python -m pytest -m again --numprocesses=2 $(PYTEST_ARGS)
 
 # Playwright brings a program of 165 MB that nothing else needs.
 .venv/.browser: $(READY)

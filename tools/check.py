@@ -25,6 +25,10 @@ STEPS = ("tests", "lint", "notebooks")
 # Each process starts servers of its own, so not one for each of many cores.
 IN_PARALLEL = ("--numprocesses=logical", "--maxprocesses=4", "--dist=worksteal")
 
+# A browser, other Pythons, and many minutes are more than a reader has to bring: make test-browser,
+# make test-colab, and make test-again.
+UNMARKED = "not browser and not colab and not again"
+
 Step = tuple[str, Callable[[], Counts]]
 
 
@@ -99,9 +103,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     steps: list[Step] = []
     if "tests" in chosen:
-        # A browser and a second Python are more than a reader has to install: make test-browser
-        # and make test-colab.
-        selected = ["-m", "not browser and not colab", *IN_PARALLEL, *options.pytest]
+        selected = ["-m", UNMARKED, *IN_PARALLEL, *options.pytest]
         steps.append(("tests", lambda: run_pytest(selected)))
     if "lint" in chosen:
         steps.append(("lint", lint))

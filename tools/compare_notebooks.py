@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 
-from counting import Counts, run_pytest
+from counting import ROOT, Counts, run_pytest
 
 CELL_TIMEOUT = 60
 
@@ -44,6 +44,7 @@ def compare(path: Path) -> Counts:
     environment = dict(os.environ, PYTEST_DISABLE_PLUGIN_AUTOLOAD="1")
     arguments = ["-c", os.devnull, "-p", "nbval.plugin", "-p", "no:cacheprovider", "--quiet"]
     arguments += ["--nbval", "--nbval-current-env", f"--nbval-cell-timeout={CELL_TIMEOUT}"]
+    arguments += ["--nbval-sanitize-with", str(ROOT / "tests/notebooks/sanitize.cfg")]
     with unchanged_keys() as problems:
         counts = run_pytest([*arguments, str(path)], environment)
     for problem in problems:

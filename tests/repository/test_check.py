@@ -51,7 +51,7 @@ def test_pytest_arguments_are_handed_on(monkeypatch: pytest.MonkeyPatch) -> None
     given: list[list[str]] = []
     monkeypatch.setattr(check, "run_pytest", lambda a: given.append(a) or Counts(1))
     assert check.main(["tests", "--pytest", "-k", "a or b", "-x"]) == 0
-    assert given == [["-m", "not browser and not colab", *check.IN_PARALLEL, "-k", "a or b", "-x"]]
+    assert given == [["-m", check.UNMARKED, *check.IN_PARALLEL, "-k", "a or b", "-x"]]
 
 
 def test_unknown_step_is_refused(capsys: pytest.CaptureFixture[str]) -> None:

@@ -5,8 +5,11 @@ from typing import Any
 
 import redis
 import redis.asyncio
+from redis.asyncio.retry import Retry as AsyncRetry
+from redis.backoff import NoBackoff
 from redis.driver_info import DriverInfo
 from redis.exceptions import AuthenticationError, AuthorizationError
+from redis.retry import Retry
 
 from memorystore_chat.connection.clusters import AsyncClusterClient, ClusterClient
 from memorystore_chat.connection.connections import (
@@ -45,7 +48,7 @@ def open_server(
         connection_class=_connection_class(
             endpoint, UnixConnection, TlsConnection, PlainConnection
         ),
-        retry=OutageRetry(patience, timeout=timeout),
+        retry=OutageRetry(patience),
         **_server_options(endpoint, timeout) | options,
     )
     return redis.Redis.from_pool(pool)
@@ -76,7 +79,8 @@ def open_cluster(
         connection_class=_connection_class(endpoint, None, TlsConnection, PlainConnection),
         connection_pool_class=Pool,
         timeout=timeout,
-        retry=OutageRetry(patience, CLUSTER_OUTAGES, timeout=timeout, refreshes=True),
+        retry=Retry(NoBackoff(), 1),
+        outages=OutageRetry(patience, CLUSTER_OUTAGES),
         **_options(endpoint, timeout) | options,
     )
 
@@ -94,7 +98,8 @@ def open_cluster_async(
         connection_class=_connection_class(
             endpoint, None, AsyncTlsConnection, AsyncPlainConnection
         ),
-        retry=AsyncOutageRetry(patience, CLUSTER_OUTAGES, final, refreshes=True),
+        retry=AsyncRetry(NoBackoff(), 1),
+        outages=AsyncOutageRetry(patience, CLUSTER_OUTAGES, final),
         **_options(endpoint, timeout) | options,
     )
 

@@ -1,5 +1,6 @@
 """The checks of the exercises: they say whether one is solved, and give a bigger hint each time."""
 
+import re
 from collections import Counter
 from collections.abc import Callable, Sequence
 from itertools import pairwise
@@ -8,12 +9,14 @@ from typing import Any
 from langchain_core.messages import AIMessage, HumanMessage, ToolMessage
 from redis.exceptions import RedisError
 
+from memorystore_chat import sessions
 from memorystore_chat.connection import Endpoint
 from memorystore_chat.errors import MemorystoreChatError
 from memorystore_chat.history import MemorystoreChatMessageHistory
 from memorystore_chat.storage import Client
 
 _failed: Counter[str] = Counter()
+_FAVORITE = re.compile(r"my favorite (.+?) is (.+?)[.!\s]*$")
 DAY = 24 * 3600
 
 
@@ -58,17 +61,21 @@ def check_favorite(history: MemorystoreChatMessageHistory) -> Verdict:
 
     def judge() -> str:
         messages = history.messages
-        told = [m for m in messages if m.type == "human" and "favorite" in m.text.lower()]
+        said = [m.text.lower() for m in messages if m.type == "human"]
+        told = dict(pair for text in said for pair in _FAVORITE.findall(text))
         if not told:
             return "nobody has told the bot a favorite thing."
         asked = [
-            reply
+            (question.text.lower().partition("what is my favorite ")[2].strip("?.! "), reply.text)
             for question, reply in pairwise(messages)
-            if question.type == "human" and "what is my favorite" in question.text.lower()
+            if question.type == "human" and "what is my favorite " in question.text.lower()
         ]
         if not asked:
             return "the bot has not been asked for it."
-        return "" if "favorite" in asked[-1].text else "the bot does not know the answer."
+        thing, reply = asked[-1]
+        if thing not in told:
+            return f"the bot does not know your favorite {thing}: nobody has told it."
+        return "" if told[thing] in reply.lower() else "the bot does not know the answer."
 
     return _verdict(
         "favorite",
@@ -153,7 +160,14 @@ def check_week(client: Client, history: MemorystoreChatMessageHistory) -> Verdic
         if left < 0:
             return "the session is gone."
         days = left / DAY
-        return "" if 6.9 < days <= 7 else f"the session expires in {days:.1f} days."
+        if not 6.9 < days <= 7:
+            return f"the session expires in {days:.1f} days."
+        key_prefix = history.key.removesuffix(history.session_id)
+        found = sessions.scan(client, key_prefix=key_prefix)
+        others = [s.id for s in found if s.ttl is not None and s.id != history.session_id]
+        if others:
+            return f"{', '.join(others)} expire, too. Run the notebook again from the top."
+        return ""
 
     return _verdict(
         "week",
@@ -168,8 +182,6 @@ def check_chatty(client: Client, key_prefix: str) -> Verdict:
     """Notebook 3: only the sessions of four messages or more are deleted."""
 
     def judge() -> str:
-        from memorystore_chat import sessions
-
         counts = {s.id: s.messages for s in sessions.scan(client, key_prefix=key_prefix)}
         if any(count >= 4 for count in counts.values()):
             return "there are sessions with four messages or more."
@@ -196,8 +208,9 @@ def check_two_conversations(
         first, second = (history_of(user, name).messages for name in ("work", "home"))
         if not first or not second:
             return f"{user}'s conversations 'work' and 'home' are not both there."
-        if first[0].text == second[0].text:
-            return "both conversations begin with the same words."
+        # The newest questions, so that a wrong try does not stand in the way.
+        if first[-2].text == second[-2].text:
+            return "both conversations were told the same words."
         return ""
 
     return _verdict(

@@ -1,0 +1,59 @@
+"""Cells run twice, notebooks interrupted and run again, two kernels at once: nothing breaks."""
+
+import asyncio
+import random
+from pathlib import Path
+
+import pytest
+from nbclient.exceptions import CellExecutionError
+
+import series
+from servers import Server
+
+pytestmark = [pytest.mark.again, pytest.mark.timeout(400)]
+every_notebook = pytest.mark.parametrize("path", series.PATHS, ids=lambda path: path.stem)
+
+
+@every_notebook
+async def test_any_cell_may_be_run_twice(path: Path, valkey_server: Server) -> None:
+    """Each cell, run a second time before the next one, ends without an error or a warning."""
+    problems = []
+    async with series.kernel(series.load(path), valkey_server.url) as kernel:
+        for place, cell in enumerate(kernel.book.cells):
+            await kernel.run(place)
+            try:
+                await kernel.run(place)
+            except CellExecutionError as error:
+                problems.append(f"cell {place}: {cell.source}\n{error}")
+            if any(output.get("name") == "stderr" for output in cell.get("outputs", [])):
+                problems.append(f"cell {place} wrote to stderr: {series.text_of(cell)}")
+    assert problems == []
+
+
+@every_notebook
+async def test_interrupted_notebook_runs_again(path: Path, valkey_server: Server) -> None:
+    """Stopped at a moment of chance, the same kernel runs all of it again, with all as ever."""
+    chance = random.Random()
+    committed = series.load(path)
+    async with series.kernel(committed, valkey_server.url) as kernel:
+        seconds = await kernel.run_all()
+        stopped = False
+        while not stopped:
+            place, after = series.moment(seconds, chance)
+            for earlier in range(place):
+                await kernel.run(earlier)
+            stopped = await kernel.interrupt(place, after)
+        try:
+            await kernel.run_all()
+        except CellExecutionError as error:
+            pytest.fail(f"after an interrupt of cell {place} at {after:.3f} s: {error}")
+        found = list(series.differences(kernel.book, committed, again=True))
+    assert found == [], f"after an interrupt of cell {place} at {after:.3f} s"
+
+
+@every_notebook
+async def test_two_kernels_at_once(path: Path, valkey_server: Server) -> None:
+    """Two readers on one server, or one with two windows, see what each would see alone."""
+    committed = series.load(path)
+    books = await asyncio.gather(*(series.executed(committed, valkey_server.url) for _ in range(2)))
+    assert [list(series.differences(book, committed)) for book in books] == [[], []]

@@ -1,0 +1,58 @@
+"""README.md: its links lead somewhere, and its pictures have words."""
+
+import re
+from itertools import pairwise
+from pathlib import Path
+from urllib.parse import unquote
+
+import pytest
+from markdown_it import MarkdownIt
+
+ROOT = Path(__file__).resolve().parents[2]
+GOOD = "# Read me\n\n[top](#read-me) [license](LICENSE) [out](https://example.com) ![A](LICENSE)"
+
+
+def problems(text: str) -> list[str]:
+    """Links to headings or files that do not exist, and pictures without alternative text."""
+    tokens = MarkdownIt().parse(text)
+    inline = [child for token in tokens for child in token.children or ()]
+    titles = [after.content for token, after in pairwise(tokens)
+              if token.type == "heading_open"]  # fmt: skip
+    anchors = {"#" + re.sub(r"[^\w\- ]", "", t.lower()).replace(" ", "-") for t in titles}
+    html = [token.content for token in (*tokens, *inline) if token.type.startswith("html_")]
+    images = [tag for text in html for tag in re.findall(r"<img\b[^>]*>", text)]
+    found = [f"no alternative text: {tag}" for tag in images if not re.search(r'\balt="[^"]', tag)]
+    found += [f"no alternative text: {token.attrs['src']}" for token in inline
+              if token.type == "image" and not token.content]  # fmt: skip
+    targets = [str(value) for token in inline for key, value in token.attrs.items()
+               if key in ("href", "src")]  # fmt: skip
+    targets += re.findall(r"\b(?:href|src)=\"([^\"]+)\"", "\n".join(html))
+    for target in targets:
+        path = unquote(target.partition("#")[0])
+        if target.startswith("#") and target not in anchors:
+            found.append(f"no heading for {target}")
+        elif not re.match(r"#|https?:|mailto:", target) and not (ROOT / path).exists():
+            found.append(f"no file {target}")
+    return found
+
+
+def test_readme() -> None:
+    """The links of README.md lead somewhere, and its pictures have alternative texts."""
+    assert problems((ROOT / "README.md").read_text(encoding="utf-8")) == []
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        "[x](#nowhere)",
+        "[x](absent.md)",
+        "![](LICENSE)",
+        '<img src="LICENSE">',
+        '<a href="absent.md">x</a>',
+        "[x]\n\n[x]: absent.md",
+    ],
+)
+def test_bad_readme_is_noticed(bad: str) -> None:
+    """A dead link in README.md is noticed; good ones are not complained about."""
+    assert problems(GOOD) == []
+    assert problems(f"{GOOD}\n\n{bad}")

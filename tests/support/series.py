@@ -1,0 +1,220 @@
+"""The notebooks of the series, as the tests read, change, and run them."""
+
+import asyncio
+import copy
+import os
+import random
+import re
+import time
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import nbformat
+from jupyter_core.utils import ensure_async
+from nbclient import NotebookClient
+from nbclient.exceptions import CellExecutionError
+
+ROOT = Path(__file__).resolve().parents[2]
+FOLDER = ROOT / "notebooks"
+PATHS = sorted(FOLDER.glob("*.ipynb"))
+SANITIZE = ROOT / "tests/notebooks/sanitize.cfg"
+CELL_TIMEOUT = 90
+UNCOMPARED = "nbval-ignore-output"
+
+Cell = nbformat.NotebookNode
+Book = nbformat.NotebookNode
+
+_SOLUTION = re.compile(
+    r"\A<details>\s*<summary>Solution</summary>\s+```python\n(.*?)\n```\s+</details>", re.DOTALL
+)
+
+
+def load(path: Path) -> Book:
+    """Read a notebook."""
+    book: Book = nbformat.read(path, as_version=4)
+    return book
+
+
+def tags(cell: Cell) -> list[str]:
+    """The tags of a cell."""
+    return list(cell.metadata.get("tags", []))
+
+
+def code_cells(book: Book) -> list[Cell]:
+    """The code cells, in order."""
+    return [cell for cell in book.cells if cell.cell_type == "code"]
+
+
+def prose(book: Book) -> str:
+    """All Markdown."""
+    return "\n\n".join(cell.source for cell in book.cells if cell.cell_type == "markdown")
+
+
+def source(book: Book) -> str:
+    """All code."""
+    return "\n".join(cell.source for cell in code_cells(book))
+
+
+def text_of(cell: Cell) -> str:
+    """What the outputs of a cell say, without pictures."""
+    texts = []
+    for output in cell.get("outputs", []):
+        texts.append(output.get("text", ""))
+        texts += [str(v) for k, v in output.get("data", {}).items() if not k.startswith("image/")]
+    return "\n".join(texts)
+
+
+@dataclass(frozen=True)
+class Exercise:
+    """A task for the reader.
+
+    Attributes:
+        title: Its heading.
+        task: The place of the reader's cell among the notebook's cells; the check comes next.
+        solution: The code of the folded solution, which replaces the reader's cell.
+    """
+
+    title: str
+    task: int
+    solution: str
+
+
+def exercises(book: Book) -> list[Exercise]:
+    """The exercises: a heading, the reader's cell, the check, the folded solution."""
+    found = []
+    for place, cell in enumerate(book.cells[1:-2], 1):
+        title = re.findall(r"^#{2,3} Exercise: (.+)$", book.cells[place - 1].source, re.MULTILINE)
+        solution = _SOLUTION.match(book.cells[place + 2].source)
+        check = book.cells[place + 1]
+        if cell.cell_type == check.cell_type == "code" and title and solution:
+            found.append(Exercise(title[-1], place, solution[1]))
+    return found
+
+
+def solve(book: Book) -> Book:
+    """A copy of a notebook with the folded solutions in place."""
+    solved = copy.deepcopy(book)
+    for exercise in exercises(book):
+        solved.cells[exercise.task].source = exercise.solution
+    return solved
+
+
+def environment(endpoint: str) -> dict[str, str]:
+    """The environment of a kernel that works on a server, and knows no cloud."""
+    return {k: v for k, v in os.environ.items() if not k.startswith("GOOGLE_")} | {
+        "MEMORYSTORE_ENDPOINT": endpoint
+    }
+
+
+class Kernel:
+    """A notebook in front of a kernel, as a reader has it."""
+
+    def __init__(self, book: Book, runner: NotebookClient) -> None:
+        self.book = book
+        self._runner = runner
+
+    async def run(self, place: int) -> float:
+        """Run one cell, and say how many seconds it took.
+
+        Raises:
+            CellExecutionError: The cell ended in an error.
+        """
+        cell = self.book.cells[place]
+        if cell.cell_type == "code":
+            cell.outputs = []
+        began = time.monotonic()
+        await self._runner.async_execute_cell(cell, place)
+        return time.monotonic() - began
+
+    async def run_all(self) -> list[float]:
+        """Run all cells from the top."""
+        return [await self.run(place) for place in range(len(self.book.cells))]
+
+    async def interrupt(self, place: int, after: float) -> bool:
+        """Run a cell, and interrupt the kernel after some seconds; whether that stopped it."""
+        task = asyncio.create_task(self.run(place))
+        await asyncio.sleep(after)
+        stopped = not task.done()
+        if stopped:
+            assert self._runner.km is not None
+            await ensure_async(self._runner.km.interrupt_kernel())
+        with suppress(CellExecutionError):
+            await task
+        return stopped
+
+
+@asynccontextmanager
+async def kernel(book: Book, endpoint: str, **options: Any) -> AsyncIterator[Kernel]:
+    """Open a copy of a notebook with a kernel of its own."""
+    book = copy.deepcopy(book)
+    settings: dict[str, Any] = {
+        "timeout": CELL_TIMEOUT,
+        "kernel_name": "python3",
+        "coalesce_streams": True,
+    }
+    resources = {"metadata": {"path": str(FOLDER)}}
+    runner = NotebookClient(book, resources=resources, record_timing=False, **settings | options)
+    async with runner.async_setup_kernel(env=environment(endpoint)):
+        yield Kernel(book, runner)
+
+
+async def executed(book: Book, endpoint: str) -> Book:
+    """A copy of a notebook after Run All."""
+    async with kernel(book, endpoint) as opened:
+        await opened.run_all()
+    return opened.book
+
+
+def shown(cell: Cell) -> list[Any]:
+    """What a reader sees of a cell's outputs; pictures and widgets by their kind alone."""
+
+    def seen(kind: str, data: Any) -> Any:
+        return "..." if kind.startswith(("image/", "application/vnd.jupyter.w")) else data
+
+    return [
+        {kind: seen(kind, data) for kind, data in output.data.items()}
+        if "data" in output
+        else f"{output.get('name', output.output_type)}: {output.get('text', '')}"
+        for output in cell.get("outputs", [])
+    ]
+
+
+def sanitizers(path: Path = SANITIZE) -> list[tuple[str, str]]:
+    """Pattern and replacement of each entry of nbval's sanitizing file."""
+    return re.findall(r"^regex: (.*)\nreplace: (.*)$", path.read_text(), re.MULTILINE)
+
+
+def differences(book: Book, committed: Book, *, again: bool = False) -> Iterator[str]:
+    """Where a run shows a reader something else than the committed one, as nbval compares.
+
+    Args:
+        book: The notebook after a run.
+        committed: The notebook as it is committed.
+        again: Whether its kernel had run some of it before. Then the first cell says what it has
+            found and deleted, and an exercise's check gives the next hint.
+    """
+    replacements = [*sanitizers(), (r"\\nHint: .*?'", "'")] if again else sanitizers()
+
+    def plain(cell: Cell) -> str:
+        text = repr(shown(cell))
+        for pattern, replacement in replacements:
+            text = re.sub(pattern, replacement, text)
+        return text
+
+    for number, (cell, before) in enumerate(
+        zip(code_cells(book), code_cells(committed), strict=True), 1
+    ):
+        ignored = UNCOMPARED in tags(cell) or (again and "tutorial.key_prefix(" in cell.source)
+        if any(output.get("name") == "stderr" for output in cell.outputs):
+            yield f"code cell {number} wrote to stderr: {text_of(cell)}"
+        elif not ignored and plain(cell) != plain(before):
+            yield f"code cell {number}: {plain(cell)}, not {plain(before)}"
+
+
+def moment(seconds: list[float], random_: random.Random) -> tuple[int, float]:
+    """A moment of a run, each second as likely as another: a cell, and how far into it."""
+    place = random_.choices(range(len(seconds)), seconds)[0]
+    return place, seconds[place] * random_.random()
