@@ -59,7 +59,12 @@ def open_client(url: str, plain: bool, ports: dict[str, int]) -> Any:
     if not plain:
         return connect(url, timeout=1, max_connections=CONNECTIONS, **remap)
     host, port = url.removeprefix("redis://").split(":")
-    pool = {"timeout": 1, "max_connections": CONNECTIONS, "protocol": 2, "socket_timeout": 1}
+    pool: dict[str, Any] = {
+        "timeout": 1,
+        "max_connections": CONNECTIONS,
+        "protocol": 2,
+        "socket_timeout": 1,
+    }
     if connect_is_cluster(url):
         return RedisCluster(url=url, connection_pool_class=redis.BlockingConnectionPool, **pool)
     return redis.Redis.from_pool(redis.BlockingConnectionPool(host=host, port=int(port), **pool))
@@ -68,7 +73,7 @@ def open_client(url: str, plain: bool, ports: dict[str, int]) -> Any:
 def connect_is_cluster(url: str) -> bool:
     """Whether a node of a cluster answers there."""
     with redis.Redis.from_url(url, protocol=2) as client:
-        return client.info("cluster")["cluster_enabled"] == 1
+        return bool(client.info("cluster")["cluster_enabled"])
 
 
 class Worker:
@@ -143,7 +148,7 @@ class Worker:
     def check(self) -> None:
         """See that every connection can still be had, and that nothing is lost or doubled."""
         signal.setitimer(signal.ITIMER_REAL, 0)
-        if missing := self.missing_connections():
+        if missing := sum(missing_connections(pool, CONNECTIONS) for pool in pools(self.client)):
             self.counts["leaks"] += missing
             return
         stored: Counter[str] = Counter()
@@ -153,29 +158,25 @@ class Worker:
         self.counts["lost"] = len(self.acknowledged - set(stored))
         self.counts["doubled"] = sum(count > 1 for count in stored.values())
 
-    def missing_connections(self) -> int:
-        """How many of each pool's connections cannot be had any more."""
-        missing = 0
-        for pool in self.pools():
-            taken: list[Any] = []
-            pool.timeout = 0.2
-            for _ in range(CONNECTIONS):
-                try:
-                    taken.append(pool.get_connection())
-                except redis.ConnectionError:
-                    missing += 1
-            for connection in taken:
-                pool.release(connection)
-        return missing
 
-    def pools(self) -> list[Any]:
-        """The pools of one server or of every primary."""
-        if isinstance(self.client, RedisCluster):
-            return [
-                self.client.get_redis_connection(node).connection_pool
-                for node in self.client.get_primaries()
-            ]
-        return [self.client.connection_pool]
+def missing_connections(pool: Any, number: int) -> int:
+    """How many of a pool's connections cannot be had any more."""
+    taken: list[Any] = []
+    pool.timeout = 0.2
+    for _ in range(number):
+        with contextlib.suppress(redis.ConnectionError):
+            taken.append(pool.get_connection())
+    for connection in taken:
+        pool.release(connection)
+    return number - len(taken)
+
+
+def pools(client: Any) -> list[Any]:
+    """The pools of one server or of every primary."""
+    if isinstance(client, RedisCluster):
+        nodes: list[Any] = client.get_primaries()  # type: ignore[no-untyped-call]
+        return [client.get_redis_connection(node).connection_pool for node in nodes]
+    return [client.connection_pool]
 
 
 def work(url: str, number: int, plain: bool, ports: dict[str, int]) -> None:

@@ -5,11 +5,8 @@ from typing import Any
 
 import redis
 import redis.asyncio
-from redis.asyncio.retry import Retry as AsyncRetry
-from redis.backoff import NoBackoff
 from redis.driver_info import DriverInfo
 from redis.exceptions import AuthenticationError, AuthorizationError
-from redis.retry import Retry
 
 from memorystore_chat.connection.clusters import AsyncClusterClient, ClusterClient
 from memorystore_chat.connection.connections import (
@@ -48,7 +45,7 @@ def open_server(
         connection_class=_connection_class(
             endpoint, UnixConnection, TlsConnection, PlainConnection
         ),
-        retry=OutageRetry(patience),
+        retry=OutageRetry(patience, timeout=timeout),
         **_server_options(endpoint, timeout) | options,
     )
     return redis.Redis.from_pool(pool)
@@ -79,8 +76,7 @@ def open_cluster(
         connection_class=_connection_class(endpoint, None, TlsConnection, PlainConnection),
         connection_pool_class=Pool,
         timeout=timeout,
-        retry=Retry(NoBackoff(), 1),
-        outages=OutageRetry(patience, CLUSTER_OUTAGES),
+        retry=OutageRetry(patience, CLUSTER_OUTAGES, timeout=timeout, refreshes=True),
         **_options(endpoint, timeout) | options,
     )
 
@@ -98,8 +94,7 @@ def open_cluster_async(
         connection_class=_connection_class(
             endpoint, None, AsyncTlsConnection, AsyncPlainConnection
         ),
-        retry=AsyncRetry(NoBackoff(), 1),
-        outages=AsyncOutageRetry(patience, CLUSTER_OUTAGES, final),
+        retry=AsyncOutageRetry(patience, CLUSTER_OUTAGES, final, refreshes=True),
         **_options(endpoint, timeout) | options,
     )
 

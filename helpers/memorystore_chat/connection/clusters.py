@@ -2,13 +2,15 @@
 
 from collections.abc import Callable
 from contextvars import ContextVar
-from typing import Any, Self
+from typing import Any, Self, cast
 
 from redis.asyncio.cluster import ClusterNode as AsyncClusterNode
 from redis.asyncio.cluster import PipelineCommand
 from redis.asyncio.cluster import RedisCluster as AsyncRedisCluster
-from redis.cluster import PRIMARY, ClusterNode, RedisCluster
+from redis.backoff import NoBackoff
+from redis.cluster import PRIMARY, ClusterNode, ClusterPipeline, RedisCluster
 from redis.exceptions import AskError, MaxConnectionsError, MovedError
+from redis.retry import Retry
 
 from memorystore_chat.connection.pools import OneLoop, exhausted
 from memorystore_chat.connection.retries import AsyncOutageRetry, OutageRetry
@@ -29,10 +31,9 @@ def _remap(connection: Any, error: AskError, remap: Callable[..., tuple[str, int
 class ClusterClient(RedisCluster):
     """A cluster client that waits for a fail-over, and closes all that it opened."""
 
-    def __init__(self, *, outages: OutageRetry, **options: Any) -> None:
-        self._outages = outages
+    def __init__(self, *, retry: OutageRetry, **options: Any) -> None:
         self._remap = options.get("address_remap") or _unchanged
-        super().__init__(**options)
+        super().__init__(retry=retry, **options)
 
     def __enter__(self) -> Self:
         return self
@@ -40,7 +41,15 @@ class ClusterClient(RedisCluster):
     def execute_command(self, *args: Any, **kwargs: Any) -> Any:
         """Run a command; after an outage, run it again until it succeeds or time is up."""
         run: Callable[..., Any] = super().execute_command
-        return self._outages.call_with_retry(lambda: run(*args, **kwargs), lambda _error: None)
+        return self.retry.call_with_retry(lambda: run(*args, **kwargs), lambda _error: None)
+
+    def pipeline(self, transaction: bool | None = None, shard_hint: Any = None) -> ClusterPipeline:
+        """A pipeline whose commands, sent again one by one after an outage, are patient too."""
+        pipe = super().pipeline(transaction, shard_hint)  # type: ignore[no-untyped-call]
+        pipe.parent_execute_command = self.execute_command
+        if not transaction:
+            pipe.retry = Retry(NoBackoff(), 1)
+        return cast("ClusterPipeline", pipe)
 
     def on_connect(self, connection: Any) -> None:
         """Log in, and see to the redirects that come over this connection."""
@@ -65,12 +74,12 @@ class ClusterClient(RedisCluster):
 class AsyncClusterClient(AsyncRedisCluster):
     """A cluster client that waits for a fail-over."""
 
-    __slots__ = ("_one_loop", "_outages")
+    __slots__ = ("_one_loop", "_patience")
 
-    def __init__(self, *, outages: AsyncOutageRetry, connection_class: Any, **options: Any) -> None:
-        self._outages = outages
+    def __init__(self, *, retry: AsyncOutageRetry, connection_class: Any, **options: Any) -> None:
+        self._patience = retry.patience
         self._one_loop = OneLoop()
-        super().__init__(**options)
+        super().__init__(retry=retry, **options)
         # There is no option for these two, which every node reads from these two places.
         ours = {"connection_class": connection_class, "follow": self._follow}
         self.connection_kwargs |= ours
@@ -87,10 +96,10 @@ class AsyncClusterClient(AsyncRedisCluster):
         self._one_loop.check()
         run = super().execute_command
         try:
-            return await self._outages.call_with_retry(lambda: run(*args, **kwargs), _nothing)
+            return await self.retry.call_with_retry(lambda: run(*args, **kwargs), _nothing)
         except MaxConnectionsError as error:
             most = self.connection_kwargs["max_connections"]
-            raise MaxConnectionsError(exhausted(most, self._outages.patience)) from error
+            raise MaxConnectionsError(exhausted(most, self._patience)) from error
 
     def get_node(
         self, host: str | None = None, port: int | None = None, node_name: str | None = None

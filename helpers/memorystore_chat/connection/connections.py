@@ -7,7 +7,7 @@ follow a cluster's redirects through ``address_remap``, and no error repeats wha
 
 import re
 import ssl
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import redis
@@ -25,6 +25,7 @@ from redis.exceptions import (
 
 from memorystore_chat._seams import OwnTlsConnection
 from memorystore_chat.connection.iam import IamCredentials
+from memorystore_chat.connection.retries import chain_of
 from memorystore_chat.connection.tls import tls_context
 
 HEALTH_CHECK_SECONDS = 30
@@ -94,15 +95,6 @@ class _Login(redis.CredentialProvider):
             return error
         ends = [texts[0].index(piece) for piece in pieces if piece in texts[0]]
         return type(error)(f"{texts[0][: min(ends)]}***" if ends else texts[0])
-
-
-def chain_of(error: BaseException | None) -> Iterator[BaseException]:
-    """The error, its cause or context, that one's cause or context, and so on."""
-    seen: set[int] = set()
-    while error is not None and id(error) not in seen:
-        seen.add(id(error))
-        yield error
-        error = error.__cause__ or error.__context__
 
 
 class _Ours:

@@ -2,7 +2,6 @@
 
 import socket
 import ssl
-from collections.abc import Iterator
 
 import redis
 from redis.exceptions import NoPermissionError
@@ -10,6 +9,7 @@ from redis.exceptions import NoPermissionError
 from memorystore_chat._environment import way_in
 from memorystore_chat.connection.endpoint import Endpoint
 from memorystore_chat.connection.iam import TokenError, TokenServerError
+from memorystore_chat.connection.retries import chain_of
 from memorystore_chat.errors import ConnectError
 
 _NO_TLS = (
@@ -39,14 +39,8 @@ def explain(
     return ConnectError(f"Cannot connect to {endpoint}: {reason}")
 
 
-def holds_secret(endpoint: Endpoint, error: BaseException) -> bool:
-    """Whether the text of an error or of its causes repeats the endpoint's password."""
-    secret = endpoint.password
-    return secret is not None and any(secret in str(link) for link in _chain(error))
-
-
 def _reason(endpoint: Endpoint, error: BaseException, timeout: float, reached: bool) -> str:
-    links = list(_chain(error))
+    links = list(chain_of(error))
     for link in links:
         if isinstance(link, TokenError | TokenServerError):
             return str(link)
@@ -213,11 +207,3 @@ def _accepts(endpoint: Endpoint) -> bool:
             return True
     except OSError:
         return False
-
-
-def _chain(error: BaseException | None) -> Iterator[BaseException]:
-    seen: set[int] = set()
-    while error is not None and id(error) not in seen:
-        seen.add(id(error))
-        yield error
-        error = error.__cause__ or error.__context__

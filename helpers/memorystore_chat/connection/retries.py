@@ -55,12 +55,18 @@ class _Outages:
         patience: float,
         outages: tuple[type[Exception], ...] = OUTAGES,
         final: tuple[type[Exception], ...] = _FINAL,
+        *,
+        timeout: float = 0,
+        refreshes: bool = False,
     ) -> None:
         self.pauses = ExponentialWithJitterBackoff(LONGEST_PAUSE, FIRST_PAUSE)
-        super().__init__(self.pauses, -1, outages)  # type: ignore[call-arg]
+        # No counted tries: the cluster clients would make them without a pause.
+        super().__init__(self.pauses, 0, outages)  # type: ignore[call-arg]
         self.patience = patience
         self.outages = outages
         self.final = final
+        self.timeout = timeout
+        self.refreshes = refreshes
 
     def update_supported_errors(self, specified_errors: Iterable[type[Exception]]) -> None:
         """Count more errors as outages, as redis-py does for ``retry_on_error=``."""
@@ -74,13 +80,38 @@ class _Outages:
             or isinstance(error, self.final)
             or (type(error) is RedisClusterException and not _unreachable(error))
         )
-        return None if final else float(self.pauses.compute(failures))
+        if final:
+            return None
+        if not self.refreshes:
+            return float(self.pauses.compute(failures))
+        # The failure brought the news of who serves what: the next try uses them at once.
+        return 0.0 if failures % 2 else float(self.pauses.compute(failures // 2))
 
 
 def _unreachable(error: RedisClusterException) -> bool:
     """Whether no node answered; the same class reports misuse, which stays misuse."""
     cause = error.__cause__
     return isinstance(cause, OUTAGES) and not isinstance(cause, AuthenticationError)
+
+
+def _alarm(error: Exception, seconds: float, timeout: float) -> TimeoutError | None:
+    """The TimeoutError of a program's own alarm, if it is behind this error.
+
+    Sockets raise the same class; but one that is out of time has waited for it, or knows an errno.
+    """
+    for link in chain_of(error):
+        if isinstance(link, TimeoutError) and link.errno is None and seconds < 0.9 * timeout:
+            return link
+    return None
+
+
+def chain_of(error: BaseException | None) -> Iterator[BaseException]:
+    """The error, its cause or context, that one's cause or context, and so on."""
+    seen: set[int] = set()
+    while error is not None and id(error) not in seen:
+        seen.add(id(error))
+        yield error
+        error = error.__cause__ or error.__context__
 
 
 class OutageRetry(_Outages, Retry):
@@ -90,6 +121,8 @@ class OutageRetry(_Outages, Retry):
         patience: Seconds from the first failure after which no new attempt begins.
         outages: The errors after which to try again.
         final: Those among them after which not to.
+        timeout: Seconds that a socket waits before it is out of time.
+        refreshes: Whether a failure makes the client look up who serves what, as in a cluster.
     """
 
     def call_with_retry(
@@ -102,12 +135,15 @@ class OutageRetry(_Outages, Retry):
         """Call ``do`` until it succeeds or it is time to give up; ``fail`` cleans up."""
         started, failures = 0.0, 0
         while True:
+            began = time.monotonic()
             try:
                 if _inside.get():
                     return do()
                 with single_attempt():
                     return do()
             except self.outages as error:
+                if alarm := _alarm(error, time.monotonic() - began, self.timeout):
+                    raise alarm from None
                 failures += 1
                 started = started or time.monotonic()
                 pause = self._pause(error, failures, started)
