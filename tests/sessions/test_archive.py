@@ -4,9 +4,12 @@ import gzip
 import hashlib
 import io
 import json
+from typing import Any
 
 import pytest
 import redis
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from langchain_core.messages import (
     AIMessage,
     HumanMessage,
@@ -180,3 +183,108 @@ def test_text_files_are_refused(client, tmp_path):
         sessions.load(client, 7)
     with pytest.raises(FileNotFoundError):
         sessions.load(client, tmp_path / "missing")
+
+
+def sealed(records: list[Any]) -> io.BytesIO:
+    """A file of these lines whose last one has the right checksum."""
+    *lines, end = [json.dumps(record).encode() + b"\n" for record in records]
+    digest = hashlib.sha256(b"".join(lines)).hexdigest()
+    seal = json.loads(end)
+    seal["end"]["sha256"] = digest
+    return io.BytesIO(b"".join(lines) + json.dumps(seal).encode())
+
+
+GOOD: list[Any] = [
+    {"format": "memorystore-chat sessions", "version": 1, "key_prefix": "fuzz:"},
+    {"session": "a", "ttl_ms": None, "offset": 0, "last": True, "elements": ["x", "y"]},
+    {"session": "b", "ttl_ms": 5000, "offset": 0, "last": False, "elements": ["1", "2"]},
+    {"session": "b", "ttl_ms": 5000, "offset": 2, "last": True, "elements": [{"base64": "/w=="}]},
+    {"end": {"sessions": 2, "messages": 5, "pieces": 3}},
+]
+
+
+@pytest.mark.parametrize(
+    ("line", "changes"),
+    [
+        (0, {"key_prefix": None}), (0, {"key_prefix": 7}), (0, {"key_prefix": "\ud800"}),
+        (1, {"session": None}), (1, {"session": 7}), (1, {"session": "\ud800"}),
+        (1, {"ttl_ms": "1"}), (1, {"ttl_ms": -1}), (1, {"ttl_ms": 1e300}), (1, {"ttl_ms": 2**63}),
+        (1, {"offset": None}), (1, {"offset": -1}), (1, {"offset": 1}), (1, {"last": None}),
+        (1, {"last": False}), (1, {"elements": None}), (1, {"elements": "xy"}),
+        (1, {"elements": [None]}), (1, {"elements": ["\ud800"]}), (1, {"elements": [{}]}),
+        (1, {"elements": [{"base64": 7}]}), (1, {"elements": [{"base64": "x"}]}),
+        (3, {"offset": 3}), (3, {"session": "c"}), (3, {"last": False}),
+        (4, {"end": {"sessions": 3, "messages": 5, "pieces": 3}}), (4, {"end": {}}),
+    ],
+)  # fmt: skip
+def test_a_file_that_something_else_sealed_is_refused(client, line, changes):
+    """The right checksum does not make it sound: the error is ours, and nothing is loaded."""
+    records = [*GOOD[:line], GOOD[line] | changes, *GOOD[line + 1 :]]
+    with pytest.raises(MemorystoreChatError, match=r"right checksum, but .* export again"):
+        sessions.load(client, sealed(records))
+    assert list(client.scan_iter("fuzz:*")) == []
+
+
+def test_fuzzed_files_are_loaded_or_refused(valkey_server):
+    """Whatever JSON stands in them: all sessions or none, and no error but ours."""
+    assert sessions.load(valkey_server.client(), sealed(GOOD)).sessions == 2
+    values = st.recursive(
+        st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5)
+        | st.sampled_from(["\ud800", "a", "b", 0, 1, 2, 5000]),
+        lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=9), inner),
+        max_leaves=5,
+    )  # fmt: skip
+    fields = ["session", "ttl_ms", "offset", "last", "elements", "base64", "key_prefix", "version"]
+
+    @settings(max_examples=300, deadline=None, database=None)
+    @given(st.integers(0, 3), st.dictionaries(st.sampled_from(fields), values, max_size=3),
+           st.permutations(range(1, 4)), st.sets(st.sampled_from(fields), max_size=1))  # fmt: skip
+    def check(line: int, changes: dict[str, Any], order: list[int], without: set[str]) -> None:
+        records = [dict(record) for record in GOOD]
+        records[line] |= changes
+        records[line] = {k: v for k, v in records[line].items() if k not in without}
+        with valkey_server.client() as client:
+            client.flushdb()
+            mixed = [records[0], *(records[index] for index in order), records[4]]
+            try:
+                sessions.load(client, sealed(mixed), key_prefix="fuzz:")
+            except MemorystoreChatError:
+                assert client.dbsize() == 0
+
+    check()
+
+
+@pytest.mark.parametrize("keep", [20, -1, -9])
+def test_a_compressed_file_that_was_cut_off_is_refused(client, key_prefix, tmp_path, keep):
+    """Gzip's own errors are not handed on as they are."""
+    fill(client, f"{key_prefix}a", 500)
+    path = tmp_path / "a.gz"
+    with gzip.open(path, "wb") as file:
+        sessions.export(client, file, key_prefix=key_prefix)
+    path.write_bytes(path.read_bytes()[:keep])
+    with (
+        gzip.open(path, "rb") as file,
+        pytest.raises(MemorystoreChatError, match=r"cannot be decompressed.*another copy"),
+    ):
+        sessions.load(client, file)
+
+
+def test_two_exports_to_one_path(interfering, key_prefix, tmp_path):
+    """The later one wins, each file is whole, and only its owner may read it."""
+    fill(interfering, f"{key_prefix}a", 1500)
+    path, somebodys = tmp_path / "sessions.jsonl", tmp_path / "sessions.jsonl.part"
+    somebodys.write_text("precious")
+    meanwhile = []
+
+    def second() -> None:
+        with redis.Redis.from_pool(interfering.connection_pool) as other:
+            meanwhile.append(sessions.export(other, path, key_prefix=key_prefix))
+        assert sessions.load(interfering, path).existing == 1
+
+    interfering.actions, interfering.pipelines = {4: second}, 0
+    assert sessions.export(interfering, path, key_prefix=key_prefix).messages == 1500
+    assert [report.messages for report in meanwhile] == [1500]
+    assert sessions.load(interfering, path).existing == 1
+    assert path.stat().st_mode & 0o777 == 0o600
+    assert somebodys.read_text() == "precious"
+    assert sorted(entry.name for entry in tmp_path.iterdir()) == [path.name, somebodys.name]
