@@ -5,7 +5,7 @@ from collections.abc import Iterable, Iterator
 from memorystore_chat.sessions._archive import Piece
 from memorystore_chat.sessions._moving import put, read
 from memorystore_chat.sessions._primaries import Primaries
-from memorystore_chat.sessions.arguments import Progress, check, with_progress
+from memorystore_chat.sessions.arguments import Progress, check, check_flags, with_progress
 from memorystore_chat.sessions.report import Report
 from memorystore_chat.sessions.scanning import is_message, scanned
 from memorystore_chat.storage import Client
@@ -50,6 +50,7 @@ def from_langchain_community(
         True
     """
     check(client, progress, key_prefix_from=key_prefix_from, key_prefix=key_prefix)
+    check_flags(dry_run=dry_run)
     if key_prefix.startswith(key_prefix_from):
         raise ValueError(
             f"key_prefix is {key_prefix!r} and key_prefix_from is {key_prefix_from!r}, so the "

@@ -13,6 +13,7 @@ from memorystore_chat.sessions._primaries import Command, Primaries
 from memorystore_chat.sessions.arguments import (
     Progress,
     check,
+    check_flags,
     checked_duration,
     checked_ids,
     with_progress,
@@ -72,6 +73,7 @@ def delete(
         (True, 0)
     """
     check(client, progress, key_prefix=key_prefix)
+    check_flags(all_sessions=all_sessions, dry_run=dry_run)
     change = _Change("delete", "Deleting", ("UNLINK",), dry_run)
     which = _Which(checked_ids(ids), key_prefix, idle_for, all_sessions)
     return change.apply(client, which, progress)
@@ -123,6 +125,7 @@ def expire(
         (True, 0)
     """
     check(client, progress, key_prefix=key_prefix)
+    check_flags(all_sessions=all_sessions, dry_run=dry_run)
     check_count("ttl", ttl, "seconds", optional=True)
     command: Command = ("PERSIST",) if ttl is None else ("EXPIRE", ttl)
     change = _Change("expire", "Expiring", command, dry_run)
@@ -141,7 +144,7 @@ class _Which:
 
     def before(self, action: str) -> datetime | None:
         """Until when they must have been used last; an error if this means all by accident."""
-        if self.ids is None and not self.key_prefix and self.all_sessions is not True:
+        if self.ids is None and not self.key_prefix and not self.all_sessions:
             raise ValueError(
                 f"This would {action} every session on the server. Say which: ids=[...], "
                 "key_prefix='...', or all_sessions=True if you mean all of them."

@@ -11,7 +11,13 @@ from typing import BinaryIO, TypeAlias
 from memorystore_chat.sessions._archive import check_archive, read_archive, write_archive
 from memorystore_chat.sessions._moving import put, read
 from memorystore_chat.sessions._primaries import Primaries
-from memorystore_chat.sessions.arguments import Progress, check, checked_ids, with_progress
+from memorystore_chat.sessions.arguments import (
+    Progress,
+    check,
+    check_flags,
+    checked_ids,
+    with_progress,
+)
 from memorystore_chat.sessions.report import Report
 from memorystore_chat.sessions.scanning import find
 from memorystore_chat.storage import Client
@@ -120,6 +126,7 @@ def load(
     """
     texts = {} if key_prefix is None else {"key_prefix": key_prefix}
     check(client, progress, **texts)
+    check_flags(overwrite=overwrite)
     with _opened_for_reading(file) as archive:
         start = archive.tell()
         contents = check_archive(archive)

@@ -30,6 +30,15 @@ def check(client: object, progress: object, **texts: object) -> None:
         raise ValueError(f"progress is {progress!r}; {accepted}")
 
 
+def check_flags(**flags: object) -> None:
+    """Raise a TypeError unless each is True or False: None would delete as False does."""
+    for name, value in flags.items():
+        if not isinstance(value, bool):
+            raise TypeError(
+                f"{name} is {value!r}, of type {type_name(value)}; it takes True or False."
+            )
+
+
 def checked_ids(ids: Iterable[str] | None) -> Sequence[str] | None:
     """The ids as a list without repetitions."""
     if ids is None:
