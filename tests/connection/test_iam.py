@@ -390,13 +390,13 @@ def test_failed_renewal_keeps_the_good_token(google: TokenServer) -> None:
     google.lifetime = 20.0
     provider = IamCredentials()
     provider.get_credentials()
-    google.status, google.delay = 404, 0.5
+    google.status, google.delay = 404, 1.5
     assert provider._token is not None
     provider._token.renew_at = 0.0
-    asked, started = google.asked, time.monotonic()
+    asked = google.asked
     with ThreadPoolExecutor(50) as pool:
         logins = list(pool.map(lambda _: provider.get_credentials(), range(500)))
-    assert time.monotonic() - started < 0.4
+    assert provider._request is not None, "somebody waited for the renewal"
     assert logins == [("default", "token-1")] * 500
     servers.wait_until(lambda: provider._request is None, "the failed renewal")
     assert provider.get_credentials() == ("default", "token-1")
@@ -405,12 +405,8 @@ def test_failed_renewal_keeps_the_good_token(google: TokenServer) -> None:
 
 
 def test_waiters_share_a_failure(google: TokenServer) -> None:
-    """With no good token and a token service that is down, fifty threads wait as long as one."""
+    """With no good token and a token service that is down, fifty threads cost one request."""
     google.status, google.delay = 404, 0.5
-    started = time.monotonic()
-    with pytest.raises((TokenError, TokenServerError)):
-        IamCredentials().get_credentials()
-    alone, google.asked = time.monotonic() - started, 0
     provider, gate = IamCredentials(), threading.Barrier(50)
 
     def ask(_: int) -> str:
@@ -419,12 +415,10 @@ def test_waiters_share_a_failure(google: TokenServer) -> None:
             provider.get_credentials()
         return str(caught.value)
 
-    started = time.monotonic()
     with ThreadPoolExecutor(50) as pool:
         told = set(pool.map(ask, range(50)))
     assert len(told) == 1
     assert google.asked == 1
-    assert time.monotonic() - started < 3 * alone + 1
 
 
 def test_refused_by_google_is_reported(service_account: TokenServer) -> None:

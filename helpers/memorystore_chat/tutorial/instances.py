@@ -39,7 +39,7 @@ def create_instance(
         gcloud services enable memorystore.googleapis.com ...
     """
     path = f"projects/{project or 'PROJECT'}"
-    subnet = f"https://www.googleapis.com/compute/v1/{path}/regions/{region}/subnetworks/{network}"
+    subnet = f"{path}/regions/{region}/subnetworks/{network}"
     connection = f"network={path}/global/networks/{network},projectId={project or 'PROJECT'}"
     commands = [
         ["services", "enable", *(f"{api}.googleapis.com" for api in _APIS.split())],
