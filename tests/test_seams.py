@@ -2,6 +2,7 @@
 
 import asyncio
 import inspect
+import socket
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -10,7 +11,7 @@ import redis.asyncio
 from redis.connection import SSLConnection
 
 import memorystore_chat.connection.connections as ours
-from memorystore_chat._seams import AS_BYTES, opened_in_another_loop
+from memorystore_chat._seams import AS_BYTES, last_words, opened_in_another_loop
 from memorystore_chat.connection.pools import Pool
 
 if TYPE_CHECKING:
@@ -95,6 +96,24 @@ def test_redis_reads_its_pool_from_the_two_lists_that_are_replaced() -> None:
     assert [number for number, _ in pool.get_connection_count()] == [1, 1]
     pool.update_active_connections_for_reconnect()
     assert lent.should_reconnect()
+
+
+async def test_what_a_server_said_before_it_hung_up_can_be_read() -> None:
+    """A connection of redis-py has its socket in ``_sock``, an asynchronous one a stream."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        address = {"host": "127.0.0.1", "port": listener.getsockname()[1], "protocol": 2}
+        one = redis.Connection(driver_info=None, **address)
+        other = redis.asyncio.Connection(driver_info=None, **address)
+        one.connect()
+        listener.accept()[0].sendall(b"-ERR Protocol error\r\n")
+        assert last_words(one) == b"-ERR Protocol error\r\n"
+        await other.connect()
+        listener.accept()[0].sendall(b"-ERR Protocol error\r\n")
+        await asyncio.sleep(0.1)
+        assert last_words(other) == b"-ERR Protocol error\r\n"
+        one.disconnect()
+        await other.disconnect()
+        assert last_words(one) == last_words(other) == b""
 
 
 class _NeverConnected(redis.Connection):

@@ -51,6 +51,23 @@ class OwnTlsConnection(SSLConnection):
         return self.tls().wrap_socket(sock, server_hostname=self.host)
 
 
+def last_words(connection: Any) -> bytes:
+    """What the server of a connection sent before it hung up, and nobody has read.
+
+    Args:
+        connection: A connection of ``redis`` or ``redis.asyncio`` that is about to be dropped.
+    """
+    if hasattr(connection, "_reader"):
+        return bytes(connection._reader._buffer) if connection._reader else b""
+    if (sock := connection._sock) is None:
+        return b""
+    try:
+        sock.settimeout(0)
+        return bytes(sock.recv(4096))
+    except OSError:
+        return b""
+
+
 class OwnListsPool(redis.ConnectionPool):
     """A pool that keeps its connections in a way of its own.
 

@@ -13,13 +13,19 @@ from contextlib import contextmanager
 
 import redis
 from redis.exceptions import (
+    ClusterDownError,
     ClusterError,
+    DataError,
+    InvalidResponse,
+    MasterDownError,
+    MaxConnectionsError,
     MovedError,
     NoPermissionError,
     OutOfMemoryError,
     ReadOnlyError,
     RedisClusterException,
     RedisError,
+    ResponseError,
 )
 
 
@@ -126,11 +132,7 @@ def explaining(doing: str) -> Iterator[None]:
         RedisClusterException,
         ClusterError,
     ) as error:
-        kind = f"{type(error).__module__}.{type(error).__qualname__}"
-        hint = _LOGIN_HINT if isinstance(error, redis.AuthenticationError) else _CONNECTION_HINT
-        raise ConnectError(
-            f"The connection failed while {doing} ({kind}: {_text(error)}). {hint}"
-        ) from error
+        raise _unanswered(doing, error) from error
     except RuntimeError as error:
         if "loop" not in str(error):
             raise
@@ -138,12 +140,57 @@ def explaining(doing: str) -> Iterator[None]:
             f"{doing.capitalize()} failed: {error}. {ANOTHER_LOOP}"
         ) from error
     except RedisError as error:
-        code, hint = _refusal(error)
-        reason = f"{code} {_text(error).removeprefix(f'{code} ')}".strip()
-        raise MemorystoreChatError(
-            f"The server refused {doing}: {reason}. {hint}".strip()
-        ) from error
+        raise _refused(doing, error) from error
 
+
+def _unanswered(doing: str, error: Exception) -> MemorystoreChatError:
+    """The error for a server that did not answer, or with the news that it is no primary."""
+    cause, text = error.__cause__, _text(error)
+    if isinstance(cause, ResponseError) and _refusal(cause)[1]:
+        return _refused(doing, cause)
+    if isinstance(error, MaxConnectionsError) or text == _NO_CONNECTION:
+        return ConnectError(f"No connection was free for {doing}: {text}. {_EXHAUSTED_HINT}")
+    hint = _CONNECTION_HINT
+    if isinstance(error, redis.AuthenticationError):
+        hint = _LOGIN_HINT
+    elif "max number of clients reached" in text:
+        hint = f"{MAXCLIENTS_HINT} {_PERHAPS_DONE}"
+    kind = f"{type(error).__module__}.{type(error).__qualname__}"
+    return ConnectError(f"The connection failed while {doing} ({kind}: {text}). {hint}")
+
+
+def _refused(doing: str, error: RedisError) -> MemorystoreChatError:
+    """The error for an answer, or a request, that is not acceptable."""
+    text = _text(error)
+    if isinstance(error, DataError):
+        return MemorystoreChatError(f"Nothing was sent while {doing}: {text}. {_TOO_LARGE}")
+    if isinstance(error, InvalidResponse):
+        return ConnectError(f"{NO_REDIS_HINT} It answered while {doing}: {text}.")
+    code, hint = _refusal(error)
+    reason = f"{code} {text.removeprefix(f'{code} ')}".strip()
+    return MemorystoreChatError(f"The server refused {doing}: {reason}. {hint}".strip())
+
+
+# What redis-py's own pools say.
+_NO_CONNECTION = "No connection available"
+
+_EXHAUSTED_HINT = (
+    "Nothing was sent. More threads or tasks use this client at once than it may have connections "
+    "(20 to a server unless you say otherwise): give connect() a larger max_connections=, or let "
+    "fewer of them work at a time."
+)
+
+MAXCLIENTS_HINT = (
+    "The server has as many clients as it takes. Close clients that nobody uses, share one among "
+    "threads instead of opening several, or give each a smaller max_connections=."
+)
+
+NO_REDIS_HINT = (
+    "What answers at this address is no Redis or Valkey server. Check address and port, and what "
+    "listens there."
+)
+
+_PERHAPS_DONE = "A write that ends this way may or may not have been done."
 
 ANOTHER_LOOP = (
     "The async client has connections that belong to another event loop, as after a second "
@@ -153,16 +200,17 @@ ANOTHER_LOOP = (
 
 _CONNECTION_HINT = (
     "Check that the server runs and can be reached from here; the same client connects again by "
-    "itself once it does. (The embedded server starts again with connect().) A write that ends "
-    "this way may or may not have been done."
+    "itself once it does. (The embedded server starts again with connect().) " + _PERHAPS_DONE
 )
 
 _LOGIN_HINT = (
     "The server runs and refuses the login. If the password was changed, connect() again with "
     "the new one; with IAM, check that the identity still has the role "
     "roles/redis.dbConnectionUser (Redis Cluster) or roles/memorystore.dbConnectionUser (Valkey). "
-    "A write that ends this way may or may not have been done."
+    + _PERHAPS_DONE
 )
+
+_WAIT = "A fail-over is not over: try again, or give connect() a larger patience=, which waits."
 
 # redis-py turns some error codes into classes and takes them off the text; where the error comes
 # out of a script, Redis before 7 hides the code from redis-py, and it stays in the text.
@@ -182,8 +230,11 @@ _REFUSALS: tuple[tuple[str, type[RedisError] | None, str], ...] = (
     (
         "READONLY",
         ReadOnlyError,
-        "This is a read replica and takes no writes. Connect to the primary endpoint to write.",
+        "This is a read replica and takes no writes. Connect to the primary endpoint to write. "
+        "(If that is what you did, a fail-over is not over: a larger patience= waits longer.)",
     ),
+    ("MASTERDOWN", MasterDownError, "The replica that answered has lost its primary. " + _WAIT),
+    ("CLUSTERDOWN", ClusterDownError, "Some of the cluster's slots have no primary. " + _WAIT),
     (
         "NOPERM",
         NoPermissionError,

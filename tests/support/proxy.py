@@ -38,6 +38,7 @@ class Proxy:
         round_trips: How often a client sent something and then waited; a pipeline is one.
         lost: How many replies were lost.
         lose_reply_to: Set it to bytes, and the reply to the next request that holds them is lost.
+        answer_append_with: Replies that the next appends get instead of reaching the server.
     """
 
     def __init__(
@@ -57,6 +58,7 @@ class Proxy:
         self.round_trips = 0
         self.lost = 0
         self.lose_reply_to: bytes | None = None
+        self.answer_append_with: list[bytes] = []
         self._appends = 0
         self._lock = threading.Lock()
         self._open: set[socket.socket] = set()
@@ -126,6 +128,9 @@ class Proxy:
                     losing.set()
                 if self.delay and arriving.new:
                     time.sleep(self.delay)
+                if command in APPENDS and self.answer_append_with:
+                    client.sendall(self.answer_append_with.pop(0))
+                    continue
                 server.sendall(text)
                 if lose:
                     if not self.await_reply:

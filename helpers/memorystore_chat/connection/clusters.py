@@ -101,6 +101,11 @@ class AsyncClusterClient(AsyncRedisCluster):
             most = self.connection_kwargs["max_connections"]
             raise MaxConnectionsError(exhausted(most, self._patience)) from error
 
+    async def aclose(self) -> None:
+        """Close all connections; afterwards another event loop may use the client."""
+        await super().aclose()
+        self._one_loop = OneLoop()
+
     def get_node(
         self, host: str | None = None, port: int | None = None, node_name: str | None = None
     ) -> Any:

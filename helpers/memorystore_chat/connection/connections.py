@@ -23,7 +23,7 @@ from redis.exceptions import (
     ResponseError,
 )
 
-from memorystore_chat._seams import OwnTlsConnection
+from memorystore_chat._seams import OwnTlsConnection, last_words
 from memorystore_chat.connection.iam import IamCredentials
 from memorystore_chat.connection.retries import chain_of
 from memorystore_chat.connection.tls import tls_context
@@ -40,6 +40,9 @@ _OUTDATED = "The access token went out of date; logging in again."
 # What a server answers that is no primary any more, or not yet. Out of a script Redis before 7
 # answers the code in the middle of the text.
 _NO_PRIMARY = re.compile(r"(?:^|-)(READONLY|MASTERDOWN|CLUSTERDOWN) ")
+
+# What a server answers before it hangs up on a request that it does not take.
+_PROTOCOL_ERROR = re.compile(rb"^-ERR (Protocol error[^\r\n]*)")
 
 # So many characters of a password or token in a row are no coincidence.
 _TELLING = 6
@@ -108,6 +111,8 @@ class _Ours:
     ) -> None:
         # RedisCluster drops this option on its way here, so it is set here for all.
         kwargs.setdefault("health_check_interval", HEALTH_CHECK_SECONDS)
+        self._sending = False
+        self._last_words = b""
         super().__init__(*args, **kwargs)
         self.follow = follow
         self._login: _Login | None = None
@@ -138,6 +143,13 @@ class _Ours:
                 self.follow(self, error)
         elif isinstance(error, ResponseError) and _no_primary(error):
             return _caused(redis.ConnectionError(f"{_code(error)}{error}"), error)
+        return error
+
+    def _explained(self, error: Exception) -> Exception:
+        """Why a command could not be sent, if the server said so before it hung up."""
+        words, self._last_words = self._last_words, b""
+        if said := _PROTOCOL_ERROR.match(words):
+            return ResponseError(said[1].decode())
         return error
 
     def _answered(self) -> None:
@@ -216,6 +228,8 @@ class _OursSync(_Ours):
     def disconnect(self, *args: Any, **kwargs: Any) -> None:
         """Disconnect; what was still to come is never read."""
         self._unfinished = True
+        if self._sending:
+            self._last_words = last_words(self)
         super().disconnect(*args, **kwargs)  # type: ignore[misc]
         self._owed, self._unfinished = 0, False
 
@@ -238,7 +252,15 @@ class _OursSync(_Ours):
             self.disconnect()
             raise redis.ConnectionError("an earlier command on this connection was interrupted")
         self._owed += getattr(command, "replies", 1)
-        super().send_packed_command(command, check_health=False)  # type: ignore[misc]
+        problem: Exception | None = None
+        self._sending = True
+        try:
+            super().send_packed_command(command, check_health=False)  # type: ignore[misc]
+        except RedisError as error:
+            problem = self._explained(error)
+        finally:
+            self._sending = False
+        _raise(problem)
 
     def read_response(self, *args: Any, **kwargs: Any) -> Any:
         """Read one reply."""
@@ -258,6 +280,24 @@ class _OursSync(_Ours):
 
 
 class _OursAsync(_Ours):
+    async def send_packed_command(self, command: Any, check_health: bool = True) -> None:
+        """Send what `pack_command` or `pack_commands` made."""
+        problem: Exception | None = None
+        self._sending = True
+        try:
+            await super().send_packed_command(command, check_health)  # type: ignore[misc]
+        except RedisError as error:
+            problem = self._explained(error)
+        finally:
+            self._sending = False
+        _raise(problem)
+
+    async def disconnect(self, *args: Any, **kwargs: Any) -> None:
+        """Disconnect; what was still to come is never read."""
+        if self._sending:
+            self._last_words = last_words(self)
+        await super().disconnect(*args, **kwargs)  # type: ignore[misc]
+
     async def connect_check_health(self, *args: Any, **kwargs: Any) -> None:
         """Connect and log in; without a login there is no connection."""
         problem = None
@@ -266,7 +306,7 @@ class _OursAsync(_Ours):
         except (RedisError, OSError) as error:
             problem = self._redacted(error)
         except BaseException:
-            await self.disconnect(nowait=True)  # type: ignore[attr-defined]
+            await self.disconnect(nowait=True)
             raise
         _raise(problem)
 
@@ -278,7 +318,7 @@ class _OursAsync(_Ours):
         except RedisError as error:
             problem = self._judged(error)
             if problem is not error:
-                await self.disconnect(nowait=True)  # type: ignore[attr-defined]
+                await self.disconnect(nowait=True)
         _raise(problem)
         self._answered()
         return response

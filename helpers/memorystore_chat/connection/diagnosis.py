@@ -4,18 +4,24 @@ import socket
 import ssl
 
 import redis
-from redis.exceptions import NoPermissionError
+from redis.exceptions import (
+    ClusterDownError,
+    InvalidResponse,
+    MasterDownError,
+    NoPermissionError,
+)
 
 from memorystore_chat._environment import way_in
 from memorystore_chat.connection.endpoint import Endpoint
 from memorystore_chat.connection.iam import TokenError, TokenServerError
 from memorystore_chat.connection.retries import chain_of
-from memorystore_chat.errors import ConnectError
+from memorystore_chat.errors import MAXCLIENTS_HINT, NO_REDIS_HINT, ConnectError
 
 _NO_TLS = (
     "Use redis:// if this port is a plain one; Memorystore for Redis has TLS on port 6378, Redis "
     "Cluster and Valkey on 6379."
 )
+ONE_DATABASE = "which has only database 0. Leave the number behind the address out."
 # One second is what a failed connection may take beyond its own time-out.
 _LOOK_SECONDS = 0.5
 
@@ -48,6 +54,12 @@ def _reason(endpoint: Endpoint, error: BaseException, timeout: float, reached: b
             return "the server is still loading its data. Try again in a few seconds."
         if isinstance(link, redis.AuthenticationError):
             return _login(endpoint, str(link))
+        if isinstance(link, MasterDownError | ClusterDownError):
+            return "it has no primary just now, as during a fail-over. Try again in a minute."
+        if isinstance(link, InvalidResponse):
+            return f"{NO_REDIS_HINT[0].lower()}{NO_REDIS_HINT[1:]}"
+        if "max number of clients reached" in str(link):
+            return f"{MAXCLIENTS_HINT[0].lower()}{MAXCLIENTS_HINT[1:]}"
         if isinstance(link, ssl.SSLCertVerificationError):
             return _certificate(endpoint, link)
         if isinstance(link, ssl.SSLError):
@@ -198,7 +210,14 @@ def _refused_command(endpoint: Endpoint, answer: str) -> str:
             "the server is in protected mode: it has no password and takes connections from its "
             "own machine only. Set a password on it."
         )
-    return "the server refuses the first command; its answer is in the cause above."
+    if "SELECT is not allowed in cluster mode" in answer:
+        return f"it is a cluster, {ONE_DATABASE}"
+    if "DB index" in answer:
+        return (
+            f"it has no database {endpoint.db}. Leave the number out, or give that of one "
+            "that it has (0 to 15 unless it is set otherwise)."
+        )
+    return f"the server refuses the first command, and answers: {answer}"
 
 
 def _accepts(endpoint: Endpoint) -> bool:

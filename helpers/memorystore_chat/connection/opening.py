@@ -10,12 +10,12 @@ import redis
 import redis.asyncio
 from redis.asyncio.cluster import RedisCluster as AsyncRedisCluster
 from redis.cluster import RedisCluster
-from redis.exceptions import RedisClusterException
+from redis.exceptions import ClusterDownError, RedisClusterException
 
 from memorystore_chat._checks import type_name
 from memorystore_chat.connection import clients
 from memorystore_chat.connection.clusters import AsyncClusterClient, ClusterClient
-from memorystore_chat.connection.diagnosis import explain
+from memorystore_chat.connection.diagnosis import ONE_DATABASE, explain
 from memorystore_chat.connection.endpoint import (
     Endpoint,
     environment_endpoint,
@@ -220,9 +220,9 @@ def _info_refused(error: redis.ResponseError) -> bool:
 
 
 def _passing(error: redis.ConnectionError, started: float, timeout: float) -> bool:
-    """Whether it heals by itself: data still loading, or a shared token that went out of date."""
+    """Whether it heals by itself: data still loading, a fail-over, an outdated token."""
     heals = isinstance(error, redis.BusyLoadingError) or isinstance(
-        error.__cause__, redis.AuthenticationError
+        error.__cause__, redis.AuthenticationError | ClusterDownError
     )
     return heals and time.monotonic() - started < timeout
 
@@ -244,7 +244,11 @@ def _judge(target: Endpoint, facts: dict[str, Any]) -> bool:
             f"Cannot connect to {target} as a cluster: the server is not part of one. "
             "Leave cluster=True out."
         )
-    return mode == "cluster" if target.cluster is None else target.cluster
+    found = mode == "cluster" if target.cluster is None else target.cluster
+    if found and target.db:
+        # Valkey 9 can be set to have several; redis-py's cluster clients always use the first.
+        raise ConnectError(f"Cannot connect to {target}: it is a cluster, {ONE_DATABASE}")
+    return found
 
 
 def _check_arguments(

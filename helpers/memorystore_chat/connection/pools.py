@@ -20,7 +20,7 @@ import redis.asyncio
 from redis.exceptions import MaxConnectionsError
 
 from memorystore_chat._seams import OwnListsPool
-from memorystore_chat.errors import ConnectError
+from memorystore_chat.errors import ANOTHER_LOOP, ConnectError
 
 # How often somebody who waits for a connection looks whether one was dropped.
 _LOOK_EVERY = 0.1
@@ -206,10 +206,7 @@ class OneLoop:
         if self._loop is None:
             self._loop = loop
         elif self._loop is not loop:
-            raise ConnectError(
-                "This client belongs to another event loop; nothing was sent. Call connect_async() "
-                "in each event loop, so once in each asyncio.run(), or keep one loop running."
-            )
+            raise ConnectError(f"Nothing was sent. {ANOTHER_LOOP}")
 
 
 class AsyncPool(redis.asyncio.BlockingConnectionPool):
@@ -229,3 +226,9 @@ class AsyncPool(redis.asyncio.BlockingConnectionPool):
                 raise
             text = exhausted(self.max_connections, self.timeout or 0)
             raise MaxConnectionsError(text) from error.__cause__
+
+    async def disconnect(self, inuse_connections: bool = True) -> None:
+        """Disconnect; afterwards another event loop may use the pool."""
+        await super().disconnect(inuse_connections)
+        if inuse_connections:
+            self._one_loop = OneLoop()

@@ -1,0 +1,253 @@
+"""What clients and servers do wrong in use: each error says why, and what to do next."""
+
+import asyncio
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from typing import Any
+
+import pytest
+import redis
+from blockbuster import blockbuster_ctx
+from langchain_core.messages import HumanMessage
+from redis.exceptions import DataError
+
+import servers
+from memorystore_chat.connection import connections
+from memorystore_chat.connection.opening import connect, connect_async
+from memorystore_chat.errors import ConnectError, MemorystoreChatError
+from memorystore_chat.history import MemorystoreChatMessageHistory
+from servers import Cluster, Server
+
+
+@contextmanager
+def answering(reply: Callable[[bytes], bytes]) -> Iterator[str]:
+    """A loopback server that answers each request with `reply(request)`."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def serve(connection: socket.socket) -> None:
+            with connection, suppress(OSError):
+                while request := connection.recv(4096):
+                    connection.sendall(reply(request))
+
+        def accept() -> None:
+            with suppress(OSError):
+                while True:
+                    connection, _ = listener.accept()
+                    threading.Thread(target=serve, args=(connection,), daemon=True).start()
+
+        threading.Thread(target=accept, daemon=True).start()
+        yield f"127.0.0.1:{listener.getsockname()[1]}"
+        listener.shutdown(socket.SHUT_RDWR)
+
+
+def refused(*given: Any, **options: Any) -> str:
+    """What connect() and connect_async() both say, each within two seconds."""
+    said = []
+    for attempt in (
+        lambda: connect(*given, **options),
+        lambda: asyncio.run(connect_async(*given, **options)),
+    ):
+        started = time.monotonic()
+        with pytest.raises(ConnectError) as caught:
+            attempt()
+        assert time.monotonic() - started < 2
+        said.append(str(caught.value))
+    assert said[0] == said[1]
+    return said[0]
+
+
+# Too many
+
+
+def test_the_server_takes_no_more_clients() -> None:
+    """connect() says so, and so does a client that loses its connection meanwhile."""
+    with servers.valkey(maxclients=12) as server, connect(server.url, patience=0.2) as client:
+        history = MemorystoreChatMessageHistory(client, "full")
+        client.connection_pool.disconnect()
+        taken = [server.client() for _ in range(20)]
+        with suppress(redis.ConnectionError):
+            for each in taken:
+                each.ping()
+        assert "as many clients as it takes" in refused(server.url)
+        with pytest.raises(ConnectError, match="as many clients as it takes") as caught:
+            history.add_messages([HumanMessage("never")])
+        assert "max number of clients reached" in str(caught.value)
+        for each in taken:
+            each.close()
+        history.add_messages([HumanMessage("now")])
+
+
+async def test_the_pool_is_exhausted(valkey_server: Server, valkey_cluster: Cluster) -> None:
+    """Nothing was sent, and the error says so, with a cause that has words; all four clients."""
+    options: dict[str, Any] = {"timeout": 0.3, "patience": 0.3, "max_connections": 1}
+    for url in (valkey_server.url, valkey_cluster.url):
+        with connect(url, **options) as client:
+            async with await connect_async(url, **options) as async_client:
+                history = MemorystoreChatMessageHistory(client, "busy", async_client=async_client)
+                give_back = [hold(client), await hold_async(async_client)]
+                for read in (lambda h=history: asyncio.to_thread(len, h), history.aget_messages):
+                    with pytest.raises(ConnectError, match="Nothing was sent") as caught:
+                        await read()
+                    assert "max_connections=" in str(caught.value)
+                    assert "all 1 connections were in use for 0.3 s" in str(caught.value.__cause__)
+                for done in give_back:
+                    if (waiting := done()) is not None:
+                        await waiting
+                assert len(history) == len(await history.aget_messages()) == 0
+
+
+def hold(client: Any) -> Callable[[], Any]:
+    """Take the connection to the key "busy"; what is returned gives it back."""
+    if hasattr(client, "get_node_from_key"):
+        client = client.get_redis_connection(client.get_node_from_key("busy"))
+    pool = client.connection_pool
+    connection = pool.get_connection()
+    return lambda: pool.release(connection)
+
+
+async def hold_async(client: Any) -> Callable[[], Any]:
+    """The same, asynchronous."""
+    if hasattr(client, "get_node_from_key"):
+        node = client.get_node_from_key("busy")
+        connection = node.acquire_connection()
+        return lambda: node.release(connection)
+    pool = client.connection_pool
+    connection = await pool.get_connection()
+    return lambda: pool.release(connection)
+
+
+# Too large
+
+
+def test_a_value_that_no_server_takes(
+    valkey_server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is refused before anything is sent, at once, as command, in a pipeline and async."""
+    monkeypatch.setattr(connections, "LARGEST_VALUE", 1_000_000)
+    large = "x" * 1_000_001
+    with connect(valkey_server.url) as client:
+        history = MemorystoreChatMessageHistory(client, "large")
+        started = time.monotonic()
+        with pytest.raises(MemorystoreChatError, match=r"Nothing was sent .* Keep large files"):
+            history.add_messages([HumanMessage(large)])
+        with pytest.raises(DataError, match="1,000,001 bytes"), client.pipeline() as pipe:
+            pipe.set("large", large).execute()
+        assert time.monotonic() - started < 1
+        client.mset({f"large{number}": "x" * 600_000 for number in range(3)})
+        client.delete(*(f"large{number}" for number in range(3)))
+
+    async def run() -> None:
+        async with await connect_async(valkey_server.url) as async_client:
+            with pytest.raises(DataError, match="1,000,001 bytes"):
+                await async_client.set("large", large)
+
+    asyncio.run(run())
+
+
+@pytest.mark.parametrize("size", [1_200_000, 30_000_000])
+async def test_a_value_that_this_server_does_not_take(size: int) -> None:
+    """A server with a lower limit answers and hangs up: its answer is told, and soon."""
+    with servers.valkey(proto_max_bulk_len="1mb") as server, connect(server.url) as client:
+        async with await connect_async(server.url) as async_client:
+            history = MemorystoreChatMessageHistory(client, "large", async_client=async_client)
+            for append in (history.aadd_messages, _in_a_thread(history)):
+                started = time.monotonic()
+                with pytest.raises(MemorystoreChatError, match="proto-max-bulk-len"):
+                    await append([HumanMessage("x" * size)])
+                assert time.monotonic() - started < 4
+            await history.aadd_messages([HumanMessage("small")])
+            assert len(history) == 1
+
+
+def _in_a_thread(history: MemorystoreChatMessageHistory) -> Any:
+    return lambda messages: asyncio.to_thread(history.add_messages, messages)
+
+
+# Wrong address
+
+
+def test_a_database_that_is_not_there(valkey_server: Server) -> None:
+    """The number is named."""
+    assert "it has no database 99" in refused(f"{valkey_server.url}/99")
+
+
+@pytest.mark.parametrize("databases", [1, 4])
+def test_a_database_on_a_cluster(databases: int) -> None:
+    """A cluster has one, also if its server can have more, and none is chosen silently."""
+    with servers.cluster(primaries=1, replicas=0, cluster_databases=databases) as group:
+        for options in ({}, {"cluster": True}):
+            said = refused(f"{group.url}/1", **options)
+            assert "only database 0" in said or "it has no database 1" in said
+
+
+@pytest.mark.parametrize("answer", [b"HTTP/1.1 400 Bad Request\r\n\r\n", b"220 mail ready\r\n"])
+def test_something_else_answers(answer: bytes) -> None:
+    """It is called what it is not."""
+    with answering(lambda _: answer) as place:
+        assert "is no Redis or Valkey server" in refused(place)
+
+
+# Secrets
+
+
+@pytest.mark.parametrize("secret", ["hunter2", "ya29." + "a1b2c3d4" * 60])
+@pytest.mark.parametrize("kind", ["-ERR", "-WRONGPASS", "+", "?"])
+def test_a_server_that_repeats_the_login(secret: str, kind: str) -> None:
+    """Neither the password nor a part of it is in the error, its causes or its contexts."""
+    answer = f"{kind} unknown command 'AUTH', with args beginning with: '{secret[:128]}'\r\n"
+    with answering(lambda _: answer.encode()) as place:
+        for attempt in (
+            lambda: connect(place, password=secret),
+            lambda: asyncio.run(connect_async(place, password=secret)),
+        ):
+            with pytest.raises(ConnectError) as caught:
+                attempt()
+            links: list[BaseException | None] = [caught.value]
+            while links:
+                if (link := links.pop()) is not None:
+                    assert secret[:6] not in f"{link} {link.args}"
+                    links += [link.__cause__, link.__context__]
+
+
+# The event loop
+
+
+async def test_connections_are_made_without_blocking(
+    valkey_server: Server, valkey_cluster: Cluster
+) -> None:
+    """No file is read on the event loop for a new connection."""
+    for url in (valkey_server.url, valkey_cluster.url):
+        async with await connect_async(url) as client:
+            with blockbuster_ctx():
+                await asyncio.gather(*(client.set(f"loop{n}", "x") for n in range(10)))
+                await asyncio.gather(*(client.delete(f"loop{n}") for n in range(10)))
+
+
+def test_a_second_event_loop(valkey_server: Server, valkey_cluster: Cluster) -> None:
+    """Nothing is sent in it, and the error says what to do; a closed client may be used anew."""
+    for url in (valkey_server.url, valkey_cluster.url):
+        clients: list[Any] = []
+
+        async def first(url: str = url, clients: list[Any] = clients) -> None:
+            clients.append(await connect_async(url))
+            await clients[0].delete("two loops")
+
+        async def second(clients: list[Any] = clients) -> None:
+            with pytest.raises(ConnectError, match="connect_async"):
+                await clients[0].incr("two loops")
+
+        async def closed(url: str = url, clients: list[Any] = clients) -> None:
+            clients[0] = await connect_async(url)
+            await clients[0].ping()
+            await clients[0].aclose()
+
+        async def anew(clients: list[Any] = clients) -> None:
+            assert await clients[0].incr("two loops") == 1
+            await clients[0].delete("two loops")
+            await clients[0].aclose()
+
+        for part in (first, second, closed, anew):
+            asyncio.run(part())

@@ -1,0 +1,259 @@
+"""Redirects of a cluster that is being resharded, and servers that stop being primaries."""
+
+import asyncio
+import contextlib
+import inspect
+import threading
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from langchain_core.messages import HumanMessage
+from redis.crc import key_slot
+
+import servers
+from memorystore_chat.connection.opening import connect, connect_async
+from memorystore_chat.errors import ConnectError, MemorystoreChatError
+from memorystore_chat.history import MemorystoreChatMessageHistory
+from proxy import Proxy
+from servers import Cluster, Server
+
+
+@pytest.fixture(params=["sync", "async"])
+def kind(request: pytest.FixtureRequest) -> str:
+    """Which half of the history is used."""
+    return str(request.param)
+
+
+async def result(value: Any) -> Any:
+    return await value if inspect.isawaitable(value) else value
+
+
+class Conversation:
+    """A history on one or the other kind of client."""
+
+    def __init__(self, kind: str, session: str, client: Any, async_client: Any) -> None:
+        self.history = MemorystoreChatMessageHistory(client, session, async_client=async_client)
+        self.own = kind == "sync"
+
+    async def append(self, text: str) -> None:
+        message = [HumanMessage(text)]
+        if self.own:
+            self.history.add_messages(message)
+        else:
+            await self.history.aadd_messages(message)
+
+    async def read(self) -> list[str]:
+        messages = self.history.messages if self.own else await self.history.aget_messages()
+        return [str(message.content) for message in messages]
+
+    async def clear(self) -> None:
+        await result(self.history.clear() if self.own else self.history.aclear())
+
+
+# ASK
+
+
+@pytest.fixture
+def growing() -> Iterator[tuple[Cluster, Server]]:
+    """A cluster of two primaries, and a third that has just joined and has no slots yet."""
+    with (
+        servers.cluster(primaries=2, replicas=0) as group,
+        servers.valkey(cluster_enabled="yes", cluster_port=servers.free_port()) as newcomer,
+        group.nodes[0].admin() as first,
+        newcomer.admin() as admin,
+    ):
+        bus = group.nodes[0].config["cluster-port"]
+        admin.execute_command("CLUSTER", "MEET", "127.0.0.1", group.nodes[0].port, bus)
+        servers.wait_until(
+            lambda: (
+                int(first.execute_command("CLUSTER INFO")["cluster_known_nodes"]) == 3
+                and admin.execute_command("CLUSTER INFO")["cluster_state"] == "ok"
+            ),
+            "the newcomer being known",
+        )
+        yield group, newcomer
+
+
+def ask(group: Cluster, newcomer: Server, session: str) -> None:
+    """Begin to move the session's slot, so that keys which are not there yet are asked for."""
+    holder = group.node_of(session)
+    slot = key_slot(session.encode())
+    with holder.admin() as source, newcomer.admin() as target:
+        ids = [node.execute_command("CLUSTER MYID").decode() for node in (source, target)]
+        target.execute_command("CLUSTER", "SETSLOT", slot, "IMPORTING", ids[0])
+        source.execute_command("CLUSTER", "SETSLOT", slot, "MIGRATING", ids[1])
+
+
+@pytest.mark.parametrize("remapped", [False, True])
+async def test_ask_to_a_node_that_the_client_does_not_know(
+    growing: tuple[Cluster, Server], kind: str, remapped: bool
+) -> None:
+    """Append, read and delete follow it, through address_remap as well, with many connections."""
+    group, newcomer = growing
+    ports: dict[int, int] = {}
+    options: dict[str, Any] = {}
+    url = group.url
+    with servers_behind([*group.nodes, newcomer], ports if remapped else None):
+        if remapped:
+            options["address_remap"] = lambda place: ("127.0.0.1", ports.get(place[1], place[1]))
+            url = f"redis://127.0.0.1:{ports[group.nodes[0].port]}"
+        with connect(url, **options) as client:
+            async with await connect_async(url, **options) as async_client:
+                talks = [
+                    Conversation(kind, f"ask{number}", client, async_client) for number in range(8)
+                ]
+                await asyncio.gather(*(talk.read() for talk in talks))
+                for talk in talks:
+                    ask(group, newcomer, talk.history.key)
+                await asyncio.gather(*(talk.append("one") for talk in talks))
+                await asyncio.gather(*(talk.append("two") for talk in talks))
+                read = await asyncio.gather(*(talk.read() for talk in talks))
+                assert read == [["one", "two"]] * 8
+                with newcomer.admin() as admin:
+                    assert admin.dbsize() == 8
+                await asyncio.gather(*(talk.clear() for talk in talks))
+                assert await talks[0].read() == []
+                if remapped:
+                    used = {node.port for node in client.get_nodes()}
+                    assert used <= set(ports.values()), "a node was reached around the proxies"
+
+
+def servers_behind(nodes: list[Server], ports: dict[int, int] | None) -> Any:
+    """Proxies in front of the nodes; ``ports`` says afterwards where each is."""
+    ways = contextlib.ExitStack()
+    if ports is not None:
+        for node in nodes:
+            ports[node.port] = ways.enter_context(Proxy(node.host, node.port)).port
+    return ways
+
+
+async def test_ask_to_a_node_that_is_gone(growing: tuple[Cluster, Server], kind: str) -> None:
+    """It is a ConnectError once the patience is over, and nothing less clear."""
+    group, newcomer = growing
+    with connect(group.url, timeout=0.5, patience=0.5) as client:
+        async with await connect_async(group.url, timeout=0.5, patience=0.5) as async_client:
+            talk = Conversation(kind, "gone", client, async_client)
+            ask(group, newcomer, "gone")
+            newcomer.kill()
+            with pytest.raises(ConnectError):
+                await talk.append("never")
+
+
+# Servers that are no primary any more
+
+
+@pytest.fixture
+def pair() -> Iterator[tuple[Server, Server]]:
+    """A primary and its replica."""
+    with (
+        servers.valkey() as primary,
+        servers.valkey(replicaof=f"127.0.0.1 {primary.port}") as replica,
+    ):
+        in_step(replica)
+        yield primary, replica
+
+
+def in_step(replica: Server) -> None:
+    with replica.admin() as admin:
+        servers.wait_until(
+            lambda: admin.info("replication").get("master_link_status") == "up", "the replication"
+        )
+
+
+def fail_over(old: Server, new: Server, proxy: Proxy) -> None:
+    """Make the replica the primary; new connections through the proxy go there, old ones stay."""
+    with old.admin() as first, new.admin() as second:
+        first.execute_command("CLIENT", "PAUSE", 10_000, "WRITE")
+        second.execute_command("REPLICAOF", "NO", "ONE")
+        first.execute_command("REPLICAOF", "127.0.0.1", new.port)
+        first.execute_command("CLIENT", "UNPAUSE")
+    proxy.server = (new.host, new.port)
+
+
+async def test_a_graceful_fail_over_behind_one_address(
+    pair: tuple[Server, Server], kind: str
+) -> None:
+    """Connections that survive it answer READONLY: appends go on, each stored once."""
+    primary, replica = pair
+    with Proxy(primary.host, primary.port) as proxy:
+        url = f"redis://127.0.0.1:{proxy.port}"
+        with connect(url) as client:
+            async with await connect_async(url) as async_client:
+                talk = Conversation(kind, "moved", client, async_client)
+                for number in range(20):
+                    await talk.append(str(number))
+                servers.wait_until(lambda: length(replica) == 20, "the replication")
+                fail_over(primary, replica, proxy)
+                for number in range(20, 40):
+                    await talk.append(str(number))
+                assert await talk.read() == [str(number) for number in range(40)]
+    assert length(replica) == 40
+
+
+def length(server: Server) -> int:
+    with server.admin() as admin:
+        return int(admin.llen("moved"))
+
+
+async def test_a_proxy_that_switches_late(pair: tuple[Server, Server], kind: str) -> None:
+    """While the address still leads to the demoted server, it is tried again and again."""
+    primary, replica = pair
+    with Proxy(primary.host, primary.port) as proxy:
+        url = f"redis://127.0.0.1:{proxy.port}"
+        with connect(url, patience=10) as client:
+            async with await connect_async(url, patience=10) as async_client:
+                talk = Conversation(kind, "moved", client, async_client)
+                await talk.append("before")
+                servers.wait_until(lambda: length(replica) == 1, "the replication")
+                fail_over(primary, replica, proxy)
+                proxy.server = (primary.host, primary.port)
+                later = threading.Timer(
+                    1.0, lambda: setattr(proxy, "server", (replica.host, replica.port))
+                )
+                later.start()
+                await talk.append("after")
+                later.join()
+                assert await talk.read() == ["before", "after"]
+
+
+async def test_a_replica_says_so_in_the_end(pair: tuple[Server, Server], kind: str) -> None:
+    """Whoever connected to a replica is told, after the patience, what to do."""
+    _, replica = pair
+    with connect(replica.url, patience=1) as client:
+        async with await connect_async(replica.url, patience=1) as async_client:
+            talk = Conversation(kind, "refused", client, async_client)
+            started = time.monotonic()
+            with pytest.raises(MemorystoreChatError, match=r"READONLY.*primary endpoint"):
+                await talk.append("never")
+            assert 1 <= time.monotonic() - started < 4
+            assert await talk.read() == []
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        "-READONLY You can't write against a read only replica.",
+        # Out of a script, before Redis 7.
+        "-ERR Error running script (call to f_abc): @user_script:1: @user_script: 1: -READONLY You "
+        "can't write against a read only replica.",
+        "-MASTERDOWN Link with MASTER is down and replica-serve-stale-data is set to 'no'.",
+        "-CLUSTERDOWN The cluster is down",
+        "-LOADING Redis is loading the dataset in memory",
+    ],
+)
+async def test_an_answer_of_a_fail_over_is_an_outage(
+    valkey_server: Server, kind: str, answer: str, key_prefix: str
+) -> None:
+    """It is dropped with its connection, and the append is tried again on a new one."""
+    with Proxy(valkey_server.host, valkey_server.port) as proxy:
+        url = f"redis://127.0.0.1:{proxy.port}"
+        with connect(url) as client:
+            async with await connect_async(url) as async_client:
+                talk = Conversation(kind, f"{key_prefix}once", client, async_client)
+                await talk.append("first")
+                proxy.answer_append_with = [f"{answer}\r\n".encode()] * 2
+                await talk.append("second")
+                assert proxy.answer_append_with == []
+                assert await talk.read() == ["first", "second"]
