@@ -23,7 +23,7 @@ from langchain.agents import create_agent
 
 from memorystore_chat import MemorystoreChatMessageHistory
 from memorystore_chat.agents import ChatHistoryMiddleware
-from memorystore_chat.tutorial.models import DemoChatModel
+from memorystore_chat.tutorial.demo_model import DemoChatModel
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests/support"))
 

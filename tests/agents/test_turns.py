@@ -18,7 +18,7 @@ from langchain_core.messages import (
 import servers
 from memorystore_chat import MemorystoreChatMessageHistory
 from memorystore_chat.agents import ChatHistoryMiddleware
-from memorystore_chat.tutorial.models import DemoChatModel
+from memorystore_chat.tutorial.demo_model import DemoChatModel
 from proxy import Proxy
 from scripted import (
     OTHER,

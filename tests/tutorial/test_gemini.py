@@ -2,13 +2,13 @@
 
 import traceback
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 import pytest
 from langchain_core.language_models import BaseChatModel
-from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, SystemMessage
+from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, SystemMessage, ToolMessage
 from langchain_core.tools import tool
 
 from gemini_server import GeminiServer
@@ -40,10 +40,9 @@ def _environment(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def gemini(monkeypatch: pytest.MonkeyPatch) -> Iterator[GeminiServer]:
-    """The server, with the environment pointing at it as a notebook's would."""
+    """The server, in an environment with a project."""
     with GeminiServer() as server:
         monkeypatch.setenv("GOOGLE_CLOUD_PROJECT", "my-project")
-        monkeypatch.setenv("MEMORYSTORE_CHAT_API_ENDPOINT", server.url)
         yield server
 
 
@@ -56,13 +55,12 @@ def test_says_which_model_and_why(
     gemini: GeminiServer, provider: Provider, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """One line names the class, the model, the project, the location and the reason."""
-    model = chat_model(provider=provider)
+    model = chat_model(provider=provider, **gemini.options(provider))
     named = {"vertexai": "ChatVertexAI", "google-genai": "ChatGoogleGenerativeAI"}[provider]
     assert type(model).__name__ == named
     assert capsys.readouterr().out == (
-        f"Chat model: {named}, gemini-3.6-flash in project my-project, location global, because "
-        f"GOOGLE_CLOUD_PROJECT is set. Its calls go to {gemini.url}, as "
-        "MEMORYSTORE_CHAT_API_ENDPOINT says.\n"
+        f"Chat model: {named}, gemini-3.8-flash in project my-project, location global, because "
+        "GOOGLE_CLOUD_PROJECT is set.\n"
     )
 
 
@@ -81,13 +79,16 @@ def test_no_deprecation_warning_reaches_the_reader(gemini: GeminiServer) -> None
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         for _ in range(2):
-            chat_model().bind_tools([get_weather]).invoke("Hello")
+            chat_model(**gemini.options("vertexai")).bind_tools([get_weather]).invoke("Hello")
     assert [each for each in caught if issubclass(each.category, DeprecationWarning)] == []
 
 
 def test_history_arrives_in_order_with_roles(gemini: GeminiServer, provider: Provider) -> None:
     """The request body holds every message in order, under its role, and the reply uses them."""
-    model = chat_model("gemini-other", project="p", location="europe-west1", provider=provider)
+    options = gemini.options(provider)
+    model = chat_model(
+        "gemini-other", project="p", location="europe-west1", provider=provider, **options
+    )
     reply = model.invoke(HISTORY)
     assert reply.text == "Your name is Ada."
     [request] = gemini.requests
@@ -110,7 +111,7 @@ def test_history_arrives_in_order_with_roles(gemini: GeminiServer, provider: Pro
 
 async def test_streaming_and_async(gemini: GeminiServer, provider: Provider) -> None:
     """Stream, ainvoke and astream get the same reply, streams in pieces."""
-    model = chat_model(provider=provider)
+    model = chat_model(provider=provider, **gemini.options(provider))
     assert (await model.ainvoke(HISTORY)).text == "Your name is Ada."
     streamed = [chunk.text for chunk in model.stream(HISTORY)]
     astreamed = [chunk.text async for chunk in model.astream(HISTORY)]
@@ -126,7 +127,7 @@ async def test_tool_call_goes_out_and_result_comes_back(
     gemini: GeminiServer, provider: Provider, streaming: bool
 ) -> None:
     """The tool is declared, its call is received, and its result is sent in the next request."""
-    model = chat_model(provider=provider).bind_tools([get_weather])
+    model = chat_model(provider=provider, **gemini.options(provider)).bind_tools([get_weather])
     messages: list[BaseMessage] = [HumanMessage("What is the weather in Paris?")]
     if streaming:
         chunks = [chunk async for chunk in model.astream(messages)]
@@ -137,7 +138,7 @@ async def test_tool_call_goes_out_and_result_comes_back(
     assert (call["name"], call["args"]) == ("get_weather", {"city": "Paris"})
     messages += [call_message, get_weather.invoke(call)]
     reply = await model.ainvoke(messages)
-    assert reply.text == "get_weather says: It is sunny in Paris."
+    assert reply.text == "It is sunny in Paris."
     first, second = gemini.requests
     [declared] = first.body["tools"][0]["functionDeclarations"]
     assert (declared["name"], declared["description"]) == ("get_weather", "Look up the weather.")
@@ -155,12 +156,12 @@ REFUSALS = {
         "roles/aiplatform.user, and allow some minutes for both to take effect."
     ),
     (429, "RESOURCE_EXHAUSTED"): (
-        "The quota for gemini-3.6-flash in project my-project is used up for now. Wait a minute "
+        "The quota for gemini-3.8-flash in project my-project is used up for now. Wait a minute "
         "and run this again, pass another model or location to chat_model(), or ask for more on "
         "the Quotas page of the Google Cloud console."
     ),
     (404, "NOT_FOUND"): (
-        "Vertex AI has no model 'gemini-3.6-flash' for project my-project in location global. "
+        "Vertex AI has no model 'gemini-3.8-flash' for project my-project in location global. "
         "Check the name, or pass another: chat_model('MODEL', location='LOCATION')."
     ),
     (401, "UNAUTHENTICATED"): (
@@ -168,8 +169,8 @@ REFUSALS = {
         "gcloud auth application-default login"
     ),
     (503, "UNAVAILABLE"): (
-        "Gemini (gemini-3.6-flash) did not answer (HTTP 503). The error above this one has the "
-        "reason; if it is a passing one, run this again."
+        'Gemini (gemini-3.8-flash) did not answer (HTTP 503): "refused" If the cause is a passing '
+        "one, run this again."
     ),
 }
 
@@ -180,7 +181,7 @@ async def test_refusals_say_the_next_step(
     gemini: GeminiServer, provider: Provider, refusal: tuple[int, str], way: str
 ) -> None:
     """What Google Cloud refuses becomes a sentence with the next step, Google's error its cause."""
-    model = chat_model(provider=provider, max_retries=1)
+    model = chat_model(provider=provider, max_retries=1, **gemini.options(provider))
     gemini.refuse(*refusal)
     with pytest.raises(ChatModelError) as error:
         await _call(model, way)
@@ -190,22 +191,24 @@ async def test_refusals_say_the_next_step(
     assert (await model.ainvoke("Hello")).text == "Hello. What is your name?"
 
 
-async def _call(model: BaseChatModel, way: str) -> None:
+async def _call(
+    model: BaseChatModel, way: str, messages: str | Sequence[BaseMessage] = "Hello"
+) -> None:
     if way == "invoke":
-        model.invoke("Hello")
+        model.invoke(messages)
     elif way == "stream":
-        list(model.stream("Hello"))
+        list(model.stream(messages))
     elif way == "ainvoke":
-        await model.ainvoke("Hello")
+        await model.ainvoke(messages)
     else:
-        [chunk async for chunk in model.astream("Hello")]
+        [chunk async for chunk in model.astream(messages)]
 
 
 def test_a_full_context_keeps_its_own_error(gemini: GeminiServer) -> None:
     """The error that makes LangChain's summarization step in is passed on as it is."""
     from langchain_core.exceptions import ContextOverflowError
 
-    model = chat_model(provider="google-genai")
+    model = chat_model(provider="google-genai", **gemini.options("google-genai"))
     gemini.refuse(400, "INVALID_ARGUMENT", "input exceeds the maximum number of tokens allowed")
     with pytest.raises(ContextOverflowError):
         model.invoke("Hello")
@@ -214,7 +217,9 @@ def test_a_full_context_keeps_its_own_error(gemini: GeminiServer) -> None:
 def test_refused_calls_are_not_repeated_for_long(gemini: GeminiServer) -> None:
     """ChatVertexAI tries a refused call twice, unless max_retries says otherwise."""
     gemini.refuse(403, "PERMISSION_DENIED", times=2)
-    model = chat_model(wait_exponential_kwargs={"min": 0.0, "max": 0.0})
+    model = chat_model(
+        wait_exponential_kwargs={"min": 0.0, "max": 0.0}, **gemini.options("vertexai")
+    )
     with pytest.raises(ChatModelError):
         model.invoke("Hello")
     assert len(gemini.requests) == 2
@@ -224,7 +229,6 @@ def test_missing_credentials_say_how_to_sign_in(
     provider: Provider, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     """Without credentials the first call says how to sign in."""
-    monkeypatch.delenv("MEMORYSTORE_CHAT_API_ENDPOINT", raising=False)
     monkeypatch.setenv("NO_GCE_CHECK", "true")
     monkeypatch.setenv("CLOUDSDK_CONFIG", str(tmp_path))
     model = chat_model(project="my-project", provider=provider)
@@ -233,47 +237,27 @@ def test_missing_credentials_say_how_to_sign_in(
     assert str(error.value) == REFUSALS[401, "UNAUTHENTICATED"]
 
 
-def test_nothing_listening(provider: Provider, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_nothing_listening(provider: Provider) -> None:
     """An endpoint that nobody serves is an error with a next step too."""
     with GeminiServer() as gone:
-        monkeypatch.setenv("MEMORYSTORE_CHAT_API_ENDPOINT", gone.url)
-    model = chat_model(project="my-project", provider=provider, max_retries=1)
+        options = gone.options(provider)
+    model = chat_model(project="my-project", provider=provider, max_retries=1, **options)
     with pytest.raises(ChatModelError) as error:
         model.invoke("Hello")
-    assert str(error.value) == (
-        "Gemini (gemini-3.6-flash) did not answer. The error above this one has the reason; if it "
-        "is a passing one, run this again."
-    )
+    assert str(error.value).startswith("Gemini (gemini-3.8-flash) did not answer")
+    assert str(error.value).endswith("If the cause is a passing one, run this again.")
 
 
-def test_the_loopback_detour_presents_no_credentials(
-    gemini: GeminiServer, provider: Provider, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Neither a token nor an API key of the environment goes to the loopback server."""
-    monkeypatch.setenv("GOOGLE_API_KEY", "secret-key")
-    monkeypatch.setenv("GOOGLE_APPLICATION_CREDENTIALS", "/nonexistent/secret.json")
-    chat_model(provider=provider).invoke("Hello")
-    headers = gemini.requests[0].headers
-    assert "secret" not in str(headers)
-    assert headers.get("authorization") in (None, "Bearer anonymous")
-
-
-def test_an_endpoint_in_code_wins(
-    gemini: GeminiServer, provider: Provider, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """Options go to the client as they are, and leave the variable out of it."""
+def test_options_reach_the_client(gemini: GeminiServer, provider: Provider) -> None:
+    """A private endpoint, credentials and the model's own options go to the client as they are."""
     from google.oauth2.credentials import Credentials
 
-    with GeminiServer() as other:
-        option = "api_endpoint" if provider == "vertexai" else "base_url"
-        options: dict[str, Any] = {option: other.url, "credentials": Credentials("mine")}
-        model = chat_model(provider=provider, max_output_tokens=25, **options)
-        assert model.invoke("Hello").text == "Hello. What is your name?"
-        [request] = other.requests
+    options = gemini.options(provider) | {"credentials": Credentials("mine")}
+    model = chat_model(provider=provider, max_output_tokens=25, **options)
+    assert model.invoke("Hello").text == "Hello. What is your name?"
+    [request] = gemini.requests
     assert request.headers["authorization"] == "Bearer mine"
     assert request.body["generationConfig"]["maxOutputTokens"] == 25
-    assert gemini.requests == []
-    assert "Its calls go to" not in capsys.readouterr().out
 
 
 def test_errors_hold_no_token(gemini: GeminiServer, provider: Provider) -> None:
@@ -288,3 +272,114 @@ def test_errors_hold_no_token(gemini: GeminiServer, provider: Provider) -> None:
         model.invoke("Hello")
     assert "secret-token" not in "".join(traceback.format_exception(error.value))
     assert "secret-token" not in repr(model)
+
+
+def call(*names: str) -> AIMessage:
+    return AIMessage("", tool_calls=[{"name": n, "args": {}, "id": f"id-{n}"} for n in names])
+
+
+def text_block(text: str) -> dict[str, str]:
+    return {"type": "text", "text": text}
+
+
+@pytest.mark.parametrize("way", ["invoke", "stream", "ainvoke", "astream"])
+@pytest.mark.parametrize(
+    ("empty", "sent"),
+    [
+        (AIMessage(""), []),
+        (AIMessage([text_block("")]), []),
+        (AIMessage("", response_metadata={"finish_reason": "MAX_TOKENS"}), []),
+        (
+            AIMessage(
+                "",
+                invalid_tool_calls=[{"name": "a", "args": "{", "id": "x", "error": "no JSON"}],
+                response_metadata={"finish_reason": "MALFORMED_FUNCTION_CALL"},
+            ),
+            [],
+        ),
+        (HumanMessage(""), [" "]),
+        (HumanMessage([]), [" "]),
+        (HumanMessage([text_block(""), text_block("Hm.")]), ["Hm."]),
+        (AIMessage([text_block(""), text_block("Hm.")]), ["Hm."]),
+        (SystemMessage(""), []),
+    ],
+)
+async def test_empty_turns_are_mended(
+    gemini: GeminiServer, provider: Provider, empty: BaseMessage, sent: list[str], way: str
+) -> None:
+    """A session that holds an empty turn is answered, whatever left it there."""
+    model = chat_model(provider=provider, max_retries=1, **gemini.options(provider))
+    conversation = [
+        HumanMessage("One."),
+        AIMessage("Two."),
+        empty,
+        HumanMessage("What is my name?"),
+    ]
+    await _call(model, way, conversation)
+    [request] = gemini.requests
+    texts = [text for _, text in request.turns]
+    assert texts == ["One.", "Two.", *sent, "What is my name?"]
+
+
+def test_result_of_a_call_that_was_not_parsed_is_not_sent(
+    gemini: GeminiServer, provider: Provider
+) -> None:
+    """Such a call is not sent either, so that its result would answer nothing."""
+    bad: Any = {"name": "a", "args": "{", "id": "x", "error": "no JSON"}
+    conversation = [
+        HumanMessage("One."),
+        AIMessage("", invalid_tool_calls=[bad]),
+        ToolMessage("It was not JSON.", tool_call_id="x", name="a"),
+        HumanMessage("Two."),
+    ]
+    model = chat_model(provider=provider, max_retries=1, **gemini.options(provider))
+    assert model.invoke(conversation).text
+    assert [text for _, text in gemini.requests[0].turns] == ["One.", "Two."]
+
+
+@pytest.mark.parametrize(
+    ("conversation", "fault"),
+    [
+        (
+            [HumanMessage("One."), call("a"), HumanMessage("Two.")],
+            "Message 2 of 3 calls a, and no result comes after it.",
+        ),
+        (
+            [call("a"), ToolMessage("1", tool_call_id="id-a", name="a"), HumanMessage("Two.")],
+            "Message 1 of 3 calls a, and neither a question nor a result comes before it.",
+        ),
+        (
+            [HumanMessage("One."), AIMessage("Two.")],
+            "Message 2 of 2, the last one, is an answer, and nothing is asked after it.",
+        ),
+    ],
+)
+@pytest.mark.parametrize("way", ["invoke", "astream"])
+async def test_refused_conversation_says_what_it_holds(
+    gemini: GeminiServer,
+    provider: Provider,
+    conversation: list[BaseMessage],
+    fault: str,
+    way: str,
+) -> None:
+    """HTTP 400 names the message and the way to mend it, in no case "run this again"."""
+    model = chat_model(provider=provider, max_retries=1, **gemini.options(provider))
+    with pytest.raises(ChatModelError) as error:
+        await _call(model, way, conversation)
+    text = str(error.value)
+    assert text.startswith(
+        'Gemini (gemini-3.8-flash) refuses this request (HTTP 400): "Please ensure that'
+    )
+    assert fault in text
+    assert "history.repair()" in text
+    assert "run this again" not in text
+
+
+def test_other_refusal_is_not_to_be_repeated(gemini: GeminiServer, provider: Provider) -> None:
+    """If the conversation is in order, the sentence of Google says what is not."""
+    model = chat_model(provider=provider, max_retries=1, **gemini.options(provider))
+    gemini.refuse(400, "INVALID_ARGUMENT", "Unsupported option.", times=2)
+    with pytest.raises(ChatModelError) as error:
+        model.invoke("Hello")
+    assert "Unsupported option." in str(error.value)
+    assert "run this again" not in str(error.value)

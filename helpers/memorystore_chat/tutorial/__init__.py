@@ -8,11 +8,12 @@ if TYPE_CHECKING:
     from memorystore_chat.tutorial import checks, latency
     from memorystore_chat.tutorial.box import ChatBox, chat_box
     from memorystore_chat.tutorial.conversation import Transcript, transcript
+    from memorystore_chat.tutorial.demo_model import DemoChatModel
     from memorystore_chat.tutorial.environment import sign_in
     from memorystore_chat.tutorial.facts import server_facts
     from memorystore_chat.tutorial.failover import FailOver, fail_over, practice_cluster
     from memorystore_chat.tutorial.instances import create_instance, delete_instance
-    from memorystore_chat.tutorial.models import ChatModelError, DemoChatModel, chat_model
+    from memorystore_chat.tutorial.models import ChatModelError, chat_model
     from memorystore_chat.tutorial.pictures import picture
     from memorystore_chat.tutorial.prefixes import key_prefix
     from memorystore_chat.tutorial.tables import Table, table
@@ -46,7 +47,7 @@ __all__ = [
 _LATER = {
     "ChatBox": "tutorial.box",
     "ChatModelError": "tutorial.models",
-    "DemoChatModel": "tutorial.models",
+    "DemoChatModel": "tutorial.demo_model",
     "Environment": "_environment",
     "FailOver": "tutorial.failover",
     "Table": "tutorial.tables",

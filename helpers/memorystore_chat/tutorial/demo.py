@@ -6,8 +6,8 @@ Everything follows from the messages: nothing is stored, drawn by chance or read
 import hashlib
 import html
 import re
-from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Sequence
+from typing import Any
 
 from langchain_core.messages import (
     AIMessage,
@@ -18,11 +18,12 @@ from langchain_core.messages import (
 )
 from langchain_core.messages.tool import ToolCall, tool_call
 
-_ABOUT = "I am the offline demo model of this tutorial: a few rules, no AI service."
+from memorystore_chat.tutorial.demo_tools import Tool
+
+_ABOUT = "I am the small demo model of this tutorial: a few rules, offline, no AI service."
 _FALLBACK = (
-    "I am a small offline demo model, so I have no answer to that. I can remember your name and "
-    "your favorite things, tell you what you asked before, count our messages, summarize our "
-    "conversation, and call a tool when you ask for it plainly."
+    "I am only a small offline demo model, so I have no answer to that. But I remember your name "
+    "and your favorite things, I know what you asked before, and I can sum up what we talked about."
 )
 _NAME_WORD = r"[^\W\d_][\w'\u2019-]*"
 _NAME = re.compile(
@@ -59,12 +60,11 @@ _ASKS_ABOUT_MODEL = re.compile(
     re.IGNORECASE,
 )
 _GREETING = re.compile(r"\W*(?:hello|hi|hey|good (?:morning|afternoon|evening))\b", re.IGNORECASE)
+_WHICH = re.compile(r"Which ([\w ]+) do you mean\?")
 _THANKS = re.compile(r"\W*(?:thanks|thank you)\b", re.IGNORECASE)
 
 
-def answer(
-    messages: Sequence[BaseMessage], tools: list["Tool"], choice: str
-) -> str | list[ToolCall]:
+def answer(messages: Sequence[BaseMessage], tools: list[Tool], choice: str) -> str | list[ToolCall]:
     """Return what the model says to a conversation, or the tools it calls."""
     said = [str(message.text) for message in messages if isinstance(message, HumanMessage)]
     text = said[-1] if said else ""
@@ -78,8 +78,9 @@ def answer(
         return _call(named, text, messages)
     if reply := _from_memory(text, said[:-1], messages):
         return reply
-    if asked := [tool for tool in callable_tools if tool.is_asked_for_in(text)]:
-        return _call([_best(asked, text)], text, messages)
+    request = _request(text, messages)
+    if asked := [tool for tool in callable_tools if tool.is_asked_for_in(request)]:
+        return _call([_best(asked, request)], request, messages)
     return _small_talk(text, said)
 
 
@@ -115,7 +116,8 @@ def _small_talk(text: str, said: list[str]) -> str:
     """Answer a statement or a greeting, or say what the model can do."""
     news = [f"Nice to meet you, {name}." for name in [_name([text])] if name]
     news += [
-        f"Noted: your favorite {thing} {value}." for thing, value in _favorites([text]).items()
+        f"I will remember that your favorite {thing} {value}."
+        for thing, value in _favorites([text]).items()
     ]
     if news:
         return " ".join(news)
@@ -183,160 +185,21 @@ def _summary(text: str, earlier: list[str]) -> str:
     return " ".join(parts)
 
 
-_GENERIC_WORDS = set(
-    re.findall(r"\w+", "a do fetch find for get look lookup make my of run search the to tool up")
-)
-_REQUEST_WORDS = set(
-    re.findall(
-        r"\w+",
-        "call can check could find get give how look please run search show tell use what when "
-        "where which who will would",
-    )
-)
-_NUMBER = re.compile(r"(?<![\w.])-?\d+(?:\.\d+)?(?!\w)")
-_QUOTED = re.compile(r'"([^"]+)"|\u201c([^\u201d]+)\u201d|(?<!\w)\'([^\']+)\'(?!\w)')
-_PHRASE = re.compile(
-    r"\b(?:in|at|for|near|of|about|from|to|on|named|called)\s+(?:the\s+)?(.+)", re.IGNORECASE
-)
-_FILLER = re.compile(
-    r",?\s+(?:for\s+)?(?:today|tonight|tomorrow|(?:right )?now|please)\b", re.IGNORECASE
-)
-_VALUE = r"""("[^"]+"|\u201c[^\u201d]+\u201d|'[^']+'|.+?)(?=\s+and\s|[,)]|[.?!]*\s*$|[.?!]\s)"""
-_INVENTED: dict[str, Any] = {"integer": 0, "number": 0, "boolean": False, "array": [], "object": {}}
-
-
-class Tool(NamedTuple):
-    """A bound tool, as far as the rules need it."""
-
-    name: str
-    parameters: dict[str, dict[str, Any]]
-    required: list[str]
-
-    @classmethod
-    def from_schema(cls, schema: Mapping[str, Any]) -> "Tool":
-        """Read a tool's JSON schema."""
-        function = schema["function"]
-        parameters = function.get("parameters") or {}
-        return cls(
-            function["name"], parameters.get("properties") or {}, parameters.get("required") or []
-        )
-
-    @property
-    def words(self) -> set[str]:
-        """The words of the name that say what it does: ``{"weather"}`` for ``get_weather``."""
-        spaced = re.sub(r"([a-z])([A-Z])", r"\1 \2", self.name).replace("_", " ").replace("-", " ")
-        words = {_singular(word) for word in spaced.lower().split()}
-        return words - _GENERIC_WORDS or words
-
-    def is_named_in(self, text: str) -> bool:
-        """Whether the text says the tool's own name, as code or after "use"."""
-        name = re.escape(self.name)
-        forms = [rf"\b{name}\s*\(", rf"\b(?:use|call|run)\s+(?:the\s+)?(?:tool\s+)?{name}\b"]
-        if "_" in self.name:
-            forms.append(rf"\b{name}\b")
-        return any(re.search(form, text, re.IGNORECASE) for form in forms)
-
-    def is_asked_for_in(self, text: str) -> bool:
-        """Whether the text is a request that mentions what the tool does."""
-        words = _words(text)
-        request = "?" in text or bool(words[:1] and words[0] in _REQUEST_WORDS | self.words)
-        return request and not self.words.isdisjoint(words)
-
-    def arguments(self, text: str, *, invent: bool = False) -> dict[str, Any]:
-        """Find the arguments in a text; `invent` makes up the required ones it does not give."""
-        tail = self._after_mention(text)
-        call = re.match(r"\s*\((.*?)\)", tail)
-        written = [part.strip() for part in call[1].split(",")] if call else []
-        positional = [part for part in written if part and "=" not in part]
-        numbers = _NUMBER.findall(tail) or _NUMBER.findall(text)
-        strings = ["".join(found) for found in _QUOTED.findall(tail) or _QUOTED.findall(text)]
-        if not strings and (phrase := _PHRASE.search(_FILLER.sub("", tail))):
-            # "in San Francisco, CA" is one value only where no other argument can follow.
-            alone = len(self.parameters) == 1
-            value = phrase[1].rstrip(" .?!,")
-            strings = [value if alone else re.split(r",|\s(?:and|with)\s", value)[0]]
-        found: dict[str, Any] = {}
-        for key, schema in self.parameters.items():
-            kind = _kind(schema)
-            value = _named_value(key, schema, text)
-            pool = positional or (numbers if kind in ("integer", "number") else strings)
-            if value is None and "enum" in schema:
-                value = next(
-                    (
-                        each
-                        for each in schema["enum"]
-                        if _singular(str(each).lower()) in _words(text)
-                    ),
-                    None,
-                )
-            elif value is None and pool and kind in ("integer", "number", "string"):
-                value = _converted(pool.pop(0), schema)
-            if value is None and invent and key in self.required:
-                value = schema.get("enum", [_INVENTED.get(kind, text)])[0]
-            if value is not None:
-                found[key] = value
-        return found
-
-    def _after_mention(self, text: str) -> str:
-        mentions = [re.escape(self.name), *map(re.escape, sorted(self.words))]
-        for mention in mentions:
-            if places := list(
-                re.finditer(rf"(?<![^\W_]){mention}s?(?![^\W_])", text, re.IGNORECASE)
-            ):
-                return text[places[-1].end() :]
-        return text
-
-
-def _words(text: str) -> list[str]:
-    return [_singular(word) for word in re.findall(r"\w+", text.lower())]
-
-
-def _singular(word: str) -> str:
-    """Return "order" for "orders"; the same for a tool's name and for the text."""
-    return word[:-1] if len(word) > 3 and word.endswith("s") and not word.endswith("ss") else word
-
-
-def _kind(schema: Mapping[str, Any]) -> str:
-    """Return the JSON type of an argument, or its first one where it may have several."""
-    options = [schema, *schema.get("anyOf", ())]
-    return next((str(each["type"]) for each in options if "type" in each), "string")
-
-
-def _converted(value: str, schema: Mapping[str, Any]) -> Any:
-    """Return a piece of text as an argument's type, None if it is no such thing."""
-    kind = _kind(schema)
-    value = value.strip().strip("\"'\u201c\u201d")
-    if kind in ("integer", "number"):
-        if not _NUMBER.fullmatch(value) or (kind == "integer" and "." in value):
-            return None
-        return float(value) if "." in value else int(value)
-    if kind == "boolean":
-        return {"true": True, "yes": True, "false": False, "no": False}.get(value.lower())
-    return value if kind == "string" and value else None
-
-
-def _named_value(key: str, schema: Mapping[str, Any], text: str) -> Any:
-    """Return the value that follows an argument's name: "city Paris", "city=Paris"."""
-    stem, _, suffix = key.rpartition("_")
-    name = re.escape(key).replace("_", "[ _]")
-    if stem and suffix in ("id", "name", "number"):
-        name = rf"{re.escape(stem)}(?:[ _]{suffix})?"
-    forms = (
-        rf"\b{name}\s*(?:=|:|\bis\b|\bof\b)\s*{_VALUE}",
-        rf"\b(?:with|and|using)\s+(?:the\s+|an?\s+)?{name}\s+{_VALUE}",
-        rf"\b{name}\s+(?-i:(?=[\"\u201c'\dA-Z-])){_VALUE}",
-    )
-    for form in forms:
-        for found in re.finditer(form, text, re.IGNORECASE):
-            if (value := _converted(found[1], schema)) is not None:
-                return value
-    return None
-
-
 def _best(tools: list[Tool], text: str) -> Tool:
     """Return the tool that a text means: named, or else sharing the most words with it."""
-    words = set(_words(text))
-    return max(tools, key=lambda tool: (tool.is_named_in(text), len(tool.words & words)))
+    return max(tools, key=lambda tool: tool.match(text))
+
+
+def _request(text: str, messages: Sequence[BaseMessage]) -> str:
+    """What is asked for: the text, or the question before it that the text completes."""
+    asked = [message for message in messages if message.text and message.type in ("human", "ai")]
+    if len(asked) < 3 or "?" in text:
+        return text
+    question, counter_question = asked[-3].text, _WHICH.fullmatch(asked[-2].text)
+    if not counter_question:
+        return text
+    argument, value = counter_question[1].replace(" ", "_"), text.strip(" .!")
+    return f'{question} with {argument} "{value}"'
 
 
 def _call(tools: list[Tool], text: str, messages: Sequence[BaseMessage]) -> str | list[ToolCall]:
@@ -345,11 +208,7 @@ def _call(tools: list[Tool], text: str, messages: Sequence[BaseMessage]) -> str 
     for tool in tools:
         missing = [key for key in tool.required if key not in arguments[tool.name]]
         if missing:
-            example = " and ".join(f"{key} ..." for key in missing)
-            return (
-                f"I can call {tool.name} when you tell me its {' and '.join(missing)}, for "
-                f'example: "use {tool.name} with {example}".'
-            )
+            return f"Which {missing[0].replace('_', ' ')} do you mean?"
     return _calls(arguments, messages)
 
 
@@ -384,12 +243,30 @@ def _trailing_results(messages: Sequence[BaseMessage]) -> list[ToolMessage]:
 
 def _report(result: ToolMessage, messages: Sequence[BaseMessage]) -> str:
     """Say what a tool answered."""
-    names = {
-        call["id"]: call["name"]
-        for message in messages
-        if isinstance(message, AIMessage)
-        for call in message.tool_calls
-    }
-    name = result.name or names.get(result.tool_call_id, "The tool")
-    verb = "failed" if result.status == "error" else "says"
-    return f"{name} {verb}: {result.text or 'nothing'}"
+    text = str(result.text).strip()
+    if result.status == "error":
+        return f"Sorry, that did not work: {_sentence(text or 'the tool said nothing')}"
+    if not text:
+        return "It is done."
+    if re.fullmatch(r"[A-Z].*\s.*[.!?]", text, re.DOTALL):
+        return text  # the tool speaks in sentences itself
+    arguments = next(
+        (
+            call["args"]
+            for message in messages
+            if isinstance(message, AIMessage)
+            for call in message.tool_calls
+            if call["id"] == result.tool_call_id
+        ),
+        {},
+    )
+    about = [value for value in arguments.values() if isinstance(value, str) and value]
+    if not about:
+        return f"I looked it up: {_sentence(text)}"
+    question = next((m.text for m in reversed(messages) if isinstance(m, HumanMessage)), "")
+    has_article = re.search(rf"\bthe\s+{re.escape(about[0])}\b", question, re.IGNORECASE)
+    return f"I looked it up for {'the ' if has_article else ''}{about[0]}: {_sentence(text)}"
+
+
+def _sentence(text: str) -> str:
+    return text if text.endswith((".", "!", "?")) else f"{text}."

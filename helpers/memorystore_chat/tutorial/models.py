@@ -6,38 +6,28 @@ can be seen without an account. With a project it is Gemini, through `ChatVertex
 `ChatGoogleGenerativeAI`, with errors that say what to do next.
 """
 
-import json
 import os
 import re
 import warnings
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache
-from ipaddress import ip_address
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
-from urllib.parse import urlsplit
 
 from langchain_core.callbacks import AsyncCallbackManagerForLLMRun, CallbackManagerForLLMRun
 from langchain_core.exceptions import ContextOverflowError
-from langchain_core.language_models import BaseChatModel, LanguageModelInput
-from langchain_core.messages import (
-    AIMessage,
-    AIMessageChunk,
-    BaseMessage,
-)
-from langchain_core.messages.ai import UsageMetadata
-from langchain_core.messages.tool import tool_call_chunk
-from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, ChatResult
-from langchain_core.runnables import Runnable
-from langchain_core.tools import BaseTool
-from langchain_core.utils.function_calling import convert_to_openai_tool
+from langchain_core.language_models import BaseChatModel
+from langchain_core.messages import BaseMessage
+from langchain_core.outputs import ChatGenerationChunk, ChatResult
 
 from memorystore_chat._extras import require
 from memorystore_chat.errors import MemorystoreChatError
-from memorystore_chat.tutorial.demo import Tool, answer
+from memorystore_chat.tutorial.demo_model import DemoChatModel
+from memorystore_chat.tutorial.gemini_turns import mended, refused
 
-DEFAULT_MODEL = "gemini-3.6-flash"
-API_ENDPOINT_VARIABLE = "MEMORYSTORE_CHAT_API_ENDPOINT"
+# Generally available in the location "global":
+# https://docs.cloud.google.com/gemini-enterprise-agent-platform/models/guides/gemini-3-8-flash
+DEFAULT_MODEL = "gemini-3.8-flash"
 
 # The mixins below sit in front of the Google clients, which are imported only when they are used.
 if TYPE_CHECKING:
@@ -56,7 +46,7 @@ def chat_model(
     project: str | None = None,
     location: str = "global",
     provider: Literal["vertexai", "google-genai"] = "vertexai",
-    **options: Any,
+    **model_options: Any,
 ) -> BaseChatModel:
     """Return Gemini on Vertex AI when there is a project, else the offline `DemoChatModel`.
 
@@ -72,33 +62,31 @@ def chat_model(
     thread, because its own async client cannot await a REST answer; with the default transport,
     gRPC, they are its own.
 
-    For tests, the environment variable ``MEMORYSTORE_CHAT_API_ENDPOINT`` points the client at a
-    stand-in for the API on this machine, such as ``http://127.0.0.1:8080``. It takes loopback
-    addresses only, and the client then presents no credentials of yours: whoever sets a
-    variable in your environment can send neither your messages nor your tokens elsewhere. Any
-    other endpoint is passed in code, as ``api_endpoint=`` or ``base_url=``.
+    What no model accepts is mended before it is sent, whatever a session holds: an answer without
+    text, as a used-up token limit or a safety filter leaves, is left out, and an empty question
+    is sent as a blank.
 
     Args:
-        model: Name of a Gemini model; ``"gemini-3.6-flash"`` by default. The demo model has no
+        model: Name of a Gemini model; ``"gemini-3.8-flash"`` by default. The demo model has no
             use for it.
         project: Google Cloud project id; by default ``$GOOGLE_CLOUD_PROJECT``.
         location: Vertex AI location, such as ``"global"`` or ``"europe-west1"``.
         provider: ``"vertexai"`` for `ChatVertexAI` (langchain-google-vertexai) or
             ``"google-genai"`` for `ChatGoogleGenerativeAI` (langchain-google-genai).
-        **options: Passed on to the client as they are: ``temperature``, ``api_endpoint``,
-            ``api_transport``, ``base_url``, ``credentials``, ``max_retries``, ... Unless they
-            say otherwise, an endpoint with a scheme (``http://...``) is spoken to over REST, and
-            `ChatVertexAI`, which repeats refused calls too, tries twice instead of six times.
+        **model_options: Passed on to the client as they are: ``temperature``, ``max_retries``,
+            ``credentials``, and for a private endpoint ``api_endpoint`` (`ChatVertexAI`) or
+            ``base_url`` (`ChatGoogleGenerativeAI`). Unless they say otherwise, an endpoint with a
+            scheme (``http://...``) is spoken to over REST, and `ChatVertexAI`, which repeats
+            refused calls too, tries twice instead of six times.
 
     Raises:
-        ValueError: The provider is not known, or ``MEMORYSTORE_CHAT_API_ENDPOINT`` is not a
-            loopback address.
+        ValueError: The provider is not known.
         ModuleNotFoundError: The provider's library is missing; the message says how to
             install it.
 
     Example:
         >>> model = chat_model(project="my-project")  # doctest: +SKIP
-        Chat model: ChatVertexAI, gemini-3.6-flash in project my-project, location global, because
+        Chat model: ChatVertexAI, gemini-3.8-flash in project my-project, location global, because
         the project is given.
     """
     if provider not in ("vertexai", "google-genai"):
@@ -114,54 +102,16 @@ def chat_model(
         )
         return DemoChatModel()
 
-    detour = ""
-    if not {"api_endpoint", "base_url"} & options.keys() and (endpoint := _loopback_endpoint()):
-        options |= _loopback_options(endpoint, provider)
-        detour = f" Its calls go to {endpoint}, as {API_ENDPOINT_VARIABLE} says."
     name = model or DEFAULT_MODEL
     if provider == "vertexai":
-        chosen = _chat_vertexai(name, project, location, options)
+        chosen = _chat_vertexai(name, project, location, model_options)
     else:
-        chosen = _chat_google_genai(name, project, location, options)
+        chosen = _chat_google_genai(name, project, location, model_options)
     print(  # noqa: T201
         f"Chat model: {type(chosen).__name__}, {name} in project {project}, location {location}, "
-        f"because {reason}.{detour}"
+        f"because {reason}."
     )
     return chosen
-
-
-def _loopback_endpoint() -> str | None:
-    """Return the loopback URL that ``MEMORYSTORE_CHAT_API_ENDPOINT`` holds, if it is set."""
-    value = os.environ.get(API_ENDPOINT_VARIABLE)
-    if not value:
-        return None
-    refused = ValueError(
-        f"{API_ENDPOINT_VARIABLE} must be an address on this machine, such as "
-        f"http://127.0.0.1:8080, not {value!r}. Pass any other endpoint in code: "
-        "chat_model(api_endpoint=...)."
-    )
-    try:
-        url = urlsplit(value)
-        host, port = url.hostname or "", url.port
-        loopback = host == "localhost" or ip_address(host).is_loopback
-    except ValueError:
-        raise refused from None
-    literal = f"[{host}]" if ":" in host else host
-    # Rebuilt from its parts and compared, so that no other reading of the text is possible.
-    rebuilt = f"{url.scheme}://{literal}:{port}"
-    if not loopback or url.scheme not in ("http", "https") or rebuilt != value.rstrip("/"):
-        raise refused
-    return rebuilt
-
-
-def _loopback_options(endpoint: str, provider: str) -> dict[str, Any]:
-    """Return the options that send a client to `endpoint` without any credentials."""
-    if provider == "vertexai":
-        credentials = require("google.auth.credentials", install="google-auth")
-        return {"api_endpoint": endpoint, "credentials": credentials.AnonymousCredentials()}
-    # This client asks for a token before each call, which anonymous credentials cannot give.
-    oauth2 = require("google.oauth2.credentials", install="google-auth")
-    return {"base_url": endpoint, "credentials": oauth2.Credentials("anonymous")}
 
 
 def _chat_vertexai(
@@ -193,7 +143,7 @@ def _vertexai_class() -> Callable[..., BaseChatModel]:
     auth = require("google.auth.exceptions", install="google-auth")
     requests = require("requests.exceptions", install="requests")
 
-    class ChatVertexAI(_Explained, _AsyncOverRest, library.ChatVertexAI):  # type: ignore[misc]
+    class ChatVertexAI(_Gemini, _AsyncOverRest, library.ChatVertexAI):  # type: ignore[misc]
         explained_errors: ClassVar[tuple[type[Exception], ...]] = (
             google.GoogleAPICallError,
             auth.GoogleAuthError,
@@ -211,7 +161,7 @@ def _google_genai_class() -> Callable[..., BaseChatModel]:
     auth = require("google.auth.exceptions", install="google-auth")
     httpx = require("httpx", install="httpx")
 
-    class ChatGoogleGenerativeAI(_Explained, library.ChatGoogleGenerativeAI):  # type: ignore[misc]
+    class ChatGoogleGenerativeAI(_Gemini, library.ChatGoogleGenerativeAI):  # type: ignore[misc]
         explained_errors: ClassVar[tuple[type[Exception], ...]] = (
             chat.ChatGoogleGenerativeAIError,
             genai.APIError,
@@ -252,8 +202,8 @@ class _AsyncOverRest(_ChatModel):
             yield chunk
 
 
-class _Explained(_ChatModel):
-    """Turns what Google Cloud refuses into a `ChatModelError` that says what to do next."""
+class _Gemini(_ChatModel):
+    """Sends what Gemini accepts, and says what to do next if Google Cloud refuses it."""
 
     explained_errors: ClassVar[tuple[type[Exception], ...]]
 
@@ -264,8 +214,8 @@ class _Explained(_ChatModel):
         run_manager: CallbackManagerForLLMRun | None = None,
         **kwargs: Any,
     ) -> ChatResult:
-        with self._explaining():
-            return super()._generate(messages, stop, run_manager, **kwargs)  # type: ignore[safe-super]
+        with self._explaining(messages):
+            return super()._generate(mended(messages), stop, run_manager, **kwargs)  # type: ignore[safe-super]
 
     async def _agenerate(
         self,
@@ -274,8 +224,8 @@ class _Explained(_ChatModel):
         run_manager: AsyncCallbackManagerForLLMRun | None = None,
         **kwargs: Any,
     ) -> ChatResult:
-        with self._explaining():
-            return await super()._agenerate(messages, stop, run_manager, **kwargs)
+        with self._explaining(messages):
+            return await super()._agenerate(mended(messages), stop, run_manager, **kwargs)
 
     def _stream(
         self,
@@ -284,8 +234,8 @@ class _Explained(_ChatModel):
         run_manager: CallbackManagerForLLMRun | None = None,
         **kwargs: Any,
     ) -> Iterator[ChatGenerationChunk]:
-        with self._explaining():
-            yield from super()._stream(messages, stop, run_manager, **kwargs)
+        with self._explaining(messages):
+            yield from super()._stream(mended(messages), stop, run_manager, **kwargs)
 
     async def _astream(
         self,
@@ -294,12 +244,12 @@ class _Explained(_ChatModel):
         run_manager: AsyncCallbackManagerForLLMRun | None = None,
         **kwargs: Any,
     ) -> AsyncIterator[ChatGenerationChunk]:
-        with self._explaining():
-            async for chunk in super()._astream(messages, stop, run_manager, **kwargs):
+        with self._explaining(messages):
+            async for chunk in super()._astream(mended(messages), stop, run_manager, **kwargs):
                 yield chunk
 
     @contextmanager
-    def _explaining(self) -> Iterator[None]:
+    def _explaining(self, messages: list[BaseMessage]) -> Iterator[None]:
         settings: Any = self
         try:
             yield
@@ -309,7 +259,7 @@ class _Explained(_ChatModel):
         except self.explained_errors as error:
             name = getattr(settings, "model_name", None) or settings.model
             raise ChatModelError(
-                _next_step(_status(error), name, settings.project, settings.location)
+                _next_step(error, messages, name, settings.project, settings.location)
             ) from error
 
 
@@ -325,8 +275,22 @@ def _status(error: BaseException | None) -> int | None:
     return None
 
 
-def _next_step(status: int | None, model: str, project: str, location: str) -> str:
+def _words(error: BaseException | None) -> str:
+    """Google's own sentence."""
+    while error is not None:
+        message = getattr(error, "message", None)
+        if isinstance(message, str) and message:
+            # google-api-core puts the method and the address before it.
+            return re.sub(r"^[A-Z]+ \S+: ", "", message)[:500]
+        error = error.__cause__
+    return ""
+
+
+def _next_step(
+    error: Exception, messages: Sequence[BaseMessage], model: str, project: str, location: str
+) -> str:
     """Say why Gemini did not answer and what to do about it."""
+    status, words = _status(error), _words(error)
     if status == 401:
         return (
             "Google Cloud got no valid credentials. Run sign_in(), or in a terminal: "
@@ -349,169 +313,11 @@ def _next_step(status: int | None, model: str, project: str, location: str) -> s
             "run this again, pass another model or location to chat_model(), or ask for more on "
             "the Quotas page of the Google Cloud console."
         )
+    said = f': "{words}"' if words else ""
+    if status == 400:
+        return f"Gemini ({model}) refuses this request (HTTP 400){said} {refused(messages)}"
     number = f" (HTTP {status})" if status else ""
     return (
-        f"Gemini ({model}) did not answer{number}. The error above this one has the reason; if it "
-        "is a passing one, run this again."
+        f"Gemini ({model}) did not answer{number}{said or '.'} If the cause is a passing one, run "
+        "this again."
     )
-
-
-class DemoChatModel(BaseChatModel):
-    """A small rule-based chat model that runs offline and reads its history.
-
-    It answers from the messages it is given and from nothing else, so the same messages always
-    get the same reply (only the message's ``id`` is LangChain's run id). It remembers a name and
-    favorite things, knows what was asked before, counts and summarizes the conversation, and
-    calls a bound tool when it is asked plainly: "What is the weather in Paris?" for a tool
-    ``get_weather(city)``, or "use get_weather with city Paris". Then it answers with what the
-    tool said. Everything else gets a line that says what it can do.
-
-    It streams word by word, has async methods of its own, and reports usage. Its token counts
-    are words, split at white space, which is an approximation: a real model's tokenizer counts
-    differently.
-
-    Options of real models that it has no use for, such as ``temperature``, are accepted and
-    ignored, so that it can stand in for one.
-
-    Args:
-        model: The name it reports in ``response_metadata["model_name"]``.
-        stop: A reply ends before the first of these strings, or of those given to a call.
-
-    Example:
-        >>> from langchain_core.messages import AIMessage, HumanMessage
-        >>> history = [HumanMessage("My name is Ada."), AIMessage("Nice to meet you, Ada.")]
-        >>> DemoChatModel().invoke([*history, HumanMessage("What is my name?")]).text
-        'Your name is Ada.'
-        >>> DemoChatModel().invoke("What is my name?").text
-        'You have not told me your name yet.'
-    """
-
-    model: str = "demo"
-    stop: list[str] | None = None
-
-    @property
-    def _llm_type(self) -> str:
-        return "memorystore-chat-demo"
-
-    def bind_tools(
-        self,
-        tools: Sequence[dict[str, Any] | type | Callable[..., Any] | BaseTool],
-        *,
-        tool_choice: str | bool | dict[str, Any] | None = None,
-        **kwargs: Any,
-    ) -> Runnable[LanguageModelInput, AIMessage]:
-        """Return the model with tools it may call.
-
-        Args:
-            tools: Functions, LangChain tools, pydantic classes, typed dicts or JSON schemas.
-            tool_choice: ``None`` or ``"auto"``: a call when asked plainly. ``"any"``,
-                ``"required"`` or ``True``: always a call; an argument that the text does not
-                give is then made up from it. A tool's name: always that tool. ``"none"``: never.
-            **kwargs: Bound as they are.
-
-        Raises:
-            ValueError: `tool_choice` names none of the tools.
-
-        Example:
-            >>> def get_weather(city: str) -> str:
-            ...     "Look up the weather."
-            ...     return f"It is sunny in {city}."
-            >>> model = DemoChatModel().bind_tools([get_weather])
-            >>> model.invoke("What is the weather in Paris?").tool_calls[0]["args"]
-            {'city': 'Paris'}
-        """
-        schemas = [convert_to_openai_tool(each) for each in tools]
-        if isinstance(tool_choice, dict):
-            tool_choice = str(tool_choice.get("function", tool_choice).get("name"))
-        choice = {None: "auto", False: "auto", True: "any", "required": "any"}.get(
-            tool_choice, tool_choice
-        )
-        names = [schema["function"]["name"] for schema in schemas]
-        if choice not in ("auto", "any", "none", *names):
-            raise ValueError(
-                f"tool_choice must be 'auto', 'any', 'none' or one of {names}, not {choice!r}."
-            )
-        return self.bind(tools=schemas, tool_choice=choice, **kwargs)
-
-    def _generate(
-        self,
-        messages: list[BaseMessage],
-        stop: list[str] | None = None,
-        run_manager: CallbackManagerForLLMRun | None = None,  # noqa: ARG002
-        **kwargs: Any,
-    ) -> ChatResult:
-        return ChatResult(generations=[ChatGeneration(message=self._reply(messages, stop, kwargs))])
-
-    async def _agenerate(
-        self,
-        messages: list[BaseMessage],
-        stop: list[str] | None = None,
-        run_manager: AsyncCallbackManagerForLLMRun | None = None,  # noqa: ARG002
-        **kwargs: Any,
-    ) -> ChatResult:
-        return self._generate(messages, stop, **kwargs)
-
-    def _stream(
-        self,
-        messages: list[BaseMessage],
-        stop: list[str] | None = None,
-        run_manager: CallbackManagerForLLMRun | None = None,  # noqa: ARG002
-        **kwargs: Any,
-    ) -> Iterator[ChatGenerationChunk]:
-        reply = self._reply(messages, stop, kwargs)
-        chunks = [
-            AIMessageChunk(content=word) for word in re.findall(r"\s*\S+\s*$|\s*\S+", reply.text)
-        ]
-        chunks += [
-            AIMessageChunk(
-                content="",
-                tool_call_chunks=[
-                    tool_call_chunk(
-                        name=call["name"],
-                        args=json.dumps(call["args"], ensure_ascii=False),
-                        id=call["id"],
-                        index=index,
-                    )
-                ],
-            )
-            for index, call in enumerate(reply.tool_calls)
-        ]
-        last = chunks[-1] if chunks else AIMessageChunk(content="")
-        last.usage_metadata = reply.usage_metadata
-        last.response_metadata = reply.response_metadata
-        last.chunk_position = "last"
-        for chunk in chunks or [last]:
-            yield ChatGenerationChunk(message=chunk)
-
-    async def _astream(
-        self,
-        messages: list[BaseMessage],
-        stop: list[str] | None = None,
-        run_manager: AsyncCallbackManagerForLLMRun | None = None,  # noqa: ARG002
-        **kwargs: Any,
-    ) -> AsyncIterator[ChatGenerationChunk]:
-        for chunk in self._stream(messages, stop, **kwargs):
-            yield chunk
-
-    def _reply(
-        self, messages: list[BaseMessage], stop: list[str] | None, kwargs: Mapping[str, Any]
-    ) -> AIMessage:
-        tools = [Tool.from_schema(schema) for schema in kwargs.get("tools") or ()]
-        reply = answer(messages, tools, kwargs.get("tool_choice") or "auto")
-        text = reply if isinstance(reply, str) else ""
-        calls = [] if isinstance(reply, str) else reply
-        for end in stop or self.stop or ():
-            text = text.partition(end)[0] if end else text
-        read = sum(len(message.text.split()) for message in messages)
-        written = len(text.split()) + sum(len(json.dumps(call["args"]).split()) for call in calls)
-        return AIMessage(
-            text,
-            tool_calls=calls,
-            usage_metadata=UsageMetadata(
-                input_tokens=read, output_tokens=written, total_tokens=read + written
-            ),
-            response_metadata={
-                "model_name": kwargs.get("model") or self.model,
-                "finish_reason": "tool_calls" if calls else "stop",
-            },
-        )

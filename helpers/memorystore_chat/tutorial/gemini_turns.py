@@ -1,0 +1,115 @@
+"""What Gemini accepts as a conversation: mended where that loses nothing, else explained.
+
+The rules are those of https://ai.google.dev/gemini-api/docs/function-calling and of the errors that
+Vertex AI answers with: a turn has text or another part, a function call comes right after a user's
+turn or a function's response, and each call has its response.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+from langchain_core.messages import (
+    AIMessage,
+    BaseMessage,
+    HumanMessage,
+    SystemMessage,
+    ToolMessage,
+)
+
+_BLANK = " "
+
+
+def mended(messages: Sequence[BaseMessage]) -> list[BaseMessage]:
+    """Return the messages without empty turns, which Vertex AI refuses.
+
+    An empty answer or instruction is left out, an empty question becomes a blank, so that the
+    model's turn still follows a user's. Calls that could not be parsed are not sent, and so
+    neither are their results.
+
+    Example:
+        >>> [m.content for m in mended([HumanMessage(""), AIMessage(""), HumanMessage("Hi")])]
+        [' ', 'Hi']
+    """
+    called = {call["id"] for message in messages for call in _calls(message)}
+    kept = []
+    for message in messages:
+        content = message.content
+        if isinstance(content, list):
+            content = [block for block in content if not _is_empty(block)]
+        if isinstance(message, AIMessage | SystemMessage) and not content:
+            if not _calls(message) and "function_call" not in message.additional_kwargs:
+                continue
+        elif isinstance(message, HumanMessage) and not content:
+            content = _BLANK
+        elif isinstance(message, ToolMessage) and _is_unparsed(message, messages, called):
+            continue
+        kept.append(
+            message
+            if content == message.content
+            else message.model_copy(update={"content": content})
+        )
+    return kept
+
+
+def refused(messages: Sequence[BaseMessage]) -> str:
+    """Say which messages Gemini refuses, and how to mend that."""
+    sent = mended(messages)
+    faults = [fault for index in range(len(sent)) if (fault := _fault(sent, index))]
+    if not faults:
+        return (
+            "The same request will be refused again: change what the sentence names, in the "
+            "messages, the tools or the options of the model."
+        )
+    return (
+        f"{'. '.join(faults)}. The same messages will be refused again. A history hands out "
+        "conversations that Gemini accepts: send history.messages as they are, or trim them with "
+        'trim_messages(..., start_on="human"). history.repair() lists what cannot be read, and '
+        "history.clear() begins anew."
+    )
+
+
+def _fault(messages: Sequence[BaseMessage], index: int) -> str:
+    message, place = messages[index], f"Message {index + 1} of {len(messages)}"
+    before = next((m for m in reversed(messages[:index]) if not isinstance(m, SystemMessage)), None)
+    if names := ", ".join(call["name"] for call in _calls(message)):
+        if not isinstance(before, HumanMessage | ToolMessage):
+            return f"{place} calls {names}, and neither a question nor a result comes before it"
+        results = set()
+        for each in messages[index + 1 :]:
+            if not isinstance(each, ToolMessage):
+                break
+            results.add(each.tool_call_id)
+        missing = [call["name"] for call in _calls(message) if call["id"] not in results]
+        if missing:
+            return f"{place} calls {', '.join(missing)}, and no result comes after it"
+    if isinstance(message, ToolMessage):
+        calls = {call["id"] for each in messages[:index] for call in _calls(each)}
+        if message.tool_call_id not in calls:
+            return f"{place} is the result of a call that is not there"
+    if index == len(messages) - 1 and isinstance(message, AIMessage):
+        return f"{place}, the last one, is an answer, and nothing is asked after it"
+    return ""
+
+
+def _calls(message: BaseMessage) -> list[Any]:
+    return list(message.tool_calls) if isinstance(message, AIMessage) else []
+
+
+def _is_empty(block: str | dict[str, Any]) -> bool:
+    if isinstance(block, str):
+        return not block
+    # A signature may come with an empty text, and has to be sent.
+    is_signed = {"extras", "signature", "thought_signature"} & block.keys()
+    return block.get("type") == "text" and not block.get("text") and not is_signed
+
+
+def _is_unparsed(
+    result: ToolMessage, messages: Sequence[BaseMessage], called: set[str | None]
+) -> bool:
+    """Whether the result belongs to a call whose arguments could not be parsed."""
+    return result.tool_call_id not in called and any(
+        call["id"] == result.tool_call_id
+        for message in messages
+        if isinstance(message, AIMessage)
+        for call in message.invalid_tool_calls
+    )
