@@ -1,0 +1,36 @@
+"""What a user writes: mypy --strict and basedpyright find no fault in it (`test_typing_user`)."""
+
+from langchain.agents import create_agent
+from langchain.agents.middleware import SummarizationMiddleware
+from langgraph.checkpoint.memory import InMemorySaver
+
+from memorystore_chat import DemoChatModel, MemorystoreChatMessageHistory, connect
+from memorystore_chat.agents import ChatHistoryMiddleware
+
+
+def answer(question: str) -> str:
+    """Ask an agent that remembers, and that summarizes what is long."""
+    with connect("embedded") as client:
+        history = MemorystoreChatMessageHistory(client, "ada", ttl=3600, window=50)
+        memory = ChatHistoryMiddleware(history, whole_conversation=False)
+        model = DemoChatModel()
+        agent = create_agent(
+            model,
+            middleware=[memory, SummarizationMiddleware(model)],
+            checkpointer=InMemorySaver(),
+        )
+        result = agent.invoke(
+            {"messages": [{"role": "user", "content": question}]},
+            {"configurable": {"thread_id": "ada"}},
+        )
+        return str(result["messages"][-1].text)
+
+
+def several(user: str) -> ChatHistoryMiddleware:
+    """Make a history for each thread."""
+    client = connect("embedded")
+
+    def history_of(thread_id: str) -> MemorystoreChatMessageHistory:
+        return MemorystoreChatMessageHistory(client, f"{user}/{thread_id}")
+
+    return ChatHistoryMiddleware(history_of)
