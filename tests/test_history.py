@@ -334,6 +334,7 @@ def test_a_cap_keeps_the_newest(client: "redis.Redis[bytes]", key_prefix: str) -
 
 call = AIMessage("", tool_calls=[{"name": "f", "args": {}, "id": "a"}])
 bad_call = AIMessage("", invalid_tool_calls=[{"name": "f", "args": "{", "id": "b", "error": None}])
+half_bad_call = AIMessage("Well.", invalid_tool_calls=bad_call.invalid_tool_calls)
 old_call = AIMessage("", additional_kwargs={"function_call": {"name": "g", "arguments": "{}"}})
 answer, bad_answer = ToolMessage("A", tool_call_id="a"), ToolMessage("B", tool_call_id="b")
 old_answer = FunctionMessage("G", name="g")
@@ -407,7 +408,9 @@ def test_what_a_cap_cut_off_is_skipped_by_every_reader(
         ([ask, call], [ask, call, no_result(ToolMessage, "a")]),
         ([ask, call, ask, end], [ask, call, no_result(ToolMessage, "a"), ask, end]),
         ([ask, call, ask, answer], [ask, call, no_result(ToolMessage, "a"), ask]),
-        ([ask, bad_call, end], [ask, bad_call, no_result(ToolMessage, "b"), end]),
+        ([ask, bad_call, end], [ask, end]),
+        ([ask, bad_call, bad_answer, end], [ask, bad_call, bad_answer, end]),
+        ([ask, half_bad_call, end], [ask, AIMessage("Well."), end]),
         ([ask, old_call, ask], [ask, old_call, no_result(FunctionMessage, "g"), ask]),
         (
             [ask, both_calls, bad_answer, end],

@@ -6,11 +6,15 @@ from enum import StrEnum
 
 
 class Environment(StrEnum):
-    """Where a notebook can run; each member is the name to show."""
+    """Where a notebook can run; each member is the name to show.
+
+    Vertex AI is now the Gemini Enterprise Agent Platform; readers know both names:
+    https://docs.cloud.google.com/gemini-enterprise-agent-platform/vertex-ai-name-changes
+    """
 
     COLAB = "Colab"
     COLAB_ENTERPRISE = "Colab Enterprise"
-    WORKBENCH = "Vertex AI Workbench"
+    WORKBENCH = "Agent Platform Workbench (Vertex AI Workbench)"
     LOCAL = "local"
 
 

@@ -6,10 +6,10 @@ from contextlib import AbstractContextManager
 from typing import Any, NamedTuple, TypeVar, cast
 from uuid import UUID
 
-from langchain_core.chat_history import BaseChatMessageHistory
 from langchain_core.messages import BaseMessage
 from redis.exceptions import NoScriptError
 
+from memorystore_chat._chat_history import BaseChatMessageHistory
 from memorystore_chat._checks import (
     check_async_client,
     check_client,

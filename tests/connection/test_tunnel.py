@@ -38,7 +38,9 @@ def test_commands_for_one_server() -> None:
         "gcloud compute ssh jump --project=my-project --zone=europe-west1-b "
         "--tunnel-through-iap -- -N -L 127.0.0.1:6378:10.0.0.3:6378"
     )
-    assert str(tunnel).splitlines() == [tunnel.create_vm, tunnel.allow_ssh, tunnel.forward]
+    unfolded = str(tunnel).replace(" \\\n   ", "")
+    assert unfolded.splitlines() == [tunnel.create_vm, tunnel.allow_ssh, tunnel.forward]
+    assert all(len(line) <= 66 or " " not in line.strip(" \\") for line in str(tunnel).splitlines())
     assert tunnel.endpoint == Endpoint("127.0.0.1", 6378, tls=True, password="secret")
     assert "secret" not in f"{tunnel} {tunnel!r}"
 

@@ -6,17 +6,20 @@ from typing import Any
 import pytest
 from langchain_core.messages import (
     AIMessage,
+    AIMessageChunk,
     HumanMessage,
     SystemMessage,
     ToolMessage,
     message_to_dict,
 )
+from langchain_core.messages.tool import tool_call_chunk
 
 import servers
 from memorystore_chat import (
     MemorystoreChatMessageHistory,
     sessions,
 )
+from memorystore_chat.storage import codec
 from stored import fill, stored
 
 CONVERSATION = [
@@ -136,6 +139,24 @@ def test_unreadable_messages_are_copied_and_reported(client, key_prefix):
     ours = MemorystoreChatMessageHistory(client, "a", key_prefix=f"{key_prefix}ours:")
     assert len(ours.repair(dry_run=False)) == 1
     assert ours.messages == [*CONVERSATION[:2], CONVERSATION[-1]]
+
+
+def test_chunks_are_read_as_whole_messages(client, key_prefix):
+    """What a stream ended in, stored by langchain-community as it was, is an answer like others."""
+    call = {"name": "times", "args": {"a": 6}, "id": "call-1", "type": "tool_call"}
+    parts = [
+        AIMessageChunk("Let me "),
+        AIMessageChunk("see.", tool_call_chunks=[tool_call_chunk(name="times", id="call-1")]),
+        AIMessageChunk("", tool_call_chunks=[tool_call_chunk(args='{"a": 6}')]),
+    ]
+    community(client, f"{key_prefix}theirs:a", [HumanMessage("6?"), parts[0] + parts[1] + parts[2]])
+    assert copied(client, key_prefix, dry_run=False).unreadable == 0
+    ours = MemorystoreChatMessageHistory(client, "a", key_prefix=f"{key_prefix}ours:")
+    (element,) = stored(client, ours.key)[1:]
+    assert b"AIMessageChunk" in element
+    answer = codec.decode(element)
+    assert type(answer) is AIMessage
+    assert (answer.content, answer.type, answer.tool_calls) == ("Let me see.", "ai", [call])
 
 
 @pytest.mark.parametrize(

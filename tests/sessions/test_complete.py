@@ -11,7 +11,12 @@ from langchain_core.messages import HumanMessage, message_to_dict
 from redis.crc import key_slot
 
 import servers
-from memorystore_chat import MemorystoreChatError, MemorystoreChatMessageHistory, sessions
+from memorystore_chat import (
+    MemorystoreChatError,
+    MemorystoreChatMessageHistory,
+    connect,
+    sessions,
+)
 from memorystore_chat.sessions import _primaries
 from proxy import Proxy
 from reshaping import add_shard, empty_primary, fail_over, move_slots
@@ -50,9 +55,13 @@ def test_a_shard_that_was_added_is_asked(key_prefix: str) -> None:
         assert sessions.load(client, file).sessions == len(NAMES)
 
 
-def test_a_slot_on_its_way_to_a_shard_that_nobody_knows(key_prefix: str) -> None:
+@pytest.mark.parametrize("ours", [False, True], ids=["redis-py", "connect"])
+def test_a_slot_on_its_way_to_a_shard_that_nobody_knows(key_prefix: str, ours: bool) -> None:
     """A key that is there already is found where ASK says, which redis-py does not know."""
-    with servers.cluster() as cluster, cluster.client() as client:
+    with (
+        servers.cluster() as cluster,
+        connect(cluster.url) if ours else cluster.client() as client,
+    ):
         store(client, key_prefix)
         new = empty_primary(cluster)
         key = f"{key_prefix}{NAMES[0]}"
@@ -125,9 +134,13 @@ def test_a_slot_that_stays_open_is_no_obstacle(valkey_cluster, key_prefix, owner
     move_slots(*moving, "close")
 
 
-def test_a_client_that_was_idle_during_a_fail_over(key_prefix: str) -> None:
+@pytest.mark.parametrize("ours", [False, True], ids=["redis-py", "connect"])
+def test_a_client_that_was_idle_during_a_fail_over(key_prefix: str, ours: bool) -> None:
     """Its former primary is a replica without data by now, and is not asked."""
-    with servers.cluster(cluster_node_timeout=1000) as cluster, cluster.client() as client:
+    with (
+        servers.cluster(cluster_node_timeout=1000) as cluster,
+        connect(cluster.url) if ours else cluster.client() as client,
+    ):
         store(client, key_prefix)
         fail_over(cluster, cluster.nodes[0])
         assert ids(client, key_prefix) == NAMES
@@ -191,12 +204,20 @@ def through(pair: Pair) -> Iterator[redis.Redis]:
         yield client
 
 
+@pytest.fixture(params=["redis-py", "connect"])
+def either(pair: Pair, request: pytest.FixtureRequest) -> Iterator[Any]:
+    """A client of the address, of redis-py or of ours."""
+    url = f"redis://127.0.0.1:{pair.proxy.port}"
+    with connect(url) if request.param == "connect" else redis.Redis.from_url(url) as client:
+        yield client
+
+
 @pytest.mark.parametrize("cut", [True, False], ids=["cut", "surviving"])
-def test_a_server_that_fails_over_during_a_scan(pair, through, cut):
+def test_a_server_that_fails_over_during_a_scan(pair, either, cut):
     """Another server behind the address, or a connection that stays with the old one."""
-    store(through, "")
+    store(either, "")
     pair.copy()
-    found = sessions.scan(through, count=10)
+    found = sessions.scan(either, count=10)
     listed = [next(found).id for _ in range(40)]
     pair.fail_over(cut=cut)
     listed += [session.id for session in found]

@@ -9,10 +9,11 @@ import pytest
 
 from memorystore_chat.tutorial.environment import Environment, detect_environment, sign_in
 
-OFFLINE = "No project is set, so the tutorial runs offline; no account is needed.\n"
+WORKBENCH = "Agent Platform Workbench (Vertex AI Workbench)"
+OFFLINE = "No project is set, so the tutorial runs offline; no account is needed."
 NO_CREDENTIALS = (
     "There are no Application Default Credentials that can be used. Run this in a terminal, then "
-    "this cell again: gcloud auth application-default login --project=my-project\n"
+    "this cell again: gcloud auth application-default login --project=my-project"
 )
 
 
@@ -53,6 +54,13 @@ def fake_gcloud(folder: Path, script: str) -> Path:
     return record
 
 
+def said(capsys: pytest.CaptureFixture[str]) -> str:
+    """What was printed, as one line; each printed line fits a narrow window."""
+    out = capsys.readouterr().out
+    assert max(map(len, out.split("\n"))) <= 66
+    return " ".join(out.split())
+
+
 class Colab:
     """Stands in for Colab's own package, which exists nowhere else: the real call's shape."""
 
@@ -73,8 +81,8 @@ class Colab:
     ("product", "name"),
     [
         ("COLAB_ENTERPRISE", "Colab Enterprise"),
-        ("WORKBENCH_INSTANCE", "Vertex AI Workbench"),
-        ("WORKBENCH_CUSTOM_CONTAINER", "Vertex AI Workbench"),
+        ("WORKBENCH_INSTANCE", WORKBENCH),
+        ("WORKBENCH_CUSTOM_CONTAINER", WORKBENCH),
     ],
 )
 @pytest.mark.parametrize("with_colab", [False, True])
@@ -172,7 +180,7 @@ def test_names_the_product_whose_credentials_are_missing(
     monkeypatch.setenv("VERTEX_PRODUCT", "WORKBENCH_INSTANCE")
     colab = Colab(monkeypatch)
     sign_in("my-project")
-    assert "no Application Default Credentials in Vertex AI Workbench" in capsys.readouterr().out
+    assert f"no Application Default Credentials in {WORKBENCH}" in said(capsys)
     assert colab.calls == []
 
 

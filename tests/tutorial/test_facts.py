@@ -3,12 +3,12 @@
 import pytest
 import redis
 
-from memorystore_chat.tutorial.facts import _megabytes, _milliseconds, server_facts
+from memorystore_chat.tutorial import server_facts
 from servers import Cluster
 
 
 def test_standalone(client: redis.Redis, request: pytest.FixtureRequest) -> None:
-    """Product and version are the server's own, and the numbers are coarse."""
+    """Product and version are the server's own."""
     facts = server_facts(client)
     expected = {"valkey9": "Valkey 9", "redis7": "Redis 7"}.get(request.node.callspec.id)
     if expected is not None:
@@ -26,15 +26,46 @@ def test_cluster(valkey_cluster: Cluster) -> None:
 
 
 def test_memory_limit(client: redis.Redis) -> None:
-    """A limit is shown in megabytes."""
+    """A limit is shown in the largest unit that says it well."""
     client.config_set("maxmemory", "1500mb")
     try:
-        assert server_facts(client)["memory limit"] == "1,573 MB"
+        assert server_facts(client)["memory limit"] == "1.6 GB"
     finally:
         client.config_set("maxmemory", 0)
 
 
-def test_coarse_numbers() -> None:
-    """What differs from one look to the next is not shown."""
-    assert (_megabytes(900_000), _megabytes(25_300_000)) == ("under 10 MB", "25 MB")
-    assert (_milliseconds(0.00007), _milliseconds(0.0032)) == ("under 1 ms", "3 ms")
+@pytest.mark.parametrize(
+    ("policy", "meaning"),
+    [
+        ("noeviction", "noeviction: it stores nothing more"),
+        (
+            "volatile-lru",
+            "volatile-lru: it removes sessions with a TTL before their time, and keeps those "
+            "without one (not used for longest first)",
+        ),
+        (
+            "allkeys-random",
+            "allkeys-random: it removes any session, with a TTL or without",
+        ),
+    ],
+)
+def test_what_happens_when_memory_is_full(client: redis.Redis, policy: str, meaning: str) -> None:
+    """The policy for eviction and what it means for sessions."""
+    before = client.config_get("maxmemory-policy")["maxmemory-policy"]
+    client.config_set("maxmemory-policy", policy)
+    try:
+        assert server_facts(client)["when memory is full"] == meaning
+    finally:
+        client.config_set("maxmemory-policy", before)
+
+
+def test_a_fact_that_is_not_told_is_left_out(
+    client: redis.Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Some servers say nothing of eviction, and future ones may have other policies."""
+    info = client.info()
+    monkeypatch.setattr(client, "info", lambda: info | {"maxmemory_policy": "future-policy"})
+    assert server_facts(client)["when memory is full"] == "future-policy"
+    del info["maxmemory_policy"]
+    monkeypatch.setattr(client, "info", lambda: info)
+    assert "when memory is full" not in server_facts(client)

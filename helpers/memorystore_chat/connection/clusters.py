@@ -60,7 +60,7 @@ class ClusterClient(RedisCluster):
         _remap(connection, error, lambda *address: self._remap(address))
         if not isinstance(error, MovedError):
             # A node that is given its first slots is in no topology yet, and redis-py only looks.
-            node = ClusterNode(error.host, error.port, PRIMARY)  # type: ignore[no-untyped-call]
+            node = ClusterNode(error.host, error.port, PRIMARY)
             self.nodes_manager.nodes_cache.setdefault(node.name, node)
 
     def close(self) -> None:

@@ -56,7 +56,24 @@ class Tunnel:
         return remap
 
     def __str__(self) -> str:
-        return "\n".join((self.create_vm, self.allow_ssh, self.forward))
+        return "\n".join(map(folded, (self.create_vm, self.allow_ssh, self.forward)))
+
+
+def folded(command: str) -> str:
+    r"""A command for a shell, in lines that fit a notebook in a narrow window.
+
+    Example:
+        >>> print(folded("gcloud compute ssh chat-jump --tunnel-through-iap -- -N -L 1:10.0.0.3:1"))
+        gcloud compute ssh chat-jump --tunnel-through-iap -- -N -L \
+            1:10.0.0.3:1
+    """
+    lines, line = [], ""
+    for word in map(shlex.quote, shlex.split(command)):
+        if line and len(line) + len(word) > 63:
+            lines.append(line)
+            line = "   "
+        line += f" {word}" if line else word
+    return " \\\n".join([*lines, line])
 
 
 def tunnel_commands(
@@ -150,7 +167,7 @@ def cluster_nodes(client: redis.Redis) -> list[Address]:
         6
     """
     # As two words: redis-py then leaves the answer as the server sent it.
-    slots = client.execute_command("CLUSTER", "SLOTS")  # type: ignore[no-untyped-call]
+    slots = client.execute_command("CLUSTER", "SLOTS")
     places = [place for _, _, *nodes in slots for place in nodes]
     return list(dict.fromkeys((_text(place[0]), int(place[1])) for place in places))
 

@@ -313,7 +313,7 @@ def start_cluster(
         facts = client.info("replication")
         copied = facts.get("master_link_status") == "up" or facts["connected_slaves"] == replicas
         # The raw answer: first and last slot, then address, port and name of each node.
-        slots: Any = client.execute_command("CLUSTER", "SLOTS")  # type: ignore[no-untyped-call]
+        slots: Any = client.execute_command("CLUSTER", "SLOTS")
         named = {place[1] for _, _, *places in slots for place in places}
         return bool(state == "ok" and copied and len(named) == count)
 

@@ -1,7 +1,8 @@
 """What a function of this package did, in numbers and in a sentence."""
 
+import textwrap
 from dataclasses import dataclass
-from typing import Literal, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 Action: TypeAlias = Literal["delete", "expire", "export", "load", "copy"]
 
@@ -63,6 +64,10 @@ class Report:
         if self.dry_run:
             parts.append("nothing was changed, dry_run=False does it")
         return "; ".join(parts) + "."
+
+    def _repr_pretty_(self, printer: Any, _cycle: bool) -> None:
+        """What a notebook shows: lines that fit a narrow window."""
+        printer.text("\n".join(textwrap.wrap(repr(self), 66)))
 
 
 def counted(number: int, thing: str) -> str:

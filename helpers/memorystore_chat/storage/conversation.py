@@ -5,7 +5,8 @@ follows neither a user's message nor a result:
 https://ai.google.dev/gemini-api/docs/function-calling
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from typing import TypeAlias, cast
 
 from langchain_core.messages import (
     AIMessage,
@@ -16,6 +17,9 @@ from langchain_core.messages import (
     SystemMessage,
     ToolMessage,
 )
+
+_Result: TypeAlias = ToolMessage | FunctionMessage
+_Key: TypeAlias = tuple[type[BaseMessage], str]
 
 NO_RESULT = "No result of this call was stored."
 """What stands in for the result of a call that has none."""
@@ -59,44 +63,88 @@ def _is_users(message: BaseMessage) -> bool:
 
 
 def _answered(messages: Sequence[BaseMessage]) -> list[BaseMessage]:
-    """The messages, in which each call has one result and each result a call."""
+    """The messages, in which each call has one result right after it and each result a call."""
     answered: list[BaseMessage] = []
-    waiting: dict[tuple[type, str], BaseMessage] = {}
-    for message in messages:
-        if isinstance(message, ToolMessage | FunctionMessage):
-            if waiting.pop(_answers(message), None) is not None:
-                answered.append(message)
+    for message, results in _exchanges(messages):
+        answered += _mended(message, results)
+    return answered
+
+
+def _exchanges(
+    messages: Sequence[BaseMessage],
+) -> Iterator[tuple[BaseMessage | None, list[_Result]]]:
+    """Each message with the results that follow it; None stands before the first message."""
+    message: BaseMessage | None = None
+    results: list[_Result] = []
+    for following in messages:
+        if isinstance(following, ToolMessage | FunctionMessage):
+            results.append(following)
             continue
-        answered += waiting.values()
-        waiting = _calls(message)
-        answered.append(message)
-    return [*answered, *waiting.values()]
+        yield message, results
+        message, results = following, []
+    yield message, results
 
 
-def _answers(result: ToolMessage | FunctionMessage) -> tuple[type, str]:
+def _mended(message: BaseMessage | None, results: list[_Result]) -> list[BaseMessage]:
+    if message is None:
+        return []
+    waiting = _calls(message)
+    if not waiting:
+        return [message]
+    mended: list[BaseMessage] = [message]
+    for result in results:
+        key = _key(result)
+        if key in waiting:
+            del waiting[key]
+            mended.append(result)
+    if malformed := {key for key, stand_in in waiting.items() if stand_in is None}:
+        mended[:1] = _without(malformed, cast("AIMessage", message))
+    return mended + [stand_in for stand_in in waiting.values() if stand_in is not None]
+
+
+def _without(malformed: set[_Key], message: AIMessage) -> list[BaseMessage]:
+    """The message without calls that nobody could carry out; none if nothing else is in it.
+
+    A stand-in would not do: OpenAI's models are sent malformed calls and Google's are not.
+    """
+    calls = message.invalid_tool_calls
+    left = [call for call in calls if (ToolMessage, call["id"] or "") not in malformed]
+    raw = ("tool_calls", "function_call")
+    kwargs = {k: v for k, v in message.additional_kwargs.items() if k not in raw}
+    update = {"invalid_tool_calls": left, "additional_kwargs": kwargs}
+    whole = message.model_copy(update=update)
+    return [whole] if whole.content or whole.tool_calls or left else []
+
+
+def _key(result: _Result) -> _Key:
     if isinstance(result, ToolMessage):
         return ToolMessage, result.tool_call_id
     return FunctionMessage, result.name
 
 
-def _calls(message: BaseMessage | None) -> dict[tuple[type, str], BaseMessage]:
-    """What stands in for the result of each call in the message, by what answers the call."""
+def _calls(message: BaseMessage | None) -> dict[_Key, BaseMessage | None]:
+    """The calls in a message, by what answers them, and what stands in for the result of each.
+
+    None does for a malformed call.
+    """
     if not isinstance(message, AIMessage):
         return {}
-    stand_ins: dict[tuple[type, str], BaseMessage] = {}
-    for call in (*message.tool_calls, *message.invalid_tool_calls):
-        stand_ins[ToolMessage, call["id"] or ""] = ToolMessage(
+    calls: dict[_Key, BaseMessage | None] = {
+        (ToolMessage, call["id"] or ""): ToolMessage(
             NO_RESULT,
             tool_call_id=call["id"] or "",
             name=call["name"],
             id=f"no-result-{message.id}-{call['id']}",
             status="error",
         )
+        for call in message.tool_calls
+    }
+    calls |= {(ToolMessage, call["id"] or ""): None for call in message.invalid_tool_calls}
     # Google's models name their calls here as well; on its own it is OpenAI's older form.
     function = message.additional_kwargs.get("function_call")
-    if not stand_ins and isinstance(function, dict) and isinstance(function.get("name"), str):
+    if not calls and isinstance(function, dict) and isinstance(function.get("name"), str):
         name = function["name"]
-        stand_ins[FunctionMessage, name] = FunctionMessage(
+        calls[FunctionMessage, name] = FunctionMessage(
             content=NO_RESULT, name=name, id=f"no-result-{message.id}-{name}"
         )
-    return stand_ins
+    return calls

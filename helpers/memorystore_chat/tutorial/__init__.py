@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from memorystore_chat._environment import Environment, detect_environment
     from memorystore_chat.tutorial import checks, latency
+    from memorystore_chat.tutorial._text import say
     from memorystore_chat.tutorial.box import ChatBox, chat_box
     from memorystore_chat.tutorial.conversation import Transcript, transcript
     from memorystore_chat.tutorial.demo_model import DemoChatModel
@@ -37,6 +38,7 @@ __all__ = [
     "latency",
     "picture",
     "practice_cluster",
+    "say",
     "server_facts",
     "sign_in",
     "table",
@@ -61,6 +63,7 @@ _LATER = {
     "key_prefix": "tutorial.prefixes",
     "picture": "tutorial.pictures",
     "practice_cluster": "tutorial.failover",
+    "say": "tutorial._text",
     "server_facts": "tutorial.facts",
     "sign_in": "tutorial.environment",
     "table": "tutorial.tables",

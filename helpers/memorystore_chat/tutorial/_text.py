@@ -1,8 +1,12 @@
 """Text for people: nothing in it can reorder, hide or control what stands around it."""
 
 import re
+import textwrap
 import unicodedata
 from collections.abc import Iterable
+
+WIDTH = 66
+"""Columns of a code cell in a window of 900 pixels; longer lines break inside a word."""
 
 LABEL_LIMIT = 200
 """Characters of a name, a URL or a table cell."""
@@ -18,6 +22,28 @@ _UNSAFE = re.compile(
     "\u2028-\u202e\u2060-\u206f\u3164\ud800-\udfff\ufe00-\ufe0e\ufeff\uffa0\ufff0-\ufffb"
     "\U0001bca0-\U0001bca3\U0001d173-\U0001d17a\U000e0000-\U000e0fff]"
 )
+
+
+def wrapped(text: str) -> str:
+    """Text in lines that fit a narrow window; its own line breaks stay."""
+    lines = (
+        textwrap.wrap(each, WIDTH, break_long_words=False, break_on_hyphens=False) or [""]
+        for each in text.split("\n")
+    )
+    return "\n".join(row for rows in lines for row in rows)
+
+
+def say(text: object) -> None:
+    """Print a text, an error or a report in lines that fit a notebook in a narrow window.
+
+    Args:
+        text: What to print, as `str` writes it.
+
+    Example:
+        >>> say(ValueError("session_id is empty; it takes text that names one conversation."))
+        session_id is empty; it takes text that names one conversation.
+    """
+    print(wrapped(str(text)), flush=True)  # noqa: T201
 
 
 def visible(text: str) -> str:

@@ -14,6 +14,7 @@ from memorystore_chat.connection import Endpoint
 from memorystore_chat.errors import MemorystoreChatError
 from memorystore_chat.history import MemorystoreChatMessageHistory
 from memorystore_chat.storage import Client
+from memorystore_chat.tutorial._text import wrapped
 
 _failed: Counter[str] = Counter()
 _FAVORITE = re.compile(r"my favorite (.+?) is (.+?)[.!\s]*$")
@@ -32,7 +33,7 @@ class Verdict:
         self._text = text
 
     def __repr__(self) -> str:
-        return self._text
+        return wrapped(self._text)
 
     def __bool__(self) -> bool:
         return self.solved

@@ -166,8 +166,8 @@ def _message_html(role: str, name: str, message: BaseMessage) -> str:
     limit = _SHOWN_TOOL if role == "Tool" else _SHOWN
     # The space parts the role from the text if both are on one line, without styles.
     heading = (
-        f'<span style="display:block;font-size:.85em"><b>{escape(role)}</b>'
-        f"{escape(f' {name}'.rstrip())} </span>"
+        f'<span style="display:block;font-size:.85em">'
+        f"<b>{escape(f'{role} {name}'.rstrip())}</b> </span>"
     )
     pieces = fitting(
         (_part_html(p, limit, heading * (n == 0)) for n, p in enumerate(given[:_PARTS])),
@@ -192,7 +192,7 @@ def _part_html(part: Part, limit: int, heading: str) -> str:
             f'style="max-width:16em;max-height:12em;border-radius:.4em">'
         )
     elif label:
-        inner.append(f"<i>{label}</i>")
+        inner.append(f"<i>{label}{' ' if part.text else ''}</i>")
     if part.text:
         inner.append(f'<span dir="auto" style="display:block">{_lines_html(head)}</span>')
     html = f'<p style="margin:0">{"".join(inner)}</p>'

@@ -7,6 +7,7 @@ import subprocess
 
 from memorystore_chat._environment import Environment, detect_environment
 from memorystore_chat._extras import require
+from memorystore_chat.tutorial._text import say
 
 GCLOUD_TIMEOUT = 60.0
 """Seconds that gcloud may take to set the project."""
@@ -15,12 +16,12 @@ GCLOUD_TIMEOUT = 60.0
 def sign_in(project_id: str | None = None) -> str | None:
     """Sign in to Google Cloud and choose the project, as far as that is needed here.
 
-    Prints a sentence about each thing it did, or about what to run where it could not. A missing
+    Prints a sentence about each thing it did, or about what to run if it could not. A missing
     gcloud, a gcloud that fails and missing credentials do not stop the tutorial.
 
     - In Colab it opens the sign-in dialog, which sets gcloud's project as well.
-    - In Colab Enterprise, in Workbench and on your own machine it looks for Application Default
-      Credentials and, where gcloud is installed, sets gcloud's project.
+    - In Colab Enterprise, in Workbench (now Agent Platform Workbench) and on your own machine it
+      looks for Application Default Credentials and, if gcloud is installed, sets gcloud's project.
     - With no project it changes nothing: the tutorial runs offline.
 
     The project becomes ``$GOOGLE_CLOUD_PROJECT`` of this process, where `chat_model` and
@@ -38,11 +39,12 @@ def sign_in(project_id: str | None = None) -> str | None:
 
     Example:
         >>> sign_in()  # doctest: +SKIP
-        No project is set, so the tutorial runs offline; no account is needed.
+        No project is set, so the tutorial runs offline; no account is
+        needed.
     """
     project = project_id or os.environ.get("GOOGLE_CLOUD_PROJECT")
     if not project:
-        _say("No project is set, so the tutorial runs offline; no account is needed.")
+        say("No project is set, so the tutorial runs offline; no account is needed.")
         return None
     # A leading dash would make it an option of gcloud's; a space makes it a display name.
     if not isinstance(project, str) or not re.fullmatch(r"[a-z0-9][a-z0-9.:-]*", project):
@@ -54,7 +56,7 @@ def sign_in(project_id: str | None = None) -> str | None:
     if environment is Environment.COLAB:
         auth = require("google.colab.auth", install="google-colab")
         auth.authenticate_user(project_id=project)
-        _say(f"Signed in to Google Cloud from Colab; the project is {project}.")
+        say(f"Signed in to Google Cloud from Colab; the project is {project}.")
     else:
         _look_for_credentials(project, environment)
         _set_gcloud_project(project)
@@ -67,7 +69,7 @@ def _look_for_credentials(project: str, environment: Environment) -> None:
     try:
         auth = require("google.auth", install="google-auth")
     except ModuleNotFoundError as error:
-        _say(f"Credentials were not looked for: {error}")
+        say(f"Credentials were not looked for: {error}")
         return
     try:
         # With a quota project google-auth does not warn that a user's credentials lack one.
@@ -76,17 +78,17 @@ def _look_for_credentials(project: str, environment: Environment) -> None:
         )
     except auth.exceptions.DefaultCredentialsError:
         where = "" if environment is Environment.LOCAL else f" in {environment}"
-        _say(
+        say(
             f"There are no Application Default Credentials{where} that can be used. Run this in a "
             "terminal, then this cell again: gcloud auth application-default login "
             f"--project={project}"
         )
         return
-    _say(f"Found Application Default Credentials; the project is {project}.")
+    say(f"Found Application Default Credentials; the project is {project}.")
 
 
 def _set_gcloud_project(project: str) -> None:
-    """Make `project` the one gcloud works on, where gcloud is installed."""
+    """Make `project` the one gcloud works on, if gcloud is installed."""
     gcloud = shutil.which("gcloud")
     if gcloud is None:
         return
@@ -102,13 +104,9 @@ def _set_gcloud_project(project: str) -> None:
             check=False,
         )
     except (OSError, subprocess.TimeoutExpired) as error:
-        _say(f"gcloud could not be run ({type(error).__name__}). {by_hand}")
+        say(f"gcloud could not be run ({type(error).__name__}). {by_hand}")
         return
     if done.returncode:
-        _say(f"gcloud did not set the project (exit status {done.returncode}). {by_hand}")
+        say(f"gcloud did not set the project (exit status {done.returncode}). {by_hand}")
     else:
-        _say(f"gcloud's project is now {project}.")
-
-
-def _say(sentence: str) -> None:
-    print(sentence)  # noqa: T201
+        say(f"gcloud's project is now {project}.")

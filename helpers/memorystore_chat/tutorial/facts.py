@@ -6,18 +6,29 @@ import time
 import redis
 from redis.cluster import RedisCluster
 
+from memorystore_chat.tutorial.session_table import size
+
 _ROUND_TRIPS = 21
-_MEGA = 1_000_000
+
+# What a server does when its memory is full: https://valkey.io/topics/lru-cache/
+_FULL = {
+    "noeviction": "it stores nothing more",
+    "volatile": "it removes sessions with a TTL before their time, and keeps those without one",
+    "allkeys": "it removes any session, with a TTL or without",
+}
+_FIRST = {
+    "lru": "not used for longest", "lrm": "not changed for longest", "lfu": "used least",
+    "ttl": "soonest to expire",
+}  # fmt: skip
 
 
 def server_facts(client: redis.Redis | RedisCluster) -> dict[str, str]:
     """Product, version, mode, memory and round-trip time of the server a client is connected to.
 
-    Of a cluster, one node answers. Numbers are coarse on purpose, so that two looks at an idle
-    server say the same.
+    Of a cluster, one node answers. A fact that the server does not tell is left out.
 
     Args:
-        client: A connected client, such as `memorystore_chat.connection.opening` returns.
+        client: A connected client, such as `memorystore_chat.connect` returns.
 
     Returns:
         Name of the fact to its value, both to show.
@@ -31,16 +42,25 @@ def server_facts(client: redis.Redis | RedisCluster) -> dict[str, str]:
     info = client.info()
     # Valkey gives redis_version for the sake of old clients, and its own beside it.
     product = "Valkey" if "valkey_version" in info else "Redis"
-    return {
+    limit = int(info.get("maxmemory", 0))
+    facts = {
         "product": product,
         "version": str(info.get("valkey_version") or info.get("redis_version")),
         "mode": str(info.get("server_mode") or info.get("redis_mode")),
-        "memory used": _megabytes(int(info.get("used_memory", 0))),
-        "memory limit": _megabytes(int(info.get("maxmemory", 0)))
-        if info.get("maxmemory")
-        else "none",
-        "round trip": _milliseconds(_round_trip(client)),
+        "memory used": size(int(info.get("used_memory", 0))),
+        "memory limit": size(limit) if limit else "none",
     }
+    if policy := info.get("maxmemory_policy"):
+        facts["when memory is full"] = _eviction(str(policy))
+    return facts | {"round trip": f"{_round_trip(client) * 1000:.2g} ms"}
+
+
+def _eviction(policy: str) -> str:
+    """The policy and what it means for sessions: "volatile-lru: ..."."""
+    whose, _, first = policy.partition("-")
+    meaning = _FULL.get(whose, "")
+    order = f" ({_FIRST[first]} first)" if first in _FIRST else ""
+    return f"{policy}: {meaning}{order}" if meaning else policy
 
 
 def _round_trip(client: redis.Redis | RedisCluster) -> float:
@@ -51,11 +71,3 @@ def _round_trip(client: redis.Redis | RedisCluster) -> float:
         client.ping()
         seconds.append(time.perf_counter() - began)
     return statistics.median(seconds)
-
-
-def _megabytes(size: int) -> str:
-    return "under 10 MB" if size < 10 * _MEGA else f"{size / _MEGA:,.0f} MB"
-
-
-def _milliseconds(seconds: float) -> str:
-    return "under 1 ms" if seconds < 0.001 else f"{seconds * 1000:.0f} ms"

@@ -4,6 +4,8 @@ import re
 import shlex
 import subprocess
 
+from memorystore_chat.connection.tunnel import folded
+
 # https://cloud.google.com/memorystore/docs/valkey/networking names the APIs and the policy.
 _APIS = "memorystore networkconnectivity serviceconsumermanagement compute"
 _POLICY = "memorystore-chat"
@@ -95,17 +97,6 @@ def _carry_out(commands: list[list[str]], instance: str, project: str | None, ru
         raise ValueError("Fill in PROJECT_ID first; then run the cells from there again.")
     for words in commands:
         command = ["gcloud", *words, f"--project={project or 'PROJECT'}"]
-        print(_folded(command))  # noqa: T201
+        print(folded(shlex.join(command)))  # noqa: T201
         if run:
             subprocess.run(command, check=True)  # noqa: S603
-
-
-def _folded(command: list[str]) -> str:
-    """The command for a shell, in lines that fit a notebook."""
-    lines, line = [], ""
-    for word in map(shlex.quote, command):
-        if line and len(line) + len(word) > 66:
-            lines.append(line)
-            line = "   "
-        line += f" {word}" if line else word
-    return " \\\n".join([*lines, line])

@@ -22,6 +22,7 @@ from langchain_core.outputs import ChatGenerationChunk, ChatResult
 
 from memorystore_chat._extras import require
 from memorystore_chat.errors import MemorystoreChatError
+from memorystore_chat.tutorial._text import say
 from memorystore_chat.tutorial.demo_model import DemoChatModel
 from memorystore_chat.tutorial.gemini_turns import mended, refused
 
@@ -96,7 +97,7 @@ def chat_model(
         project = os.environ.get("GOOGLE_CLOUD_PROJECT")
         reason = "GOOGLE_CLOUD_PROJECT is set"
     if not project:
-        print(  # noqa: T201
+        say(
             "Chat model: DemoChatModel, offline, because no project is given and "
             "GOOGLE_CLOUD_PROJECT is not set."
         )
@@ -107,7 +108,7 @@ def chat_model(
         chosen = _chat_vertexai(name, project, location, model_options)
     else:
         chosen = _chat_google_genai(name, project, location, model_options)
-    print(  # noqa: T201
+    say(
         f"Chat model: {type(chosen).__name__}, {name} in project {project}, location {location}, "
         f"because {reason}."
     )

@@ -1,0 +1,352 @@
+"""The history with clients of every kind: encodings, event loops, interrupts, missing rights."""
+
+import asyncio
+import contextlib
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import redis
+import redis.asyncio
+from blockbuster import blockbuster_ctx
+from langchain_core.messages import AIMessage, BaseMessage, HumanMessage
+from langchain_core.runnables import RunnableLambda
+from langchain_core.runnables.history import RunnableWithMessageHistory
+
+import servers
+from memorystore_chat import (
+    ConnectError,
+    MemorystoreChatError,
+    MemorystoreChatMessageHistory,
+    connect_async,
+)
+from memorystore_chat.storage import codec, scripts
+
+if TYPE_CHECKING:
+    from servers import Cluster, Server
+
+
+def said(*texts: str) -> list[BaseMessage]:
+    return [HumanMessage(text) for text in texts]
+
+
+def texts(messages: list[BaseMessage]) -> list[str]:
+    return [message.text for message in messages]
+
+
+ENCODINGS: list[dict[str, Any]] = [
+    {"encoding": "latin-1"},
+    {"encoding": "ascii", "encoding_errors": "ignore"},
+    {"encoding": "utf-16"},
+    {"encoding": "utf-16", "decode_responses": True},
+    {"encoding": "latin-1", "decode_responses": True},
+]
+
+
+@pytest.mark.parametrize("options", ENCODINGS, ids=str)
+async def test_the_encoding_of_the_client_changes_no_session(
+    server: "Server", client: "redis.Redis[bytes]", key_prefix: str, options: dict[str, Any]
+) -> None:
+    """Keys and scripts are bytes: everybody uses the same session, and no two become one."""
+    client.script_flush()
+    async with redis.asyncio.Redis(port=server.port, protocol=2, **options) as async_client:
+        with server.client(**options) as odd:
+            for session_id in ("é1", "1", "Zürich 🌧"):
+                usual = MemorystoreChatMessageHistory(client, session_id, key_prefix=key_prefix)
+                other = MemorystoreChatMessageHistory(
+                    odd, session_id, 100, key_prefix=key_prefix, async_client=async_client
+                )
+                usual.add_messages(said(session_id))
+                other.add_messages(said("sync"))
+                await other.aadd_messages(said("async"))
+                client.rpush(other.key, b"\xff")
+                assert [error.index for error in other.repair(dry_run=False)] == [3]
+                assert texts(other.messages) == [session_id, "sync", "async"]
+                assert await other.aget_messages() == usual.messages == other.messages
+                assert len(other) == 3
+                assert 0 < client.ttl(usual.key) <= 100
+                assert client.llen(f"{usual.key}:corrupt".encode()) == 1
+            other.clear()
+            assert usual.messages == []
+            usual.add_messages(said("again"))
+            await other.aclear()
+            assert usual.messages == []
+            assert client.exists(f"{usual.key}:corrupt".encode()) == 0
+
+
+async def test_one_message_is_added_asynchronously(
+    server: "Server", client: "redis.Redis[bytes]", key_prefix: str
+) -> None:
+    """aadd_message, which histories of other packages have, with and without an async client."""
+    async with redis.asyncio.Redis(port=server.port, protocol=2) as async_client:
+        for used in (None, async_client):
+            history = MemorystoreChatMessageHistory(
+                client, "s", key_prefix=key_prefix, async_client=used
+            )
+            await history.aadd_message(HumanMessage("hi"))
+        assert texts(history.messages) == ["hi", "hi"]
+
+
+@pytest.mark.parametrize("kind", ["server", "cluster", "connect", "connect to a cluster"])
+def test_a_second_event_loop_is_noticed_before_anything_is_sent(
+    valkey_server: "Server", valkey_cluster: "Cluster", key_prefix: str, kind: str
+) -> None:
+    """The error says what to do, nothing is stored, and a client that was closed works again."""
+    target = valkey_cluster if "cluster" in kind else valkey_server
+
+    async def opened() -> Any:
+        if "connect" in kind:
+            return await connect_async(target.url)
+        if kind == "cluster":
+            first = valkey_cluster.nodes[0]
+            made = redis.asyncio.RedisCluster(host=first.host, port=first.port, protocol=2)
+        else:
+            made = redis.asyncio.Redis(port=valkey_server.port, protocol=2)
+        await made.get(f"{key_prefix}x")
+        return made
+
+    with target.client() as client:
+        async_client = asyncio.run(opened())
+        history = MemorystoreChatMessageHistory(
+            client, "s", key_prefix=key_prefix, async_client=async_client
+        )
+        for use in (
+            lambda: history.aadd_messages(said("lost?")),
+            history.aget_messages,
+            history.aclear,
+        ):
+            with pytest.raises(MemorystoreChatError, match=r"another event loop.*connect_async"):
+                asyncio.run(use())
+        assert len(history) == 0
+
+        async def closing() -> Any:
+            made = await opened()
+            await made.aclose()
+            return made
+
+        history = MemorystoreChatMessageHistory(
+            client, "s", key_prefix=key_prefix, async_client=asyncio.run(closing())
+        )
+
+        async def use_and_close() -> None:
+            await history.aadd_messages(said("stored"))
+            await history._async_client.aclose()  # type: ignore[union-attr]
+
+        asyncio.run(use_and_close())
+        assert texts(history.messages) == ["stored"]
+
+
+@pytest.fixture
+def _never_blocked() -> Iterator[None]:
+    """Raises for whatever would block the event loop, with nothing read beforehand."""
+    scripts._loaded.clear()
+    with blockbuster_ctx() as buster:
+        # Looks for a name in the machine's own table, for which asyncio has no other way.
+        yield
+        del buster
+
+
+@pytest.mark.parametrize("kind", ["server", "cluster"])
+async def test_nothing_blocks_the_event_loop(
+    valkey_server: "Server", valkey_cluster: "Cluster", key_prefix: str, kind: str
+) -> None:
+    """LangChain's wrapper swallows an error of the append, so the session shows what arrived."""
+    target = valkey_server if kind == "server" else valkey_cluster
+    async_client = await connect_async(target.url)
+    with target.client() as client:
+        scripts._loaded.clear()
+        with blockbuster_ctx():
+            history = MemorystoreChatMessageHistory(
+                client, "s", 100, key_prefix=key_prefix, async_client=async_client
+            )
+            chain = RunnableWithMessageHistory(
+                RunnableLambda(lambda messages: AIMessage(f"{len(messages)} messages")),
+                lambda session_id: history,
+            )
+            config: Any = {"configurable": {"session_id": "s"}}
+            await chain.ainvoke([HumanMessage("1")], config)
+            async for _ in chain.astream([HumanMessage("2")], config):
+                pass
+            await chain.abatch([[HumanMessage("3")]], [config])
+            await asyncio.gather(*(history.aget_messages() for _ in range(10)))
+            read = await history.aget_messages()
+        assert texts(read) == ["1", "1 messages", "2", "3 messages", "3", "5 messages"]
+        with blockbuster_ctx():
+            await history.aclear()
+    await async_client.aclose()
+
+
+async def test_without_an_async_client_nothing_blocks_either(
+    client: "redis.Redis[bytes]", key_prefix: str
+) -> None:
+    """The synchronous client then runs in a thread."""
+    scripts._loaded.clear()
+    with blockbuster_ctx():
+        history = MemorystoreChatMessageHistory(client, "s", key_prefix=key_prefix)
+        await history.aadd_messages(said("1"))
+        await history.aadd_message(HumanMessage("2"))
+        assert texts(await history.aget_messages()) == ["1", "2"]
+        await history.aclear()
+
+
+class _AlarmError(Exception):
+    """What a job runner's time limit raises."""
+
+
+def test_an_interrupted_call_does_not_answer_the_next_one(valkey_server: "Server") -> None:
+    """A plain redis-py client, interrupted in the middle of reading: another session's messages.
+
+    The server is paused, so that the reply is still to come when the interrupt does.
+    """
+    with servers.valkey() as server, server.client() as client:
+        ada = MemorystoreChatMessageHistory(client, "ada")
+        grace = MemorystoreChatMessageHistory(client, "grace")
+        ada.add_messages(said("ada's secret"))
+        grace.add_messages(said("hello from grace"))
+
+        def raise_alarm(*_: object) -> None:
+            raise _AlarmError
+
+        before = signal.signal(signal.SIGALRM, raise_alarm)
+        try:
+            for use in (lambda: ada.messages, lambda: ada.add_messages(said("x")), ada.clear):
+                server.pause()
+                threading.Timer(0.3, server.resume).start()
+                signal.setitimer(signal.ITIMER_REAL, 0.1)
+                with pytest.raises(_AlarmError):
+                    use()
+                # At once, before the old reply can be there to be seen.
+                assert texts(grace.messages) == ["hello from grace"]
+                assert len(grace) == 1
+        finally:
+            signal.setitimer(signal.ITIMER_REAL, 0)
+            signal.signal(signal.SIGALRM, before)
+
+
+def test_an_answer_that_cannot_be_its_own_is_an_error(
+    client: "redis.Redis[bytes]", key_prefix: str
+) -> None:
+    """A connection that is one reply behind, as an interrupt of other code leaves it."""
+    history = MemorystoreChatMessageHistory(client, "s", key_prefix=key_prefix)
+    history.add_messages(said("1"))
+    uses = (
+        ("PING", lambda: history.messages),
+        ("PING", lambda: len(history)),
+        ("PING", lambda: history.add_messages(said("2"))),
+        ("LLEN", lambda: history.messages),
+    )
+    for command, use in uses:
+        # A paused server has not yet answered when the next command takes the connection.
+        with (
+            contextlib.closing(_one_behind(client, command, history.key)),
+            pytest.raises(ConnectError, match="an answer to something else"),
+        ):
+            use()
+        assert texts(history.messages)[0] == "1", "the connection was dropped"
+
+
+def _one_behind(client: "redis.Redis[bytes]", command: str, key: str) -> Any:
+    """Make a command's reply come after the pool has looked whether one is there."""
+    connection = client.connection_pool.get_connection()
+    arguments = () if command == "PING" else (key,)
+    send = type(connection).send_command
+
+    def send_two(self: Any, *args: Any, **options: Any) -> None:
+        send(self, command, *arguments)
+        send(self, *args, **options)
+
+    connection.send_command = send_two.__get__(connection)
+    client.connection_pool.release(connection)
+
+    class _Restore:
+        def close(self) -> None:
+            del connection.send_command
+
+    return _Restore()
+
+
+RIGHTS = ("evalsha", "eval", "lrange", "rpush", "ltrim", "expire", "lpos")
+
+
+@pytest.mark.own_server
+@pytest.mark.parametrize("removed", RIGHTS)
+@pytest.mark.parametrize("stored", [0, 2])
+def test_what_is_refused_is_not_stored(server: "Server", removed: str, stored: int) -> None:
+    """Each right that the append uses is taken away in turn: it is refused whole, or done whole."""
+    append_id = codec.new_append_id()
+    with server.admin() as admin, server.client() as other:
+        other.script_flush()
+        history = MemorystoreChatMessageHistory(other, f"refused-{removed}-{stored}", 50)
+        history.add_messages(said("1", "2")[:stored])
+        before = other.lrange(history.key, 0, -1), other.ttl(history.key)
+        rights = [f"+{right}" for right in RIGHTS if right != removed]
+        admin.execute_command(
+            "ACL", "SETUSER", "writer", "reset", "on", ">pass-word", "~*", "+@connection", *rights
+        )
+        try:
+            with server.client(username="writer", password="pass-word") as client:
+                limited = MemorystoreChatMessageHistory(client, history.key, 100, max_messages=2)
+                outcomes = []
+                for _ in range(2):
+                    try:
+                        limited.add_messages(said("3"), append_id=append_id)
+                        outcomes.append("done")
+                    except MemorystoreChatError as error:
+                        outcomes.append(str(error))
+            after = texts(history.messages), other.ttl(history.key)
+            if outcomes == ["done", "done"]:
+                assert removed in ("eval", "lpos"), "the script was there, or has another way"
+                assert after == ([*"12"][-stored:][-1:] * bool(stored) + ["3"], 100)
+            else:
+                assert all("NOPERM" in outcome for outcome in outcomes)
+                assert (other.lrange(history.key, 0, -1), other.ttl(history.key)) == before
+        finally:
+            admin.execute_command("ACL", "DELUSER", "writer")
+            history.clear()
+
+
+def test_a_message_that_the_server_finds_too_large_is_explained() -> None:
+    """A server that was set up with a lower limit than 512 MB."""
+    with servers.valkey(proto_max_bulk_len="1mb") as server, server.client() as client:
+        history = MemorystoreChatMessageHistory(client, "s")
+        with pytest.raises(
+            MemorystoreChatError, match=r"larger than the server takes.*Storage|reset|closed|Broken"
+        ):
+            history.add_user_message("x" * 1_500_000)
+        history.add_user_message("x")
+        assert texts(history.messages) == ["x"]
+
+
+def test_many_interrupts_leave_every_reply_with_its_question() -> None:
+    """Alarms at random times in a plain client's calls: no answer belongs to another session."""
+    with servers.valkey() as server, server.client() as client:
+        histories = {
+            name: MemorystoreChatMessageHistory(client, name) for name in ("ada", "grace", "alan")
+        }
+        for name, history in histories.items():
+            history.add_messages(said(name))
+
+        def raise_alarm(*_: object) -> None:
+            raise _AlarmError
+
+        before = signal.signal(signal.SIGALRM, raise_alarm)
+        interrupts = 0
+        try:
+            end = time.monotonic() + 3
+            while time.monotonic() < end:
+                for name, history in histories.items():
+                    try:
+                        signal.setitimer(signal.ITIMER_REAL, 0.0001 + (interrupts % 40) * 0.00002)
+                        read = texts(history.messages)
+                        signal.setitimer(signal.ITIMER_REAL, 0)
+                    except _AlarmError:
+                        interrupts += 1
+                    else:
+                        assert read == [name]
+        finally:
+            signal.setitimer(signal.ITIMER_REAL, 0)
+            signal.signal(signal.SIGALRM, before)
+        assert interrupts > 50
