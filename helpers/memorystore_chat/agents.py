@@ -73,6 +73,9 @@ class ChatHistoryMiddleware(AgentMiddleware[AgentState[Any], Any, Any]):
       read to the end. A model or tool that raises, a canceled task or a stream left early stores
       nothing. An interrupted turn is stored when it is resumed to its end; a new message instead
       drops it, as it drops one that failed, before or after the session was loaded.
+    - **An answer that another middleware gives** in the model's place is stored as the answer that
+      the user got, also "Model call failed" of ``ModelRetryMiddleware``. With its
+      ``on_failure="error"`` a failed model stores nothing.
     - **A failing read or write raises.** After a failed write ``agent.invoke(None, config)``, with
       a checkpointer, tries just the write again, and the turn is stored once.
     - **A tool call without a result** is neither stored nor replayed as it is, because models

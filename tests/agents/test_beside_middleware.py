@@ -6,6 +6,7 @@ import pytest
 from langchain.agents import create_agent
 from langchain.agents.middleware import (
     AgentMiddleware,
+    ModelRetryMiddleware,
     PIIMiddleware,
     SummarizationMiddleware,
     hook_config,
@@ -327,3 +328,19 @@ def test_exchanged_result_is_stored_once(make: Make) -> None:
         ("tool", "[redacted]"),
         ("ai", "fine"),
     ]
+
+
+@pytest.mark.parametrize("on_failure", ["continue", "error"])
+def test_stand_in_of_a_failed_model(make: Make, on_failure: Any) -> None:
+    """What the user was told in the model's place is stored; an error stores nothing."""
+    retries = ModelRetryMiddleware(max_retries=0, on_failure=on_failure)
+    model = Scripted(replies=[RuntimeError("quota")])
+    agent: Any = create_agent(model, middleware=[ChatHistoryMiddleware(make), retries])
+    if on_failure == "error":
+        with pytest.raises(RuntimeError, match="quota"):
+            agent.invoke(ask("1"), THREAD)
+        assert len(make()) == 0
+    else:
+        shown = agent.invoke(ask("1"), THREAD)["messages"][-1].text
+        assert "failed" in shown
+        assert texts(make().messages) == [("human", "1"), ("ai", shown)]

@@ -439,3 +439,14 @@ def test_what_the_state_holds_is_not_written_again(make: Make) -> None:
     begun = updates[0]["ChatHistoryMiddleware.before_agent"]
     assert "messages" not in begun
     assert [message.text for message in begun["memorystore_turn"]["messages"]] == ["3"]
+
+
+def test_langgraph_names_its_settings_as_expected() -> None:
+    """The two settings of a task that have no public name are still called so."""
+    from langgraph._internal import _constants
+
+    from memorystore_chat import agents
+
+    changed = "LangGraph has renamed a setting that ChatHistoryMiddleware reads: see agents.py"
+    assert agents._CHECKPOINTER == _constants.CONFIG_KEY_CHECKPOINTER, changed
+    assert agents._RESUMING == _constants.CONFIG_KEY_RESUMING, changed
