@@ -1,7 +1,7 @@
 """The redis-py clients that `connect` hands out: of one server or a cluster, sync or async."""
 
 from functools import lru_cache
-from typing import Any
+from typing import Any, Self, cast
 
 import redis
 import redis.asyncio
@@ -26,6 +26,13 @@ from memorystore_chat.connection.tls import tls_context
 MAX_CONNECTIONS = 20
 
 
+class ServerClient(redis.Redis):
+    """A client of one server. redis-py does not say what its ``with`` block is given."""
+
+    def __enter__(self) -> Self:
+        return self
+
+
 def warm_up(endpoint: Endpoint) -> None:
     """Read from disk, once, what connections would read otherwise, on the event loop even.
 
@@ -39,7 +46,7 @@ def warm_up(endpoint: Endpoint) -> None:
 
 def open_server(
     endpoint: Endpoint, timeout: float, patience: float = 0, **options: Any
-) -> redis.Redis:
+) -> ServerClient:
     """A client of one server; see `connect` for what the arguments mean."""
     pool = Pool(
         connection_class=_connection_class(
@@ -48,7 +55,7 @@ def open_server(
         retry=OutageRetry(patience, timeout=timeout),
         **_server_options(endpoint, timeout) | options,
     )
-    return redis.Redis.from_pool(pool)
+    return cast("ServerClient", ServerClient.from_pool(pool))
 
 
 def open_server_async(

@@ -64,7 +64,7 @@ def connect(
     timeout: float = 5.0,
     patience: float | None = None,
     **client_options: Any,
-) -> redis.Redis | ClusterClient:
+) -> clients.ServerClient | ClusterClient:
     """Connect to a server and return a client that is ready to use.
 
     The client has been pinged and its server is at least version 5.0. It speaks RESP2, waits at
@@ -111,7 +111,7 @@ def connect(
     _check_arguments(endpoint, password, iam, cluster, timeout, patience, client_options)
     patience = 2 * timeout if patience is None else patience
     target = _resolve(endpoint, password, iam, ca_certs, cluster, timeout)
-    client: redis.Redis | ClusterClient | None = None
+    client: clients.ServerClient | ClusterClient | None = None
     facts: dict[str, Any] | None = None
     try:
         with single_attempt():
@@ -158,6 +158,7 @@ async def connect_async(
     patience = 2 * timeout if patience is None else patience
     # Finding the endpoint may read files, start a server and ask Google.
     target = await asyncio.to_thread(_resolve, endpoint, password, iam, ca_certs, cluster, timeout)
+    await asyncio.to_thread(clients.warm_up, target)
     client: redis.asyncio.Redis | AsyncClusterClient | None = None
     facts: dict[str, Any] | None = None
     try:

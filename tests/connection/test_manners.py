@@ -1,0 +1,237 @@
+"""What every client of connect() is like: polite, bounded, patient, and closed in the end."""
+
+import asyncio
+import inspect
+import threading
+import time
+from typing import Any, Self, TypeVar, get_args, get_type_hints
+
+import pytest
+import redis
+import redis.asyncio
+from redis.asyncio.cluster import RedisCluster as AsyncRedisCluster
+from redis.cluster import RedisCluster
+
+import servers
+from connecting import BLOCKED, use
+from memorystore_chat.connection.opening import connect, connect_async
+from memorystore_chat.errors import ConnectError
+from servers import Cluster, Server
+
+
+def test_blocked_commands() -> None:
+    """It works where CONFIG, CLIENT, ACL, OBJECT, DEBUG, MODULE and COMMAND are renamed away."""
+    renamed = [f'{name} ""' for name in BLOCKED]
+    with servers.redis7(rename_command=renamed) as server:
+        asyncio.run(use(server.url))
+
+
+def test_refused_commands() -> None:
+    """It works where an ACL refuses those commands, and INFO, with NOPERM."""
+    refused = " ".join(f"-{name.lower()}" for name in [*BLOCKED, "INFO"])
+    with servers.valkey(user=f"guest on >pw ~* &* +@all {refused}") as server:
+        asyncio.run(use(server.url.replace("//", "//guest:pw@")))
+
+
+async def test_refused_commands_on_a_cluster(auth_cluster: Cluster) -> None:
+    """A cluster works where everything but COMMAND is refused."""
+    await use(auth_cluster.url.replace("//", "//guest:pw@"))
+
+
+@pytest.mark.parametrize(
+    ("opening", "enter"), [(connect, "__enter__"), (connect_async, "__aenter__")]
+)
+def test_type_checkers_know_what_a_with_block_is_given(opening: Any, enter: str) -> None:
+    """Both kinds of client say that it is themselves, where redis-py says nothing."""
+    for kind in get_args(get_type_hints(opening)["return"]):
+        returned = get_type_hints(getattr(kind, enter)).get("return")
+        assert returned is Self or isinstance(returned, TypeVar), kind
+
+
+async def test_manners(server: Server, valkey_cluster: Cluster) -> None:
+    """RESP2, time-outs, a bounded pool, a health check, and no client name, for all four."""
+    for url in (server.url, valkey_cluster.url):
+        with connect(url, timeout=3) as client:
+            for connection in sync_connections(client):
+                check_manners(connection)
+            name = client.execute_command("CLIENT GETNAME", **one_node(client))
+            assert name in (None, b"")
+        async with await connect_async(url, timeout=3) as async_client:
+            for connection in async_connections(async_client):
+                check_manners(connection)
+
+
+async def test_repr_shows_no_password(auth_server: Server, auth_cluster: Cluster) -> None:
+    """The repr of a client, its pool and its connections holds no password."""
+    for url in (auth_server.url, auth_cluster.url):
+        with connect(url, password="hunter2") as client:
+            shown = [client, getattr(client, "connection_pool", None), *sync_connections(client)]
+            assert "hunter2" not in repr(shown)
+        async with await connect_async(url, password="hunter2") as async_client:
+            assert "hunter2" not in repr([async_client, *async_connections(async_client)])
+
+
+async def test_many_tasks_share_a_client(valkey_server: Server, auth_cluster: Cluster) -> None:
+    """More tasks than connections wait for their turn, on one server and on a cluster."""
+    for url in (valkey_server.url, auth_cluster.url.replace("//", "//:hunter2@")):
+        async with await connect_async(url, max_connections=5) as client:
+            counts = await asyncio.gather(*(client.incr("many") for _ in range(100)))
+            assert sorted(counts) == list(range(1, 101))
+            await client.delete("many")
+
+
+def sync_connections(client: Any) -> list[Any]:
+    if isinstance(client, RedisCluster):
+        pools = [node.redis_connection.connection_pool for node in client.get_nodes()]
+    else:
+        pools = [client.connection_pool]
+    assert {pool.max_connections for pool in pools} == {20}
+    return [connection for pool in pools for connection in pool.idle()]
+
+
+def async_connections(client: Any) -> list[Any]:
+    if isinstance(client, AsyncRedisCluster):
+        assert {node.max_connections for node in client.get_nodes()} == {20}
+        return [c for node in client.get_nodes() for c in node._connections]
+    assert client.connection_pool.max_connections == 20
+    return list(client.connection_pool._available_connections)
+
+
+def one_node(client: Any) -> dict[str, Any]:
+    return {"target_nodes": "random"} if isinstance(client, RedisCluster) else {}
+
+
+def check_manners(connection: Any) -> None:
+    assert connection.protocol == 2
+    assert connection.socket_timeout == 3
+    assert connection.socket_connect_timeout == 3
+    assert connection.health_check_interval == 30
+
+
+def test_pool_is_bounded_and_waits(valkey_server: Server) -> None:
+    """More threads than connections wait for their turn instead of failing."""
+    with connect(valkey_server.url, max_connections=2) as client:
+        failures: list[BaseException] = []
+
+        def work() -> None:
+            try:
+                for _ in range(20):
+                    client.ping()
+            except redis.RedisError as error:
+                failures.append(error)
+
+        threads = [threading.Thread(target=work) for _ in range(12)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert failures == []
+        assert len(client.connection_pool.idle()) == 2
+
+
+async def test_close_closes_everything(valkey_server: Server, auth_cluster: Cluster) -> None:
+    """After close, and after a with block, no connection is left at any server."""
+    for url, nodes in (
+        (valkey_server.url, [valkey_server]),
+        (auth_cluster.url.replace("//", "//:hunter2@"), auth_cluster.nodes),
+    ):
+        before = [connected(node) for node in nodes]
+        client = connect(url)
+        for number in range(20):
+            client.get(f"key{number}")
+        client.close()
+        with connect(url) as client:
+            client.ping()
+        async with await connect_async(url) as async_client:
+            for number in range(20):
+                await async_client.get(f"key{number}")
+        async_client = await connect_async(url)
+        await async_client.aclose()
+        servers.wait_until(
+            lambda nodes=nodes, before=before: [connected(node) for node in nodes] == before,
+            "the connections being closed",
+            within=3,
+        )
+
+
+def connected(server: Server) -> int:
+    with server.admin() as admin:
+        return int(admin.info("clients")["connected_clients"])
+
+
+def test_failed_connect_leaves_nothing_open(valkey_server: Server) -> None:
+    """A refused cluster=True closes what it opened."""
+    before = connected(valkey_server)
+    with pytest.raises(ConnectError, match="not part of one"):
+        connect(valkey_server.url, cluster=True)
+    servers.wait_until(lambda: connected(valkey_server) == before, "the close", within=3)
+
+
+def test_idle_connection_that_died_is_replaced() -> None:
+    """A connection that the server closed meanwhile is replaced without an error."""
+    with servers.valkey() as server, connect(server.url) as client:
+        client.ping()
+        server.restart()
+        assert client.ping()
+
+
+async def test_restart_in_the_middle_is_waited_for() -> None:
+    """A server that is away for half a second is waited for, sync and async."""
+    with servers.valkey() as server, connect(server.url) as client:
+        async_client = await connect_async(server.url)
+        for run in (client.ping, async_client.ping):
+            server.kill()
+            back = threading.Timer(0.4, server.restart)
+            back.start()
+            answer = run()
+            assert (await answer if inspect.isawaitable(answer) else answer) is True
+            back.join()
+        await async_client.aclose()
+
+
+@pytest.mark.parametrize("patience", [0, 1.5])
+async def test_server_that_stays_away_is_waited_for_as_promised(patience: float) -> None:
+    """Nothing listens any more: an error after the patience, sync and async, not before."""
+    with servers.valkey() as server, connect(server.url, patience=patience) as client:
+        async_client = await connect_async(server.url, patience=patience)
+        server.kill()
+        started = time.monotonic()
+        with pytest.raises(redis.ConnectionError):
+            client.ping()
+        middle = time.monotonic()
+        with pytest.raises(redis.ConnectionError):
+            await async_client.ping()
+        for waited in (middle - started, time.monotonic() - middle):
+            assert patience <= waited < patience + 2.5
+        await async_client.aclose()
+
+
+async def test_patience_is_twice_the_timeout_unless_given() -> None:
+    """A server that comes back after 1.5 times the timeout is still waited for."""
+    with servers.valkey() as server, connect(server.url, timeout=1) as client:
+        async_client = await connect_async(server.url, timeout=1)
+        for run in (client.ping, async_client.ping):
+            server.kill()
+            back = threading.Timer(1.5, server.restart)
+            back.start()
+            answer = run()
+            assert (await answer if inspect.isawaitable(answer) else answer) is True
+            back.join()
+        await async_client.aclose()
+
+
+async def test_server_that_hangs_is_an_error_soon() -> None:
+    """A server that hangs is a time-out after about twice the time-out, sync and async."""
+    with servers.valkey() as server, connect(server.url, timeout=0.5) as client:
+        async_client = await connect_async(server.url, timeout=0.5)
+        server.pause()
+        started = time.monotonic()
+        with pytest.raises(redis.TimeoutError):
+            client.ping()
+        middle = time.monotonic()
+        with pytest.raises(redis.TimeoutError):
+            await async_client.ping()
+        assert middle - started < 3
+        assert time.monotonic() - middle < 3
+        server.resume()
+        await async_client.aclose()

@@ -1,0 +1,51 @@
+"""What the tests of connect() share: trying a client, and a server that answers as it is told."""
+
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from typing import Any
+
+from memorystore_chat.connection.opening import connect, connect_async
+from memorystore_chat.history import MemorystoreChatMessageHistory
+
+# What Memorystore blocks, and what a cluster client asks for in vain.
+BLOCKED = ["CONFIG", "CLIENT", "ACL", "OBJECT", "DEBUG", "MODULE", "COMMAND"]
+
+# Connects, expects a ConnectError, and returns its text.
+Attempt = Callable[..., str]
+
+
+async def use(*given: Any, **options: Any) -> list[type]:
+    """Write and read a session with both clients; the classes they have."""
+    with connect(*given, **options) as client:
+        async_client = await connect_async(*given, **options)
+        async with async_client:
+            history = MemorystoreChatMessageHistory(client, "used", async_client=async_client)
+            history.clear()
+            history.add_user_message("sync")
+            await history.aadd_messages(history.messages)
+            assert [m.content for m in await history.aget_messages()] == ["sync", "sync"]
+            history.clear()
+        return [type(client), type(async_client)]
+
+
+@contextmanager
+def answering(reply: Callable[[bytes], bytes]) -> Iterator[str]:
+    """A loopback server that answers each request with `reply(request)`."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def serve(connection: socket.socket) -> None:
+            with connection, suppress(OSError):
+                while request := connection.recv(4096):
+                    connection.sendall(reply(request))
+
+        def accept() -> None:
+            with suppress(OSError):
+                while True:
+                    connection, _ = listener.accept()
+                    threading.Thread(target=serve, args=(connection,), daemon=True).start()
+
+        threading.Thread(target=accept, daemon=True).start()
+        yield f"127.0.0.1:{listener.getsockname()[1]}"
+        listener.shutdown(socket.SHUT_RDWR)
