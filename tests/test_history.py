@@ -603,8 +603,8 @@ async def test_a_key_of_another_type_is_reported(
     )
     reason = (
         f"the session '{key_prefix}s': WRONGTYPE Operation against a key holding the wrong kind of "
-        "value. The key holds something other than a list. Choose another session_id or "
-        "key_prefix; clear() would delete what is there."
+        "value. The key holds something of another kind. Choose another session_id, thread_id or "
+        "key_prefix; clear() or delete_thread() would delete what is there."
     )
     for use in (lambda: history.messages, lambda: len(history), history.repair):
         with pytest.raises(MemorystoreChatError) as raised:

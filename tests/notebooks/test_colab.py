@@ -30,11 +30,11 @@ ROOT = Path(__file__).resolve().parents[2]
 PATHS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 REPOSITORY = PYPROJECT["project"]["urls"]["Repository"]
-EXTRAS = links.EXTRAS.split(",")
+EXTRAS = ["agents", "embedded", "tutorial", "vertexai"]  # "tutorial" and those it takes in
 UV = Path(sys.executable).with_name("uv")
 INSTALL_TIMEOUT = 600
 # Where a notebook rightly says something else in Colab.
-COLABS_OWN = {"This notebook runs in: local": "This notebook runs in: Colab"}
+COLABS_OWN = {"You are in: local": "You are in: Colab"}
 # Google's package, as far as a notebook can tell: the calls' real shapes, and what it sets.
 GOOGLE_COLAB = {
     "__init__.py": """
@@ -76,7 +76,8 @@ def requirements() -> list[Requirement]:
     texts = list(project["dependencies"])
     for extra in EXTRAS:
         texts += project["optional-dependencies"][extra]
-    return [Requirement(text) for text in texts]
+    found = [Requirement(text) for text in texts]
+    return [requirement for requirement in found if requirement.name != project["name"]]
 
 
 def changed(versions: dict[str, str]) -> dict[str, str]:
@@ -254,8 +255,13 @@ def twin() -> Iterator[Twin]:
 
 
 def shown(cell: nbformat.NotebookNode) -> list[object]:
-    """What a reader sees of a code cell's outputs."""
-    return [output.get("data") or (output.name, output.text) for output in cell.outputs]
+    """What a reader sees of a code cell's outputs; a picture's bytes are its library's."""
+    return [
+        {kind: "" if kind == "image/png" else text for kind, text in output.data.items()}
+        if "data" in output
+        else (output.name, output.text)
+        for output in cell.outputs
+    ]
 
 
 def problems(book: nbformat.NotebookNode, committed: Path) -> list[str]:

@@ -165,7 +165,7 @@ def test_the_list_shows_its_newest_elements(history: MemorystoreChatMessageHisto
     assert "a list of 20 elements" in shown
     assert "<bdi>12</bdi>" in shown
     assert "message 11" not in shown
-    assert "calls get_weather" in shown
+    assert "Tool call: get_weather" in shown
     narrow = MemorystoreChatMessageHistory(
         history._client, history.session_id, key_prefix=history.key[:-3], window=3
     )

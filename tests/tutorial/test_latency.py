@@ -69,7 +69,10 @@ def test_an_outage_is_an_error(key_prefix: str) -> None:
     [
         ({"windows": ()}, "windows is empty"),
         ({"windows": (10, 0)}, "a window is 0; it takes a whole number of messages"),
-        ({"windows": (10, None)}, "a window is None; it takes a whole number of messages"),
+        (
+            {"windows": (10, None)},
+            "a window is None, of type NoneType; it takes a whole number of messages",
+        ),
         ({"windows": 10}, r"windows is a int; it takes numbers of messages, such as \(10, 100\)"),
         ({"windows": "10"}, "windows is a str; it takes numbers of messages"),
         ({"seconds": "2"}, "seconds is a str; it takes a number of seconds above 0"),

@@ -167,7 +167,7 @@ def check_week(client: Client, history: MemorystoreChatMessageHistory) -> Verdic
         found = sessions.scan(client, key_prefix=key_prefix)
         others = [s.id for s in found if s.ttl is not None and s.id != history.session_id]
         if others:
-            return f"{', '.join(others)} expire, too. Run the notebook again from the top."
+            return f"{', '.join(sorted(others))} expire, too. Run the notebook again from the top."
         return ""
 
     return _verdict(
