@@ -105,3 +105,17 @@ def test_interrupt_stops_everything(
     monkeypatch.setattr(check, "notebook_steps", lambda: [("first", interrupt), later])
     assert check.main(["notebooks"]) == 130
     assert capsys.readouterr().err.endswith("Stopped.\n")
+
+
+@pytest.mark.parametrize("found", [None, "/usr/bin/redis-server"])
+def test_summary_says_what_was_left_out(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], found: str | None
+) -> None:
+    """Without redis-server the summary has the number left out, why, and what brings it."""
+    monkeypatch.setattr("shutil.which", lambda _: found)
+    monkeypatch.setattr(check, "notebook_steps", lambda: steps(Counts(3), Counts(0, 0, 7)))
+    assert check.main(["notebooks"]) == 0
+    printed = capsys.readouterr().out
+    assert ("Left out: 7 checks" in printed) == (found is None)
+    assert ("apt-get install redis-server (macOS: brew install redis)" in printed) == (not found)
+    assert printed.endswith("\n3 passed, 0 failed, 7 skipped\n")
