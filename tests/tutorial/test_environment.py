@@ -8,6 +8,7 @@ from types import ModuleType
 import pytest
 
 from memorystore_chat.tutorial.environment import Environment, detect_environment, sign_in
+from printed import said
 
 WORKBENCH = "Agent Platform Workbench (Vertex AI Workbench)"
 OFFLINE = "No project is set, so the tutorial runs offline; no account is needed."
@@ -52,13 +53,6 @@ def fake_gcloud(folder: Path, script: str) -> Path:
     gcloud.write_text(f'#!/bin/sh\necho "$@" > "{record}"\n{script}\n')
     gcloud.chmod(0o755)
     return record
-
-
-def said(capsys: pytest.CaptureFixture[str]) -> str:
-    """What was printed, as one line; each printed line fits a narrow window."""
-    out = capsys.readouterr().out
-    assert max(map(len, out.split("\n"))) <= 66
-    return " ".join(out.split())
 
 
 class Colab:
@@ -119,7 +113,7 @@ def test_without_a_project_the_tutorial_runs_offline(
     record = fake_gcloud(machine, "exit 0")
     stand_in = Colab(monkeypatch) if colab else None
     assert sign_in(project_id) is None
-    assert capsys.readouterr().out == OFFLINE
+    assert said(capsys) == OFFLINE
     assert not record.exists()
     assert stand_in is None or stand_in.calls == []
     assert "GOOGLE_CLOUD_PROJECT" not in os.environ
@@ -132,9 +126,7 @@ def test_signs_in_to_colab(
     colab = Colab(monkeypatch)
     assert sign_in("my-project") == "my-project"
     assert colab.calls == [(True, "my-project")]
-    assert capsys.readouterr().out == (
-        "Signed in to Google Cloud from Colab; the project is my-project.\n"
-    )
+    assert said(capsys) == ("Signed in to Google Cloud from Colab; the project is my-project.")
     assert os.environ["GOOGLE_CLOUD_PROJECT"] == "my-project"
 
 
@@ -162,15 +154,15 @@ def test_takes_the_project_from_the_environment(
     """GOOGLE_CLOUD_PROJECT is the default; without gcloud nothing is said of it."""
     monkeypatch.setenv("GOOGLE_CLOUD_PROJECT", "example.com:my-project")
     assert sign_in() == "example.com:my-project"
-    assert capsys.readouterr().out == (
-        "Found Application Default Credentials; the project is example.com:my-project.\n"
+    assert said(capsys) == (
+        "Found Application Default Credentials; the project is example.com:my-project."
     )
 
 
 def test_says_what_to_run_without_credentials(capsys: pytest.CaptureFixture[str]) -> None:
     """Missing credentials are said with the command that makes them, and it goes on."""
     assert sign_in("my-project") == "my-project"
-    assert capsys.readouterr().out == NO_CREDENTIALS
+    assert said(capsys) == NO_CREDENTIALS
 
 
 def test_names_the_product_whose_credentials_are_missing(
@@ -192,7 +184,7 @@ def test_broken_credentials_count_as_none(
     file.write_text('{"type": "authorized_user", "refresh_token": "very-secret"')
     monkeypatch.setenv("GOOGLE_APPLICATION_CREDENTIALS", str(file))
     sign_in("my-project")
-    assert capsys.readouterr().out == NO_CREDENTIALS
+    assert said(capsys) == NO_CREDENTIALS
 
 
 def test_goes_on_without_google_auth(
@@ -201,14 +193,14 @@ def test_goes_on_without_google_auth(
     """Where google-auth is not installed it says how to install it, and goes on."""
     monkeypatch.setitem(sys.modules, "google.auth", None)
     assert sign_in("my-project") == "my-project"
-    assert capsys.readouterr().out == (
+    assert said(capsys) == (
         "Credentials were not looked for: google.auth is not installed. Install it with: "
-        "pip install google-auth\n"
+        "pip install google-auth"
     )
 
 
 @pytest.mark.parametrize(
-    ("script", "said"),
+    ("script", "what"),
     [
         ("echo secret >&2; exit 3", "gcloud did not set the project (exit status 3)."),
         ("sleep 5", "gcloud could not be run (TimeoutExpired)."),
@@ -217,7 +209,7 @@ def test_goes_on_without_google_auth(
 @pytest.mark.usefixtures("credentials")
 def test_a_failing_gcloud_is_said(
     script: str,
-    said: str,
+    what: str,
     machine: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
@@ -226,8 +218,8 @@ def test_a_failing_gcloud_is_said(
     monkeypatch.setattr("memorystore_chat.tutorial.environment.GCLOUD_TIMEOUT", 0.3)
     fake_gcloud(machine, script.replace("sleep", "exec /bin/sleep"))
     assert sign_in("my-project") == "my-project"
-    assert capsys.readouterr().out.splitlines()[1] == (
-        f"{said} Run it yourself to see why: gcloud config set project my-project"
+    assert said(capsys).endswith(
+        f"my-project. {what} Run it yourself to see why: gcloud config set project my-project"
     )
 
 
@@ -240,7 +232,7 @@ def test_a_gcloud_that_cannot_start_is_said(
     gcloud.write_text("#!/nonexistent/interpreter\n")
     gcloud.chmod(0o755)
     assert sign_in("my-project") == "my-project"
-    assert "gcloud could not be run (FileNotFoundError)." in capsys.readouterr().out
+    assert "gcloud could not be run (FileNotFoundError)." in said(capsys)
 
 
 @pytest.mark.parametrize("project_id", ["My Project", "-x", "--account=me", "a;b", 7])

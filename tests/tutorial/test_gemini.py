@@ -15,6 +15,7 @@ from gemini_server import GeminiServer
 from memorystore_chat.errors import MemorystoreChatError
 from memorystore_chat.tutorial import models
 from memorystore_chat.tutorial.models import ChatModelError, chat_model
+from printed import said
 
 Provider = Literal["vertexai", "google-genai"]
 
@@ -58,9 +59,9 @@ def test_says_which_model_and_why(
     model = chat_model(provider=provider, **gemini.options(provider))
     named = {"vertexai": "ChatVertexAI", "google-genai": "ChatGoogleGenerativeAI"}[provider]
     assert type(model).__name__ == named
-    assert capsys.readouterr().out == (
+    assert said(capsys) == (
         f"Chat model: {named}, gemini-3.8-flash in project my-project, location global, because "
-        "GOOGLE_CLOUD_PROJECT is set.\n"
+        "GOOGLE_CLOUD_PROJECT is set."
     )
 
 

@@ -8,6 +8,7 @@ import pytest
 
 from memorystore_chat.tutorial.demo_model import DemoChatModel
 from memorystore_chat.tutorial.models import chat_model
+from printed import said
 
 
 @pytest.fixture
@@ -24,9 +25,9 @@ def test_without_a_project_it_is_the_demo_model(
     """No project means the demo model, and one line says so and why."""
     model = chat_model("gemini-any", project=project, temperature=0)
     assert isinstance(model, DemoChatModel)
-    assert capsys.readouterr().out == (
+    assert said(capsys) == (
         "Chat model: DemoChatModel, offline, because no project is given and "
-        "GOOGLE_CLOUD_PROJECT is not set.\n"
+        "GOOGLE_CLOUD_PROJECT is not set."
     )
 
 
