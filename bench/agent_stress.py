@@ -88,7 +88,7 @@ async def run_thread(client: Any, number: int, turns: int, rng: random.Random) -
                 await ask(text)
         except (MemorystoreChatError, RuntimeError, TimeoutError):
             pass
-    stored = [message.text for message in plain.messages]
+    stored = [str(message.text) for message in plain.messages]
     plain.clear()
     expected = Counter(text for text, returned in asked.items() if returned)
     questions = Counter(text for text in stored if not text.startswith("answer"))

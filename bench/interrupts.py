@@ -174,7 +174,7 @@ def missing_connections(pool: Any, number: int) -> int:
 def pools(client: Any) -> list[Any]:
     """The pools of one server or of every primary."""
     if isinstance(client, RedisCluster):
-        nodes: list[Any] = client.get_primaries()  # type: ignore[no-untyped-call]
+        nodes: list[Any] = client.get_primaries()
         return [client.get_redis_connection(node).connection_pool for node in nodes]
     return [client.connection_pool]
 

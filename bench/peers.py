@@ -38,7 +38,7 @@ def fetch_peers() -> Path:
     folder = Path(platformdirs.user_cache_dir("memorystore-chat")) / "bench" / names
     if not folder.exists():
         wanted = [f"{name}=={number}" for name, number in PEERS.items()]
-        uv = Path(sys.executable).with_name("uv")
+        uv = str(Path(sys.executable).with_name("uv"))
         command = [uv, "pip", "install", "--quiet", "--no-deps"]
         subprocess.run([*command, "--target", str(folder), *wanted], check=True)
     return folder

@@ -3,8 +3,8 @@
 import os
 import shutil
 import uuid
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Callable, Iterator
+from typing import Any, NoReturn
 
 import pytest
 import redis
@@ -21,12 +21,12 @@ def server(request: pytest.FixtureRequest) -> Iterator[Server]:
 
     Where ``$MEMORYSTORE_TEST_SERVER`` is set (``redis://HOST:PORT``) they run on that one too.
     """
-    start = {
+    starts: dict[str, Callable[[], Server]] = {
         "valkey9": servers.valkey,
         "redis7": servers.redis7,
         "external": lambda: servers.external(EXTERNAL or ""),
-    }[request.param]
-    with start() as running:
+    }
+    with starts[request.param]() as running:
         yield running
 
 
@@ -36,8 +36,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         item
         for item in items
         if item.get_closest_marker("own_server")
-        and getattr(item, "callspec", None)
-        and item.callspec.params.get("server") == "external"
+        and (callspec := getattr(item, "callspec", None))
+        and callspec.params.get("server") == "external"
     ]
     if left_out:
         config.hook.pytest_deselected(items=left_out)
@@ -77,7 +77,7 @@ def key_prefix(request: pytest.FixtureRequest) -> Iterator[str]:
                     used.unlink(key)
 
 
-def missing(what: str) -> None:
+def missing(what: str) -> NoReturn:
     """Fail in CI, skip elsewhere."""
     if os.environ.get("CI") == "true":
         pytest.fail(f"{what} is missing", pytrace=False)

@@ -18,7 +18,7 @@ def outputs() -> list[str]:
         "import traceback; traceback.print_last()",
         'connect("redis://ada:open-sesame@127.0.0.1:1", timeout=0.2)',
     ]
-    book = new_notebook(cells=[new_code_cell(cell) for cell in cells])  # type: ignore[no-untyped-call]
+    book = new_notebook(cells=[new_code_cell(cell) for cell in cells])
     NotebookClient(book, timeout=60, kernel_name="python3", allow_errors=True).execute()
     return [
         "\n".join(output.get("traceback", [])) or output.get("text", "")

@@ -13,6 +13,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 
 from counting import ROOT, Counts, run_pytest
@@ -53,10 +54,10 @@ def notebook_steps() -> Iterator[Step]:
     """
     external = os.environ.get("MEMORYSTORE_TEST_SERVER")
     for path in sorted((ROOT / "notebooks").glob("*.ipynb")):
-        yield f"{path.name} on Valkey 9", lambda path=path: on_embedded(path)
-        yield f"{path.name} on Redis 7", lambda path=path: on_redis(path)
+        yield f"{path.name} on Valkey 9", partial(on_embedded, path)
+        yield f"{path.name} on Redis 7", partial(on_redis, path)
         if external:
-            yield f"{path.name} on {external}", lambda path=path: compare(path, external)
+            yield f"{path.name} on {external}", partial(compare, path, external)
 
 
 def on_embedded(path: Path) -> Counts:
@@ -81,9 +82,9 @@ def compare(path: Path, endpoint: str | None, launcher: Sequence[str] = ()) -> C
         environment["MEMORYSTORE_ENDPOINT"] = endpoint
     with tempfile.TemporaryDirectory() as folder:
         result = Path(folder, "counts.json")
-        script = [sys.executable, ROOT / "tools/compare_notebooks.py", "--counts", result]
+        script = [sys.executable, str(ROOT / "tools/compare_notebooks.py"), "--counts", str(result)]
         status = subprocess.run(
-            [*launcher, *script, path], cwd=ROOT, env=environment, check=False
+            [*launcher, *script, str(path)], cwd=ROOT, env=environment, check=False
         ).returncode
         counts = Counts(**json.loads(result.read_text())) if result.exists() else Counts()
     return counts if counts.failed or not status else counts + Counts(failed=1)

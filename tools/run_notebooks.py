@@ -52,7 +52,8 @@ def read(path: Path) -> nbformat.NotebookNode:
     for number, cell in enumerate(content["cells"]):
         cell.setdefault("id", f"cell-{number:02d}")
     content["nbformat_minor"] = 5
-    return nbformat.reads(json.dumps(content), as_version=4)
+    book: nbformat.NotebookNode = nbformat.reads(json.dumps(content), as_version=4)
+    return book
 
 
 def normalize(book: nbformat.NotebookNode) -> None:

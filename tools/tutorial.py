@@ -113,7 +113,7 @@ def server() -> Iterator[str]:
         if endpoint.product != "embedded":
             yield f"{endpoint} (from MEMORYSTORE_ENDPOINT)"
             return
-        place = Path(client.connection_pool.connection_kwargs["path"]).parent
+        place = Path(client.get_connection_kwargs()["path"]).parent
         try:
             yield f"embedded Valkey, which keeps your conversations in {place}"
         finally:

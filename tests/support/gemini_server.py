@@ -104,9 +104,9 @@ class GeminiServer:
     def options(self, provider: str) -> dict[str, Any]:
         """Options for `chat_model` that send its calls here, without credentials of anybody's."""
         if provider == "vertexai":
-            return {"api_endpoint": self.url, "credentials": AnonymousCredentials()}  # type: ignore[no-untyped-call]
+            return {"api_endpoint": self.url, "credentials": AnonymousCredentials()}
         # This client asks for a token before each call, which anonymous credentials cannot give.
-        return {"base_url": self.url, "credentials": Credentials("anonymous")}  # type: ignore[no-untyped-call]
+        return {"base_url": self.url, "credentials": Credentials("anonymous")}
 
     def refuse(self, code: int, status: str, message: str = "refused", *, times: int = 1) -> None:
         """Answer the next `times` calls with an error, such as ``429, "RESOURCE_EXHAUSTED"``."""

@@ -180,7 +180,9 @@ class _Arriving(socket.SocketIO):
         return super().readinto(buffer)
 
 
-def _read_request(stream: io.BufferedReader, arriving: _Arriving) -> tuple[bytes, bytes] | None:
+def _read_request(
+    stream: "io.BufferedReader[_Arriving]", arriving: _Arriving
+) -> tuple[bytes, bytes] | None:
     """The name and the bytes of one command as a client sends it: an array of bulk strings.
 
     Afterwards ``arriving.new`` says whether it began with new data, and not with the rest of what

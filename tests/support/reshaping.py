@@ -37,7 +37,7 @@ def empty_primary(cluster: Cluster) -> Server:
             with node.admin() as other:
                 other.execute_command("CLUSTER FORGET", former)
         address = known.execute_command("CLUSTER", "NODES").decode().partition(" myself")[0]
-        bus = int(re.search(r"@(\d+)\S* *$", address)[1])
+        bus = int(re.findall(r"@(\d+)\S* *$", address)[0])
         admin.execute_command("CLUSTER MEET", first.host, first.port, bus)
         mine = admin.execute_command("CLUSTER MYID")
         wait_until(

@@ -127,8 +127,13 @@ class Server(Process):
         """A plain redis-py client for it (RESP2), with its password and CA."""
         if self.tls:
             options = {"ssl": True, "ssl_ca_certs": str(self.tls.ca)} | options
-        own = {"host": self.host, "port": self.port, "password": self.default_password}
-        return redis.Redis(**own | {"protocol": 2} | options)
+        own: dict[str, Any] = {
+            "host": self.host,
+            "port": self.port,
+            "password": self.default_password,
+            "protocol": 2,
+        }
+        return redis.Redis(**own | options)
 
     def kill(self) -> None:
         """SIGKILL: it ends at once and saves nothing; the folder stays for ``restart``."""

@@ -213,7 +213,7 @@ def run(valkey_server: servers.Server, key_prefix: str) -> Callable[[str], Any]:
     def in_kernel(before: str) -> Any:
         source = CELLS.format(address=valkey_server.url, prefix=key_prefix)
         cells = [before, *source.split("---\n")]
-        book = new_notebook(cells=[new_code_cell(cell) for cell in cells])  # type: ignore[no-untyped-call]
+        book = new_notebook(cells=[new_code_cell(cell) for cell in cells])
         NotebookClient(book, timeout=60, kernel_name="python3").execute()
         return [cell.outputs for cell in book.cells]
 

@@ -31,7 +31,7 @@ def page(
 ) -> Iterator[Any]:
     """A notebook with a box, run in JupyterLab; the page has its file in `page.file`."""
     port, source = servers.free_port(), CELLS.format(address=valkey_server.url, prefix=key_prefix)
-    book = new_notebook(cells=[new_code_cell(cell) for cell in source.split("---\n")])  # type: ignore[no-untyped-call]
+    book = new_notebook(cells=[new_code_cell(cell) for cell in source.split("---\n")])
     book.metadata.kernelspec = {"display_name": "Python 3", "name": "python3"}
     file = tmp_path / "box.ipynb"
     file.write_text(json.dumps(book))
