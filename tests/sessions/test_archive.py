@@ -4,6 +4,7 @@ import gzip
 import hashlib
 import io
 import json
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -21,11 +22,14 @@ from memorystore_chat import (
     MemorystoreChatMessageHistory,
     sessions,
 )
+from servers import Server
 from stored import elements, exported, fill, stored
 
 
 @pytest.mark.parametrize("decode", [False, True])
-def test_what_is_exported_comes_back_byte_for_byte(server, client, key_prefix, tmp_path, decode):
+def test_what_is_exported_comes_back_byte_for_byte(
+    server: Server, client: redis.Redis, key_prefix: str, tmp_path: Path, decode: bool
+) -> None:
     """Messages old and new, broken and not even text, and the time to live."""
     odd = [
         *elements(2),
@@ -53,7 +57,7 @@ def test_what_is_exported_comes_back_byte_for_byte(server, client, key_prefix, t
     assert 480 < client.ttl(history.key) <= 500
 
 
-def test_the_file_is_json_lines(client, key_prefix, tmp_path):
+def test_the_file_is_json_lines(client: redis.Redis, key_prefix: str, tmp_path: Path) -> None:
     """A heading, a line a session, and a seal with counts and checksum."""
     made = fill(client, f"{key_prefix}a", 2)
     client.rpush(f"{key_prefix}a", b"\xff")
@@ -80,7 +84,7 @@ def test_the_file_is_json_lines(client, key_prefix, tmp_path):
     assert [entry.name for entry in tmp_path.iterdir()] == ["sessions.jsonl"]
 
 
-def test_export_by_ids(client, key_prefix):
+def test_export_by_ids(client: redis.Redis, key_prefix: str) -> None:
     """Only the named sessions are written; unknown ones are reported."""
     for name in "abc":
         fill(client, f"{key_prefix}{name}", 1)
@@ -91,7 +95,7 @@ def test_export_by_ids(client, key_prefix):
     assert names == ["a", "c"]
 
 
-def test_loading_under_another_prefix(client, key_prefix):
+def test_loading_under_another_prefix(client: redis.Redis, key_prefix: str) -> None:
     """The ids in the file have no prefix, so a copy can live beside the original."""
     made = fill(client, f"{key_prefix}a", 3)
     report = sessions.load(client, exported(client, key_prefix), key_prefix=f"{key_prefix}copy:")
@@ -99,7 +103,7 @@ def test_loading_under_another_prefix(client, key_prefix):
     assert stored(client, f"{key_prefix}copy:a") == made == stored(client, f"{key_prefix}a")
 
 
-def test_a_file_that_was_cut_off_is_refused(client, key_prefix):
+def test_a_file_that_was_cut_off_is_refused(client: redis.Redis, key_prefix: str) -> None:
     """Wherever it ends too early, nothing is loaded."""
     fill(client, f"{key_prefix}a", 2)
     fill(client, f"{key_prefix}b", 2)
@@ -114,7 +118,7 @@ def test_a_file_that_was_cut_off_is_refused(client, key_prefix):
     assert sessions.load(client, io.BytesIO(whole.rstrip())).sessions == 2
 
 
-def test_a_file_that_was_changed_is_refused(client, key_prefix):
+def test_a_file_that_was_changed_is_refused(client: redis.Redis, key_prefix: str) -> None:
     """A changed letter, a lost line and a doubled line do not get past the checksum."""
     fill(client, f"{key_prefix}a", 2)
     fill(client, f"{key_prefix}b", 2)
@@ -132,20 +136,22 @@ def test_a_file_that_was_changed_is_refused(client, key_prefix):
 
 
 @pytest.mark.parametrize("content", [b"", b"\n", b"hello", b"[1]\n", b"\x89PNG\r\n", b"[" * 9999])
-def test_a_file_of_another_kind_is_refused(client, content):
+def test_a_file_of_another_kind_is_refused(client: redis.Redis, content: bytes) -> None:
     """The error says what was expected."""
     with pytest.raises(MemorystoreChatError, match=r"not a file that sessions\.export\(\) wrote"):
         sessions.load(client, io.BytesIO(content))
 
 
-def test_a_file_of_a_newer_version_is_refused(client):
+def test_a_file_of_a_newer_version_is_refused(client: redis.Redis) -> None:
     """The error says which version and what to do."""
     content = b'{"format":"memorystore-chat sessions","version":2,"key_prefix":""}\n{"end":{}}\n'
     with pytest.raises(MemorystoreChatError, match=r"version 2 of the format.*newer memorystore"):
         sessions.load(client, io.BytesIO(content))
 
 
-def test_a_failed_export_leaves_the_earlier_file(valkey_server, key_prefix, tmp_path):
+def test_a_failed_export_leaves_the_earlier_file(
+    valkey_server: Server, key_prefix: str, tmp_path: Path
+) -> None:
     """The new file takes the old one's place when it is complete, and not before."""
     path = tmp_path / "sessions.jsonl"
     path.write_text("earlier")
@@ -162,7 +168,9 @@ def test_a_failed_export_leaves_the_earlier_file(valkey_server, key_prefix, tmp_
     assert [entry.name for entry in tmp_path.iterdir()] == ["sessions.jsonl"]
 
 
-def test_open_files_and_compressed_ones(client, key_prefix, tmp_path):
+def test_open_files_and_compressed_ones(
+    client: redis.Redis, key_prefix: str, tmp_path: Path
+) -> None:
     """Anything binary that can be rewound will do, from where it stands."""
     made = fill(client, f"{key_prefix}a", 3)
     with gzip.open(tmp_path / "a.gz", "wb") as file:
@@ -173,14 +181,14 @@ def test_open_files_and_compressed_ones(client, key_prefix, tmp_path):
     assert stored(client, f"{key_prefix}a") == made
 
 
-def test_text_files_are_refused(client, tmp_path):
+def test_text_files_are_refused(client: redis.Redis, tmp_path: Path) -> None:
     """They would change line ends; the error names the mode."""
     with (tmp_path / "a").open("w") as file, pytest.raises(TypeError, match=r"mode 'wb'"):
-        sessions.export(client, file)
+        sessions.export(client, file)  # type: ignore[arg-type]
     with (tmp_path / "a").open() as file, pytest.raises(TypeError, match=r"mode 'rb'.*rewound"):
-        sessions.load(client, file)
+        sessions.load(client, file)  # type: ignore[arg-type]
     with pytest.raises(TypeError, match=r"a path, or a file"):
-        sessions.load(client, 7)
+        sessions.load(client, 7)  # type: ignore[arg-type]
     with pytest.raises(FileNotFoundError):
         sessions.load(client, tmp_path / "missing")
 
@@ -217,7 +225,9 @@ GOOD: list[Any] = [
         (4, {"end": {"sessions": 3, "messages": 5, "pieces": 3}}), (4, {"end": {}}),
     ],
 )  # fmt: skip
-def test_a_file_that_something_else_sealed_is_refused(client, line, changes):
+def test_a_file_that_something_else_sealed_is_refused(
+    client: redis.Redis, line: int, changes: dict[str, Any]
+) -> None:
     """The right checksum does not make it sound: the error is ours, and nothing is loaded."""
     records = [*GOOD[:line], GOOD[line] | changes, *GOOD[line + 1 :]]
     with pytest.raises(MemorystoreChatError, match=r"right checksum, but .* export again"):
@@ -225,7 +235,7 @@ def test_a_file_that_something_else_sealed_is_refused(client, line, changes):
     assert list(client.scan_iter("fuzz:*")) == []
 
 
-def test_fuzzed_files_are_loaded_or_refused(valkey_server):
+def test_fuzzed_files_are_loaded_or_refused(valkey_server: Server) -> None:
     """Whatever JSON stands in them: all sessions or none, and no error but ours."""
     assert sessions.load(valkey_server.client(), sealed(GOOD)).sessions == 2
     values = st.recursive(
@@ -255,7 +265,9 @@ def test_fuzzed_files_are_loaded_or_refused(valkey_server):
 
 
 @pytest.mark.parametrize("keep", [20, -1, -9])
-def test_a_compressed_file_that_was_cut_off_is_refused(client, key_prefix, tmp_path, keep):
+def test_a_compressed_file_that_was_cut_off_is_refused(
+    client: redis.Redis, key_prefix: str, tmp_path: Path, keep: int
+) -> None:
     """Gzip's own errors are not handed on as they are."""
     fill(client, f"{key_prefix}a", 500)
     path = tmp_path / "a.gz"
@@ -269,7 +281,9 @@ def test_a_compressed_file_that_was_cut_off_is_refused(client, key_prefix, tmp_p
         sessions.load(client, file)
 
 
-def test_two_exports_to_one_path(interfering, key_prefix, tmp_path):
+def test_two_exports_to_one_path(
+    interfering: InterferingRedis, key_prefix: str, tmp_path: Path
+) -> None:
     """The later one wins, each file is whole, and only its owner may read it."""
     fill(interfering, f"{key_prefix}a", 1500)
     path, somebodys = tmp_path / "sessions.jsonl", tmp_path / "sessions.jsonl.part"

@@ -2,6 +2,7 @@
 
 import sys
 from datetime import timedelta
+from typing import Any
 
 import pytest
 import redis
@@ -12,7 +13,7 @@ from stored import element
 
 
 @pytest.mark.parametrize("ttl", [0, -1, 1.5, True, "60", timedelta(days=1)])
-def test_a_bad_time_to_live_is_refused(client, ttl):
+def test_a_bad_time_to_live_is_refused(client: redis.Redis, ttl: int | None) -> None:
     """Before anything is set; and nobody sets all sessions of a server by leaving something out."""
     error = ValueError if type(ttl) is int else TypeError
     with pytest.raises(error, match=r"ttl is .*; it takes a whole number of seconds from 1"):
@@ -21,7 +22,7 @@ def test_a_bad_time_to_live_is_refused(client, ttl):
         sessions.expire(client, ttl=60, dry_run=False)
 
 
-def test_reports_are_sentences():
+def test_reports_are_sentences() -> None:
     """The repr says what was done, what was not, and why."""
     assert repr(Report("delete", True, 12, 3400, 1_250_000)) == (
         "Would delete 12 sessions (3,400 messages, 1.2 MB); "
@@ -48,7 +49,12 @@ def test_reports_are_sentences():
     )
 
 
-def test_progress_is_shown_only_where_somebody_sees_it(client, key_prefix, capsys, monkeypatch):
+def test_progress_is_shown_only_where_somebody_sees_it(
+    client: redis.Redis,
+    key_prefix: str,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     """Not unless asked for, not in a file, and in a notebook, a terminal or when insisted on."""
     monkeypatch.delitem(sys.modules, "ipykernel", raising=False)
     client.rpush(f"{key_prefix}a", element())
@@ -62,7 +68,9 @@ def test_progress_is_shown_only_where_somebody_sees_it(client, key_prefix, capsy
     assert "1 sessions" in capsys.readouterr().err
 
 
-def test_progress_without_tqdm_says_what_to_install(client, key_prefix, monkeypatch):
+def test_progress_without_tqdm_says_what_to_install(
+    client: redis.Redis, key_prefix: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The bar's library is optional."""
     monkeypatch.setitem(sys.modules, "tqdm.auto", None)
     with pytest.raises(ModuleNotFoundError, match=r"pip install 'memorystore-chat\[tutorial\]'"):
@@ -89,14 +97,16 @@ def test_progress_without_tqdm_says_what_to_install(client, key_prefix, monkeypa
         (TypeError, {"all_sessions": 1}, r"all_sessions is 1, of type int; it takes True or False"),
     ],
 )
-def test_bad_options_are_refused(client, error, options, message):
+def test_bad_options_are_refused(
+    client: redis.Redis, error: type[Exception], options: dict[str, Any], message: str
+) -> None:
     """The error says what was given and what is accepted, before anything happens."""
     with pytest.raises(error, match=message):
-        sessions.delete(client, **({"key_prefix": "x", "dry_run": False} | options))
+        sessions.delete(client, **{"key_prefix": "x", "dry_run": False, **options})
 
 
 @pytest.mark.parametrize("count", [0, -1, True, 1.5, None])
-def test_a_bad_count_is_refused_by_the_call(client, count):
+def test_a_bad_count_is_refused_by_the_call(client: redis.Redis, count: Any) -> None:
     """Not only when the first session is asked for."""
     error = ValueError if type(count) is int else TypeError
     with pytest.raises(error, match=r"count is .*; it takes a whole number of keys from 1"):
@@ -104,7 +114,7 @@ def test_a_bad_count_is_refused_by_the_call(client, count):
 
 
 @pytest.mark.parametrize("client", ["redis://localhost", None, redis.asyncio.Redis()])
-def test_what_is_no_client_is_refused(client: object) -> None:
+def test_what_is_no_client_is_refused(client: Any) -> None:
     """Each function says what it takes before it asks anybody."""
     for call in (
         lambda: list(sessions.scan(client, key_prefix="a")),

@@ -1,9 +1,11 @@
 """Copying sessions from langchain-community."""
 
 import json
+from pathlib import Path
 from typing import Any
 
 import pytest
+import redis
 from langchain_core.messages import (
     AIMessage,
     AIMessageChunk,
@@ -15,11 +17,13 @@ from langchain_core.messages import (
 from langchain_core.messages.tool import tool_call_chunk
 
 import servers
+from interference import InterferingRedis
 from memorystore_chat import (
     MemorystoreChatMessageHistory,
     sessions,
 )
 from memorystore_chat.storage import codec
+from servers import Server
 from stored import fill, stored
 
 CONVERSATION = [
@@ -46,7 +50,7 @@ def copied(client: Any, key_prefix: str, **options: Any) -> sessions.Report:
 
 
 @pytest.mark.parametrize("decode", [False, True])
-def test_copying_from_langchain_community(server, key_prefix, decode):
+def test_copying_from_langchain_community(server: Server, key_prefix: str, decode: bool) -> None:
     """The copies read oldest first, with the time to live; the originals stay as they are."""
     with server.client(decode_responses=decode) as client:
         community(client, f"{key_prefix}theirs:a", CONVERSATION, ttl=100)
@@ -69,7 +73,7 @@ def test_copying_from_langchain_community(server, key_prefix, decode):
         assert 90 < client.ttl(f"{key_prefix}theirs:a") <= 100
 
 
-def test_copying_uses_the_other_librarys_prefix_by_default():
+def test_copying_uses_the_other_librarys_prefix_by_default() -> None:
     """message_store: in front of the originals, nothing in front of the copies."""
     with servers.valkey() as server, server.client() as client:
         community(client, "message_store:a", CONVERSATION)
@@ -79,7 +83,9 @@ def test_copying_uses_the_other_librarys_prefix_by_default():
 
 
 @pytest.mark.parametrize("size", [2, 1700])
-def test_copying_again_adds_only_what_is_new(client, key_prefix, size):
+def test_copying_again_adds_only_what_is_new(
+    client: redis.Redis, key_prefix: str, size: int
+) -> None:
     """The second run copies nothing twice; a session that grew gets the new messages."""
     messages = [HumanMessage(str(number)) for number in range(size)]
     new = [HumanMessage(f"new {number}") for number in range(size)]
@@ -96,7 +102,7 @@ def test_copying_again_adds_only_what_is_new(client, key_prefix, size):
     assert 90 < client.ttl(ours.key) <= 100
 
 
-def test_a_copy_that_went_its_own_way_is_left_alone(client, key_prefix):
+def test_a_copy_that_went_its_own_way_is_left_alone(client: redis.Redis, key_prefix: str) -> None:
     """Continued in one place it is fine, continued in both it is a conflict."""
     community(client, f"{key_prefix}theirs:a", CONVERSATION)
     community(client, f"{key_prefix}theirs:b", CONVERSATION)
@@ -113,7 +119,9 @@ def test_a_copy_that_went_its_own_way_is_left_alone(client, key_prefix):
     assert client.llen(f"{key_prefix}ours:b") == 6
 
 
-def test_a_session_that_grows_while_it_is_copied(interfering, key_prefix):
+def test_a_session_that_grows_while_it_is_copied(
+    interfering: InterferingRedis, key_prefix: str
+) -> None:
     """New messages come at the head of the original and do not disturb the copy."""
     messages = [HumanMessage(str(number)) for number in range(2500)]
     community(interfering, f"{key_prefix}theirs:a", messages)
@@ -129,7 +137,7 @@ def test_a_session_that_grows_while_it_is_copied(interfering, key_prefix):
     assert copied(interfering, key_prefix, dry_run=False).messages == 10
 
 
-def test_unreadable_messages_are_copied_and_reported(client, key_prefix):
+def test_unreadable_messages_are_copied_and_reported(client: redis.Redis, key_prefix: str) -> None:
     """Nothing is dropped silently; repair() finds them in the copy."""
     community(client, f"{key_prefix}theirs:a", CONVERSATION[:2])
     client.lpush(f"{key_prefix}theirs:a", "{broken")
@@ -141,13 +149,15 @@ def test_unreadable_messages_are_copied_and_reported(client, key_prefix):
     assert ours.messages == [*CONVERSATION[:2], CONVERSATION[-1]]
 
 
-def test_chunks_are_read_as_whole_messages(client, key_prefix):
+def test_chunks_are_read_as_whole_messages(client: redis.Redis, key_prefix: str) -> None:
     """What a stream ended in, stored by langchain-community as it was, is an answer like others."""
     call = {"name": "times", "args": {"a": 6}, "id": "call-1", "type": "tool_call"}
     parts = [
-        AIMessageChunk("Let me "),
-        AIMessageChunk("see.", tool_call_chunks=[tool_call_chunk(name="times", id="call-1")]),
-        AIMessageChunk("", tool_call_chunks=[tool_call_chunk(args='{"a": 6}')]),
+        AIMessageChunk(content="Let me "),
+        AIMessageChunk(
+            content="see.", tool_call_chunks=[tool_call_chunk(name="times", id="call-1", index=0)]
+        ),
+        AIMessageChunk(content="", tool_call_chunks=[tool_call_chunk(args='{"a": 6}', index=0)]),
     ]
     community(client, f"{key_prefix}theirs:a", [HumanMessage("6?"), parts[0] + parts[1] + parts[2]])
     assert copied(client, key_prefix, dry_run=False).unreadable == 0
@@ -162,13 +172,15 @@ def test_chunks_are_read_as_whole_messages(client, key_prefix):
 @pytest.mark.parametrize(
     ("theirs", "ours"), [("message_store:", "message_store:new:"), ("", ""), ("", "a:"), ("a", "a")]
 )
-def test_copies_must_not_look_like_originals(client, theirs, ours):
+def test_copies_must_not_look_like_originals(client: redis.Redis, theirs: str, ours: str) -> None:
     """A prefix for the copies that begins with that of the originals is refused."""
     with pytest.raises(ValueError, match=r"copies would be taken for originals"):
         sessions.from_langchain_community(client, key_prefix_from=theirs, key_prefix=ours)
 
 
-def test_progress_of_export_load_and_copy(client, key_prefix, tmp_path, capsys):
+def test_progress_of_export_load_and_copy(
+    client: redis.Redis, key_prefix: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     """Each shows its own bar when asked for."""
     fill(client, f"{key_prefix}theirs:a", 1)
     path = tmp_path / "a"

@@ -2,7 +2,7 @@
 
 import io
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -98,7 +98,9 @@ def owners(valkey_cluster: Cluster, key_prefix: str) -> Iterator[dict[str, Serve
 
 
 @pytest.mark.parametrize("finished", [True, False])
-def test_slots_that_move_during_a_scan(valkey_cluster, key_prefix, owners, finished):
+def test_slots_that_move_during_a_scan(
+    valkey_cluster: Cluster, key_prefix: str, owners: dict[str, Server], finished: bool
+) -> None:
     """From a node whose turn is to come to one that had it, all the way or with the slot open."""
     with valkey_cluster.client() as client:
         found = sessions.scan(client, key_prefix=key_prefix, count=1)
@@ -118,7 +120,9 @@ def test_slots_that_move_during_a_scan(valkey_cluster, key_prefix, owners, finis
         move_slots(sorted(slots), last, first, "close")
 
 
-def test_a_slot_that_stays_open_is_no_obstacle(valkey_cluster, key_prefix, owners):
+def test_a_slot_that_stays_open_is_no_obstacle(
+    valkey_cluster: Cluster, key_prefix: str, owners: dict[str, Server]
+) -> None:
     """A move that somebody began and never ended: each session is found, wherever it is."""
     key = f"{key_prefix}{NAMES[0]}"
     source = owners[NAMES[0]]
@@ -149,10 +153,12 @@ def test_a_client_that_was_idle_during_a_fail_over(key_prefix: str, ours: bool) 
         assert sessions.delete(client, key_prefix=key_prefix, dry_run=False).sessions == len(NAMES)
 
 
-def test_a_cluster_without_one_of_its_primaries_is_an_error(monkeypatch, key_prefix):
+def test_a_cluster_without_one_of_its_primaries_is_an_error(
+    monkeypatch: pytest.MonkeyPatch, key_prefix: str
+) -> None:
     """Nobody took over its slots: no list is complete."""
     monkeypatch.setattr(_primaries, "_SETTLES_WITHIN", 1.0)
-    config = {"cluster_node_timeout": 500, "cluster_require_full_coverage": "no"}
+    config: dict[str, Any] = {"cluster_node_timeout": 500, "cluster_require_full_coverage": "no"}
     with servers.cluster(replicas=0, **config) as cluster, cluster.client() as client:
         store(client, key_prefix)
         cluster.nodes[2].kill()
@@ -213,7 +219,7 @@ def either(pair: Pair, request: pytest.FixtureRequest) -> Iterator[Any]:
 
 
 @pytest.mark.parametrize("cut", [True, False], ids=["cut", "surviving"])
-def test_a_server_that_fails_over_during_a_scan(pair, either, cut):
+def test_a_server_that_fails_over_during_a_scan(pair: Pair, either: Any, cut: bool) -> None:
     """Another server behind the address, or a connection that stays with the old one."""
     store(either, "")
     pair.copy()
@@ -235,7 +241,9 @@ def test_a_server_that_fails_over_during_a_scan(pair, either, cut):
     ],
     ids=["delete", "expire", "copy"],
 )
-def test_a_server_that_fails_over_during_a_change(pair, through, change):
+def test_a_server_that_fails_over_during_a_change(
+    pair: Pair, through: redis.Redis, change: Callable[..., sessions.Report]
+) -> None:
     """What was written last may be gone with it: an error says so; done again, it is complete."""
     for number in range(1200):
         through.rpush(f"a{number}", element())
@@ -263,7 +271,9 @@ def test_a_server_that_fails_over_during_a_change(pair, through, change):
         assert len(ids(through, "b")) == 1200
 
 
-def test_a_server_that_fails_over_while_sessions_are_loaded(pair, through):
+def test_a_server_that_fails_over_while_sessions_are_loaded(
+    pair: Pair, through: redis.Redis
+) -> None:
     """The error says to load again, which completes it."""
     for number in range(3):
         fill(through, f"a{number}", 2500)
@@ -288,7 +298,7 @@ def test_a_server_that_fails_over_while_sessions_are_loaded(pair, through):
     assert [through.llen(f"a{number}") for number in range(3)] == [2500] * 3
 
 
-def test_a_replica_is_refused(pair, monkeypatch):
+def test_a_replica_is_refused(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
     """It may lack sessions; the error says where to go."""
     monkeypatch.setattr(_primaries, "_SETTLES_WITHIN", 0.2)
     pair.copy()
@@ -296,7 +306,7 @@ def test_a_replica_is_refused(pair, monkeypatch):
         ids(client, "")
 
 
-def test_one_node_of_a_cluster_is_refused(valkey_cluster, key_prefix):
+def test_one_node_of_a_cluster_is_refused(valkey_cluster: Cluster, key_prefix: str) -> None:
     """A plain client of it would see only its own sessions; with all slots it is welcome."""
     with (
         valkey_cluster.nodes[0].client() as client,
@@ -308,7 +318,7 @@ def test_one_node_of_a_cluster_is_refused(valkey_cluster, key_prefix):
         assert ids(client, key_prefix) == NAMES
 
 
-def test_servers_that_never_rest_are_an_error(pair, through):
+def test_servers_that_never_rest_are_an_error(pair: Pair, through: redis.Redis) -> None:
     """Another server at each step: the scan gives up instead of going on for ever."""
     store(through, "")
     answer = through.response_callbacks["SCAN"]
@@ -327,7 +337,9 @@ def test_servers_that_never_rest_are_an_error(pair, through):
     assert turn < 50
 
 
-def test_a_session_that_was_seen_is_read_from_the_new_server(pair, through):
+def test_a_session_that_was_seen_is_read_from_the_new_server(
+    pair: Pair, through: redis.Redis
+) -> None:
     """An export across a fail-over holds what the new server has, and each session once."""
     store(through, "a")
     long = fill(through, "along", 2500)

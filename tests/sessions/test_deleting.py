@@ -2,27 +2,31 @@
 
 import threading
 from datetime import timedelta
+from typing import Any
 
 import pytest
+import redis
 
 import servers
+from interference import InterferingRedis
 from memorystore_chat import (
     MemorystoreChatError,
     MemorystoreChatMessageHistory,
     sessions,
 )
 from memorystore_chat.sessions import Report
+from servers import Cluster, Server
 from stored import UNTIMED, element, ids
 
 
-def test_a_session_that_does_not_expire_has_no_ttl(client, key_prefix):
+def test_a_session_that_does_not_expire_has_no_ttl(client: redis.Redis, key_prefix: str) -> None:
     """The ttl is None and not -1."""
     client.rpush(f"{key_prefix}a", element())
     (session,) = sessions.scan(client, key_prefix=key_prefix)
     assert session.ttl is None
 
 
-def test_delete_only_counts_by_default(client, key_prefix):
+def test_delete_only_counts_by_default(client: redis.Redis, key_prefix: str) -> None:
     """A dry run says what the real run then does."""
     for name in "abc":
         client.rpush(f"{key_prefix}{name}", element(), element())
@@ -35,7 +39,7 @@ def test_delete_only_counts_by_default(client, key_prefix):
     assert ids(client, key_prefix) == []
 
 
-def test_delete_by_ids(client, key_prefix):
+def test_delete_by_ids(client: redis.Redis, key_prefix: str) -> None:
     """Only the named ones go, each counted once; unknown ones are reported."""
     for name in "abc":
         client.rpush(f"{key_prefix}{name}", element())
@@ -47,7 +51,7 @@ def test_delete_by_ids(client, key_prefix):
     assert client.exists(f"{key_prefix}string")
 
 
-def test_deleting_no_ids_deletes_nothing(client, key_prefix):
+def test_deleting_no_ids_deletes_nothing(client: redis.Redis, key_prefix: str) -> None:
     """An empty list of ids does not stand for all."""
     client.rpush(f"{key_prefix}a", element())
     assert sessions.delete(client, [], key_prefix=key_prefix, dry_run=False).sessions == 0
@@ -56,13 +60,15 @@ def test_deleting_no_ids_deletes_nothing(client, key_prefix):
 
 @pytest.mark.parametrize("dry_run", [True, False])
 @pytest.mark.parametrize("idle_for", [None, 60])
-def test_everything_is_only_deleted_when_asked_for(client, dry_run, idle_for):
+def test_everything_is_only_deleted_when_asked_for(
+    client: redis.Redis, dry_run: bool, idle_for: float | None
+) -> None:
     """Without ids and prefix it takes all_sessions=True."""
     with pytest.raises(ValueError, match=r"every session on the server.*all_sessions=True"):
         sessions.delete(client, dry_run=dry_run, idle_for=idle_for)
 
 
-def test_all_sessions_leaves_everything_else():
+def test_all_sessions_leaves_everything_else() -> None:
     """Deleting all sessions of a server spares what is no session."""
     with servers.valkey() as server, server.client() as client:
         client.rpush("a", element())
@@ -74,7 +80,7 @@ def test_all_sessions_leaves_everything_else():
 
 
 @pytest.mark.parametrize("limit", [timedelta(days=30), 30 * 86_400, 2_592_000.0])
-def test_delete_by_age(client, key_prefix, limit):
+def test_delete_by_age(client: redis.Redis, key_prefix: str, limit: timedelta | float) -> None:
     """The newest message counts; sessions that do not say when are kept and counted."""
     day = timedelta(days=1)
     client.rpush(f"{key_prefix}old", element(ago=90 * day), element(ago=31 * day))
@@ -86,7 +92,7 @@ def test_delete_by_age(client, key_prefix, limit):
 
 
 @pytest.mark.parametrize("dry_run", [True, False])
-def test_age_and_ids_go_together(client, key_prefix, dry_run):
+def test_age_and_ids_go_together(client: redis.Redis, key_prefix: str, dry_run: bool) -> None:
     """Of the named sessions only the old ones are deleted."""
     for name in "abc":
         client.rpush(f"{key_prefix}{name}", element(ago=timedelta(hours=int("abc".index(name)))))
@@ -97,7 +103,9 @@ def test_age_and_ids_go_together(client, key_prefix, dry_run):
     assert ids(client, key_prefix) == (["a", "b", "c"] if dry_run else ["a", "b"])
 
 
-def test_a_session_that_is_used_again_is_not_deleted_by_age(interfering, key_prefix):
+def test_a_session_that_is_used_again_is_not_deleted_by_age(
+    interfering: InterferingRedis, key_prefix: str
+) -> None:
     """What is appended between the look and the deletion saves the session."""
     for name in "ab":
         interfering.rpush(f"{key_prefix}{name}", element(ago=timedelta(days=9)))
@@ -117,7 +125,7 @@ def test_a_session_that_is_used_again_is_not_deleted_by_age(interfering, key_pre
     assert interfering.get(f"{key_prefix}b") == b"something else"
 
 
-def test_sessions_in_use_survive_deletion_by_age(server, key_prefix):
+def test_sessions_in_use_survive_deletion_by_age(server: Server, key_prefix: str) -> None:
     """Eight writers come back to old sessions while these are deleted: none of theirs is lost."""
     with server.client() as client:
         for number in range(400):
@@ -142,13 +150,13 @@ def test_sessions_in_use_survive_deletion_by_age(server, key_prefix):
 
 
 @pytest.mark.parametrize("dry_run", [True, False])
-def test_expire_sets_the_time_to_live(client, key_prefix, dry_run):
+def test_expire_sets_the_time_to_live(client: redis.Redis, key_prefix: str, dry_run: bool) -> None:
     """Of all under the prefix, or of the named ones; by default nothing is changed."""
     for name in "abc":
         client.rpush(f"{key_prefix}{name}", element(), element())
     client.expire(f"{key_prefix}c", 50)
     client.rpush(f"{key_prefix}list", "x")
-    options = {} if dry_run else {"dry_run": False}
+    options: dict[str, Any] = {} if dry_run else {"dry_run": False}
     report = sessions.expire(client, key_prefix=key_prefix, ttl=1000, **options)
     assert (report.action, report.dry_run, report.sessions, report.messages) == (
         "expire",
@@ -160,7 +168,7 @@ def test_expire_sets_the_time_to_live(client, key_prefix, dry_run):
     if dry_run:
         assert ttls == {"a": None, "b": None, "c": pytest.approx(50, abs=2)}
     else:
-        assert all(998 <= ttl <= 1000 for ttl in ttls.values())
+        assert all(ttl and 998 <= ttl <= 1000 for ttl in ttls.values())
     assert client.ttl(f"{key_prefix}list") == -1
     named = sessions.expire(client, ["c", "x"], key_prefix=key_prefix, ttl=None, dry_run=dry_run)
     assert (named.sessions, named.missing) == (1, 1)
@@ -168,7 +176,7 @@ def test_expire_sets_the_time_to_live(client, key_prefix, dry_run):
     assert [name for name in "abc" if ttls[name] is None] == (["a", "b"] if dry_run else ["c"])
 
 
-def test_expired_sessions_go_by_themselves(client, key_prefix):
+def test_expired_sessions_go_by_themselves(client: redis.Redis, key_prefix: str) -> None:
     """The server deletes them, and a history that has a ttl sets its own with the next append."""
     history = MemorystoreChatMessageHistory(client, "kept", 500, key_prefix=key_prefix)
     history.add_user_message("Hello!")
@@ -179,7 +187,7 @@ def test_expired_sessions_go_by_themselves(client, key_prefix):
     assert len(history) == 2
 
 
-def test_expire_by_age(interfering, key_prefix):
+def test_expire_by_age(interfering: InterferingRedis, key_prefix: str) -> None:
     """Old sessions only, and not one that is appended to between the look and the order."""
     week = timedelta(days=7)
     for name in "abc":
@@ -200,7 +208,9 @@ def test_expire_by_age(interfering, key_prefix):
 
 
 @pytest.mark.parametrize("options", [{}, {"decode_responses": True}])
-def test_expire_on_a_cluster(valkey_cluster, key_prefix, options):
+def test_expire_on_a_cluster(
+    valkey_cluster: Cluster, key_prefix: str, options: dict[str, Any]
+) -> None:
     """Sessions of every primary are set, by age and without."""
     with valkey_cluster.client(**options) as client:
         for number in range(30):
@@ -212,12 +222,12 @@ def test_expire_on_a_cluster(valkey_cluster, key_prefix, options):
             assert (report.sessions, report.changed) == (30, 0)
             ttls = [found.ttl for found in sessions.scan(client, key_prefix=key_prefix)]
             assert len(ttls) == 30
-            assert all((age or 0) + 55 <= ttl <= (age or 0) + 60 for ttl in ttls)
+            assert all(ttl and (age or 0) + 55 <= ttl <= (age or 0) + 60 for ttl in ttls)
         sessions.delete(client, key_prefix=key_prefix, dry_run=False)
 
 
 @pytest.mark.own_server
-def test_a_refused_command_is_an_error(server, key_prefix):
+def test_a_refused_command_is_an_error(server: Server, key_prefix: str) -> None:
     """Without the right to SCAN, or to delete, the error says which right and what was tried."""
     with server.admin() as admin:
         admin.execute_command("ACL", "SETUSER", "reader", "on", ">pw", "~*", "+@all", "-unlink")
@@ -255,7 +265,9 @@ def test_a_refused_command_is_an_error(server, key_prefix):
 
 
 @pytest.mark.parametrize("idle_for", [None, 60])
-def test_what_repair_moved_aside_goes_with_its_session(client, key_prefix, idle_for):
+def test_what_repair_moved_aside_goes_with_its_session(
+    client: redis.Redis, key_prefix: str, idle_for: float | None
+) -> None:
     """Its list of broken elements expires and is deleted with it, and nobody else's list is."""
     for name in ("a", "b"):
         client.rpush(f"{key_prefix}{name}", element(ago=timedelta(hours=1)), "{broken")
@@ -264,7 +276,7 @@ def test_what_repair_moved_aside_goes_with_its_session(client, key_prefix, idle_
         assert len(history.repair(dry_run=False)) == 1
     client.rpush(f"{key_prefix}c", element(ago=timedelta(hours=1)))
     client.rpush(f"{key_prefix}c:corrupt", element())  # a session, whatever its name is
-    options = {"key_prefix": key_prefix, "idle_for": idle_for, "dry_run": False}
+    options: dict[str, Any] = {"key_prefix": key_prefix, "idle_for": idle_for, "dry_run": False}
     sessions.expire(client, ["a", "c"], ttl=100, **options)
     assert 90 < client.ttl(f"{key_prefix}a:corrupt") <= 100
     assert client.ttl(f"{key_prefix}c:corrupt") == client.ttl(f"{key_prefix}b:corrupt") == -1

@@ -3,6 +3,7 @@
 import io
 import json
 import tracemalloc
+from pathlib import Path
 
 import pytest
 import redis
@@ -11,16 +12,19 @@ from redis.crc import key_slot
 from redis.retry import Retry
 
 import servers
+from interference import InterferingRedis
 from memorystore_chat import (
     MemorystoreChatError,
     sessions,
 )
-from memorystore_chat.sessions._moving import STAGING, staging_key
+from memorystore_chat.sessions._moving import staging_key
+from memorystore_chat.sessions.scanning import STAGING
 from proxy import Proxy
+from servers import Cluster, Server
 from stored import elements, exported, fill, stored
 
 
-def test_loading_twice_changes_nothing(client, key_prefix):
+def test_loading_twice_changes_nothing(client: redis.Redis, key_prefix: str) -> None:
     """Sessions that are there, also such that have been continued, are left as they are."""
     file = exported(client, key_prefix)
     first = fill(client, f"{key_prefix}a", 2)
@@ -34,7 +38,9 @@ def test_loading_twice_changes_nothing(client, key_prefix):
 
 
 @pytest.mark.parametrize("size", [3, 2500])
-def test_sessions_with_other_messages_are_left_alone_unless_told(client, key_prefix, size):
+def test_sessions_with_other_messages_are_left_alone_unless_told(
+    client: redis.Redis, key_prefix: str, size: int
+) -> None:
     """Different or fewer messages, or another type of key, are conflicts."""
     made = fill(client, f"{key_prefix}different", size)
     fill(client, f"{key_prefix}shorter", size)
@@ -59,7 +65,7 @@ def test_sessions_with_other_messages_are_left_alone_unless_told(client, key_pre
     assert not list(client.scan_iter(match=STAGING + b"*"))
 
 
-def test_a_long_session_goes_in_pieces(interfering, key_prefix):
+def test_a_long_session_goes_in_pieces(interfering: InterferingRedis, key_prefix: str) -> None:
     """Of at most 1,000 messages; it appears under its name when it is whole."""
     made = fill(interfering, f"{key_prefix}a", 2500)
     interfering.expire(f"{key_prefix}a", 100)
@@ -80,7 +86,9 @@ def test_a_long_session_goes_in_pieces(interfering, key_prefix):
     assert 90 < interfering.ttl(f"{key_prefix}a") <= 100
 
 
-def test_a_huge_session_does_not_fill_the_memory(valkey_server, key_prefix, tmp_path):
+def test_a_huge_session_does_not_fill_the_memory(
+    valkey_server: Server, key_prefix: str, tmp_path: Path
+) -> None:
     """80 MB in one session go out and in through less than 60 MB."""
     client = valkey_server.client()
     for _ in range(8):
@@ -98,11 +106,13 @@ def test_a_huge_session_does_not_fill_the_memory(valkey_server, key_prefix, tmp_
     assert peak < 60e6
 
 
-def test_a_session_that_grows_while_it_is_exported(interfering, key_prefix):
+def test_a_session_that_grows_while_it_is_exported(
+    interfering: InterferingRedis, key_prefix: str
+) -> None:
     """The file has it as it was when its export began."""
     made = fill(interfering, f"{key_prefix}a", 2500)
-    grow = {n: lambda: fill(interfering, f"{key_prefix}a", 700) for n in (4, 5)}
-    interfering.actions, interfering.pipelines = grow, 0
+    interfering.actions = {n: lambda: fill(interfering, f"{key_prefix}a", 700) for n in (4, 5)}
+    interfering.pipelines = 0
     file = exported(interfering, key_prefix)
     interfering.actions = {}
     assert interfering.llen(f"{key_prefix}a") == 3900
@@ -110,7 +120,9 @@ def test_a_session_that_grows_while_it_is_exported(interfering, key_prefix):
     assert stored(interfering, f"{key_prefix}copy:a") == made
 
 
-def test_a_session_that_is_trimmed_while_it_is_exported(interfering, key_prefix):
+def test_a_session_that_is_trimmed_while_it_is_exported(
+    interfering: InterferingRedis, key_prefix: str
+) -> None:
     """It is read again at once: no message is missing in the middle or there twice."""
     fill(interfering, f"{key_prefix}a", 2500)
 
@@ -130,7 +142,9 @@ def test_a_session_that_is_trimmed_while_it_is_exported(interfering, key_prefix)
     assert not list(interfering.scan_iter(match=STAGING + b"*"))
 
 
-def test_a_session_that_is_cleared_while_it_is_exported(interfering, key_prefix):
+def test_a_session_that_is_cleared_while_it_is_exported(
+    interfering: InterferingRedis, key_prefix: str
+) -> None:
     """It is not in the file, as if it had been cleared before."""
     fill(interfering, f"{key_prefix}a", 2500)
     made = fill(interfering, f"{key_prefix}b", 1)
@@ -146,7 +160,7 @@ def test_a_session_that_is_cleared_while_it_is_exported(interfering, key_prefix)
     assert stored(interfering, f"{key_prefix}copy:b") == made
 
 
-def test_an_interrupted_load_is_repeated(interfering, key_prefix):
+def test_an_interrupted_load_is_repeated(interfering: InterferingRedis, key_prefix: str) -> None:
     """Nothing is half there; loading again completes it, whatever the first try left behind."""
     made = fill(interfering, f"{key_prefix}a", 2500)
     file = exported(interfering, key_prefix)
@@ -169,7 +183,9 @@ def test_an_interrupted_load_is_repeated(interfering, key_prefix):
     assert not interfering.exists(left)
 
 
-def test_a_session_that_appears_while_it_is_loaded(interfering, key_prefix):
+def test_a_session_that_appears_while_it_is_loaded(
+    interfering: InterferingRedis, key_prefix: str
+) -> None:
     """Whoever created it in the meantime keeps it; it is reported as a conflict."""
     fill(interfering, f"{key_prefix}long", 2500)
     file = exported(interfering, key_prefix)
@@ -192,7 +208,7 @@ def test_a_session_that_appears_while_it_is_loaded(interfering, key_prefix):
 
 
 @pytest.mark.parametrize("overwrite", [False, True])
-def test_lost_replies_double_nothing(server, key_prefix, overwrite):
+def test_lost_replies_double_nothing(server: Server, key_prefix: str, overwrite: bool) -> None:
     """The reply to a write is lost, redis-py sends it again, and the session is there once."""
     with Proxy(server.host, server.port) as proxy, server.client() as client:
         retrying = redis.Redis(port=proxy.port, protocol=2, retry=Retry(NoBackoff(), 3))
@@ -217,14 +233,14 @@ def test_lost_replies_double_nothing(server, key_prefix, overwrite):
 @pytest.mark.parametrize(
     "key", ["a", "ä:1", "{tag}1", "1{tag}", "a}b", "a{}b", "{", "}", "{{x}}", "a}{b}", "}{", "}a{b"]
 )
-def test_parts_are_staged_in_the_slot_of_their_session(key):
+def test_parts_are_staged_in_the_slot_of_their_session(key: str) -> None:
     """A cluster renames only within a slot, whatever braces the key has."""
     staged = staging_key(key.encode())
     assert staged.startswith(STAGING)
     assert key_slot(staged) == key_slot(key.encode())
 
 
-def test_a_full_server_says_so(tmp_path):
+def test_a_full_server_says_so(tmp_path: Path) -> None:
     """What was loaded by then stays, nothing is half there, and the error says what to do."""
     path = tmp_path / "a"
     with (
@@ -244,7 +260,9 @@ def test_a_full_server_says_so(tmp_path):
 
 
 @pytest.mark.parametrize("decode", [False, True])
-def test_from_a_cluster_to_a_server_and_back(valkey_cluster, client, key_prefix, tmp_path, decode):
+def test_from_a_cluster_to_a_server_and_back(
+    valkey_cluster: Cluster, client: redis.Redis, key_prefix: str, tmp_path: Path, decode: bool
+) -> None:
     """A file does not care where it comes from."""
     path, again = tmp_path / "sessions.jsonl", tmp_path / "again.jsonl"
     with valkey_cluster.client(decode_responses=decode) as cluster:

@@ -42,7 +42,7 @@ def limited(server: Any, request: pytest.FixtureRequest) -> Iterator[redis.Redis
             admin.unlink(staged)
 
 
-def state(client: redis.Redis, key_prefix: str) -> dict[str, tuple[list[bytes], bool]]:
+def state(client: redis.Redis, key_prefix: str) -> dict[str, tuple[list[Any], bool]]:
     """The sessions, and whether they expire."""
     return {
         key.decode(): (client.lrange(key, 0, -1), client.ttl(key) > 0)
@@ -81,7 +81,9 @@ def as_a_whole(
 
 @pytest.mark.parametrize("overwrite", [False, True])
 @pytest.mark.parametrize("ttl", [100, None])
-def test_loading(limited, client, key_prefix, overwrite, ttl):
+def test_loading(
+    limited: redis.Redis, client: redis.Redis, key_prefix: str, overwrite: bool, ttl: int | None
+) -> None:
     """Short sessions and long ones, new ones and such that are replaced."""
     for name, size in (("a", 3), ("b", 1200)):
         fill(client, f"{key_prefix}{name}", size)
@@ -103,7 +105,9 @@ def test_loading(limited, client, key_prefix, overwrite, ttl):
 
 @pytest.mark.parametrize("grown", [False, True])
 @pytest.mark.parametrize("size", [5, 1500])
-def test_copying(limited, client, key_prefix, grown, size):
+def test_copying(
+    limited: redis.Redis, client: redis.Redis, key_prefix: str, grown: bool, size: int
+) -> None:
     """New copies, and copies that get what is new in the original."""
     theirs = f"theirs:{key_prefix}"
     messages = [json.dumps(message_to_dict(HumanMessage(str(n)))) for n in range(size)]
@@ -133,7 +137,13 @@ def test_copying(limited, client, key_prefix, grown, size):
     [partial(sessions.expire, ttl=100), partial(sessions.expire, ttl=None), sessions.delete],
     ids=["expire", "persist", "delete"],
 )
-def test_deleting_and_expiring(limited, client, key_prefix, change, idle_for):
+def test_deleting_and_expiring(
+    limited: redis.Redis,
+    client: redis.Redis,
+    key_prefix: str,
+    change: Callable[..., sessions.Report],
+    idle_for: float | None,
+) -> None:
     """By age, which a script does, and without."""
     options = {"key_prefix": key_prefix, "idle_for": idle_for, "dry_run": False}
     stored = element()

@@ -20,16 +20,18 @@ from redis.cluster import LoadBalancingStrategy
 from redis.retry import Retry
 
 import servers
+from interference import InterferingRedis
 from memorystore_chat import (
     ConnectError,
     MemorystoreChatMessageHistory,
     sessions,
 )
+from servers import Cluster, Server
 from stored import UNTIMED, element, exported, ids
 
 
 @pytest.mark.parametrize("decode", [False, True])
-def test_scan_says_what_a_session_is(server, key_prefix, decode):
+def test_scan_says_what_a_session_is(server: Server, key_prefix: str, decode: bool) -> None:
     """Id, key, number of messages, time to live, bytes, and when it began and ended."""
     with server.client(decode_responses=decode) as client:
         history = MemorystoreChatMessageHistory(client, "Ada Ł", 60, key_prefix=key_prefix)
@@ -40,12 +42,15 @@ def test_scan_says_what_a_session_is(server, key_prefix, decode):
         (session,) = sessions.scan(client, key_prefix=key_prefix)
     assert (session.id, session.key) == ("Ada Ł", f"{key_prefix}Ada Ł")
     assert session.messages == 2
+    assert session.ttl is not None
     assert 58 <= session.ttl <= 60
     assert 1000 < session.bytes < 3000
+    assert session.first is not None
+    assert session.last is not None
     assert begun - timedelta(seconds=1) < session.first < session.last <= datetime.now(UTC)
 
 
-def test_messages_without_a_time_have_none(client, key_prefix):
+def test_messages_without_a_time_have_none(client: redis.Redis, key_prefix: str) -> None:
     """Elements of the older package do not say when they were appended."""
     client.rpush(f"{key_prefix}a", UNTIMED, element())
     (session,) = sessions.scan(client, key_prefix=key_prefix)
@@ -54,7 +59,7 @@ def test_messages_without_a_time_have_none(client, key_prefix):
 
 
 @pytest.mark.parametrize("odd", ["*", "?", "[a]", "\\", "a*b?[c]\\d", "[^x]", "ü-{tag}"])
-def test_a_prefix_is_taken_literally(client, key_prefix, odd):
+def test_a_prefix_is_taken_literally(client: redis.Redis, key_prefix: str, odd: str) -> None:
     """Characters that SCAN's patterns give a meaning to match themselves only."""
     client.rpush(f"{key_prefix}{odd}1", element())
     client.rpush(f"{key_prefix}other", element())
@@ -62,7 +67,7 @@ def test_a_prefix_is_taken_literally(client, key_prefix, odd):
     assert ids(client, key_prefix + odd) == ["1"]
 
 
-def test_scan_passes_over_what_is_no_session(client, key_prefix):
+def test_scan_passes_over_what_is_no_session(client: redis.Redis, key_prefix: str) -> None:
     """Other types, other people's lists, keys that are not text, and sessions being loaded."""
     client.set(f"{key_prefix}string", "x")
     client.hset(f"{key_prefix}hash", "a", "b")
@@ -78,14 +83,18 @@ def test_scan_passes_over_what_is_no_session(client, key_prefix):
         client.unlink(f"memorystore-chat:loading:{{{key_prefix}x}}")
 
 
-def test_a_session_with_a_broken_end_is_still_a_session(client, key_prefix):
+def test_a_session_with_a_broken_end_is_still_a_session(
+    client: redis.Redis, key_prefix: str
+) -> None:
     """One readable message at either end is enough, so that it can be found and mended."""
     client.rpush(f"{key_prefix}newest", element(), "{broken")
     client.rpush(f"{key_prefix}oldest", "{broken", element())
     assert ids(client, key_prefix) == ["newest", "oldest"]
 
 
-def test_scan_lists_each_of_many_once_and_in_few_round_trips(interfering, key_prefix):
+def test_scan_lists_each_of_many_once_and_in_few_round_trips(
+    interfering: InterferingRedis, key_prefix: str
+) -> None:
     """Steps of SCAN are smaller than the server; each costs two pipelines."""
     with interfering.pipeline() as pipe:
         for number in range(2500):
@@ -97,7 +106,7 @@ def test_scan_lists_each_of_many_once_and_in_few_round_trips(interfering, key_pr
     assert ids(interfering, key_prefix, count=10) == ids(interfering, key_prefix, count=5000)
 
 
-def test_a_key_that_scan_answers_twice_is_listed_once(server, key_prefix):
+def test_a_key_that_scan_answers_twice_is_listed_once(server: Server, key_prefix: str) -> None:
     """SCAN may repeat keys while the server rehashes them."""
     with server.client() as client:
         client.rpush(f"{key_prefix}a", element())
@@ -115,7 +124,9 @@ def test_a_key_that_scan_answers_twice_is_listed_once(server, key_prefix):
         assert {key.decode().removeprefix(key_prefix) for key in twice} == {"a", "b"}
 
 
-def test_sessions_that_go_during_the_scan_are_left_out(interfering, key_prefix):
+def test_sessions_that_go_during_the_scan_are_left_out(
+    interfering: InterferingRedis, key_prefix: str
+) -> None:
     """One is deleted after SCAN has named it, one after its length was asked for."""
     for name in "abc":
         interfering.rpush(f"{key_prefix}{name}", element())
@@ -127,13 +138,13 @@ def test_sessions_that_go_during_the_scan_are_left_out(interfering, key_prefix):
     assert ids(interfering, key_prefix) == ["c"]
 
 
-def test_a_server_without_scan_type(server, key_prefix):
+def test_a_server_without_scan_type(server: Server, key_prefix: str) -> None:
     """Redis 5 does not know SCAN's TYPE; keys of other types are sorted out by the client."""
     refused = []
 
     class Redis5(redis.Redis):
         def pipeline(self, *args: Any, **options: Any) -> Any:
-            pipe = super().pipeline(*args, **options)
+            pipe: Any = super().pipeline(*args, **options)
             execute = pipe.execute_command
 
             def execute_command(*command: Any, **choices: Any) -> Any:
@@ -157,7 +168,7 @@ def test_a_server_without_scan_type(server, key_prefix):
 
 
 @pytest.mark.own_server
-def test_commands_that_memorystore_refuses_are_not_needed(server, key_prefix):
+def test_commands_that_memorystore_refuses_are_not_needed(server: Server, key_prefix: str) -> None:
     """KEYS, OBJECT, CONFIG, CLIENT, and even MEMORY: sizes are estimated from the messages."""
     with server.admin() as admin:
         admin.execute_command(
@@ -175,7 +186,7 @@ def test_commands_that_memorystore_refuses_are_not_needed(server, key_prefix):
             admin.execute_command("ACL", "DELUSER", "limited")
 
 
-def test_large_messages_do_not_fill_the_memory(valkey_server, key_prefix):
+def test_large_messages_do_not_fill_the_memory(valkey_server: Server, key_prefix: str) -> None:
     """60 MB of messages at the ends of 30 sessions pass through some 20 MB of memory."""
     client = valkey_server.client()
     for number in range(30):
@@ -198,7 +209,9 @@ def test_large_messages_do_not_fill_the_memory(valkey_server, key_prefix):
     ],
     ids=["bytes", "text", "replicas"],
 )
-def test_all_nodes_of_a_cluster_are_asked(valkey_cluster, key_prefix, options):
+def test_all_nodes_of_a_cluster_are_asked(
+    valkey_cluster: Cluster, key_prefix: str, options: dict[str, Any]
+) -> None:
     """Sessions of every primary are listed, with all they have, and deleted."""
     with valkey_cluster.client(**options) as client:
         for number in range(60):
@@ -222,7 +235,7 @@ def test_all_nodes_of_a_cluster_are_asked(valkey_cluster, key_prefix, options):
         assert ids(client, key_prefix) == []
 
 
-def test_an_outage_is_an_error():
+def test_an_outage_is_an_error() -> None:
     """A server that is gone is never a server without sessions."""
     with servers.valkey() as server, server.client(retry=Retry(NoBackoff(), 0)) as client:
         for number in range(50):
@@ -237,7 +250,7 @@ def test_an_outage_is_an_error():
             sessions.delete(client, ["1"])
 
 
-def test_sessions_of_the_other_libraries_are_listed(client, key_prefix):
+def test_sessions_of_the_other_libraries_are_listed(client: redis.Redis, key_prefix: str) -> None:
     """What langchain-community and the older package store is a session without a time."""
     client.lpush(f"{key_prefix}a", json.dumps(message_to_dict(HumanMessage("hi"))))
     (session,) = itertools.islice(sessions.scan(client, key_prefix=key_prefix), 2)
@@ -245,7 +258,9 @@ def test_sessions_of_the_other_libraries_are_listed(client, key_prefix):
 
 
 @pytest.mark.parametrize("encoding", ["latin-1", "utf-16"])
-def test_keys_are_utf_8_whatever_the_encoding_of_the_client(server, client, key_prefix, encoding):
+def test_keys_are_utf_8_whatever_the_encoding_of_the_client(
+    server: Server, client: redis.Redis, key_prefix: str, encoding: str
+) -> None:
     """A client of another encoding finds, expires and deletes the sessions of everybody else."""
     with server.client(encoding=encoding) as other:
         for name in ("é1", "😀"):
@@ -261,7 +276,7 @@ def test_keys_are_utf_8_whatever_the_encoding_of_the_client(server, client, key_
         assert client.exists(f"{key_prefix}é1", f"{key_prefix}😀") == 2
 
 
-def test_loading_the_package_loads_nothing_that_formats():
+def test_loading_the_package_loads_nothing_that_formats() -> None:
     """A program that deletes sessions needs no HTML; `sessions.table` brings it."""
     program = (
         "import sys; from memorystore_chat import sessions; sessions.delete;"

@@ -2,8 +2,10 @@
 
 import re
 from datetime import timedelta
+from typing import Any
 
 import pytest
+import redis
 from langchain_core.messages import (
     HumanMessage,
 )
@@ -13,10 +15,11 @@ from memorystore_chat import (
     sessions,
 )
 from memorystore_chat.tutorial import session_table
+from servers import Cluster
 from stored import UNTIMED, element
 
 
-def test_the_table_shows_the_sessions_used_last(client, key_prefix):
+def test_the_table_shows_the_sessions_used_last(client: redis.Redis, key_prefix: str) -> None:
     """Newest first, in words for people, and a sequence of the sessions themselves."""
     day, minute = timedelta(days=1), timedelta(minutes=1)
     client.rpush(f"{key_prefix}old", *[element("x" * 1000, ago=3 * day)] * 1200)
@@ -41,7 +44,7 @@ def test_the_table_shows_the_sessions_used_last(client, key_prefix):
     assert re.fullmatch(r"1\.\d MB", lines[2][-1])
 
 
-def test_the_table_keeps_only_the_newest(client, key_prefix):
+def test_the_table_keeps_only_the_newest(client: redis.Redis, key_prefix: str) -> None:
     """Of more sessions than the limit the ones used last are shown, and how many there are."""
     for number in range(30):
         client.rpush(f"{key_prefix}{number:02}", element(ago=timedelta(hours=number)))
@@ -50,14 +53,14 @@ def test_the_table_keeps_only_the_newest(client, key_prefix):
     assert str(shown).startswith("The 3 used last of 30 sessions\n")
 
 
-def test_the_table_of_nothing_says_so(client, key_prefix):
+def test_the_table_of_nothing_says_so(client: redis.Redis, key_prefix: str) -> None:
     """No heading, no columns: a sentence."""
     shown = sessions.table(client, key_prefix=key_prefix)
     assert list(shown) == []
     assert str(shown) == "No sessions."
 
 
-def test_the_table_escapes_ids(client, key_prefix):
+def test_the_table_escapes_ids(client: redis.Redis, key_prefix: str) -> None:
     """A session id is text that somebody else may have chosen."""
     name = "<script>alert(1)</script>\u202e"
     client.rpush(f"{key_prefix}{name}", element())
@@ -66,7 +69,7 @@ def test_the_table_escapes_ids(client, key_prefix):
     assert "<script" not in html
 
 
-def test_the_table_has_the_sessions_of_all_nodes(valkey_cluster, key_prefix):
+def test_the_table_has_the_sessions_of_all_nodes(valkey_cluster: Cluster, key_prefix: str) -> None:
     """On a cluster every primary is asked."""
     with valkey_cluster.client() as client:
         for number in range(20):
@@ -86,7 +89,9 @@ def test_the_table_has_the_sessions_of_all_nodes(valkey_cluster, key_prefix):
         (TypeError, {"progress": 1.5}, r"progress is 1\.5"),
     ],
 )
-def test_bad_options_of_the_table_are_refused(client, error, options, message):
+def test_bad_options_of_the_table_are_refused(
+    client: redis.Redis, error: type[Exception], options: dict[str, Any], message: str
+) -> None:
     """The error says what was given and what is accepted."""
     with pytest.raises(error, match=message):
         sessions.table(client, **options)
@@ -100,7 +105,7 @@ def test_bad_options_of_the_table_are_refused(client, error, options, message):
         (2_591_999, "30 days"), (86_400 * 1000, "1,000 days"),
     ],
 )  # fmt: skip
-def test_durations_are_told_in_the_unit_that_suits(seconds, words):
+def test_durations_are_told_in_the_unit_that_suits(seconds: float, words: str) -> None:
     """The largest unit that says it to within a few percent."""
     assert session_table.span(seconds) == words
 
@@ -112,12 +117,12 @@ def test_durations_are_told_in_the_unit_that_suits(seconds, words):
         (999_499, "999 kB"), (999_500, "1.0 MB"), (56_000_000, "56 MB"), (3 * 10**12, "3,000 GB"),
     ],
 )  # fmt: skip
-def test_sizes_have_two_digits_and_a_unit(size, words):
+def test_sizes_have_two_digits_and_a_unit(size: int, words: str) -> None:
     """Decimal units, as in the reports."""
     assert session_table.size(size) == words
 
 
-def test_sessions_of_one_millisecond_keep_their_order(client, key_prefix):
+def test_sessions_of_one_millisecond_keep_their_order(client: redis.Redis, key_prefix: str) -> None:
     """The one that was used last comes first, however little time there was between them."""
     names = [f"{number * 37 % 101:03}" for number in range(100)]
     for name in names:

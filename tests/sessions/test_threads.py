@@ -12,7 +12,7 @@ from langgraph.checkpoint.memory import InMemorySaver
 from memorystore_chat import MemorystoreChatMessageHistory
 from memorystore_chat.checkpoint import MemorystoreSaver
 from memorystore_chat.sessions.threads import messages_of, take_over
-from memorystore_chat.tutorial.models import DemoChatModel
+from memorystore_chat.tutorial import DemoChatModel
 
 CONFIG: Any = {"configurable": {"thread_id": "t"}}
 TALK = [
@@ -51,7 +51,7 @@ def test_an_agent_goes_on(
     """An agent with the checkpointer remembers the session, and the session stays as it was."""
     assert take_over(history, saver, "t") == 6
     agent = create_agent(DemoChatModel(), checkpointer=saver)
-    answer = agent.invoke({"messages": [("user", "What is my name?")]}, CONFIG)
+    answer = agent.invoke({"messages": [HumanMessage("What is my name?")]}, CONFIG)
     assert "Ada" in answer["messages"][-1].text
     assert len(answer["messages"]) == 8
     assert told(history.messages) == told(TALK)
@@ -71,7 +71,7 @@ def test_twice_is_once(
 def test_read_out(saver: BaseCheckpointSaver[Any], client: redis.Redis, key_prefix: str) -> None:
     """What an agent said becomes a session, with ids, calls and artifacts."""
     agent = create_agent(DemoChatModel(), checkpointer=saver)
-    said = agent.invoke({"messages": [("user", "My name is Ada.")]}, CONFIG)["messages"]
+    said = agent.invoke({"messages": [HumanMessage("My name is Ada.")]}, CONFIG)["messages"]
     assert messages_of(saver, "t") == said
     history = MemorystoreChatMessageHistory(client, "new", key_prefix=key_prefix)
     history.add_messages(messages_of(saver, "t"))

@@ -68,7 +68,7 @@ class ClusterClient(RedisCluster):
         super().close()
         # Its nodes' pools stay open without this, as they were made apart from their clients.
         if hasattr(self, "nodes_manager"):
-            self.disconnect_connection_pools()  # type: ignore[no-untyped-call]
+            self.disconnect_connection_pools()
 
 
 class AsyncClusterClient(AsyncRedisCluster):

@@ -6,13 +6,14 @@ than a small one.
 
 import base64
 import gzip
+import io
 import json
 import zlib
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from hashlib import sha256
 from itertools import islice
-from typing import Annotated, Any, BinaryIO, NamedTuple
+from typing import Annotated, Any, BinaryIO, NamedTuple, TypeAlias
 
 from pydantic import Base64Bytes, BaseModel, ConfigDict, Field, ValidationError
 from typing_extensions import TypedDict
@@ -22,6 +23,9 @@ from memorystore_chat.errors import MemorystoreChatError
 
 _FORMAT = "memorystore-chat sessions"
 _VERSION = 1
+
+# Compressed files of the standard library are no BinaryIO to a type checker.
+BinaryFile: TypeAlias = BinaryIO | io.BufferedIOBase
 
 _Count = Annotated[int, Field(ge=0, lt=2**53)]
 
@@ -121,7 +125,7 @@ class Archive(NamedTuple):
     pieces: int
 
 
-def write_archive(file: BinaryIO, pieces: Iterable[Piece], key_prefix: str) -> Counter[str]:
+def write_archive(file: BinaryFile, pieces: Iterable[Piece], key_prefix: str) -> Counter[str]:
     """Write a heading, a line for each piece, and a line that seals the file.
 
     An element is a JSON string of its text, or ``{"base64": ...}`` if it is not UTF-8. The last
@@ -155,7 +159,7 @@ def write_archive(file: BinaryIO, pieces: Iterable[Piece], key_prefix: str) -> C
     return total.counts
 
 
-def check_archive(file: BinaryIO) -> Archive:
+def check_archive(file: BinaryFile) -> Archive:
     """Read a file of sessions to its end and make sure that it is whole, unchanged and sound.
 
     Raises:
@@ -189,7 +193,7 @@ def check_archive(file: BinaryIO) -> Archive:
     return Archive(key_prefix, total.pieces)
 
 
-def read_archive(file: BinaryIO, archive: Archive) -> Iterator[Piece]:
+def read_archive(file: BinaryFile, archive: Archive) -> Iterator[Piece]:
     """The pieces of a file that `check_archive` has approved, which must begin again."""
     lines = _lines(file)
     next(lines)
@@ -200,7 +204,7 @@ def read_archive(file: BinaryIO, archive: Archive) -> Iterator[Piece]:
             raise _unsound(f"line {number}") from None
 
 
-def _lines(file: BinaryIO) -> Iterator[bytes]:
+def _lines(file: BinaryFile) -> Iterator[bytes]:
     try:
         # "yield from" would close the file with the generator.
         for line in file:  # noqa: UP028

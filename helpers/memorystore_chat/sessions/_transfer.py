@@ -6,9 +6,14 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO, TypeAlias
+from typing import TypeAlias
 
-from memorystore_chat.sessions._archive import check_archive, read_archive, write_archive
+from memorystore_chat.sessions._archive import (
+    BinaryFile,
+    check_archive,
+    read_archive,
+    write_archive,
+)
 from memorystore_chat.sessions._moving import put, read
 from memorystore_chat.sessions._primaries import Primaries
 from memorystore_chat.sessions.arguments import (
@@ -22,7 +27,7 @@ from memorystore_chat.sessions.report import Report
 from memorystore_chat.sessions.scanning import find
 from memorystore_chat.storage import Client
 
-File: TypeAlias = str | os.PathLike[str] | BinaryIO
+File: TypeAlias = str | os.PathLike[str] | BinaryFile
 
 
 def export(
@@ -142,7 +147,7 @@ def load(
 
 
 @contextmanager
-def _opened_for_writing(file: File) -> Iterator[BinaryIO]:
+def _opened_for_writing(file: File) -> Iterator[BinaryFile]:
     if not isinstance(file, str | os.PathLike):
         if not hasattr(file, "write") or hasattr(file, "encoding"):
             raise TypeError("file takes a path, or a file opened for writing with mode 'wb'.")
@@ -161,7 +166,7 @@ def _opened_for_writing(file: File) -> Iterator[BinaryIO]:
 
 
 @contextmanager
-def _opened_for_reading(file: File) -> Iterator[BinaryIO]:
+def _opened_for_reading(file: File) -> Iterator[BinaryFile]:
     if isinstance(file, str | os.PathLike):
         with Path(file).open("rb") as opened:
             yield opened
