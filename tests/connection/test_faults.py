@@ -44,6 +44,7 @@ def test_the_server_takes_no_more_clients() -> None:
     """connect() says so, and so does a client that loses its connection meanwhile."""
     with servers.valkey(maxclients=12) as server, connect(server.url, patience=0.2) as client:
         history = MemorystoreChatMessageHistory(client, "full")
+        assert isinstance(client, clients.ServerClient)
         client.connection_pool.disconnect()
         taken = [server.client() for _ in range(20)]
         with suppress(redis.ConnectionError):
@@ -111,8 +112,10 @@ def test_a_value_that_no_server_takes(
         started = time.monotonic()
         with pytest.raises(MemorystoreChatError, match=r"Nothing was sent .* Keep large files"):
             history.add_messages([HumanMessage(large)])
-        with pytest.raises(DataError, match="1,000,001 bytes"), client.pipeline() as pipe:
-            pipe.set("large", large).execute()
+        with client.pipeline() as pipe:
+            pipe.set("large", large)
+            with pytest.raises(DataError, match="1,000,001 bytes"):
+                pipe.execute()
         assert time.monotonic() - started < 1
         client.mset({f"large{number}": "x" * 600_000 for number in range(3)})
         client.delete(*(f"large{number}" for number in range(3)))

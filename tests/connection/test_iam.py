@@ -223,8 +223,8 @@ async def test_rotation_is_not_noticed_async(target: Server | Cluster, google: T
 async def test_lost_login_is_renewed(target: Server | Cluster, google: TokenServer) -> None:
     """NOAUTH on an open connection leads to a new login, and the command runs once."""
     provider = IamCredentials()
-    client = connect(target.url, iam=provider, **tls(target))
-    async_client = await connect_async(target.url, iam=provider, **tls(target))
+    client: Any = connect(target.url, iam=provider, **tls(target))
+    async_client: Any = await connect_async(target.url, iam=provider, **tls(target))
     for node in nodes_of(target):
         with node.admin() as admin:
             admin.execute_command("ACL", "SETUSER", "default", "resetpass", ">token-2")

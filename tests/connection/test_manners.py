@@ -4,6 +4,7 @@ import asyncio
 import inspect
 import threading
 import time
+from functools import partial
 from typing import Any, Self, TypeVar, get_args, get_type_hints
 
 import pytest
@@ -12,6 +13,7 @@ import redis.asyncio
 from redis.asyncio.cluster import RedisCluster as AsyncRedisCluster
 from redis.cluster import RedisCluster
 
+import interrupts
 import servers
 from connecting import BLOCKED, use
 from memorystore_chat.connection.opening import connect, connect_async
@@ -54,7 +56,8 @@ async def test_manners(server: Server, valkey_cluster: Cluster) -> None:
         with connect(url, timeout=3) as client:
             for connection in sync_connections(client):
                 check_manners(connection)
-            name = client.execute_command("CLIENT GETNAME", **one_node(client))
+            execute: Any = client.execute_command
+            name = execute("CLIENT GETNAME", **one_node(client))
             assert name in (None, b"")
         async with await connect_async(url, timeout=3) as async_client:
             for connection in async_connections(async_client):
@@ -126,7 +129,8 @@ def test_pool_is_bounded_and_waits(valkey_server: Server) -> None:
         for thread in threads:
             thread.join()
         assert failures == []
-        assert len(client.connection_pool.idle()) == 2
+        (pool,) = interrupts.pools(client)
+        assert len(pool.idle()) == 2
 
 
 async def test_close_closes_everything(valkey_server: Server, auth_cluster: Cluster) -> None:
@@ -135,7 +139,7 @@ async def test_close_closes_everything(valkey_server: Server, auth_cluster: Clus
         (valkey_server.url, [valkey_server]),
         (auth_cluster.url.replace("//", "//:hunter2@"), auth_cluster.nodes),
     ):
-        before = [connected(node) for node in nodes]
+        before = connected(nodes)
         client = connect(url)
         for number in range(20):
             client.get(f"key{number}")
@@ -148,23 +152,28 @@ async def test_close_closes_everything(valkey_server: Server, auth_cluster: Clus
         async_client = await connect_async(url)
         await async_client.aclose()
         servers.wait_until(
-            lambda nodes=nodes, before=before: [connected(node) for node in nodes] == before,
-            "the connections being closed",
-            within=3,
+            partial(as_before, nodes, before), "the connections being closed", within=3
         )
 
 
-def connected(server: Server) -> int:
-    with server.admin() as admin:
-        return int(admin.info("clients")["connected_clients"])
+def connected(nodes: list[Server]) -> list[int]:
+    found = []
+    for node in nodes:
+        with node.admin() as admin:
+            found.append(int(admin.info("clients")["connected_clients"]))
+    return found
+
+
+def as_before(nodes: list[Server], before: list[int]) -> bool:
+    return connected(nodes) == before
 
 
 def test_failed_connect_leaves_nothing_open(valkey_server: Server) -> None:
     """A refused cluster=True closes what it opened."""
-    before = connected(valkey_server)
+    before = connected([valkey_server])
     with pytest.raises(ConnectError, match="not part of one"):
         connect(valkey_server.url, cluster=True)
-    servers.wait_until(lambda: connected(valkey_server) == before, "the close", within=3)
+    servers.wait_until(lambda: connected([valkey_server]) == before, "the close", within=3)
 
 
 def test_idle_connection_that_died_is_replaced() -> None:

@@ -7,17 +7,20 @@ import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 import servers
+from memorystore_chat.connection.clients import ServerClient
+from memorystore_chat.connection.clusters import ClusterClient
 from memorystore_chat.connection.endpoint import Endpoint
 from memorystore_chat.connection.opening import connect, connect_async
 from memorystore_chat.connection.tunnel import Tunnel, cluster_nodes, tunnel_commands
 from memorystore_chat.errors import EndpointError
 from servers import Cluster
 
-PLACE = {"project": "my-project", "zone": "europe-west1-b", "jump_vm": "jump"}
+PLACE: dict[str, Any] = {"project": "my-project", "zone": "europe-west1-b", "jump_vm": "jump"}
 
 
 def test_commands_for_one_server() -> None:
@@ -79,10 +82,10 @@ def test_ipv6_and_quoting() -> None:
         ("10.0.0.3", {"nodes": ["http://10.0.0.4"]}, "http://"),
     ],
 )
-def test_what_makes_no_sense(endpoint: str, given: dict[str, object], message: str) -> None:
+def test_what_makes_no_sense(endpoint: str, given: dict[str, Any], message: str) -> None:
     """An endpoint without an address, and ports that do not exist."""
     with pytest.raises(EndpointError, match=message):
-        tunnel_commands(endpoint, **PLACE, **given)  # type: ignore[arg-type]
+        tunnel_commands(endpoint, **PLACE, **given)
 
 
 @contextmanager
@@ -137,6 +140,7 @@ def test_a_cluster_through_a_tunnel(valkey_cluster: Cluster) -> None:
     """First one forward to list the nodes, then one for each, and every key is reached."""
     first = tunnel_commands(valkey_cluster.url, **PLACE, local_port=free_run(1))
     with opened(first), connect(first.endpoint, cluster=False) as one_node:
+        assert isinstance(one_node, ServerClient)
         nodes = cluster_nodes(one_node)
     assert sorted(nodes) == sorted((node.host, node.port) for node in valkey_cluster.nodes)
 
@@ -147,6 +151,7 @@ def test_a_cluster_through_a_tunnel(valkey_cluster: Cluster) -> None:
         with connect(tunnel.endpoint, address_remap=tunnel.address_remap) as client:
             for number in range(30):
                 client.set(f"tunnel{number}", number)
+            assert isinstance(client, ClusterClient)
             assert {node.port for node in client.get_nodes()} == set(used)
 
         async def twin() -> None:

@@ -28,7 +28,7 @@ async def test_plain(server: Server) -> None:
     for endpoint in (f"redis://{place}", f"valkey://{place}/2", place, Endpoint.parse(place)):
         assert await use(endpoint) == plain
     with connect(f"{server.url}/3") as client:
-        assert client.connection_pool.connection_kwargs["db"] == 3
+        assert client.get_connection_kwargs()["db"] == 3
 
 
 @pytest.mark.own_server

@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, suppress
 from pathlib import Path
+from typing import Any
 from urllib.parse import quote
 
 import pytest
@@ -366,7 +367,7 @@ except redis.RedisError as error:
 
 def test_no_room_to_start(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A disk without room is named, and nothing is started."""
-    full = shutil._ntuple_diskusage(10**9, 10**9, 0)  # type: ignore[attr-defined]
+    full = shutil._ntuple_diskusage(10**9, 10**9, 0)
     monkeypatch.setattr(shutil, "disk_usage", lambda _: full)
     with pytest.raises(ConnectError, match=rf"the disk that holds {folder} is full"):
         ensure_running(folder)
@@ -730,14 +731,15 @@ SHOW = (
 )
 
 
-def run(*words: str, **options: object) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
+def run(*words: str, **options: Any) -> subprocess.CompletedProcess[str]:
+    done: subprocess.CompletedProcess[str] = subprocess.run(
         [sys.executable, "-m", "memorystore_chat.local", *words],
         capture_output=True,
         text=True,
         timeout=60,
-        **options,  # type: ignore[call-overload]
+        **options,
     )
+    return done
 
 
 def test_run_keeps_the_data_and_stops_the_server(folder: Path) -> None:

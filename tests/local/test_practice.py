@@ -12,7 +12,9 @@ from pathlib import Path
 
 import pytest
 import redis
+from redis.backoff import NoBackoff
 from redis.cluster import RedisCluster
+from redis.retry import Retry
 
 import servers
 from memorystore_chat import ConnectError, MemorystoreChatMessageHistory, connect
@@ -39,7 +41,7 @@ def port_of(endpoint: str) -> int:
 
 def refuses_connections(endpoint: str) -> bool:
     try:
-        redis.Redis(port=port_of(endpoint), socket_timeout=1, retry=None).ping()
+        redis.Redis(port=port_of(endpoint), socket_timeout=1, retry=Retry(NoBackoff(), 0)).ping()
     except redis.ConnectionError:
         return True
     return False

@@ -15,6 +15,7 @@ import tomllib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import nbformat
 import pytest
@@ -308,7 +309,7 @@ def test_notebook(path: Path, twin: Twin) -> None:
     assert problems(execute(nbformat.read(path, as_version=4), twin.folder), path) == []
 
 
-def run(source: str, twin: Twin) -> list[object]:
+def run(source: str, twin: Twin) -> list[Any]:
     """What a reader sees of one code cell in a new kernel."""
     book = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(source)])
     return shown(execute(book, twin.folder).cells[0])

@@ -29,7 +29,8 @@ def write(path: Path, *cells: tuple[str, str]) -> Path:
 def compare(path: Path, server: Server) -> tuple[int, Counts]:
     """Exit status and counts of a comparison."""
     report = path.with_suffix(".json")
-    command = [sys.executable, ROOT / "tools/compare_notebooks.py", "--counts", report, path]
+    script = str(ROOT / "tools/compare_notebooks.py")
+    command = [sys.executable, script, "--counts", str(report), str(path)]
     environment = dict(os.environ, MEMORYSTORE_ENDPOINT=server.url, GOOGLE_CLOUD_PROJECT="mine")
     status = subprocess.run(command, env=environment, check=False, capture_output=True).returncode
     return status, Counts(**json.loads(report.read_text()))

@@ -1,7 +1,9 @@
 """tools/check.py: every step runs, the last line is the sum, the exit status is the result."""
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -19,7 +21,7 @@ def no_endpoint(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def steps(*results: Counts) -> Iterator[check.Step]:
     for number, counts in enumerate(results):
-        yield f"step {number}", lambda counts=counts: counts
+        yield f"step {number}", partial(replace, counts)
 
 
 def test_closing_line_adds_up(
@@ -48,8 +50,13 @@ def test_success_is_exit_status_zero(
 
 def test_pytest_arguments_are_handed_on(monkeypatch: pytest.MonkeyPatch) -> None:
     """What follows --pytest goes to pytest as it is, options too."""
-    given: list[list[str]] = []
-    monkeypatch.setattr(check, "run_pytest", lambda a: given.append(a) or Counts(1))
+    given: list[Sequence[str]] = []
+
+    def run_pytest(arguments: Sequence[str]) -> Counts:
+        given.append(arguments)
+        return Counts(1)
+
+    monkeypatch.setattr(check, "run_pytest", run_pytest)
     assert check.main(["tests", "--pytest", "-k", "a or b", "-x"]) == 0
     assert given == [["-m", check.UNMARKED, *check.IN_PARALLEL, "-k", "a or b", "-x"]]
 

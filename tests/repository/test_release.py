@@ -41,16 +41,16 @@ def test_refused_tag_builds_nothing(capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_readme_on_the_package_index_has_no_relative_link(tmp_path: Path) -> None:
     """The long description leads to the repository, as relative links lead nowhere there."""
-    build = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", tmp_path]
-    subprocess.run([*build, ROOT], check=True, capture_output=True, timeout=100)
+    build = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(tmp_path)]
+    subprocess.run([*build, str(ROOT)], check=True, capture_output=True, timeout=100)
     (wheel,) = tmp_path.glob("*.whl")
     with zipfile.ZipFile(wheel) as archive:
         (name,) = (n for n in archive.namelist() if n.endswith("/METADATA"))
         metadata = email.message_from_bytes(archive.read(name))
-    text = metadata.get_payload()
+    text = str(metadata.get_payload())
     targets = re.findall(r"\]\(([^)]+)\)|src=\"([^\"]+)\"", text)
     assert targets
     assert [t for pair in targets for t in pair if t and not t.startswith(("https://", "#"))] == []
-    assert {url.partition(",")[0] for url in metadata.get_all("Project-URL")} == {
+    assert {url.partition(",")[0] for url in metadata.get_all("Project-URL", [])} == {
         "Changelog", "Documentation", "Issues", "Repository"
     }  # fmt: skip

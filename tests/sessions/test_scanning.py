@@ -150,7 +150,7 @@ def test_a_server_without_scan_type(server: Server, key_prefix: str) -> None:
             def execute_command(*command: Any, **choices: Any) -> Any:
                 if command[0] == "SCAN" and b"TYPE" in command:
                     refused.append(command)
-                    command = ("SCAN", 0, b"TIPE", b"list")  # answered as Redis 5 answers TYPE
+                    command = ("SCAN", 0, b"NOTYPE", b"list")  # answered as Redis 5 answers TYPE
                 return execute(*command, **choices)
 
             pipe.execute_command = execute_command

@@ -142,6 +142,12 @@ def encoded(message: BaseMessage) -> bytes:
     return codec.encode([message], ID)[0]
 
 
+def artifact(message: ToolMessage) -> Any:
+    back = codec.decode(encoded(message))
+    assert isinstance(back, ToolMessage)
+    return back.artifact
+
+
 def check_round_trip(written: BaseMessage, expected: BaseMessage) -> None:
     try:
         element = encoded(written)
@@ -371,7 +377,7 @@ FORMS: list[tuple[Any, Any]] = [
     (np.float32(0.5), 0.5),
     (np.datetime64("2026-05-01"), "2026-05-01"),
     (
-        Page(url="https://example.com/a", hits=np.int64(3)),
+        Page(url=AnyUrl("https://example.com/a"), hits=np.int64(3)),
         {"url": "https://example.com/a", "hits": 3},
     ),
     (
@@ -390,7 +396,7 @@ def test_what_no_model_is_sent_is_stored_in_pydantics_json_form(
 ) -> None:
     """A tool's artifact and the metadata of a response lose no turn; all of them is stored."""
     answer = ToolMessage("x", tool_call_id="1", artifact={"found": [value, 1]})
-    assert _covers(codec.decode(encoded(answer)).artifact, {"found": [form, 1]})
+    assert _covers(artifact(answer), {"found": [form, 1]})
     said = AIMessage("x", response_metadata={"a": value})
     assert _covers(codec.decode(encoded(said)).response_metadata, {"a": form})
     assert not caplog.records
@@ -437,7 +443,7 @@ def test_what_has_no_json_form_is_left_out_with_one_warning(
     message = ToolMessage(
         "x", tool_call_id="1", name="search", artifact={"a": [0, value, 2], "b": value}
     )
-    back = codec.decode(encoded(message)).artifact
+    back = artifact(message)
     assert (back["a"][0], back["a"][-1]) == (0, 2)
     (warning,) = caplog.messages
     assert warning.startswith(f"A message (tool 'search') is stored without {place} (a {kind}), ")
@@ -449,9 +455,9 @@ def test_many_values_without_a_json_form_are_one_warning(
 ) -> None:
     """Three are named, the others counted; a bare artifact without a form becomes None."""
     message = ToolMessage("x", tool_call_id="1", name="f", artifact=[object() for _ in range(9)])
-    assert codec.decode(encoded(message)).artifact == []
+    assert artifact(message) == []
     assert "artifact[2] (a object) and 6 more, which has no JSON form" in caplog.messages[0]
-    assert codec.decode(encoded(ToolMessage("x", tool_call_id="1", artifact=len))).artifact is None
+    assert artifact(ToolMessage("x", tool_call_id="1", artifact=len)) is None
     assert len(caplog.messages) == 2
 
 
@@ -481,7 +487,7 @@ class Renamed(AIMessage):
 
 def test_a_subclass_without_fields_of_its_own_is_read_back_as_the_standard_class() -> None:
     """LangChain could not read the subclass back; nothing of it is lost."""
-    back = codec.decode(encoded(Plain("hi", id="1", name="Ada")))
+    back = codec.decode(encoded(Plain(content="hi", id="1", name="Ada")))
     assert same(back, HumanMessage("hi", id="1", name="Ada"))
 
 
@@ -494,8 +500,8 @@ def test_a_subclass_without_fields_of_its_own_is_read_back_as_the_standard_class
         (("human", "hi"), TypeError, "messages[0] is a tuple"),
         (RemoveMessage(id="1"), ValueError, "Use clear() to empty the session"),
         (Own(content="x"), ValueError, "messages[0] is a Own, which LangChain could not read back"),
-        (Loud("x"), ValueError, "messages[0] is a Loud with volume of its own"),
-        (Renamed("x"), ValueError, "messages[0] is a Renamed with type of its own"),
+        (Loud(content="x"), ValueError, "messages[0] is a Loud with volume of its own"),
+        (Renamed(content="x"), ValueError, "messages[0] is a Renamed with type of its own"),
     ],
     ids=["str", "None", "dict", "tuple", "remove", "own type", "own field", "renamed"],
 )
@@ -543,8 +549,8 @@ def assigned(message: BaseMessage, **fields: Any) -> BaseMessage:
         assigned(ToolMessage("x", tool_call_id="1"), status="lost"),
         assigned(ToolMessage("x", tool_call_id="1"), tool_call_id=1),
         assigned(ToolMessage("x", tool_call_id="1"), content=[1, {}]),
-        assigned(AIMessageChunk("x"), content=5),
-        assigned(AIMessageChunk("x"), tool_calls=[5]),
+        assigned(AIMessageChunk(content="x"), content=5),
+        assigned(AIMessageChunk(content="x"), tool_calls=[5]),
     ],
     ids=lambda message: repr(message)[:60],
 )
@@ -558,7 +564,9 @@ def test_a_call_that_was_added_later_is_kept() -> None:
     """LangChain adds the call's type on the way back; nothing that was written is lost."""
     message = AIMessage("")
     message.tool_calls.append({"name": "f", "args": {"a": 1}, "id": "1"})
-    call = codec.decode(encoded(message)).tool_calls[0]
+    back = codec.decode(encoded(message))
+    assert isinstance(back, AIMessage)
+    (call,) = back.tool_calls
     assert call == {"name": "f", "args": {"a": 1}, "id": "1", "type": "tool_call"}
 
 

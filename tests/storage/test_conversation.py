@@ -1,9 +1,10 @@
 """Whatever a session holds, both Google clients can send what the history hands out of it."""
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import pytest
+import redis
 from langchain_core.messages import (
     AIMessage,
     BaseMessage,
@@ -17,9 +18,6 @@ from gemini_server import GeminiServer
 from memorystore_chat import MemorystoreChatMessageHistory
 from memorystore_chat.storage.conversation import NO_RESULT
 from memorystore_chat.tutorial import chat_model
-
-if TYPE_CHECKING:
-    import redis
 
 ask, question, end = HumanMessage("ask"), HumanMessage("And now?"), AIMessage("end")
 
@@ -41,7 +39,7 @@ malformed = AIMessage(
     invalid_tool_calls=[{"name": "get_weather", "args": "{bad", "id": "a", "error": "no JSON"}],
 )
 
-SESSIONS: dict[str, tuple[list[BaseMessage], dict[str, int]]] = {
+SESSIONS: dict[str, tuple[list[BaseMessage], dict[str, Any]]] = {
     "a window between question and call": ([ask, call("a"), answer("a"), end], {"window": 3}),
     "a window between call and result": ([ask, call("a"), answer("a"), end], {"window": 2}),
     "a window without a question": (
@@ -83,7 +81,7 @@ def gemini() -> Iterator[GeminiServer]:
 @pytest.mark.parametrize("provider", ["vertexai", "google-genai"])
 @pytest.mark.parametrize("name", SESSIONS)
 def test_the_next_turn_goes_on(
-    client: "redis.Redis[bytes]",
+    client: redis.Redis,
     key_prefix: str,
     gemini: GeminiServer,
     provider: Literal["vertexai", "google-genai"],

@@ -94,14 +94,6 @@ def exercises(book: Book) -> list[Exercise]:
     return found
 
 
-def solve(book: Book) -> Book:
-    """A copy of a notebook with the folded solutions in place."""
-    solved = copy.deepcopy(book)
-    for exercise in exercises(book):
-        solved.cells[exercise.task].source = exercise.solution
-    return solved
-
-
 def environment(endpoint: str) -> dict[str, str]:
     """The environment of a kernel that works on a server, and knows no cloud."""
     return {k: v for k, v in os.environ.items() if not k.startswith("GOOGLE_")} | {

@@ -97,11 +97,11 @@ def test_ipython_shows_both_forms() -> None:
     [
         (HumanMessage("x"), "Human"),
         (AIMessage("x"), "AI"),
-        (AIMessageChunk("x"), "AI"),
+        (AIMessageChunk(content="x"), "AI"),
         (SystemMessage("x"), "System"),
         (ToolMessage("x", tool_call_id="1"), "Tool"),
-        (FunctionMessage("x", name=""), "Function"),
-        (ChatMessage("x", role="critic"), "critic"),
+        (FunctionMessage(content="x", name=""), "Function"),
+        (ChatMessage(content="x", role="critic"), "critic"),
         (BaseMessage("x", type="note"), "note"),
     ],
 )
@@ -143,7 +143,7 @@ def test_a_tool_result_is_named_after_its_call() -> None:
 
 def test_a_long_role_stands_above_its_text() -> None:
     """A role of a caller's own does not push all texts to the right."""
-    shown = plain(ChatMessage("x", role="a-very-long-role-name-indeed"), HumanMessage("y"))
+    shown = plain(ChatMessage(content="x", role="a-very-long-role-name-indeed"), HumanMessage("y"))
     assert shown.split("\n") == [
         "a-very-long-role-name-indeed",
         " " * 22 + "x",
@@ -182,7 +182,7 @@ def test_content_is_text_wherever_it_stands(text: str) -> None:
     """Markup in any field of a message is shown, not obeyed."""
     messages = [
         HumanMessage(text, name=text),
-        ChatMessage(text, role=text),
+        ChatMessage(content=text, role=text),
         SystemMessage([text, {"type": "text", "text": text}, {"type": text, "x": text}]),
         AIMessage(
             [
@@ -412,9 +412,10 @@ def test_what_is_not_a_conversation_is_refused(given: Any, message: str) -> None
 
 def test_a_title_is_a_string() -> None:
     """A title of another type is refused by both."""
-    for make in (lambda: transcript([], title=3), lambda: table([], title=3)):  # type: ignore[arg-type]
+    title: Any = 3
+    for show in (transcript, table):
         with pytest.raises(TypeError, match=r"^title must be a string or None, not int$"):
-            make()
+            show([], title=title)
 
 
 def test_the_object_is_named_for_type_hints() -> None:

@@ -1,11 +1,12 @@
 """What the demo model says, remembers and calls."""
 
-from typing import Literal
+from typing import Any, Literal
 
 import pytest
 from langchain_core.messages import (
     AIMessage,
     AIMessageChunk,
+    AnyMessage,
     BaseMessage,
     HumanMessage,
     SystemMessage,
@@ -49,7 +50,7 @@ def search_orders(order_id: str) -> str:
     return f"{order_id} is on its way."
 
 
-def asked(text: str, *tools: object, **options: object) -> AIMessage:
+def asked(text: str, *tools: Any, **options: Any) -> AIMessage:
     """Ask the demo model with tools bound."""
     return DemoChatModel().bind_tools(list(tools), **options).invoke(text)
 
@@ -192,18 +193,19 @@ def test_summarizes() -> None:
 def test_summarizes_for_the_summarization_middleware() -> None:
     """LangChain's summarization prompt gets a summary, and what it keeps is still remembered."""
     from langchain.agents.middleware import SummarizationMiddleware
+    from langgraph.runtime import Runtime
 
     summarize = SummarizationMiddleware(
         model=DemoChatModel(), trigger=("messages", 4), keep=("messages", 1)
     )
-    history = [
+    history: list[AnyMessage] = [
         HumanMessage("My name is Ada & Co. What is my favorite color?"),
         AIMessage("Your name is Eve."),
         HumanMessage("My favorite color is green."),
         AIMessage("Noted."),
         HumanMessage("What is my favorite color?"),
     ]
-    update = summarize.before_model({"messages": history}, None)
+    update = summarize.before_model({"messages": history}, Runtime())
     assert update is not None
     summarized = update["messages"][1:]
     assert summarized[0].text == (
@@ -311,7 +313,8 @@ def test_honors_stop() -> None:
 
 def test_accepts_options_of_real_models() -> None:
     """Sampling options are accepted and change nothing."""
-    assert DemoChatModel(temperature=0.3, max_retries=2).invoke("Hi") is not None
+    model = DemoChatModel(temperature=0.3, max_retries=2)  # type: ignore[call-arg]
+    assert model.invoke("Hi") is not None
 
 
 # Tools
@@ -437,8 +440,8 @@ def test_says_like_a_person_what_a_tool_found() -> None:
     """A bare result comes in a sentence, and a whole sentence as it is."""
     model = DemoChatModel().bind_tools([get_opening_hours])
     messages: list[BaseMessage] = [HumanMessage("When does the museum open?")]
-    messages.append(model.invoke(messages))
-    [call] = messages[1].tool_calls
+    messages.append(reply := model.invoke(messages))
+    [call] = reply.tool_calls
     messages.append(get_opening_hours.invoke(call))
     assert model.invoke(messages).text == "I looked it up for the museum: 10 am to 6 pm."
     nothing = ToolMessage("", tool_call_id=call["id"])
@@ -449,8 +452,8 @@ def test_answers_from_the_tool_result() -> None:
     """After the tool's message the reply says what the tool said, or that it failed."""
     model = DemoChatModel().bind_tools([get_weather])
     messages: list[BaseMessage] = [HumanMessage("What is the weather in Paris?")]
-    messages.append(model.invoke(messages))
-    [call] = messages[1].tool_calls
+    messages.append(reply := model.invoke(messages))
+    [call] = reply.tool_calls
     result = get_weather.invoke(call)
     assert model.invoke([*messages, result]).text == "It is sunny in Paris."
     # Without a name of its own, the result is known by the call it answers.
@@ -466,8 +469,8 @@ def test_calls_several_named_tools_at_once() -> None:
     messages: list[BaseMessage] = [
         HumanMessage("Use add with a 1 and b 2, and get_weather with city Oslo.")
     ]
-    messages.append(model.invoke(messages))
-    calls = messages[1].tool_calls
+    messages.append(reply := model.invoke(messages))
+    calls = reply.tool_calls
     assert [call["args"] for call in calls] == [{"city": "Oslo"}, {"a": 1, "b": 2}]
     assert len({call["id"] for call in calls}) == 2
     messages += [get_weather.invoke(calls[0]), add.invoke(calls[1])]

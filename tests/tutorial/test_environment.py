@@ -7,7 +7,7 @@ from types import ModuleType
 
 import pytest
 
-from memorystore_chat.tutorial.environment import Environment, detect_environment, sign_in
+from memorystore_chat.tutorial import Environment, detect_environment, sign_in
 from printed import said
 
 WORKBENCH = "Agent Platform Workbench (Vertex AI Workbench)"

@@ -56,7 +56,7 @@ def test_what_happens_when_memory_is_full(client: redis.Redis, policy: str, mean
     try:
         assert server_facts(client)["when memory is full"] == meaning
     finally:
-        client.config_set("maxmemory-policy", before)
+        client.config_set("maxmemory-policy", str(before))
 
 
 def test_a_fact_that_is_not_told_is_left_out(

@@ -49,7 +49,8 @@ def gemini(monkeypatch: pytest.MonkeyPatch) -> Iterator[GeminiServer]:
 
 @pytest.fixture(params=["vertexai", "google-genai"])
 def provider(request: pytest.FixtureRequest) -> Provider:
-    return request.param
+    chosen: Provider = request.param
+    return chosen
 
 
 def test_says_which_model_and_why(

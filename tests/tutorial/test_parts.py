@@ -13,6 +13,7 @@ from langchain_core.messages import (
     BaseMessage,
     HumanMessage,
 )
+from langchain_core.messages.tool import tool_call
 
 from html_page import Page
 from memorystore_chat.tutorial import _parts, transcript
@@ -85,8 +86,8 @@ def test_a_broken_tool_call_shows_what_the_model_wrote() -> None:
 
 def test_a_call_is_shown_once() -> None:
     """Anthropic repeats calls inside the content; without tool_calls they are all there is."""
-    block = {"type": "tool_use", "id": "1", "name": "t", "input": {}}
-    call = {"name": "t", "args": {}, "id": "1"}
+    block: dict[str, Any] = {"type": "tool_use", "id": "1", "name": "t", "input": {}}
+    call = tool_call(name="t", args={}, id="1")
     assert page(AIMessage(["Hm.", block], tool_calls=[call])).summaries == ["Tool call: t"]
     assert page(HumanMessage([block])).summaries == ["Block: tool_use"]
 
@@ -95,7 +96,13 @@ def test_arguments_that_json_cannot_hold() -> None:
     """Objects are named without their address, sets sorted, loops admitted."""
     loop: dict[str, Any] = {}
     loop["self"] = loop
-    args = [{"a": object()}, {"b": {"y", "x"}}, {"c": Decimal("1.5")}, {"d": {(1, 2): 3}}, loop]
+    args: list[dict[str, Any]] = [
+        {"a": object()},
+        {"b": {"y", "x"}},
+        {"c": Decimal("1.5")},
+        {"d": {(1, 2): 3}},
+        loop,
+    ]
     message = AIMessage("", tool_calls=[{"name": "t", "args": {}, "id": str(n)} for n in range(5)])
     for call, value in zip(message.tool_calls, args, strict=True):
         call["args"] = value
@@ -128,7 +135,7 @@ def test_images_inside_the_message_are_shown(kind: str, shape: str) -> None:
     """PNG, GIF, JPEG and WebP data are shown, whichever provider's block holds them."""
     data = {"png": PNG, "gif": GIF, "jpeg": JPEG, "webp": WEBP}[kind]
     mime = f"image/{kind}"
-    block = {
+    blocks: dict[str, dict[str, Any]] = {
         "openai": {"type": "image_url", "image_url": {"url": f"data:{mime};base64,{data}"}},
         "langchain": {"type": "image", "base64": data, "mime_type": mime},
         "anthropic": {
@@ -137,7 +144,8 @@ def test_images_inside_the_message_are_shown(kind: str, shape: str) -> None:
         },
         "genai": {"type": "media", "mime_type": mime, "data": data},
         "bytes": {"type": "media", "mime_type": mime, "data": base64.b64decode(data)},
-    }[shape]
+    }
+    block = blocks[shape]
     found = page(HumanMessage([block]))
     size = len(base64.b64decode(data))
     assert found.images == [
@@ -282,7 +290,7 @@ def test_a_function_call_is_shown_once() -> None:
     """Gemini's client keeps a call twice: as a tool call and in the old place."""
     old = {"function_call": {"name": "f", "arguments": "{}"}}
     calls = [{"name": "f", "args": {}, "id": "1"}]
-    message = AIMessage("", additional_kwargs=old, tool_calls=calls)  # type: ignore[arg-type]
+    message = AIMessage("", additional_kwargs=old, tool_calls=calls)
     assert page(message).summaries == ["Tool call: f"]
 
 

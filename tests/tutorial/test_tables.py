@@ -113,7 +113,11 @@ def test_a_large_table_is_cut_in_sight_only() -> None:
 @pytest.mark.parametrize(
     ("call", "kind", "message"),
     [
-        (lambda: table(3), TypeError, "takes a list of mappings or dataclasses, not int"),
+        (
+            lambda: table(3),  # type: ignore[arg-type]
+            TypeError,
+            "takes a list of mappings or dataclasses, not int",
+        ),
         (lambda: table({"a": 1}), TypeError, "mappings or dataclass instances; row 0 is str"),
         (lambda: table([Session]), TypeError, "row 0 is the class Session"),
         (lambda: table([{"a": 1}], "a"), TypeError, "not the string 'a'"),
