@@ -22,7 +22,7 @@ help:
 	@echo 'make screenshots   the pictures of the notebooks and README.md (needs Chromium)'
 	@echo 'make lint          style, types, spelling, workflows'
 	@echo 'make docs          the site, in docs/_build'
-	@echo 'make bench         the chat history beside its peers (BENCH_ARGS=--quick)'
+	@echo 'make bench         history and checkpointer beside their peers (BENCH_ARGS=--quick)'
 	@echo 'make release-check the wheel built, checked, and tried (TAG=v0.2.0)'
 	@echo 'make lock          requirements.txt from pyproject.toml (LOCK_ARGS=--upgrade for newer versions)'
 	@echo 'make links         links to your fork, from git remote (REPO=owner/name, BRANCH=, INSTALL=index)'

@@ -1,4 +1,6 @@
-"""Measures the chat history beside its peers, and writes bench/results.{json,md} and turn.png.
+"""Measures the chat history and the checkpointer beside their peers.
+
+It writes bench/results.json, results.md, turn.png and checkpoints.png.
 
 Everything runs on this machine: the embedded Valkey over TCP, directly and through a proxy that
 adds a delay to each round trip.
@@ -8,17 +10,13 @@ Usage: make bench [BENCH_ARGS="--quick | --only-faults | --only-report"]
 
 import argparse
 import json
-import multiprocessing
-import statistics
 import tempfile
-import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from langchain_core.messages import messages_from_dict
 
+import checkpointers
 import faults
 import report
 import servers
@@ -26,6 +24,7 @@ from memorystore_chat.storage import codec
 from peers import COMMUNITY, NAMES, OFFICIAL, Store, conversation, load_peers, plain
 from proxy import Proxy
 from report import LENGTHS
+from timing import link, medians, seconds, short
 
 HERE = Path(__file__).resolve().parent
 LINKS = {"0 ms": 0.0, "1 ms": 0.001, "20 ms": 0.020}
@@ -33,59 +32,10 @@ SINGLES = {0.0: 1000, 0.001: 200, 0.020: 20}
 RUNS = {0.0: 11, 0.001: 5, 0.020: 5}
 
 
-def seconds(task: Callable[[], object], repeat: int = 1) -> float:
-    """Wall time of one call, the mean over ``repeat``."""
-    start = time.perf_counter()
-    for _ in range(repeat):
-        task()
-    return (time.perf_counter() - start) / repeat
-
-
-def medians(tasks: dict[str, Callable[[], float]], runs: int) -> dict[str, dict[str, Any]]:
-    """Run all tasks in turn, ``runs`` times over after a warm-up; median and all runs, in ms."""
-    for task in tasks.values():
-        task()
-    found: dict[str, list[float]] = {name: [] for name in tasks}
-    for _ in range(runs):
-        for name, task in tasks.items():
-            found[name].append(task() * 1000)
-    return {
-        name: {
-            "median_ms": round(statistics.median(all_), 4),
-            "runs_ms": [round(x, 4) for x in all_],
-        }
-        for name, all_ in found.items()
-    }
-
-
-def _delay_in_a_process(port: int, delay: float, sender: Any) -> None:
-    with Proxy("127.0.0.1", port, delay=delay) as proxy:
-        sender.send(proxy.port)
-        sender.recv()
-
-
-@contextmanager
-def link(port: int, delay: float) -> Iterator[int]:
-    """A port that leads to the server, directly or with a delay; the proxy has its own process."""
-    if not delay:
-        yield port
-        return
-    ours, theirs = multiprocessing.Pipe()
-    process = multiprocessing.get_context("spawn").Process(
-        target=_delay_in_a_process, args=(port, delay, theirs), daemon=True
-    )
-    process.start()
-    try:
-        yield ours.recv()
-    finally:
-        ours.send(None)
-        process.join()
-
-
 def measure_turns(server: servers.Server, port: int, delay: float, runs: int) -> dict[str, Any]:
     """One turn: read the newest 20, append a question and its answer, set the expiry."""
     turn = conversation(2)
-    tasks: dict[str, Callable[[], float]] = {}
+    tasks: dict[str, Any] = {}
     with server.client() as direct, server.client(port=port) as client:
         for length in LENGTHS:
             for name in NAMES:
@@ -109,7 +59,7 @@ def measure_turns(server: servers.Server, port: int, delay: float, runs: int) ->
         str(length): {name: figures[f"{length} {name}"] for name in NAMES} for length in LENGTHS
     }
     for length, found in result.items():
-        print(f"  turn at {length}: {_short(found)}", flush=True)
+        print(f"  turn at {length}: {short(found)}", flush=True)
     return result
 
 
@@ -145,20 +95,16 @@ def measure_bulk(server: servers.Server, port: int, delay: float, runs: int) -> 
             result[task] = medians(
                 {name: (lambda s=store, r=run: r(s)) for name, store in stores.items()}, runs
             )
-            print(f"  {task}: {_short(result[task])}", flush=True)
+            print(f"  {task}: {short(result[task])}", flush=True)
         for store in stores.values():
             store.fill(conversation(1000))
         dicts = [plain(element) for element in codec.encode(conversation(1000), "x")]
         tasks = {name: (lambda s=store: read(s)) for name, store in stores.items()}
         tasks["messages_from_dict alone"] = lambda: seconds(lambda: messages_from_dict(dicts))
         result["read"] = medians(tasks, 2 * runs + 1)
-        print(f"  read: {_short(result['read'])}", flush=True)
+        print(f"  read: {short(result['read'])}", flush=True)
         direct.flushall()
     return result
-
-
-def _short(figures: dict[str, dict[str, Any]]) -> str:
-    return ", ".join(f"{name} {figure['median_ms']:.2f} ms" for name, figure in figures.items())
 
 
 def measure_sizes(server: servers.Server) -> dict[str, Any]:
@@ -208,7 +154,18 @@ def main() -> None:
                         "turn": measure_turns(server, port, delay, runs),
                         **measure_bulk(server, port, delay, runs),
                     }
+                    if name in checkpointers.LINKS:
+                        results["links"][name]["agent"] = checkpointers.measure_turns(
+                            server, port, runs
+                        )
             results["sizes"] = measure_sizes(server)
+            print("agents", flush=True)
+            results["agents"] = {
+                "wire": checkpointers.measure_wire(server),
+                "stored": checkpointers.measure_stored(
+                    [turns for turns in checkpointers.TURNS if turns <= 50 or not options.quick]
+                ),
+            }
         print("faults", flush=True)
         results["faults"] = faults.measure(server)
     if options.only_faults:

@@ -22,10 +22,13 @@ from memorystore_chat.storage import codec
 
 OURS, OFFICIAL, COMMUNITY = "memorystore-chat", "google-memorystore-redis", "langchain-community"
 BARE, BARE_LC = "bare redis-py", "bare redis-py + messages"
+PLAIN_REDIS, VALKEY_SAVER = "langgraph-checkpoint-plainredis", "ValkeySaver"
 NAMES = (OURS, OFFICIAL, COMMUNITY, BARE, BARE_LC)
 PEERS = {
     "langchain-google-memorystore-redis": "0.3.0",
     "langchain-community": "0.4.2",
+    "langgraph-checkpoint-plainredis": "0.1.0",
+    "langgraph-checkpoint-aws": "1.2.6",
 }
 WINDOW, TTL = 20, 3600
 
@@ -64,12 +67,16 @@ def load(folder: Path, module: str) -> ModuleType:
 
 
 def load_peers() -> None:
-    """Fetch and import the two classes that ours is compared with."""
+    """Fetch and import the classes that ours are compared with."""
     folder = fetch_peers()
     official = load(folder, "langchain_google_memorystore_redis.chat_message_history")
     community = load(folder, "langchain_community.chat_message_histories.redis")
     classes[OFFICIAL] = official.MemorystoreChatMessageHistory
     classes[COMMUNITY] = community.RedisChatMessageHistory
+    classes[PLAIN_REDIS] = load(folder, "langgraph_checkpoint_plainredis.saver").RedisSaver
+    classes[VALKEY_SAVER] = load(
+        folder, "langgraph_checkpoint_aws.checkpoint.valkey.saver"
+    ).ValkeySaver
 
 
 class Bare:

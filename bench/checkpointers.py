@@ -1,0 +1,173 @@
+"""What an agent's memory costs: on the wire, on the server, and in time.
+
+Each memory gets the same agent, the offline demo model, one tool and the same questions. All
+expire after an hour.
+"""
+
+from functools import partial
+from typing import Any
+from uuid import uuid4
+
+import redis
+import valkey
+from langchain.agents import create_agent
+from langgraph.checkpoint.memory import InMemorySaver
+
+import servers
+from memorystore_chat import DemoChatModel, MemorystoreChatMessageHistory
+from memorystore_chat.agents import ChatHistoryMiddleware
+from memorystore_chat.checkpoint import MemorystoreSaver
+from peers import PLAIN_REDIS, TTL, VALKEY_SAVER, classes, conversation
+from proxy import Proxy
+from timing import medians, seconds, short
+
+SAVER, SAVER_KEEP_1 = "MemorystoreSaver", "MemorystoreSaver, keep=1"
+FLOOR, MIDDLEWARE = "InMemorySaver", "ChatHistoryMiddleware"
+BOTH = f"{SAVER} + {MIDDLEWARE}"
+NAMES = (SAVER, SAVER_KEEP_1, PLAIN_REDIS, VALKEY_SAVER, FLOOR, MIDDLEWARE)
+SMALL_TALK = "My favorite number is 7, and this is a sentence of a usual length."
+LENGTHS = (10, 100, 1000)
+TURNS = (5, 10, 20, 50, 100, 200, 500)
+LINKS = ("0 ms", "1 ms")
+KINDS = {
+    "sync": (False, "sync"),
+    "sync, with a tool": (True, "sync"),
+    "exit": (False, "exit"),
+    "exit, with a tool": (True, "exit"),
+}
+
+
+class Memory:
+    """An agent with one of the memories; ``connections=1`` opens one and no more."""
+
+    def __init__(self, name: str, port: int, connections: int = 50) -> None:
+        options: dict[str, Any] = {"port": port, "protocol": 2, "max_connections": connections}
+        self.client: Any
+        if name == VALKEY_SAVER:
+            self.client = valkey.Valkey.from_pool(valkey.BlockingConnectionPool(**options))
+        else:
+            self.client = redis.Redis.from_pool(redis.BlockingConnectionPool(**options))
+        self.saver: Any = None
+        if name in (SAVER, BOTH):
+            self.saver = MemorystoreSaver(self.client, ttl=TTL)
+        elif name == SAVER_KEEP_1:
+            self.saver = MemorystoreSaver(self.client, ttl=TTL, keep=1)
+        elif name == FLOOR:
+            self.saver = InMemorySaver()
+        elif name in classes:
+            self.saver = classes[name](self.client, ttl=TTL)
+        middleware = [ChatHistoryMiddleware(self.history)] if name in (MIDDLEWARE, BOTH) else []
+        self.agent: Any = create_agent(
+            DemoChatModel(), [get_weather], middleware=middleware, checkpointer=self.saver
+        )
+
+    def history(self, thread_id: str) -> MemorystoreChatMessageHistory:
+        """What the middleware keeps."""
+        return MemorystoreChatMessageHistory(self.client, thread_id, ttl=TTL)
+
+    def turn(
+        self, thread_id: str, number: int, *, tool: bool = False, durability: str = "async"
+    ) -> None:
+        """One question and its answer."""
+        text = "What is the weather in Paris?" if tool else SMALL_TALK
+        self.agent.invoke(
+            {"messages": [("user", f"{text} ({number})")]},
+            thread(thread_id),
+            **({"durability": durability} if self.saver else {}),
+        )
+
+    def fill(self, thread_id: str, length: int) -> None:
+        """Begin a thread with so many messages."""
+        messages = conversation(length)
+        if self.saver:
+            self.agent.update_state(thread(thread_id), {"messages": messages})
+        else:
+            self.history(thread_id).add_messages(messages)
+
+    def close(self) -> None:
+        """Close its connections."""
+        self.client.close()
+
+
+def thread(thread_id: str) -> Any:
+    """The config that names a thread."""
+    return {"configurable": {"thread_id": thread_id}}
+
+
+def get_weather(city: str) -> str:
+    """Look up the weather."""
+    return f"It is sunny in {city}, 21 degrees, with a light breeze from the west."
+
+
+def measure_wire(server: servers.Server) -> dict[str, Any]:
+    """Round trips and commands of a turn, counted on one connection that is open already."""
+    result: dict[str, Any] = {}
+    with Proxy(server.host, server.port) as proxy:
+        for name in (*NAMES, BOTH):
+            memory = Memory(name, proxy.port, connections=1)
+            for number in range(5):
+                memory.turn("wire", number, tool=number == 4)
+            result[name] = {}
+            for kind, (tool, durability) in KINDS.items():
+                counts = []
+                for number in range(3):
+                    proxy.reset()
+                    memory.turn("wire", number, tool=tool, durability=durability)
+                    counts.append((proxy.round_trips, proxy.requests.total()))
+                # A long pipeline may arrive in two parts, and then counts as two round trips.
+                result[name][kind] = dict(
+                    zip(("round_trips", "commands"), sorted(counts)[1], strict=True)
+                )
+            memory.close()
+            print(f"  on the wire, {name}: {result[name]}", flush=True)
+    return result
+
+
+def measure_stored(turns: list[int]) -> dict[str, Any]:
+    """Bytes and keys on a server of its own as a conversation grows, a tool in every fifth turn."""
+    result: dict[str, Any] = {}
+    for name in (*NAMES, BOTH):
+        if name == FLOOR:
+            continue  # it stores nothing on a server
+        with servers.valkey() as server, server.client() as direct:
+            memory = Memory(name, server.port)
+            result[name] = {}
+            for number in range(1, turns[-1] + 1):
+                memory.turn("sizes", number, tool=number % 5 == 0)
+                if number in turns:
+                    keys = list(direct.scan_iter(count=1000))
+                    used = sum(direct.memory_usage(key, samples=0) or 0 for key in keys)
+                    result[name][str(number)] = {"bytes": used, "keys": len(keys)}
+            memory.close()
+        print(f"  {turns[-1]} turns of {name}: {result[name][str(turns[-1])]}", flush=True)
+    return result
+
+
+def measure_turns(server: servers.Server, port: int, runs: int) -> dict[str, Any]:
+    """A turn without a tool on threads that hold so many messages already, each used once."""
+    memories = {name: Memory(name, port) for name in NAMES}
+    # What is set up before a turn does not go through the slower link.
+    fillers = {name: Memory(name, server.port) for name in NAMES} | {FLOOR: memories[FLOOR]}
+
+    def three_turns(name: str, length: int) -> float:
+        threads = [str(uuid4()) for _ in range(3)]
+        for thread_id in threads:
+            fillers[name].fill(thread_id, length)
+        return sum(seconds(partial(memories[name].turn, each, 0)) for each in threads) / 3
+
+    tasks = {
+        f"{length} {name}": partial(three_turns, name, length)
+        for length in LENGTHS
+        for name in NAMES
+    }
+    figures = medians(tasks, runs)
+    for memory in (*memories.values(), *fillers.values()):
+        memory.close()
+    with server.client() as client:
+        client.flushall()
+    result = {
+        str(length): {name: figures[f"{length} {name}"] for name in NAMES} for length in LENGTHS
+    }
+    for held, found in result.items():
+        print(f"  an agent's turn at {held}: {short(found)}", flush=True)
+    return result

@@ -1,0 +1,64 @@
+"""Wall times, their medians, and links that add a delay."""
+
+import multiprocessing
+import statistics
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+from proxy import Proxy
+
+
+def seconds(task: Callable[[], object], repeat: int = 1) -> float:
+    """Wall time of one call, the mean over ``repeat``."""
+    start = time.perf_counter()
+    for _ in range(repeat):
+        task()
+    return (time.perf_counter() - start) / repeat
+
+
+def medians(tasks: Mapping[str, Callable[[], float]], runs: int) -> dict[str, dict[str, Any]]:
+    """Run all tasks in turn, ``runs`` times over after a warm-up; median and all runs, in ms."""
+    for task in tasks.values():
+        task()
+    found: dict[str, list[float]] = {name: [] for name in tasks}
+    for _ in range(runs):
+        for name, task in tasks.items():
+            found[name].append(task() * 1000)
+    return {
+        name: {
+            "median_ms": round(statistics.median(all_), 4),
+            "runs_ms": [round(x, 4) for x in all_],
+        }
+        for name, all_ in found.items()
+    }
+
+
+def _delay_in_a_process(port: int, delay: float, sender: Any) -> None:
+    with Proxy("127.0.0.1", port, delay=delay) as proxy:
+        sender.send(proxy.port)
+        sender.recv()
+
+
+@contextmanager
+def link(port: int, delay: float) -> Iterator[int]:
+    """A port that leads to the server, directly or with a delay; the proxy has its own process."""
+    if not delay:
+        yield port
+        return
+    ours, theirs = multiprocessing.Pipe()
+    process = multiprocessing.get_context("spawn").Process(
+        target=_delay_in_a_process, args=(port, delay, theirs), daemon=True
+    )
+    process.start()
+    try:
+        yield ours.recv()
+    finally:
+        ours.send(None)
+        process.join()
+
+
+def short(figures: dict[str, dict[str, Any]]) -> str:
+    """The medians in one line."""
+    return ", ".join(f"{name} {figure['median_ms']:.2f} ms" for name, figure in figures.items())
