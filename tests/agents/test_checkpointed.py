@@ -22,6 +22,7 @@ from langgraph.types import Command
 from memorystore_chat import ConnectError, MemorystoreChatError, MemorystoreChatMessageHistory
 from memorystore_chat.agents import ChatHistoryMiddleware
 from memorystore_chat.storage import codec
+from memorystore_chat.tutorial.models import DemoChatModel
 from proxy import Proxy
 from scripted import (
     NO_RETRY,
@@ -439,6 +440,23 @@ def test_what_the_state_holds_is_not_written_again(make: Make) -> None:
     begun = updates[0]["ChatHistoryMiddleware.before_agent"]
     assert "messages" not in begun
     assert [message.text for message in begun["memorystore_turn"]["messages"]] == ["3"]
+
+
+def test_thirty_turns_add_little_to_the_checkpoints(make: Make) -> None:
+    """The middleware adds a tenth to the values that are stored, and no conversation to writes."""
+    used = []
+    for middleware in ([], [ChatHistoryMiddleware(make)]):
+        saver = InMemorySaver()
+        agent: Any = create_agent(
+            DemoChatModel(), [look_up], middleware=middleware, checkpointer=saver
+        )
+        for turn in range(30):
+            agent.invoke(ask(f"My favorite number is {turn}, said at a usual length."), THREAD)
+        writes = sum(len(w[2][1]) for task in saver.writes.values() for w in task.values())
+        used.append((writes, sum(len(value) for _, value in saver.blobs.values())))
+    (writes, values), (writes_beside, values_beside) = used
+    assert values_beside <= 1.1 * values
+    assert writes_beside <= 5 * writes
 
 
 def test_langgraph_names_its_settings_as_expected() -> None:
