@@ -94,8 +94,8 @@ class CorruptCheckpointError(MemorystoreChatError):
         self.checkpoint_id = checkpoint_id
 
 
-# A code cell has 66 columns where the window has 900 pixels; longer lines break inside a word.
-_COLUMNS = 66
+# An output in a window of 900 pixels has about 66 columns; longer lines break inside a word.
+_COLUMNS = 60
 # A line of the reader's may hold the password: in a URL, or as a string of its own.
 _SECRET = re.compile(
     r"""(?P<url>://)[^\s"']*@|(?P<name>\w*(?:password|passwd|token|secret)\w*["']?\s*[=:]\s*)"""

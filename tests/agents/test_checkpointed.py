@@ -22,7 +22,7 @@ from langgraph.types import Command
 from memorystore_chat import ConnectError, MemorystoreChatError, MemorystoreChatMessageHistory
 from memorystore_chat.agents import ChatHistoryMiddleware
 from memorystore_chat.storage import codec
-from memorystore_chat.tutorial.models import DemoChatModel
+from memorystore_chat import DemoChatModel
 from proxy import Proxy
 from scripted import (
     NO_RETRY,

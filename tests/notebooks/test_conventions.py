@@ -23,6 +23,7 @@ NAMES = [
     "03_cleanup",
     "04_chain_integration",
     "05_agent_memory",
+    "06_checkpoints",
     "07_production",
 ]
 TAGS = {"links-install", "settings", series.UNCOMPARED}

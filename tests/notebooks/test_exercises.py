@@ -30,6 +30,15 @@ BRIEF = "def ask_briefly(user_id, question):\n    history = {}\n    return {}\n"
 WHOLE = HISTORY.format('f"brief/{user_id}"', "")
 NEWEST = HISTORY.format('f"brief/{user_id}"', ", window=2")
 POPULATION = 'def {}(city: str) -> str:\n    """Say how many live there."""\n    return "2"\n'
+REJECTED = (
+    "saver.delete_thread('grace')\nask(agent, 'grace', 'Please cancel booking 7.')\n"
+    "decision = {{'decisions': [{{'type': '{}'}}]}}\n"
+    "agent.invoke(Command(resume=decision), thread('grace'))"
+)
+KEPT = (
+    "my_saver = make_saver({})\nmy_saver.delete_thread('lee')\n"
+    "ask(make_agent(model, my_saver), 'lee', 'Hi!')"
+)
 
 # For each exercise what readers try, and what the verdict has to speak of.
 WRONG: dict[tuple[str, str], list[tuple[str, str]]] = {
@@ -92,6 +101,18 @@ WRONG: dict[tuple[str, str], list[tuple[str, str]]] = {
         ('answers = [ask(agent, "kay", "What is my name?")]', "not two"),
         ('answers = [ask(agent, n, "What is my name?") for n in ("kay", "lee")]', "not 4 each|Kay"),
     ],
+    ("06_checkpoints", "say no"): [
+        ('ask(agent, "grace", "Hi!")', "not been asked to cancel"),
+        ('ask(agent, "grace", "Please cancel booking 7.")', "still waits"),
+        (REJECTED.format("approve"), "was canceled"),
+    ],
+    ("06_checkpoints", "only the newest"): [
+        ("my_saver = make_saver(keep=1, ttl=24 * 3600)\nsaver.delete_thread('lee')", "is empty"),
+        (KEPT.format("keep=2, ttl=24 * 3600"), "2 checkpoints"),
+        (KEPT.format("keep=1"), "not expire"),
+        (KEPT.format("keep=1, ttl=48 * 3600"), "not expire"),
+        ("my_saver = client", "not a checkpointer"),
+    ],
     ("07_production", "the longest wait"): [
         ("slowest = sum(run.seconds)", "not the time"),
         ("slowest = min(run.seconds)", "not the time"),
@@ -150,4 +171,6 @@ async def test_exercises(path: Path, valkey_server: Server) -> None:
 
 def is_hint(about: str, said: str) -> bool:
     """Whether a verdict says that it is wrong, how, and gives a hint."""
-    return bool(re.match(rf"Not solved yet: .*({about}).*\nHint: \S", said))
+    problem, _, hint = said.partition("\nHint: ")
+    said_in_one_line = " ".join(problem.split())
+    return bool(hint and re.match(rf"Not solved yet: .*({about})", said_in_one_line))

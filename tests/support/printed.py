@@ -2,7 +2,7 @@
 
 import pytest
 
-WIDTH = 66
+WIDTH = 60
 
 
 def said(capsys: pytest.CaptureFixture[str]) -> str:

@@ -138,7 +138,7 @@ def test_finds_credentials_and_sets_gclouds_project(
     record = fake_gcloud(machine, "echo someone@example.com; echo someone@example.com >&2")
     assert sign_in("my-project") == "my-project"
     assert capsys.readouterr() == (
-        "Found Application Default Credentials; the project is my-project.\n"
+        "Found Application Default Credentials; the project is\nmy-project.\n"
         "gcloud's project is now my-project.\n",
         "",
     )

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from langchain_core.messages import AIMessage, HumanMessage
@@ -26,8 +27,12 @@ def test_unknown_picture_is_refused() -> None:
         picture("map")
 
 
-def test_prefix_stays_with_a_kernel_and_is_shared_with_none() -> None:
+def test_prefix_stays_with_a_kernel_and_is_shared_with_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A kernel keeps its prefix; another at the same time gets another, and it is free later."""
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
     mine = key_prefix("prefixtest")
     ask = "from memorystore_chat.tutorial import key_prefix; print(key_prefix('prefixtest'))"
     other = subprocess.check_output([sys.executable, "-c", ask], text=True).strip()

@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from memorystore_chat.tutorial.box import ChatBox, chat_box
     from memorystore_chat.tutorial.conversation import Transcript, transcript
     from memorystore_chat.tutorial.demo_model import DemoChatModel
+    from memorystore_chat.tutorial.elsewhere import new_process
     from memorystore_chat.tutorial.environment import sign_in
     from memorystore_chat.tutorial.facts import server_facts
     from memorystore_chat.tutorial.failover import FailOver, fail_over, practice_cluster
@@ -36,6 +37,7 @@ __all__ = [
     "fail_over",
     "key_prefix",
     "latency",
+    "new_process",
     "picture",
     "practice_cluster",
     "say",
@@ -61,6 +63,7 @@ _LATER = {
     "detect_environment": "_environment",
     "fail_over": "tutorial.failover",
     "key_prefix": "tutorial.prefixes",
+    "new_process": "tutorial.elsewhere",
     "picture": "tutorial.pictures",
     "practice_cluster": "tutorial.failover",
     "say": "tutorial._text",

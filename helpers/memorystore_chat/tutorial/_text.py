@@ -5,8 +5,8 @@ import textwrap
 import unicodedata
 from collections.abc import Iterable
 
-WIDTH = 66
-"""Columns of a code cell in a window of 900 pixels; longer lines break inside a word."""
+WIDTH = 60
+"""Columns: a window of 900 pixels shows about 66, and breaks longer lines inside a word."""
 
 LABEL_LIMIT = 200
 """Characters of a name, a URL or a table cell."""

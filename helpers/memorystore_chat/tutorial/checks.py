@@ -300,6 +300,56 @@ def check_two_threads(
     )  # fmt: skip
 
 
+def check_rejected(agent: Any, config: dict[str, Any]) -> Verdict:
+    """Notebook 6: a call that waited was rejected, and the turn went on."""
+
+    def judge() -> str:
+        state = agent.get_state(config)
+        messages = state.values.get("messages", [])
+        if not messages:
+            return "nobody has asked the agent anything in this thread."
+        if state.interrupts:
+            return "the agent still waits for a decision."
+        results = [m for m in messages if isinstance(m, ToolMessage)]
+        if not results:
+            return "the agent has not been asked to cancel a booking."
+        return "" if results[-1].status == "error" else "the booking was canceled."
+
+    return _verdict(
+        "rejected",
+        _try(judge),
+        "The tool did not run, and the agent was told why.",
+        ["First ask(agent, \"grace\", ...), which stops before the tool.",
+         "Then resume as approve() does, in the thread of Grace.",
+         'The decision is {"type": "reject", "message": "..."}.'],
+    )  # fmt: skip
+
+
+def check_keep(client: Client, saver: Any, key_prefix: str) -> Verdict:
+    """Notebook 6: the thread "lee" keeps one checkpoint, for a day."""
+
+    def judge() -> str:
+        if saver is None:
+            return "my_saver is still None."
+        if not hasattr(saver, "get_tuple"):
+            return f"my_saver is a {type(saver).__name__}, not a checkpointer."
+        count = len(list(saver.list({"configurable": {"thread_id": "lee"}})))
+        if count == 0:
+            return "the thread 'lee' is empty."
+        if count > 1:
+            return f"the thread 'lee' has {count} checkpoints."
+        left = client.ttl(f"{key_prefix}checkpoints:lee")
+        return "" if 0 < left <= DAY else "the thread does not expire in a day."
+
+    return _verdict(
+        "keep",
+        _try(judge),
+        "It stores little more than the conversation, for a day.",
+        ["make_saver takes the options of MemorystoreSaver.", "They are keep, and ttl in seconds.",
+         "make_agent(my_saver) makes an agent that uses it."],
+    )  # fmt: skip
+
+
 def check_slowest(answer: object, seconds: Sequence[float]) -> Verdict:
     """Notebook 7: the longest turn of the fail-over, in seconds."""
 
