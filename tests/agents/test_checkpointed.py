@@ -19,10 +19,14 @@ from langchain_core.messages import (
 from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.types import Command
 
-from memorystore_chat import ConnectError, MemorystoreChatError, MemorystoreChatMessageHistory
+from memorystore_chat import (
+    ConnectError,
+    DemoChatModel,
+    MemorystoreChatError,
+    MemorystoreChatMessageHistory,
+)
 from memorystore_chat.agents import ChatHistoryMiddleware
 from memorystore_chat.storage import codec
-from memorystore_chat import DemoChatModel
 from proxy import Proxy
 from scripted import (
     NO_RETRY,
