@@ -1,14 +1,13 @@
 """Memory for agents: a middleware for LangChain's ``create_agent``. Needs the extra ``agents``."""
 
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable
 from copy import copy
 from dataclasses import replace
 from itertools import islice
-from typing import Annotated, Any, NamedTuple, NotRequired
+from typing import Annotated, Any, NotRequired
 from uuid import uuid4
 
-from langchain_core.messages import AIMessage, BaseMessage, RemoveMessage, ToolMessage
-from langchain_core.runnables import RunnableConfig
+from langchain_core.messages import BaseMessage, RemoveMessage, ToolMessage
 
 from memorystore_chat._extras import require
 from memorystore_chat.history import MemorystoreChatMessageHistory
@@ -25,7 +24,6 @@ from langchain.agents.middleware import (  # noqa: E402
     ToolCallRequest,
 )
 from langchain.agents.middleware.types import PrivateStateAttr  # noqa: E402
-from langgraph.checkpoint.base import BaseCheckpointSaver, CheckpointTuple  # noqa: E402
 from langgraph.config import get_config  # noqa: E402
 from langgraph.graph.message import REMOVE_ALL_MESSAGES  # noqa: E402
 from langgraph.runtime import Runtime  # noqa: E402
@@ -33,14 +31,19 @@ from langgraph.types import Command  # noqa: E402
 from typing_extensions import override  # noqa: E402
 
 from memorystore_chat import _turns  # noqa: E402
+from memorystore_chat._beginning import (  # noqa: E402
+    CHECKPOINTS_SEARCHED,
+    REWOUND,
+    Beginning,
+    names_checkpoint,
+    step_of,
+    turn_of,
+    update_of,
+)
 from memorystore_chat._turns import Turn  # noqa: E402
 
-# LangGraph hands these to each task of a run; it has no public name for either.
-_CHECKPOINTER = "__pregel_checkpointer"
+# LangGraph hands this to each task of a run, and has no public name for it.
 _RESUMING = "__pregel_resuming"
-
-_CHECKPOINTS_SEARCHED = 30
-"""How many checkpoints are read to tell the input of this call from that of failed ones."""
 
 
 class _State(AgentState[Any]):
@@ -155,10 +158,10 @@ class ChatHistoryMiddleware(AgentMiddleware[AgentState[Any], Any, Any]):
                 goes back to a checkpoint that the session has left behind.
             MemorystoreChatError: The session cannot be read.
         """
-        beginning = _Beginning(self._history(), state, runtime, self._whole_conversation)
+        beginning = Beginning(self._history(), state, runtime, self._whole_conversation)
         stored = beginning.history.messages
         if search := beginning.search:
-            beginning.narrow(islice(search.saver.list(**search.arguments), _CHECKPOINTS_SEARCHED))
+            beginning.narrow(islice(search.saver.list(**search.arguments), CHECKPOINTS_SEARCHED))
         if beginning.needs_whole_session(stored):
             beginning.session = _whole(beginning.history).messages
         return beginning.update(stored)
@@ -168,7 +171,7 @@ class ChatHistoryMiddleware(AgentMiddleware[AgentState[Any], Any, Any]):
         self, state: AgentState[Any], runtime: Runtime[Any]
     ) -> Command[Any]:
         """``before_agent``, without blocking the event loop."""
-        beginning = _Beginning(self._history(), state, runtime, self._whole_conversation)
+        beginning = Beginning(self._history(), state, runtime, self._whole_conversation)
         stored = await beginning.history.aget_messages()
         if search := beginning.search:
             beginning.narrow([each async for each in search.saver.alist(**search.arguments)])
@@ -223,9 +226,9 @@ class ChatHistoryMiddleware(AgentMiddleware[AgentState[Any], Any, Any]):
             MemorystoreChatError: The turn cannot be stored.
         """
         history = self._history()
-        turn = _turn(state)
+        turn = turn_of(state)
         if turn is None:  # a middleware before this one has jumped past before_agent
-            turn = _Beginning(history, state, runtime, False).turn(history.messages)
+            turn = Beginning(history, state, runtime, False).turn(history.messages)
         messages = _turns.said(turn, state["messages"])
         if not _is_resumed() or not _stored_already(messages, _whole(history).messages):
             history.add_messages(_turns.to_store(messages), append_id=turn["append_id"])
@@ -237,10 +240,10 @@ class ChatHistoryMiddleware(AgentMiddleware[AgentState[Any], Any, Any]):
     ) -> Command[Any]:
         """``after_agent``, without blocking the event loop."""
         history = self._history()
-        turn = _turn(state)
+        turn = turn_of(state)
         if turn is None:
             stored = await history.aget_messages()
-            turn = _Beginning(history, state, runtime, False).turn(stored)
+            turn = Beginning(history, state, runtime, False).turn(stored)
         messages = _turns.said(turn, state["messages"])
         if not _is_resumed() or not _stored_already(
             messages, await _whole(history).aget_messages()
@@ -269,127 +272,10 @@ class ChatHistoryMiddleware(AgentMiddleware[AgentState[Any], Any, Any]):
         return history
 
 
-class _Search(NamedTuple):
-    """Where a call's checkpoints are found."""
-
-    saver: BaseCheckpointSaver[Any]
-    arguments: dict[str, Any]
-
-
-class _Beginning:
-    """The beginning of a turn: from the agent's messages and the session's to what is new."""
-
-    def __init__(
-        self,
-        history: MemorystoreChatMessageHistory,
-        state: AgentState[Any],
-        runtime: Runtime[Any],
-        whole_conversation: bool,
-    ) -> None:
-        self.history = history
-        self.session: list[BaseMessage] | None = None
-        self._present: list[BaseMessage] = list(state["messages"])
-        self._turn = _turn(state)
-        self._config = get_config()
-        self._whole_conversation = whole_conversation
-        self._given = [*_turns.open_turn(self._present, self._turn)]
-        self._checkpoint_id = runtime.execution_info and runtime.execution_info.checkpoint_id
-
-    @property
-    def search(self) -> _Search | None:
-        """The checkpoints to read if calls may have failed since the last turn, else None."""
-        saver = self._config["configurable"].get(_CHECKPOINTER)
-        begun = self._turn["step"] if self._turn else 1 - _turns.START_STEPS
-        if (
-            not isinstance(saver, BaseCheckpointSaver)
-            or not self._checkpoint_id
-            or _step(self._config) == begun + _turns.START_STEPS
-        ):
-            return None
-        place = {
-            "thread_id": self._config["configurable"].get("thread_id"),
-            "checkpoint_ns": _namespace(self._config),
-        }
-        return _Search(
-            saver,
-            {
-                "config": {"configurable": place},
-                "before": {"configurable": place | {"checkpoint_id": self._checkpoint_id}},
-                "limit": _CHECKPOINTS_SEARCHED,
-            },
-        )
-
-    def narrow(self, checkpoints: Iterable[CheckpointTuple]) -> None:
-        """Leave out the input of other calls."""
-        self._given = _turns.of_this_call(self._given, self._turn, _step(self._config), checkpoints)
-
-    def needs_whole_session(self, stored: list[BaseMessage]) -> bool:
-        """Whether only messages that the window does not show tell what is new."""
-        return self.history._window is not None and _turns.may_be_old(
-            self._given, self._new(stored)
-        )
-
-    def update(self, stored: list[BaseMessage]) -> Command[Any]:
-        """The state update that begins the turn."""
-        turn = self.turn(stored)
-        wanted = [*stored, *turn["messages"]]
-        if (
-            _names_checkpoint(self._config)
-            and stored
-            and stored[-1].id not in {message.id for message in self._present}
-        ):
-            raise ValueError(_REWOUND)
-        if not turn["messages"] and wanted and isinstance(wanted[-1], AIMessage):
-            raise ValueError(
-                f"The call asks nothing: its messages are all in the session {self.history.key!r} "
-                "already, and the last of them is an answer. Pass a new message, without an id or "
-                "with one of its own."
-            )
-        return _update(turn, _turns.change(self._present, wanted))
-
-    def turn(self, stored: list[BaseMessage]) -> Turn:
-        """A turn that holds what is new in this call."""
-        for message in stored:
-            message.id = message.id or str(uuid4())
-        return {
-            "append_id": codec.new_append_id(),
-            "messages": self._new(self.session or stored),
-            "after": stored[-1].id if stored else None,
-            "step": _step(self._config),
-            "given": self._present if "|" in self._config["configurable"]["checkpoint_ns"] else [],
-        }
-
-    def _new(self, stored: list[BaseMessage]) -> list[BaseMessage]:
-        given: Sequence[BaseMessage] = self._given
-        if self.history._max_messages is not None:
-            given = _turns.without_dropped(given, stored)
-        new = _turns.new_messages(given, stored, whole_conversation=self._whole_conversation)
-        if self._turn and len(self._given) < len(self._present):
-            new += _turns.replaced(self._present[: -len(self._given) or None], stored)
-        return new
-
-
-def _turn(state: Any) -> Turn | None:
-    return state.get("memorystore_turn") or None
-
-
-def _step(config: RunnableConfig) -> int:
-    return int(config["metadata"]["langgraph_step"])
-
-
-def _namespace(config: RunnableConfig) -> str:
-    """The namespace of the agent's checkpoints; a task's has the task behind it."""
-    return str(config["configurable"]["checkpoint_ns"]).rpartition("|")[0]
-
-
 def _is_resumed() -> bool:
     """Whether this call goes on from a checkpoint, so that its turn may be stored already."""
     config = get_config()
-    return bool(config["configurable"].get(_RESUMING)) or _names_checkpoint(config)
-
-
-def _names_checkpoint(config: RunnableConfig) -> bool:
-    return "checkpoint_id" in config["metadata"]
+    return bool(config["configurable"].get(_RESUMING)) or names_checkpoint(config)
 
 
 def _whole(history: MemorystoreChatMessageHistory) -> MemorystoreChatMessageHistory:
@@ -408,7 +294,7 @@ def _stored_already(messages: list[BaseMessage], stored: list[BaseMessage]) -> b
     known = {message.id for message in stored}
     found = [message for message in messages if message.id in known]
     if found and len(found) < len(messages):
-        raise ValueError(_REWOUND)
+        raise ValueError(REWOUND)
     return bool(found)
 
 
@@ -416,7 +302,7 @@ def _with_turn(
     request: ModelRequest[Any], response: ModelResponse[Any]
 ) -> ExtendedModelResponse[Any]:
     """The model's response, with the turn up to it as a state update."""
-    turn = _turn(request.state)
+    turn = turn_of(request.state)
     if turn is None:
         return ExtendedModelResponse(response)
     for message in response.result:
@@ -426,7 +312,7 @@ def _with_turn(
         **turn,
         "append_id": codec.new_append_id(),  # it tells the time, and an interrupt can last days
         "messages": [*said, *response.result],
-        "step": _step(get_config()),
+        "step": step_of(get_config()),
     }
     return ExtendedModelResponse(response, Command(update={"memorystore_turn": noted}))
 
@@ -435,7 +321,7 @@ def _with_result(
     request: ToolCallRequest, result: ToolMessage | Command[Any]
 ) -> ToolMessage | Command[Any]:
     """A tool's result, with a note of it as a state update."""
-    if not isinstance(request.state, dict) or _turn(request.state) is None:
+    if not isinstance(request.state, dict) or turn_of(request.state) is None:
         return result
     if isinstance(result, ToolMessage):
         result = Command(update={"messages": [result]})
@@ -444,7 +330,7 @@ def _with_result(
     noted = _turns.results(result.update.get("messages") or [])
     for message in noted:
         message.id = message.id or str(uuid4())
-    note = {"noted": noted, "step": _step(get_config())}
+    note = {"noted": noted, "step": step_of(get_config())}
     return replace(result, update={**result.update, "memorystore_turn": note})
 
 
@@ -463,21 +349,7 @@ def _ended(turn: Turn, messages: list[BaseMessage], state: AgentState[Any]) -> C
         "append_id": None,
         "messages": [],
         "after": present[-1].id if present else None,
-        "step": _step(get_config()),
+        "step": step_of(get_config()),
         "given": [],
     }
-    return _update(ended, change)
-
-
-def _update(turn: Turn, messages: list[BaseMessage]) -> Command[Any]:
-    # As pairs and not as a dict, because stream_mode="messages" would show every message in a
-    # dict's lists: the old conversation again, at the beginning of each turn.
-    pairs: list[tuple[str, Any]] = [("memorystore_turn", turn)]
-    return Command(update=[("messages", messages), *pairs] if messages else pairs)
-
-
-_REWOUND = (
-    "The call goes back to an earlier checkpoint, and the session has gone on since. A session "
-    "is a list that only grows: to try another way, copy it to a new thread_id, or use a "
-    "checkpointer without ChatHistoryMiddleware."
-)
+    return update_of(ended, change)

@@ -467,8 +467,8 @@ def test_langgraph_names_its_settings_as_expected() -> None:
     """The two settings of a task that have no public name are still called so."""
     from langgraph._internal import _constants
 
-    from memorystore_chat import agents
+    from memorystore_chat import _beginning, agents
 
-    changed = "LangGraph has renamed a setting that ChatHistoryMiddleware reads: see agents.py"
-    assert agents._CHECKPOINTER == _constants.CONFIG_KEY_CHECKPOINTER, changed
+    changed = "LangGraph has renamed a setting that is read here: see agents.py, _beginning.py"
+    assert _beginning._CHECKPOINTER == _constants.CONFIG_KEY_CHECKPOINTER, changed
     assert agents._RESUMING == _constants.CONFIG_KEY_RESUMING, changed

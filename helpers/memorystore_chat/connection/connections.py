@@ -145,7 +145,7 @@ class _Ours:
             return _caused(redis.ConnectionError(f"{_code(error)}{error}"), error)
         return error
 
-    def _explained(self, error: Exception) -> Exception:
+    def _as_the_server_said(self, error: Exception) -> Exception:
         """Why a command could not be sent, if the server said so before it hung up."""
         words, self._last_words = self._last_words, b""
         if said := _PROTOCOL_ERROR.match(words):
@@ -257,7 +257,7 @@ class _OursSync(_Ours):
         try:
             super().send_packed_command(command, check_health=False)  # type: ignore[misc]
         except RedisError as error:
-            problem = self._explained(error)
+            problem = self._as_the_server_said(error)
         finally:
             self._sending = False
         _raise(problem)
@@ -287,7 +287,7 @@ class _OursAsync(_Ours):
         try:
             await super().send_packed_command(command, check_health)  # type: ignore[misc]
         except RedisError as error:
-            problem = self._explained(error)
+            problem = self._as_the_server_said(error)
         finally:
             self._sending = False
         _raise(problem)

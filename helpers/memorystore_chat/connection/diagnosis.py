@@ -26,7 +26,7 @@ ONE_DATABASE = "which has only database 0. Leave the number behind the address o
 _LOOK_SECONDS = 0.5
 
 
-def explain(
+def diagnose(
     endpoint: Endpoint, error: BaseException, timeout: float, *, reached: bool = False
 ) -> ConnectError:
     """Turn what redis-py raised into a `ConnectError` that says what to do.
@@ -38,7 +38,7 @@ def explain(
         reached: Whether the endpoint itself has answered before.
 
     Example:
-        >>> str(explain(Endpoint.parse("10.0.0.3"), redis.BusyLoadingError(), 5.0))
+        >>> str(diagnose(Endpoint.parse("10.0.0.3"), redis.BusyLoadingError(), 5.0))
         'Cannot connect to redis://10.0.0.3:6379: the server is still loading its data. ...'
     """
     reason = _reason(endpoint, error, timeout, reached)

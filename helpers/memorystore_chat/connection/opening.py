@@ -15,7 +15,7 @@ from redis.exceptions import ClusterDownError, RedisClusterException
 from memorystore_chat._checks import type_name
 from memorystore_chat.connection import clients
 from memorystore_chat.connection.clusters import AsyncClusterClient, ClusterClient
-from memorystore_chat.connection.diagnosis import ONE_DATABASE, explain
+from memorystore_chat.connection.diagnosis import ONE_DATABASE, diagnose
 from memorystore_chat.connection.endpoint import (
     Endpoint,
     environment_endpoint,
@@ -126,7 +126,7 @@ def connect(
     except _FAILURES as error:
         if client is not None:
             client.close()
-        told = explain(target, error, timeout, reached=facts is not None)
+        told = diagnose(target, error, timeout, reached=facts is not None)
         raise told from error
     return client
 
@@ -175,7 +175,7 @@ async def connect_async(
         if client is not None:
             await client.aclose()
         reached = facts is not None
-        told = await asyncio.to_thread(explain, target, error, timeout, reached=reached)
+        told = await asyncio.to_thread(diagnose, target, error, timeout, reached=reached)
         raise told from error
     return client
 

@@ -145,7 +145,7 @@ def _vertexai_class() -> Callable[..., BaseChatModel]:
     requests = require("requests.exceptions", install="requests")
 
     class ChatVertexAI(_Gemini, _AsyncOverRest, library.ChatVertexAI):  # type: ignore[misc]
-        explained_errors: ClassVar[tuple[type[Exception], ...]] = (
+        google_errors: ClassVar[tuple[type[Exception], ...]] = (
             google.GoogleAPICallError,
             auth.GoogleAuthError,
             requests.ConnectionError,
@@ -163,7 +163,7 @@ def _google_genai_class() -> Callable[..., BaseChatModel]:
     httpx = require("httpx", install="httpx")
 
     class ChatGoogleGenerativeAI(_Gemini, library.ChatGoogleGenerativeAI):  # type: ignore[misc]
-        explained_errors: ClassVar[tuple[type[Exception], ...]] = (
+        google_errors: ClassVar[tuple[type[Exception], ...]] = (
             chat.ChatGoogleGenerativeAIError,
             genai.APIError,
             auth.GoogleAuthError,
@@ -206,7 +206,7 @@ class _AsyncOverRest(_ChatModel):
 class _Gemini(_ChatModel):
     """Sends what Gemini accepts, and says what to do next if Google Cloud refuses it."""
 
-    explained_errors: ClassVar[tuple[type[Exception], ...]]
+    google_errors: ClassVar[tuple[type[Exception], ...]]
 
     def _generate(
         self,
@@ -215,7 +215,7 @@ class _Gemini(_ChatModel):
         run_manager: CallbackManagerForLLMRun | None = None,
         **kwargs: Any,
     ) -> ChatResult:
-        with self._explaining(messages):
+        with self._next_steps(messages):
             return super()._generate(mended(messages), stop, run_manager, **kwargs)  # type: ignore[safe-super]
 
     async def _agenerate(
@@ -225,7 +225,7 @@ class _Gemini(_ChatModel):
         run_manager: AsyncCallbackManagerForLLMRun | None = None,
         **kwargs: Any,
     ) -> ChatResult:
-        with self._explaining(messages):
+        with self._next_steps(messages):
             return await super()._agenerate(mended(messages), stop, run_manager, **kwargs)
 
     def _stream(
@@ -235,7 +235,7 @@ class _Gemini(_ChatModel):
         run_manager: CallbackManagerForLLMRun | None = None,
         **kwargs: Any,
     ) -> Iterator[ChatGenerationChunk]:
-        with self._explaining(messages):
+        with self._next_steps(messages):
             yield from super()._stream(mended(messages), stop, run_manager, **kwargs)
 
     async def _astream(
@@ -245,19 +245,19 @@ class _Gemini(_ChatModel):
         run_manager: AsyncCallbackManagerForLLMRun | None = None,
         **kwargs: Any,
     ) -> AsyncIterator[ChatGenerationChunk]:
-        with self._explaining(messages):
+        with self._next_steps(messages):
             async for chunk in super()._astream(mended(messages), stop, run_manager, **kwargs):
                 yield chunk
 
     @contextmanager
-    def _explaining(self, messages: list[BaseMessage]) -> Iterator[None]:
+    def _next_steps(self, messages: list[BaseMessage]) -> Iterator[None]:
         settings: Any = self
         try:
             yield
         except ContextOverflowError:
             # LangChain's summarization waits for this one.
             raise
-        except self.explained_errors as error:
+        except self.google_errors as error:
             name = getattr(settings, "model_name", None) or settings.model
             raise ChatModelError(
                 _next_step(error, messages, name, settings.project, settings.location)
