@@ -11,6 +11,7 @@ Usage: make bench [BENCH_ARGS="--quick | --only-faults | --only-report"]
 import argparse
 import json
 import tempfile
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -46,9 +47,13 @@ def measure_turns(server: servers.Server, port: int, delay: float, runs: int) ->
                 repeat = 3 if slow or delay else 60
 
                 def one(store: Store = store, length: int = length, repeat: int = repeat) -> float:
+                    def take_turn() -> None:
+                        store.read_window()
+                        store.append(turn)
+
                     spent = 0.0
                     for _ in range(repeat):
-                        spent += seconds(lambda: (store.read_window(), store.append(turn)))
+                        spent += seconds(take_turn)
                         store.trim(length)
                     return spent / repeat
 
@@ -58,8 +63,8 @@ def measure_turns(server: servers.Server, port: int, delay: float, runs: int) ->
     result = {
         str(length): {name: figures[f"{length} {name}"] for name in NAMES} for length in LENGTHS
     }
-    for length, found in result.items():
-        print(f"  turn at {length}: {short(found)}", flush=True)
+    for at, found in result.items():
+        print(f"  turn at {at}: {short(found)}", flush=True)
     return result
 
 
@@ -80,7 +85,12 @@ def measure_bulk(server: servers.Server, port: int, delay: float, runs: int) -> 
             parts = [[message] for message in single]
             for part in parts:
                 store.prepare(part)
-            return seconds(lambda: [store.append(part) for part in parts]) * 1000 / len(single)
+
+            def append_all() -> None:
+                for part in parts:
+                    store.append(part)
+
+            return seconds(append_all) * 1000 / len(single)
 
         def batch(store: Store) -> float:
             direct.unlink(store.key)
@@ -93,13 +103,13 @@ def measure_bulk(server: servers.Server, port: int, delay: float, runs: int) -> 
 
         for task, run in (("one by one", one_by_one), ("batch", batch)):
             result[task] = medians(
-                {name: (lambda s=store, r=run: r(s)) for name, store in stores.items()}, runs
+                {name: partial(run, store) for name, store in stores.items()}, runs
             )
             print(f"  {task}: {short(result[task])}", flush=True)
         for store in stores.values():
             store.fill(conversation(1000))
         dicts = [plain(element) for element in codec.encode(conversation(1000), "x")]
-        tasks = {name: (lambda s=store: read(s)) for name, store in stores.items()}
+        tasks: dict[str, Any] = {name: partial(read, store) for name, store in stores.items()}
         tasks["messages_from_dict alone"] = lambda: seconds(lambda: messages_from_dict(dicts))
         result["read"] = medians(tasks, 2 * runs + 1)
         print(f"  read: {short(result['read'])}", flush=True)

@@ -29,7 +29,7 @@ GRACE: Any = {"configurable": {"session_id": "grace"}}
 
 
 @pytest.fixture
-def make(client: "redis.Redis[bytes]", key_prefix: str) -> Make:
+def make(client: redis.Redis, key_prefix: str) -> Make:
     """Histories of this test's own sessions."""
 
     def make(session_id: str = "ada") -> MemorystoreChatMessageHistory:
@@ -39,9 +39,7 @@ def make(client: "redis.Redis[bytes]", key_prefix: str) -> Make:
 
 
 @pytest.fixture
-async def make_async(
-    server: Server, client: "redis.Redis[bytes]", key_prefix: str
-) -> AsyncIterator[Make]:
+async def make_async(server: Server, client: redis.Redis, key_prefix: str) -> AsyncIterator[Make]:
     """The same with an asyncio client."""
     async with redis.asyncio.Redis(host=server.host, port=server.port, protocol=2) as connected:
         yield lambda session_id="ada": MemorystoreChatMessageHistory(
@@ -379,8 +377,9 @@ def test_only_constructing_runnable_with_message_history_warns(make: Make) -> No
         assert isinstance(history, MemorystoreChatMessageHistory)
         assert not [each for each in caught if issubclass(each.category, DeprecationWarning)]
 
+    greet: RunnableLambda[Any, str] = RunnableLambda(lambda given: "hi")
     with pytest.warns(LangChainDeprecationWarning, match="RunnableWithMessageHistory"):
-        chain = RunnableWithMessageHistory(RunnableLambda(lambda given: "hi"), make)
+        chain = RunnableWithMessageHistory(greet, make)
     with warnings.catch_warnings():
         warnings.simplefilter("error", DeprecationWarning)
         chain.invoke("hello", ADA)

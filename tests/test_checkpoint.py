@@ -19,7 +19,7 @@ from langchain.agents import create_agent
 from langchain_core.messages import AIMessage, HumanMessage, RemoveMessage, ToolMessage
 from langchain_core.tools import InjectedToolCallId, tool
 from langgraph.channels.delta import DeltaChannel
-from langgraph.checkpoint.base import BaseCheckpointSaver, empty_checkpoint
+from langgraph.checkpoint.base import BaseCheckpointSaver, Checkpoint, empty_checkpoint
 from langgraph.checkpoint.conformance import checkpointer_test, validate
 from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.checkpoint.serde.encrypted import EncryptedSerializer
@@ -27,6 +27,7 @@ from langgraph.checkpoint.serde.jsonplus import JsonPlusSerializer
 from langgraph.graph import END, START, MessagesState, StateGraph
 from langgraph.types import Command, interrupt
 from redis.asyncio.cluster import RedisCluster as AsyncRedisCluster
+from redis.asyncio.retry import Retry as AsyncRetry
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
@@ -37,7 +38,7 @@ from memorystore_chat.checkpoint import MemorystoreSaver
 from memorystore_chat.errors import CorruptCheckpointError
 from memorystore_chat.storage.checkpoints import version_of, version_text
 from memorystore_chat.storage.segments import FULL
-from memorystore_chat.tutorial.models import DemoChatModel
+from memorystore_chat.tutorial import DemoChatModel
 from proxy import Proxy
 from servers import Cluster, Server
 
@@ -52,7 +53,9 @@ _TARGETS: dict[str, Callable[[], Any]] = {
     "redis7": servers.redis7,
     "valkey9 cluster": lambda: servers.cluster(replicas=0),
     "redis7 cluster": lambda: servers.cluster("redis", replicas=0),
-} | ({"external": lambda: servers.external(EXTERNAL)} if EXTERNAL else {})
+}
+if EXTERNAL:
+    _TARGETS["external"] = lambda: servers.external(EXTERNAL)
 
 
 @pytest.fixture(scope="session", params=_TARGETS)
@@ -140,10 +143,16 @@ def saver(client: redis.Redis, key_prefix: str) -> MemorystoreSaver:
     return MemorystoreSaver(client, key_prefix=key_prefix)
 
 
+def fields(client: redis.Redis, saver: MemorystoreSaver) -> bytes:
+    """All that is stored of the thread."""
+    stored: Any = client.hgetall(saver._key(THREAD))
+    return b"".join(stored.values())
+
+
 def ask(saver: BaseCheckpointSaver[str], *texts: str, config: Any = CONFIG, **options: Any) -> Any:
     agent = create_agent(DemoChatModel(), [get_weather], checkpointer=saver)
     for text in texts:
-        answer = agent.invoke({"messages": [("user", text)]}, config, **options)
+        answer = agent.invoke({"messages": [HumanMessage(text)]}, config, **options)
     return answer
 
 
@@ -212,7 +221,7 @@ class TestAsInMemory:
         outer.add_node("inner", inner.compile())
         outer.add_edge(START, "inner")
         graph = outer.compile(checkpointer=saver)
-        paused = graph.invoke({"messages": [("user", "go")]}, CONFIG)
+        paused = graph.invoke({"messages": [HumanMessage("go")]}, CONFIG)
         assert paused["__interrupt__"][0].value == "sure?"
         namespaces = {found.config["configurable"]["checkpoint_ns"] for found in saver.list(CONFIG)}
         assert len(namespaces) == 2
@@ -228,7 +237,7 @@ class TestAsInMemory:
         ask(saver, "My name is Ada.", "I like tea.")
         states = list(agent.get_state_history(CONFIG))
         fork = next(state for state in states if len(state.values["messages"]) == 2)
-        agent.invoke({"messages": [("user", "I like coffee.")]}, fork.config)
+        agent.invoke({"messages": [HumanMessage("I like coffee.")]}, fork.config)
         texts = [message.text for message in agent.get_state(CONFIG).values["messages"]]
         assert "I like coffee." in texts
         assert "I like tea." not in texts
@@ -276,9 +285,10 @@ class TestAsInMemory:
         """Checkpoints copied from InMemorySaver are read, and the conversation continues."""
         other = InMemorySaver()
         ask(other, "My name is Ada.")
+        first: Any = {"configurable": {"thread_id": THREAD, "checkpoint_ns": ""}}
         for found in reversed(list(other.list(CONFIG))):
             saver.put(
-                found.parent_config or {"configurable": {"thread_id": THREAD, "checkpoint_ns": ""}},
+                found.parent_config or first,
                 found.checkpoint,
                 found.metadata,
                 found.checkpoint["channel_versions"],
@@ -313,7 +323,7 @@ class TestLists:
     def test_every_edit(self, saver: MemorystoreSaver) -> None:
         """Appended to, cut, changed in the middle, turned around: each version stays readable."""
         history = [f"{number} " + "x" * (number % 5 * 100) for number in range(40)]
-        edits = [
+        edits: list[list[Any]] = [
             history,
             [*history, "new"],
             history[10:],
@@ -388,7 +398,7 @@ class TestLists:
 def put_versions(saver: MemorystoreSaver, values: list[list[Any]], config: Any = CONFIG) -> Any:
     config = {"configurable": {"checkpoint_ns": "", **config["configurable"]}}
     for number, value in enumerate(values):
-        checkpoint = {
+        checkpoint: Checkpoint = {
             **empty_checkpoint(),
             "id": f"{number:04}",
             "channel_values": {"list": value},
@@ -552,7 +562,7 @@ class TestKeep:
         assert secret
         remove = [RemoveMessage(id=message.id) for message in secret]
         agent.update_state(CONFIG, {"messages": remove})
-        assert b"123456789" not in b"".join(client.hgetall(saver._key(THREAD)).values())
+        assert b"123456789" not in fields(client, saver)
         assert len(agent.get_state(CONFIG).values["messages"]) == 4 - len(secret)
 
     def test_an_interrupted_turn_survives(self, client: redis.Redis, key_prefix: str) -> None:
@@ -561,7 +571,7 @@ class TestKeep:
         graph.add_node("ask", lambda state: {"messages": [AIMessage(interrupt("sure?"))]})
         graph.add_edge(START, "ask")
         first = graph.compile(checkpointer=MemorystoreSaver(client, key_prefix=key_prefix, keep=1))
-        first.invoke({"messages": [("user", "go")]}, CONFIG)
+        first.invoke({"messages": [HumanMessage("go")]}, CONFIG)
         second = graph.compile(checkpointer=MemorystoreSaver(client, key_prefix=key_prefix, keep=1))
         done = second.invoke(Command(resume="yes"), CONFIG)
         assert [message.text for message in done["messages"]] == ["go", "yes"]
@@ -692,9 +702,11 @@ class TestAtMostOnce:
 
                 async def talk(name: str) -> str:
                     config: Any = {"configurable": {"thread_id": name}}
-                    await agent.ainvoke({"messages": [("user", f"My name is {name}.")]}, config)
-                    asked = {"messages": [("user", "What is my name?")]}
-                    return str((await agent.ainvoke(asked, config))["messages"][-1].text)
+                    await agent.ainvoke({"messages": [HumanMessage(f"My name is {name}.")]}, config)
+                    answer = await agent.ainvoke(
+                        {"messages": [HumanMessage("What is my name?")]}, config
+                    )
+                    return str(answer["messages"][-1].text)
 
                 names = [f"Ada{number}" for number in range(10)]
                 replies = await asyncio.gather(*map(talk, names))
@@ -800,7 +812,7 @@ class TestSafe:
         saver = MemorystoreSaver(client, key_prefix=key_prefix, serde=serde)
         ask(saver, "My name is Ada.")
         assert "Ada" in ask(saver, "What is my name?")["messages"][-1].text
-        assert b"Ada" not in b"".join(client.hgetall(saver._key(THREAD)).values())
+        assert b"Ada" not in fields(client, saver)
 
 
 class TestErrors:
@@ -833,7 +845,9 @@ class TestErrors:
         """The asynchronous methods raise it, too."""
         with servers.valkey() as server:
             client = server.client(retry=NO_RETRY)
-            async_client = redis.asyncio.Redis(port=server.port, protocol=2, retry=None)
+            async_client = redis.asyncio.Redis(
+                port=server.port, protocol=2, retry=AsyncRetry(NoBackoff(), 0)
+            )
             saver = MemorystoreSaver(client, key_prefix=key_prefix, async_client=async_client)
             assert await saver.aget_tuple(CONFIG) is None
             server.kill()
@@ -947,7 +961,7 @@ def test_beside_the_middleware(client: redis.Redis, key_prefix: str) -> None:
     )
     agent = create_agent(DemoChatModel(), middleware=[memory], checkpointer=saver)
     for text in ("My name is Ada.", "What is my name?"):
-        answer = agent.invoke({"messages": [("user", text)]}, CONFIG)
+        answer = agent.invoke({"messages": [HumanMessage(text)]}, CONFIG)
     assert "Ada" in answer["messages"][-1].text
     assert len(MemorystoreChatMessageHistory(client, THREAD, key_prefix=key_prefix)) == 4
     state = agent.get_state(CONFIG).values["messages"]

@@ -10,7 +10,7 @@ from langchain_core.messages import AIMessage, HumanMessage
 
 import servers
 from memorystore_chat.checkpoint import MemorystoreSaver
-from memorystore_chat.tutorial.models import DemoChatModel
+from memorystore_chat.tutorial import DemoChatModel
 from proxy import Proxy
 from servers import Server
 
@@ -52,7 +52,7 @@ def talk(saver: Any, turns: int, *, every: int = 5, **options: Any) -> Any:
     agent = create_agent(DemoChatModel(), [get_weather], checkpointer=saver)
     for turn in range(turns):
         text = SMALL_TALK if turn % every != every - 1 else "What is the weather in Paris?"
-        agent.invoke({"messages": [("user", f"{text} ({turn})")]}, CONFIG, **options)
+        agent.invoke({"messages": [HumanMessage(f"{text} ({turn})")]}, CONFIG, **options)
     return agent
 
 

@@ -7,9 +7,10 @@ class appended `CONVERSATION`, one add_message() each.
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
 import pytest
+import redis
 from langchain_core.messages import (
     AIMessage,
     AIMessageChunk,
@@ -26,9 +27,6 @@ from langchain_core.messages import (
 from memorystore_chat import MemorystoreChatMessageHistory
 from memorystore_chat.storage import codec
 from memorystore_chat.storage.conversation import NO_RESULT
-
-if TYPE_CHECKING:
-    import redis
 
 RECORDED = Path(__file__).with_name("data") / "official_0_3_0.json"
 
@@ -55,15 +53,15 @@ CONVERSATION: list[BaseMessage] = [
         artifact={"mm": [1, 2.5, None, True]},
         status="error",
     ),
-    FunctionMessage("42", name="answer"),
-    ChatMessage("psst", role="moderator"),
+    FunctionMessage(content="42", name="answer"),
+    ChatMessage(content="psst", role="moderator"),
     HumanMessage(
         [
             {"type": "text", "text": "And what is this?"},
             {"type": "image_url", "image_url": {"url": "data:image/png;base64,iVBORw0KGgo="}},
         ]
     ),
-    AIMessageChunk("A cloud \ud83c.", id="run-2"),
+    AIMessageChunk(content="A cloud \ud83c.", id="run-2"),
     AIMessage("Bye.", additional_kwargs={"nested": {"a": [{"b": {}}]}}),
 ]
 
@@ -73,7 +71,7 @@ def recorded() -> list[bytes]:
 
 
 def test_a_session_of_the_older_package_is_read_identically(
-    client: "redis.Redis[bytes]", key_prefix: str
+    client: redis.Redis, key_prefix: str
 ) -> None:
     """Every message type it could store comes back equal, a chunk as the whole message."""
     read = [codec.decode(element) for element in recorded()]
@@ -87,9 +85,7 @@ def test_a_session_of_the_older_package_is_read_identically(
     assert [codec.appended_at(element) for element in recorded()] == [None] * len(CONVERSATION)
 
 
-async def test_a_session_of_the_older_package_goes_on(
-    client: "redis.Redis[bytes]", key_prefix: str
-) -> None:
+async def test_a_session_of_the_older_package_goes_on(client: redis.Redis, key_prefix: str) -> None:
     """Appends, window, cap, expiry and repair work on a session that it began."""
     key = f"{key_prefix}s"
     client.rpush(key, *recorded())
@@ -106,12 +102,12 @@ async def test_a_session_of_the_older_package_goes_on(
 
 @pytest.mark.parametrize("cap", [None, 100])
 def test_the_older_package_reads_what_is_written(
-    client: "redis.Redis[bytes]", key_prefix: str, cap: int | None
+    client: redis.Redis, key_prefix: str, cap: int | None
 ) -> None:
     """Its reader is messages_from_dict over json.loads of each element, decoded as UTF-8."""
     history = MemorystoreChatMessageHistory(client, "s", key_prefix=key_prefix, max_messages=cap)
     history.add_messages(CONVERSATION)
-    stored = client.lrange(history.key, 0, -1)
+    stored: Any = client.lrange(history.key, 0, -1)
     read = messages_from_dict([json.loads(element.decode("utf-8")) for element in stored])
     assert read == [message_chunk_to_message(message) for message in CONVERSATION]
     for ours, theirs in zip(stored, recorded(), strict=True):

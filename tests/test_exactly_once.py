@@ -77,13 +77,14 @@ class Link(NamedTuple):
 
 def _ask_for_commands_once(client: redis.asyncio.RedisCluster) -> None:
     """Keep redis-py from reading the table of all commands after every cut: a minute in all."""
-    ask = client.commands_parser.initialize
+    parser: Any = client.commands_parser
+    ask = parser.initialize
 
     async def ask_once(node: Any = None) -> None:
-        if not client.commands_parser.commands:
+        if not parser.commands:
             await ask(node)
 
-    client.commands_parser.initialize = ask_once
+    parser.initialize = ask_once
 
 
 @contextmanager
@@ -239,7 +240,7 @@ def id_from(milliseconds: int) -> str:
     return str(UUID(int=id_ - (milliseconds << 80)))
 
 
-SECOND, DAY = 1000, 24 * 60 * 60 * 1000
+DAY = 24 * 60 * 60 * 1000
 
 
 @pytest.mark.parametrize(
@@ -255,7 +256,7 @@ SECOND, DAY = 1000, 24 * 60 * 60 * 1000
     ids=["burst", "slow clocks", "a day later", "both", "a clock a day late", "the most"],
 )
 def test_an_earlier_try_is_found_behind_what_others_appended(
-    client: "redis.Redis[bytes]", key_prefix: str, age: int, others: list[tuple[int, int]]
+    client: redis.Redis, key_prefix: str, age: int, others: list[tuple[int, int]]
 ) -> None:
     """However much was appended since the id was made, as far as clocks agree within a minute."""
     append_id = id_from(age)
@@ -269,7 +270,7 @@ def test_an_earlier_try_is_found_behind_what_others_appended(
     assert len(history) == before
 
 
-def test_the_search_has_its_limits(client: "redis.Redis[bytes]", key_prefix: str) -> None:
+def test_the_search_has_its_limits(client: redis.Redis, key_prefix: str) -> None:
     """What the documentation says: 20,000 messages, and 100 whatever the clocks say."""
     history = MemorystoreChatMessageHistory(client, "s", key_prefix=key_prefix)
     for older, count in ((DAY, SEARCHED_ALWAYS), (0, SEARCHED_AT_MOST)):
@@ -283,7 +284,7 @@ def test_the_search_has_its_limits(client: "redis.Redis[bytes]", key_prefix: str
 
 @pytest.mark.parametrize("cap", [None, 100_000])
 def test_an_id_without_a_time_is_searched_for_as_far_as_any(
-    client: "redis.Redis[bytes]", key_prefix: str, cap: int | None
+    client: redis.Redis, key_prefix: str, cap: int | None
 ) -> None:
     """A user's own UUID of another version, in a session of elements without ids."""
     append_id = str(uuid4())
@@ -298,7 +299,7 @@ def test_an_id_without_a_time_is_searched_for_as_far_as_any(
 
 @pytest.mark.own_server
 def test_a_session_at_rest_costs_the_server_no_long_search(
-    client: "redis.Redis[bytes]", key_prefix: str
+    client: redis.Redis, key_prefix: str
 ) -> None:
     """However long the session is, only its newest messages are looked at: two commands of reading.
 
@@ -312,7 +313,7 @@ def test_a_session_at_rest_costs_the_server_no_long_search(
     assert used["cmdstat_lrange"]["calls"] == used["cmdstat_lpos"]["calls"] == 1
 
 
-def test_an_append_id_belongs_to_one_batch(client: "redis.Redis[bytes]", key_prefix: str) -> None:
+def test_an_append_id_belongs_to_one_batch(client: redis.Redis, key_prefix: str) -> None:
     """What is documented: another last message is stored too, the same one means the same batch."""
     append_id = codec.new_append_id()
     history = MemorystoreChatMessageHistory(client, "s", key_prefix=key_prefix)
@@ -323,7 +324,7 @@ def test_an_append_id_belongs_to_one_batch(client: "redis.Redis[bytes]", key_pre
 
 
 def test_a_first_try_that_arrives_after_clear_is_stored(
-    client: "redis.Redis[bytes]", key_prefix: str
+    client: redis.Redis, key_prefix: str
 ) -> None:
     """What is documented: clear() does not undo an append that a relay still holds back."""
     append_id = codec.new_append_id()
@@ -358,9 +359,7 @@ def test_a_batch_longer_than_the_cap_is_recognized(server: Server, key_prefix: s
         assert client.ttl(history.key) == 100
 
 
-def test_a_try_again_leaves_the_time_to_live_alone(
-    client: "redis.Redis[bytes]", key_prefix: str
-) -> None:
+def test_a_try_again_leaves_the_time_to_live_alone(client: redis.Redis, key_prefix: str) -> None:
     """The session expires `ttl` after the message was stored, not after it was sent again."""
     append_id = codec.new_append_id()
     history = MemorystoreChatMessageHistory(client, "s", 100, key_prefix=key_prefix)
@@ -387,7 +386,7 @@ def test_scripts_that_were_flushed_are_sent_again(
 
 
 def test_the_cause_of_an_error_is_the_real_one_after_a_flush(
-    client: "redis.Redis[bytes]", key_prefix: str
+    client: redis.Redis, key_prefix: str
 ) -> None:
     """NOSCRIPT comes first and is not what is reported."""
     client.script_flush()
@@ -641,7 +640,7 @@ def test_a_server_without_lpos_is_as_safe() -> None:
 
 
 def test_a_batch_of_a_hundred_thousand_messages_is_one_append(
-    client: "redis.Redis[bytes]", key_prefix: str
+    client: redis.Redis, key_prefix: str
 ) -> None:
     """Lua's unpack() takes fewer than 8,000 values; the script does not depend on it."""
     history = MemorystoreChatMessageHistory(client, "s", 100, key_prefix=key_prefix, window=3)
@@ -651,7 +650,7 @@ def test_a_batch_of_a_hundred_thousand_messages_is_one_append(
 
 
 def test_a_message_that_cannot_be_stored_stops_its_whole_batch(
-    client: "redis.Redis[bytes]", key_prefix: str
+    client: redis.Redis, key_prefix: str
 ) -> None:
     """The 500th of 1,000 messages holds bytes: nothing is written, and its place is named."""
     history = MemorystoreChatMessageHistory(client, "s", key_prefix=key_prefix)

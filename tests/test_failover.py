@@ -92,7 +92,7 @@ async def test_fail_over_in_the_middle_of_a_conversation(cluster: Cluster, kind:
         await asyncio.sleep(0.002)
     killer.join()
 
-    stored = [message.content for message in history.messages]
+    stored = [str(message.content) for message in history.messages]
     assert len(stored) == len(set(stored)), "an append is there twice"
     assert stored == sorted(stored, key=int), "appends changed places"
     replica_had = len(at_the_kill["stored"])

@@ -71,12 +71,12 @@ async def async_client(server: "Server") -> AsyncIterator[Any]:
     params=["bytes", "decode_responses", pytest.param("RESP3", marks=pytest.mark.own_server)]
 )
 def any_client(server: "Server", request: pytest.FixtureRequest) -> Any:
-    options = {
+    options: dict[str, dict[str, Any]] = {
         "bytes": {},
         "decode_responses": {"decode_responses": True},
         "RESP3": {"protocol": 3},
-    }[request.param]
-    with server.client(**options) as client:
+    }
+    with server.client(**options[request.param]) as client:
         yield client
 
 
@@ -96,7 +96,7 @@ def test_messages_are_read_back_as_they_were_appended(any_client: Any, key_prefi
 
 
 async def test_the_async_methods_do_the_same(
-    client: "redis.Redis[bytes]", async_client: Any, key_prefix: str
+    client: redis.Redis, async_client: Any, key_prefix: str
 ) -> None:
     """Async appends, reads and clears leave and see the same session as the sync ones."""
     history = MemorystoreChatMessageHistory(
@@ -112,7 +112,7 @@ async def test_the_async_methods_do_the_same(
 
 
 async def test_the_async_methods_work_without_an_async_client(
-    client: "redis.Redis[bytes]", key_prefix: str
+    client: redis.Redis, key_prefix: str
 ) -> None:
     """They run the sync ones in a thread; an append_id makes an append safe to repeat there too."""
     history = MemorystoreChatMessageHistory(client, "s", key_prefix=key_prefix)
@@ -127,9 +127,11 @@ async def test_the_async_methods_work_without_an_async_client(
 @pytest.mark.own_server
 async def test_async_clients_may_decode_or_speak_resp3(server: "Server", key_prefix: str) -> None:
     """What the async client does with replies makes no difference either."""
-    for options in ({"decode_responses": True, "protocol": 2}, {"protocol": 3}):
+    for protocol, decode in ((2, True), (3, False)):
         with server.client() as client:
-            async with redis.asyncio.Redis(port=server.port, **options) as async_client:
+            async with redis.asyncio.Redis(
+                port=server.port, protocol=protocol, decode_responses=decode
+            ) as async_client:
                 history = MemorystoreChatMessageHistory(
                     client, "s", key_prefix=key_prefix, async_client=async_client
                 )
@@ -165,7 +167,7 @@ async def test_clusters_work_whatever_the_session_is_called(
             assert history.messages == []
 
 
-def test_it_is_a_langchain_history(client: "redis.Redis[bytes]", key_prefix: str) -> None:
+def test_it_is_a_langchain_history(client: redis.Redis, key_prefix: str) -> None:
     """The inherited conveniences work: one message at a time, text instead of messages, str()."""
     history = MemorystoreChatMessageHistory(
         client=client, session_id="s", ttl=60, key_prefix=key_prefix
@@ -178,7 +180,7 @@ def test_it_is_a_langchain_history(client: "redis.Redis[bytes]", key_prefix: str
     assert history.session_id == "s"
 
 
-def test_sessions_do_not_mix(client: "redis.Redis[bytes]", key_prefix: str) -> None:
+def test_sessions_do_not_mix(client: redis.Redis, key_prefix: str) -> None:
     """Each session id and prefix is a key of its own; another object with the same id sees it."""
     one = MemorystoreChatMessageHistory(client, "1", key_prefix=key_prefix)
     two = MemorystoreChatMessageHistory(client, "2", key_prefix=key_prefix)
@@ -191,7 +193,7 @@ def test_sessions_do_not_mix(client: "redis.Redis[bytes]", key_prefix: str) -> N
     assert again.key == one.key == f"{key_prefix}1"
 
 
-def test_what_is_stored(client: "redis.Redis[bytes]", key_prefix: str) -> None:
+def test_what_is_stored(client: redis.Redis, key_prefix: str) -> None:
     """One list, one JSON object a message: the append's id, and what message_to_dict gives."""
     history = MemorystoreChatMessageHistory(client, "s", key_prefix=key_prefix)
     history.add_messages(CONVERSATION[:3])
@@ -203,28 +205,27 @@ def test_what_is_stored(client: "redis.Redis[bytes]", key_prefix: str) -> None:
     assert ids[0] < ids[3]
 
 
-def test_a_streamed_chunk_is_stored_whole(client: "redis.Redis[bytes]", key_prefix: str) -> None:
+def test_a_streamed_chunk_is_stored_whole(client: redis.Redis, key_prefix: str) -> None:
     """RunnableWithMessageHistory hands over AIMessageChunks after streaming."""
     history = MemorystoreChatMessageHistory(client, "s", key_prefix=key_prefix)
-    history.add_messages([AIMessageChunk("It ", id="run-1") + AIMessageChunk("rains.", id="run-1")])
+    whole = AIMessageChunk(content="It ", id="run-1") + AIMessageChunk(content="rains.", id="run-1")
+    history.add_messages([whole])
     assert history.messages == [AIMessage("It rains.", id="run-1")]
 
 
-def test_nothing_to_append_does_nothing(client: "redis.Redis[bytes]", key_prefix: str) -> None:
+def test_nothing_to_append_does_nothing(client: redis.Redis, key_prefix: str) -> None:
     """An empty batch creates no key, asks no server and leaves the expiry alone."""
     history = MemorystoreChatMessageHistory(client, "s", 100, key_prefix=key_prefix)
     history.add_messages([])
     assert client.exists(history.key) == 0
     history.add_user_message("x")
     client.expire(history.key, 50)
-    history.add_messages(iter(()))
+    history.add_messages(iter(()))  # type: ignore[arg-type]
     assert client.ttl(history.key) == 50
 
 
 @pytest.mark.own_server
-def test_reading_and_appending_are_one_command_each(
-    client: "redis.Redis[bytes]", key_prefix: str
-) -> None:
+def test_reading_and_appending_are_one_command_each(client: redis.Redis, key_prefix: str) -> None:
     """However many messages, with expiry, window and cap: one request, one reply."""
     history = MemorystoreChatMessageHistory(
         client, "s", 100, key_prefix=key_prefix, window=20, max_messages=1000
@@ -253,7 +254,7 @@ TRANSITIONS = {
 @pytest.mark.parametrize("cap", [None, 2])
 @pytest.mark.parametrize("name", TRANSITIONS)
 def test_an_append_sets_the_expiry_or_leaves_it(
-    client: "redis.Redis[bytes]", key_prefix: str, name: str, cap: int | None
+    client: redis.Redis, key_prefix: str, name: str, cap: int | None
 ) -> None:
     """Ttl counts from the newest message; ttl=None leaves what is there; a cap changes nothing."""
     before, ttl, after = TRANSITIONS[name]
@@ -265,7 +266,7 @@ def test_an_append_sets_the_expiry_or_leaves_it(
     assert client.ttl(history.key) == after
 
 
-def test_reading_does_not_extend_the_expiry(client: "redis.Redis[bytes]", key_prefix: str) -> None:
+def test_reading_does_not_extend_the_expiry(client: redis.Redis, key_prefix: str) -> None:
     """Only appending counts as activity."""
     history = MemorystoreChatMessageHistory(client, "s", 100, key_prefix=key_prefix)
     history.add_messages(said(1))
@@ -276,7 +277,7 @@ def test_reading_does_not_extend_the_expiry(client: "redis.Redis[bytes]", key_pr
     assert client.ttl(history.key) == 50
 
 
-def test_clearing_ends_the_expiry(client: "redis.Redis[bytes]", key_prefix: str) -> None:
+def test_clearing_ends_the_expiry(client: redis.Redis, key_prefix: str) -> None:
     """A session that begins anew with ttl=None has none of its former life."""
     MemorystoreChatMessageHistory(client, "s", 100, key_prefix=key_prefix).add_messages(said(1))
     history = MemorystoreChatMessageHistory(client, "s", key_prefix=key_prefix)
@@ -285,7 +286,7 @@ def test_clearing_ends_the_expiry(client: "redis.Redis[bytes]", key_prefix: str)
     assert client.ttl(history.key) == -1
 
 
-async def test_an_expired_session_is_empty(client: "redis.Redis[bytes]", key_prefix: str) -> None:
+async def test_an_expired_session_is_empty(client: redis.Redis, key_prefix: str) -> None:
     """After ttl seconds without a new message it is gone, and the next append begins anew."""
     history = MemorystoreChatMessageHistory(client, "s", 1, key_prefix=key_prefix)
     history.add_messages(said(1))
@@ -296,7 +297,7 @@ async def test_an_expired_session_is_empty(client: "redis.Redis[bytes]", key_pre
 
 
 def test_the_longest_ttl_and_cap_reach_the_server_unchanged(
-    client: "redis.Redis[bytes]", key_prefix: str
+    client: redis.Redis, key_prefix: str
 ) -> None:
     """Numbers that Lua would write as 1e+12 do not."""
     most = 10**12
@@ -308,7 +309,7 @@ def test_the_longest_ttl_and_cap_reach_the_server_unchanged(
     assert texts(history.messages) == ["1", "2"]
 
 
-def test_a_window_reads_the_newest(client: "redis.Redis[bytes]", key_prefix: str) -> None:
+def test_a_window_reads_the_newest(client: redis.Redis, key_prefix: str) -> None:
     """The window bounds what is read, never what is stored or counted."""
     history = MemorystoreChatMessageHistory(client, "s", key_prefix=key_prefix, window=2)
     history.add_messages(said(1))
@@ -319,7 +320,7 @@ def test_a_window_reads_the_newest(client: "redis.Redis[bytes]", key_prefix: str
     assert client.llen(history.key) == 3
 
 
-def test_a_cap_keeps_the_newest(client: "redis.Redis[bytes]", key_prefix: str) -> None:
+def test_a_cap_keeps_the_newest(client: redis.Redis, key_prefix: str) -> None:
     """The write that exceeds the cap drops the oldest, also where the batch itself exceeds it."""
     history = MemorystoreChatMessageHistory(client, "s", key_prefix=key_prefix, max_messages=3)
     history.add_messages(said(1, 2))
@@ -337,14 +338,14 @@ bad_call = AIMessage("", invalid_tool_calls=[{"name": "f", "args": "{", "id": "b
 half_bad_call = AIMessage("Well.", invalid_tool_calls=bad_call.invalid_tool_calls)
 old_call = AIMessage("", additional_kwargs={"function_call": {"name": "g", "arguments": "{}"}})
 answer, bad_answer = ToolMessage("A", tool_call_id="a"), ToolMessage("B", tool_call_id="b")
-old_answer = FunctionMessage("G", name="g")
+old_answer = FunctionMessage(content="G", name="g")
 both_calls = AIMessage("", tool_calls=[*call.tool_calls, {"name": "f", "args": {}, "id": "b"}])
 # langchain-google-genai and -vertexai name their (last) call here, too.
 googles_call = AIMessage(
     "", tool_calls=call.tool_calls, additional_kwargs={"function_call": {"name": "f"}}
 )
 ask, end, system = HumanMessage("ask"), AIMessage("end"), SystemMessage("Be brief.")
-spoken = ChatMessage("ask", role="user")
+spoken = ChatMessage(content="ask", role="user")
 
 
 def no_result(kind: type, name: str) -> BaseMessage:
@@ -375,7 +376,7 @@ def no_result(kind: type, name: str) -> BaseMessage:
     ],
 )
 def test_a_window_begins_at_a_users_message(
-    client: "redis.Redis[bytes]",
+    client: redis.Redis,
     key_prefix: str,
     stored: list[BaseMessage],
     window: int,
@@ -389,7 +390,7 @@ def test_a_window_begins_at_a_users_message(
 
 @pytest.mark.parametrize("cap", [1, 2, 3, 5])
 def test_what_a_cap_cut_off_is_skipped_by_every_reader(
-    client: "redis.Redis[bytes]", key_prefix: str, cap: int
+    client: redis.Redis, key_prefix: str, cap: int
 ) -> None:
     """A reader that knows nothing of the cap does not begin inside a tool exchange either."""
     capped = MemorystoreChatMessageHistory(client, "s", key_prefix=key_prefix, max_messages=cap)
@@ -425,7 +426,7 @@ def test_what_a_cap_cut_off_is_skipped_by_every_reader(
     ],
 )
 async def test_each_call_is_handed_out_with_one_result(
-    client: "redis.Redis[bytes]",
+    client: redis.Redis,
     async_client: Any,
     key_prefix: str,
     stored: list[BaseMessage],
@@ -443,7 +444,7 @@ async def test_each_call_is_handed_out_with_one_result(
     assert [codec.decode(element) for element in client.lrange(history.key, 0, -1)] == stored
 
 
-def test_odd_function_calls_are_no_calls(client: "redis.Redis[bytes]", key_prefix: str) -> None:
+def test_odd_function_calls_are_no_calls(client: redis.Redis, key_prefix: str) -> None:
     """What a provider puts into additional_kwargs can have any shape."""
     odd: list[BaseMessage] = [
         AIMessage("x", additional_kwargs={"function_call": value})
@@ -465,7 +466,7 @@ steps = st.one_of(
         )
     ),
     ids.map(lambda called: ToolMessage("x", tool_call_id=called)),
-    ids.map(lambda called: FunctionMessage("x", name=called)),
+    ids.map(lambda called: FunctionMessage(content="x", name=called)),
 )
 
 
@@ -536,7 +537,8 @@ def test_a_bad_option_is_refused_at_once(options: dict[str, Any], text: str) -> 
 
 def test_what_is_not_a_client_is_refused(server: "Server", valkey_cluster: "Cluster") -> None:
     """Also a pipeline, which would collect the appends and never send them."""
-    url = "redis://user:pass-word@host"
+    url: Any = "redis://user:pass-word@host"
+    wrong: Any
     with server.client() as client, valkey_cluster.client() as cluster_client:
         for wrong in (
             url,
@@ -557,7 +559,7 @@ def test_what_is_not_a_client_is_refused(server: "Server", valkey_cluster: "Clus
 
 @pytest.mark.parametrize("messages", ["hi", HumanMessage("hi"), None, 7])
 async def test_what_is_not_a_list_of_messages_is_refused(
-    client: "redis.Redis[bytes]", async_client: Any, key_prefix: str, messages: Any
+    client: redis.Redis, async_client: Any, key_prefix: str, messages: Any
 ) -> None:
     """One message or text instead of a list is a TypeError that names add_message()."""
     history = MemorystoreChatMessageHistory(
@@ -570,12 +572,13 @@ async def test_what_is_not_a_list_of_messages_is_refused(
 
 
 async def test_a_bad_message_stops_its_batch(
-    client: "redis.Redis[bytes]", async_client: Any, key_prefix: str
+    client: redis.Redis, async_client: Any, key_prefix: str
 ) -> None:
     """Sync and async alike: the error names the message, and nothing of the batch is stored."""
     history = MemorystoreChatMessageHistory(
         client, "s", key_prefix=key_prefix, async_client=async_client
     )
+    bad: Any
     for bad, error in ((HumanMessage("x", raw={1}), ValueError), ("text", TypeError)):
         with pytest.raises(error, match=r"^messages\[1\]"):
             history.add_messages([HumanMessage("fine"), bad])
@@ -585,7 +588,7 @@ async def test_a_bad_message_stops_its_batch(
 
 
 @pytest.mark.parametrize("append_id", ["", "1", 7, b"x"])
-def test_an_append_id_is_a_uuid(client: "redis.Redis[bytes]", append_id: Any) -> None:
+def test_an_append_id_is_a_uuid(client: redis.Redis, append_id: Any) -> None:
     """Anything else is refused before it is sent."""
     history = MemorystoreChatMessageHistory(client, "s")
     expected = ValueError if isinstance(append_id, str) else TypeError
@@ -594,7 +597,7 @@ def test_an_append_id_is_a_uuid(client: "redis.Redis[bytes]", append_id: Any) ->
 
 
 async def test_a_key_of_another_type_is_reported(
-    client: "redis.Redis[bytes]", async_client: Any, key_prefix: str
+    client: redis.Redis, async_client: Any, key_prefix: str
 ) -> None:
     """Reading, counting and appending say what to do, in the same words on every server."""
     client.set(f"{key_prefix}s", "text")
@@ -791,9 +794,7 @@ def test_repair_moves_broken_elements_aside(any_client: Any, key_prefix: str) ->
     assert history.repair(dry_run=False) == []
 
 
-def test_repair_of_a_session_without_expiry_sets_none(
-    client: "redis.Redis[bytes]", key_prefix: str
-) -> None:
+def test_repair_of_a_session_without_expiry_sets_none(client: redis.Redis, key_prefix: str) -> None:
     """A session of nothing but broken elements is empty afterwards."""
     history = MemorystoreChatMessageHistory(client, "s", key_prefix=key_prefix)
     client.rpush(history.key, *BROKEN)

@@ -5,7 +5,6 @@ import contextlib
 import signal
 import threading
 import time
-from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -48,7 +47,7 @@ ENCODINGS: list[dict[str, Any]] = [
 
 @pytest.mark.parametrize("options", ENCODINGS, ids=str)
 async def test_the_encoding_of_the_client_changes_no_session(
-    server: "Server", client: "redis.Redis[bytes]", key_prefix: str, options: dict[str, Any]
+    server: "Server", client: redis.Redis, key_prefix: str, options: dict[str, Any]
 ) -> None:
     """Keys and scripts are bytes: everybody uses the same session, and no two become one."""
     client.script_flush()
@@ -78,7 +77,7 @@ async def test_the_encoding_of_the_client_changes_no_session(
 
 
 async def test_one_message_is_added_asynchronously(
-    server: "Server", client: "redis.Redis[bytes]", key_prefix: str
+    server: "Server", client: redis.Redis, key_prefix: str
 ) -> None:
     """aadd_message, which histories of other packages have, with and without an async client."""
     async with redis.asyncio.Redis(port=server.port, protocol=2) as async_client:
@@ -100,6 +99,7 @@ def test_a_second_event_loop_is_noticed_before_anything_is_sent(
     async def opened() -> Any:
         if "connect" in kind:
             return await connect_async(target.url)
+        made: Any
         if kind == "cluster":
             first = valkey_cluster.nodes[0]
             made = redis.asyncio.RedisCluster(host=first.host, port=first.port, protocol=2)
@@ -139,14 +139,8 @@ def test_a_second_event_loop_is_noticed_before_anything_is_sent(
         assert texts(history.messages) == ["stored"]
 
 
-@pytest.fixture
-def _never_blocked() -> Iterator[None]:
-    """Raises for whatever would block the event loop, with nothing read beforehand."""
-    scripts._loaded.clear()
-    with blockbuster_ctx() as buster:
-        # Looks for a name in the machine's own table, for which asyncio has no other way.
-        yield
-        del buster
+def counted(messages: list[BaseMessage]) -> AIMessage:
+    return AIMessage(f"{len(messages)} messages")
 
 
 @pytest.mark.parametrize("kind", ["server", "cluster"])
@@ -163,7 +157,7 @@ async def test_nothing_blocks_the_event_loop(
                 client, "s", 100, key_prefix=key_prefix, async_client=async_client
             )
             chain = RunnableWithMessageHistory(
-                RunnableLambda(lambda messages: AIMessage(f"{len(messages)} messages")),
+                RunnableLambda(counted),
                 lambda session_id: history,
             )
             config: Any = {"configurable": {"session_id": "s"}}
@@ -180,7 +174,7 @@ async def test_nothing_blocks_the_event_loop(
 
 
 async def test_without_an_async_client_nothing_blocks_either(
-    client: "redis.Redis[bytes]", key_prefix: str
+    client: redis.Redis, key_prefix: str
 ) -> None:
     """The synchronous client then runs in a thread."""
     scripts._loaded.clear()
@@ -226,9 +220,7 @@ def test_an_interrupted_call_does_not_answer_the_next_one(valkey_server: "Server
             signal.signal(signal.SIGALRM, before)
 
 
-def test_an_answer_that_cannot_be_its_own_is_an_error(
-    client: "redis.Redis[bytes]", key_prefix: str
-) -> None:
+def test_an_answer_that_cannot_be_its_own_is_an_error(client: redis.Redis, key_prefix: str) -> None:
     """A connection that is one reply behind, as an interrupt of other code leaves it."""
     history = MemorystoreChatMessageHistory(client, "s", key_prefix=key_prefix)
     history.add_messages(said("1"))
@@ -248,9 +240,9 @@ def test_an_answer_that_cannot_be_its_own_is_an_error(
         assert texts(history.messages)[0] == "1", "the connection was dropped"
 
 
-def _one_behind(client: "redis.Redis[bytes]", command: str, key: str) -> Any:
+def _one_behind(client: redis.Redis, command: str, key: str) -> Any:
     """Make a command's reply come after the pool has looked whether one is there."""
-    connection = client.connection_pool.get_connection()
+    connection: Any = client.connection_pool.get_connection()
     arguments = () if command == "PING" else (key,)
     send = type(connection).send_command
 
