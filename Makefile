@@ -19,7 +19,7 @@ help:
 	@echo 'make test-browser  transcripts and Run All in a real browser (needs Chromium)'
 	@echo 'make test-colab    the notebooks in twins of Colab and Workbench (needs Python 3.13, 3.12, 3.10)'
 	@echo 'make notebooks     execute the notebooks and write their outputs back (NOTEBOOK=notebooks/01_setup.ipynb)'
-	@echo 'make screenshots   the pictures of the notebooks and README.md (needs Chromium)'
+	@echo 'make screenshots   README.md'\''s pictures (needs Chromium)'
 	@echo 'make lint          style, types, spelling, workflows'
 	@echo 'make docs          the site, in docs/_build'
 	@echo 'make bench         history and checkpointer beside their peers (BENCH_ARGS=--quick)'

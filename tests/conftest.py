@@ -1,7 +1,6 @@
 """Servers shared by the tests; each is started when the first test asks for it."""
 
 import os
-import shutil
 import uuid
 from collections.abc import Callable, Iterator
 from typing import Any, NoReturn
@@ -9,6 +8,7 @@ from typing import Any, NoReturn
 import pytest
 import redis
 
+import jupyter_page
 import servers
 from servers import Cluster, Server
 
@@ -87,26 +87,8 @@ def missing(what: str) -> NoReturn:
 @pytest.fixture(scope="session")
 def browser() -> Iterator[Any]:
     """The machine's Chromium, headless and without calls home."""
-    names = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
-    executable = next(filter(None, map(shutil.which, names)), None)
-    if executable is None:
-        missing("Chromium")
     try:
-        from playwright.sync_api import sync_playwright
-    except ModuleNotFoundError:
-        missing("the playwright package")
-    with sync_playwright() as playwright:
-        chromium = playwright.chromium.launch(
-            executable_path=executable,
-            args=[
-                "--no-sandbox",
-                "--disable-gpu",
-                "--disable-quic",
-                "--no-first-run",
-                "--disable-background-networking",
-                "--disable-component-update",
-                "--disable-sync",
-            ],
-        )
-        yield chromium
-        chromium.close()
+        with jupyter_page.chromium() as chromium:
+            yield chromium
+    except (FileNotFoundError, ModuleNotFoundError) as error:
+        missing(str(error))

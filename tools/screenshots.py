@@ -1,58 +1,137 @@
-"""Make the pictures anew: diagrams for the notebooks, and README.md's screenshot of the real thing.
+"""Make README.md's pictures anew from the real thing: a screenshot, and an animation.
 
-``make screenshots`` calls this. Notebooks show PNG, as JupyterLab attaches no SVG to a cell.
+``make screenshots`` calls this. Chromium drives JupyterLab, as ``make tutorial`` starts it, through
+the first minutes of the first notebook.
 """
 
-import os
-import shutil
-import subprocess
+import io
 import sys
-import tempfile
-from pathlib import Path
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
 
-from playwright.sync_api import sync_playwright
+from PIL import Image
 
 from counting import ROOT
 
-IMAGES = ROOT / "notebooks" / "images"
-SHOWN = "02_basic_usage"
+sys.path.insert(0, str(ROOT / "tests/support"))
+from jupyter_page import CELLS, chromium, command, open_notebook, run_cell, tutorial, wait_for
+
+PICTURES = ROOT / "docs" / "_static"
+FIELD = ".jp-OutputArea input[type=text]"
+RESTART = '.lm-Menu-itemLabel:text-is("Restart Kernel…")'
+SCROLL = """async ([text, place]) => {
+  const notebook = window.jupyterapp.shell.currentWidget.content;
+  const index = notebook.widgets.findIndex(
+    cell => cell.model.sharedModel.source.includes(text));
+  await notebook.scrollToItem(index, place, 0);
+}"""
 
 
-def draw_diagrams(chromium: str) -> None:
-    """Each SVG of the folder as a PNG beside it."""
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
-        page = browser.new_page()
-        for source in sorted(IMAGES.glob("*.svg")):
-            page.set_content(f"<body style='margin:0'>{source.read_text(encoding='utf-8')}")
-            drawing = page.locator("svg").first
-            drawing.screenshot(path=source.with_suffix(".png"), omit_background=True)
-        browser.close()
+@contextmanager
+def first_notebook(browser: Any, address: str, **options: Any) -> Iterator[Any]:
+    """The page of the first notebook without outputs."""
+    with browser.new_context(color_scheme="light", **options) as context:
+        page = context.new_page()
+        open_notebook(page, address, "01_setup.ipynb")
+        command(page, "application:toggle-left-area")
+        page.evaluate("window.jupyterapp.shell.currentWidget.sessionContext.restartKernel()")
+        command(page, "notebook:clear-all-cell-outputs")
+        wait_for(
+            page, lambda s: s["status"] == "idle" and not any(c["outputs"] for c in s["cells"])
+        )
+        yield page
 
 
-def shoot_notebook() -> int:
-    """A notebook in JupyterLab, as `make tutorial` starts it, after Run All."""
-    with tempfile.TemporaryDirectory() as folder:
-        command = [sys.executable, "-m", "pytest", "--quiet", "-m", "browser", "-k"]
-        status = subprocess.run(
-            [*command, f"test_run_all and {SHOWN}", ROOT / "tests/notebooks/test_jupyterlab.py"],
-            cwd=ROOT,
-            env=os.environ | {"SCREENSHOTS": folder, "CI": "true"},
-            check=False,
-        ).returncode
-        if status == 0:
-            shutil.copy(Path(folder, f"{SHOWN}.png"), IMAGES / "screenshot.png")
-    return status
+def run(page: Any, text: str) -> None:
+    """Run the first code cell that has this text."""
+    sources = ["".join(cell["source"]) for cell in page.evaluate(CELLS)["cells"]]
+    cells = run_cell(page, next(i for i, source in enumerate(sources) if text in source))
+    if any(o["output_type"] == "error" for cell in cells for o in cell["outputs"]):
+        raise RuntimeError(f"the notebook's cell with {text!r} failed")
+
+
+def scroll(page: Any, text: str, place: str) -> None:
+    """Scroll until the cell that has this text is at the ``"start"`` or the ``"end"``."""
+    page.evaluate(SCROLL, [text, place])
+    page.wait_for_timeout(1000)
+
+
+def screenshot(browser: Any, address: str) -> None:
+    """The chat box after a question, in ``tutorial.png``."""
+    size = {"width": 1067, "height": 680}
+    with first_notebook(browser, address, viewport=size, device_scale_factor=1.2) as page:
+        for text in ("connect()", "ask(question)", "favorite drink", "transcript(", "chat_box("):
+            run(page, text)
+        page.fill(FIELD, "What is my favorite drink?")
+        page.press(FIELD, "Enter")
+        page.wait_for_selector('caption:text("a list of 6 elements"):visible')
+        scroll(page, "### Your turn", "start")
+        picture = Image.open(io.BytesIO(page.screenshot()))
+        picture.quantize(256, dither=Image.Dither.NONE).save(
+            PICTURES / "tutorial.png", optimize=True
+        )
+
+
+def animation(browser: Any, address: str) -> None:
+    """A turn in the chat box, and a restart that the conversation outlives: ``tutorial.gif``."""
+    frames: list[Image.Image] = []
+    times: list[int] = []
+
+    def show(milliseconds: int) -> None:
+        shot = Image.open(io.BytesIO(page.screenshot(caret="initial")))
+        frames.append(shot.convert("RGB"))
+        times.append(milliseconds)
+
+    with first_notebook(browser, address, viewport={"width": 880, "height": 740}) as page:
+        for text in ("connect()", "ask(question)", "chat_box("):
+            run(page, text)
+        scroll(page, "chat_box(", "start")
+        page.click(FIELD)
+        show(900)
+        for letter in "My favorite drink is green tea.":
+            page.keyboard.type(letter)
+            show(60)
+        show(300)
+        page.press(FIELD, "Enter")
+        page.wait_for_selector('caption:text("a list of 4 elements"):visible')
+        show(2000)
+        page.click('.lm-MenuBar-itemLabel:text-is("Kernel")')
+        page.hover(RESTART)
+        show(900)
+        page.click(RESTART)
+        page.wait_for_selector(".jp-Dialog")
+        show(900)
+        page.click(".jp-Dialog .jp-mod-warn")
+        wait_for(page, lambda state: state["status"] == "idle")
+        scroll(page, "It remembers.", "end")
+        show(900)
+        run(page, "What is my name?")
+        page.wait_for_selector('pre:text("Your name is Ada.")')
+        show(3000)
+    # One palette for all of them, or colors flicker.
+    width, height = frames[0].size
+    strip = Image.new("RGB", (width, height * len(frames)))
+    for number, frame in enumerate(frames):
+        strip.paste(frame, (0, height * number))
+    strip = strip.quantize(255, dither=Image.Dither.NONE)
+    tops = range(0, strip.height, height)
+    first, *others = (strip.crop((0, top, width, top + height)) for top in tops)
+    first.save(
+        PICTURES / "tutorial.gif", append_images=others, duration=times, loop=0, optimize=True
+    )
 
 
 def main() -> int:
-    """Draw and shoot; returns the exit status."""
-    chromium = shutil.which("chromium") or shutil.which("google-chrome")
-    if chromium is None:
-        print("screenshots: install Chromium first", file=sys.stderr)
+    """Make both; returns the exit status."""
+    try:
+        with tutorial() as address, chromium() as browser:
+            screenshot(browser, address)
+            animation(browser, address)
+    except (FileNotFoundError, ModuleNotFoundError) as error:
+        print(f"screenshots: {error}", file=sys.stderr)
         return 1
-    draw_diagrams(chromium)
-    return shoot_notebook()
+    return 0
 
 
 if __name__ == "__main__":

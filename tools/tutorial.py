@@ -16,6 +16,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import nbformat
 from nbformat.sign import NotebookNotary
@@ -121,6 +122,12 @@ def server() -> Iterator[str]:
             embedded.stop(if_unused=True)
 
 
+def quiet(_: object, page: dict[str, Any]) -> dict[str, Any]:
+    """JupyterLab's page without its question about news, and its looking for updates."""
+    extension = "@jupyterlab/apputils-extension:announcements"
+    return page | {"disabledExtensions": [*page.get("disabledExtensions", []), extension]}
+
+
 def serve(folder: Path, arguments: Sequence[str], words: str) -> None:
     """Run JupyterLab until it is stopped.
 
@@ -140,15 +147,12 @@ def serve(folder: Path, arguments: Sequence[str], words: str) -> None:
             "allow_root": os.geteuid() == 0,
             "open_browser": bool(screen),
             "root_dir": str(folder),
+            "tornado_settings": {"page_config_hook": quiet},
             "websocket_ping_timeout": 30_000,  # its own default is above what tornado allows
         },
         # One that JupyterLab makes itself is printed by it, with more than a reader needs.
         "IdentityProvider": {"token": secrets.token_hex(24)},
-        "LabApp": {
-            "check_for_updates_class": "jupyterlab.NeverCheckForUpdate",
-            "default_url": f"/lab/tree/{FIRST}",
-            "news_url": None,
-        },
+        "LabApp": {"default_url": f"/lab/tree/{FIRST}"},
     }
     app = LabApp.initialize_server(argv=list(arguments), config=Config(decided))
     token = app.identity_provider.token

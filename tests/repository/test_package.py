@@ -15,6 +15,7 @@ import pytest
 from packaging.requirements import Requirement
 
 import memorystore_chat
+from memorystore_chat.local import embedded
 from servers import Server
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -134,31 +135,51 @@ def test_wheel_holds_the_package_and_nothing_else(wheel: Path) -> None:
     assert packed == expected
 
 
-def test_wheel_works_where_it_is_installed(
-    wheel: Path, tmp_path: Path, valkey_server: Server
-) -> None:
-    """What is in the wheel, without the source tree, holds a conversation with a server."""
+def from_wheel(
+    wheel: Path, folder: Path, script: str, **environment: str
+) -> subprocess.CompletedProcess[str]:
+    """Run a script with what is in the wheel, without the source tree."""
     with zipfile.ZipFile(wheel) as archive:
-        archive.extractall(tmp_path)
-    environment = {
-        "PATH": os.environ["PATH"],
-        "PYTHONPATH": str(tmp_path),  # comes before the editable install
-        "MEMORYSTORE_ENDPOINT": valkey_server.url,
-    }
+        archive.extractall(folder)
     where = "import memorystore_chat, sys; print(memorystore_chat.__file__, file=sys.stderr)"
-    script = (ROOT / "tools" / "smoke.py").read_text(encoding="utf-8")
     run = subprocess.run(
         [sys.executable, "-c", f"{where}\n{script}"],
-        env=environment,
-        cwd=tmp_path,
+        # PYTHONPATH comes before the editable install.
+        env={"PATH": os.environ["PATH"], "PYTHONPATH": str(folder), **environment},
+        cwd=folder,
         capture_output=True,
         text=True,
         timeout=60,
         check=False,
     )
     assert run.returncode == 0, run.stderr
-    assert run.stderr == f"{tmp_path / 'memorystore_chat' / '__init__.py'}\n"
+    assert run.stderr == f"{folder / 'memorystore_chat' / '__init__.py'}\n"
+    return run
+
+
+def test_wheel_works_where_it_is_installed(
+    wheel: Path, tmp_path: Path, valkey_server: Server
+) -> None:
+    """What is in the wheel holds a conversation with a server."""
+    script = (ROOT / "tools" / "smoke.py").read_text(encoding="utf-8")
+    run = from_wheel(wheel, tmp_path, script, MEMORYSTORE_ENDPOINT=valkey_server.url)
     assert run.stdout == "A conversation was stored, read back and deleted.\n"
+
+
+def test_readme_snippet_runs_as_printed(
+    wheel: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """README's application answers from the wheel, with the embedded server and the demo model."""
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    [snippet] = re.findall(r"^```python\n(.+?)^```$", readme, re.MULTILINE | re.DOTALL)
+    assert len(snippet.splitlines()) <= 12
+    monkeypatch.setenv("MEMORYSTORE_EMBEDDED_DIR", str(tmp_path / "data"))
+    try:
+        run = from_wheel(wheel, tmp_path, snippet, MEMORYSTORE_EMBEDDED_DIR=str(tmp_path / "data"))
+    finally:
+        embedded.stop()
+    *_, reply = run.stdout.splitlines()
+    assert reply == "Your name is Ada."
 
 
 def declared() -> list[Requirement]:

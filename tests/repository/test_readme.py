@@ -1,4 +1,4 @@
-"""README.md: its links lead somewhere, and its pictures have words."""
+"""README.md: its links lead somewhere, its pictures have words, and fit on a page."""
 
 import re
 from itertools import pairwise
@@ -7,8 +7,10 @@ from urllib.parse import unquote
 
 import pytest
 from markdown_it import MarkdownIt
+from PIL import Image, ImageSequence
 
 ROOT = Path(__file__).resolve().parents[2]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
 GOOD = "# Read me\n\n[top](#read-me) [license](LICENSE) [out](https://example.com) ![A](LICENSE)"
 
 
@@ -38,7 +40,7 @@ def problems(text: str) -> list[str]:
 
 def test_readme() -> None:
     """The links of README.md lead somewhere, and its pictures have alternative texts."""
-    assert problems((ROOT / "README.md").read_text(encoding="utf-8")) == []
+    assert problems(README) == []
 
 
 @pytest.mark.parametrize(
@@ -56,3 +58,31 @@ def test_bad_readme_is_noticed(bad: str) -> None:
     """A dead link in README.md is noticed; good ones are not complained about."""
     assert problems(GOOD) == []
     assert problems(f"{GOOD}\n\n{bad}")
+
+
+def test_series_has_a_row_and_a_badge_for_each_notebook() -> None:
+    """Each notebook has one row in the table of the series, with one badge."""
+    rows = re.findall(r"^\| \[.+\]\(notebooks/(\w+\.ipynb)\) \|.+$", README, re.MULTILINE)
+    assert rows == sorted(path.name for path in (ROOT / "notebooks").glob("*.ipynb"))
+    for name in rows:
+        (row,) = (line for line in README.splitlines() if f"(notebooks/{name})" in line)
+        assert re.findall(r"<!-- badge (\S+) -->\[!\[Open in Colab\]", row) == [name]
+
+
+def test_screenshot_fits_on_a_page() -> None:
+    """The screenshot is large enough to be read and small enough to be loaded."""
+    path = ROOT / "docs/_static/tutorial.png"
+    with Image.open(path) as picture:
+        assert picture.width == 1280
+        assert 780 <= picture.height <= 840
+    assert path.stat().st_size < 300_000
+
+
+def test_animation_is_short() -> None:
+    """The animation takes 6 to 12 seconds, shows the last frame longest, and is quickly loaded."""
+    path = ROOT / "docs/_static/tutorial.gif"
+    with Image.open(path) as picture:
+        times = [frame.info["duration"] for frame in ImageSequence.Iterator(picture)]
+    assert 6_000 <= sum(times) <= 12_000
+    assert times[-1] == max(times)
+    assert path.stat().st_size < 1_500_000

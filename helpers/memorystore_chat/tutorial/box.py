@@ -102,8 +102,7 @@ class ChatBox:
 
         def show() -> None:
             conversation.value = self._conversation()
-            # Hides the plain form of this box, which stands in the same output.
-            stored.value = f"<style>.{self._name} {{display:none !important}}</style>{self._stored}"
+            stored.value = f"<style>{self._style}</style>{self._stored}"
             chips.children = [buttons[text] for text in self._suggestions]
 
         def send_typed(*_: object) -> None:
@@ -125,13 +124,15 @@ class ChatBox:
             display="flex", flex_flow="column-reverse", max_height="26em", overflow="auto"
         )
         left = [widgets.Box([conversation], layout=scrolled), widgets.HBox([typed, send]), chips]
-        return widgets.HBox(
+        box = widgets.HBox(
             [
                 widgets.VBox(left, layout=layout(flex="1 1 17em")),
                 widgets.VBox([stored], layout=layout(flex="1 1 14em")),
             ],
             layout=layout(flex_flow="row wrap", align_items="flex-start", grid_gap="0 1.5em"),
         )
+        box.add_class(f"{self._name}-live")
+        return box
 
     def _ask(self, text: str) -> bool:
         """Begin a turn, unless there is nothing to ask or a turn is under way."""
@@ -189,6 +190,15 @@ class ChatBox:
             title=f"{name}: a list of {count} {noun} on the server",
             empty="Nothing is stored yet.",
         )._repr_html_()
+
+    @property
+    def _style(self) -> str:
+        """Hides the plain form of this box, which stands in the same output.
+
+        When the kernel is gone, JupyterLab marks every widget; one mark at the field is enough.
+        """
+        marks = f".{self._name}-live:before, .{self._name}-live :not(.widget-text):before"
+        return f".{self._name} {{display:none !important}} {marks} {{display:none !important}}"
 
     @property
     def _name(self) -> str:
