@@ -225,9 +225,10 @@ def agents(results: dict[str, Any]) -> list[str]:
     links = [name for name in checkpointers.LINKS if name in results["links"]]
     return [
         "## An agent's turn on the wire",
-        "Round trips / commands, with LangGraph's durability `sync` and `exit`; `async`, its "
-        f"default, sends the same as `sync`. {MIDDLEWARE} keeps what was said and no checkpoints, "
-        f"{FLOOR} forgets all when the process ends. Everything expires after an hour.",
+        "Round trips / commands, with LangGraph's durability `sync` and `exit`. "
+        f"{VALKEY_SAVER} is that of langgraph-checkpoint-aws. {MIDDLEWARE} keeps what was said "
+        f"and no checkpoints, {FLOOR} forgets all when the process ends. Everything expires after "
+        "an hour.",
         table(
             ["", *KINDS],
             [
@@ -237,7 +238,7 @@ def agents(results: dict[str, Any]) -> list[str]:
         ),
         "## An agent's conversation on the server",
         "MEMORY USAGE summed over all keys, in kB, and the number of keys, on a plain Valkey. "
-        "Every fifth turn calls a tool; all checkpoints are kept but with keep=1.",
+        "Every fifth turn calls a tool. Without keep=1 every checkpoint is kept.",
         "![Kilobytes on the server by turns, and round trips a turn, of this package and its peers]"
         "(checkpoints.png)",
         table(
@@ -259,7 +260,7 @@ def agents(results: dict[str, Any]) -> list[str]:
         ),
         "## An agent's turn in time",
         "Milliseconds of a turn without a tool, by messages that the thread holds already; "
-        f"durability `async`. {FLOOR} is the floor: LangGraph and the demo model alone.",
+        f"durability `async`, the default. {FLOOR} is the floor: LangGraph and the demo model.",
         table(
             ["", *(f"{n:,}, + {name}" for name in links for n in checkpointers.LENGTHS)],
             [
