@@ -260,6 +260,7 @@ def main(arguments: list[str] | None = None, root: Path = ROOT) -> int:
     parser.add_argument("--repository", help="owner/name, or 'git' to ask git")
     parser.add_argument("--branch", help="the branch that the links show")
     parser.add_argument("--install", choices=("git", "index"), help="where pip finds the package")
+    parser.add_argument("--check", action="store_true", help="write nothing; for GitHub's summary")
     options = parser.parse_args(arguments)
     try:
         links = read_links(root)
@@ -274,6 +275,15 @@ def main(arguments: list[str] | None = None, root: Path = ROOT) -> int:
     except ValueError as error:
         print(f"links: {error}", file=sys.stderr)
         return 1
+    if options.check:
+        if links.repository == PLACEHOLDER:
+            print(
+                f"::notice::The links lead to the placeholder {PLACEHOLDER}: "
+                "run make links, commit, and push, or Colab finds no notebook."
+            )
+        for path in changed:
+            print(f"::error file={path.relative_to(root)}::Run make links: a link is out of date.")
+        return 1 if changed else 0
     for path, text in changed.items():
         path.write_text(text, encoding="utf-8")
         print(f"{path.relative_to(root)}: links to {links.repository}, branch {links.branch}")

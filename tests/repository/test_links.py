@@ -128,6 +128,26 @@ def test_fork_is_told_what_else_to_do(project: Path, capsys: pytest.CaptureFixtu
     assert "public" in printed
 
 
+def test_ci_says_that_links_lead_to_the_placeholder(
+    project: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """With --check nothing is written; one notice says so, and none does once a fork has links."""
+    assert links.main(["--check"], project) == 1
+    assert "::error file=README.md::Run make links" in capsys.readouterr().out
+    assert (project / "README.md").read_text() == README
+    links.main([], project)
+    capsys.readouterr()
+    assert links.main(["--check"], project) == 0
+    [notice] = capsys.readouterr().out.splitlines()
+    assert notice.startswith(
+        "::notice::The links lead to the placeholder your-org/memorystore-chat"
+    )
+    links.main(["--repository", "ada/chat"], project)
+    capsys.readouterr()
+    assert links.main(["--check"], project) == 0
+    assert capsys.readouterr().out == ""
+
+
 def test_package_index_is_one_setting(project: Path) -> None:
     """With --install index the install cell and README name the package alone."""
     assert links.main(["--install", "index"], project) == 0

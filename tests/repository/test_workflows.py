@@ -77,3 +77,15 @@ def test_jobs_are_bounded() -> None:
     assert yaml.safe_load(WORKFLOW)["permissions"] == {"contents": "read"}
     assert [name for name, job in JOBS.items() if "timeout-minutes" not in job] == []
     assert [name for name, job in JOBS.items() if "permissions" in job] == []
+
+
+def test_ci_says_where_links_lead_once() -> None:
+    """One job, of which there is one run, says whether the links lead to the placeholder."""
+    said = [
+        name
+        for name, job in JOBS.items()
+        for step in job["steps"]
+        if "tools/links.py --check" in step.get("run", "")
+    ]
+    assert said == ["readers"]
+    assert "strategy" not in JOBS["readers"]
