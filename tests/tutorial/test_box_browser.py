@@ -57,8 +57,9 @@ def page(
         yield opened
         opened.close()
     finally:
-        lab.terminate()
-        lab.wait(90)
+        # A kernel that is just starting can hold up the end of its server.
+        lab.kill()
+        lab.wait()
 
 
 def _answers(url: str) -> bool:
