@@ -41,7 +41,9 @@ def test_help_names_every_target() -> None:
     assert named == [target for target in TARGETS if target != "help"]
 
 
-@pytest.mark.parametrize("file", ["README.md", ".github/workflows/ci.yml", ".ci/run"])
+@pytest.mark.parametrize(
+    "file", ["README.md", "CONTRIBUTING.md", ".github/workflows/ci.yml", ".ci/run"]
+)
 def test_make_commands_that_are_named_exist(file: str) -> None:
     """Where a text says to call make, the target exists."""
     text = (ROOT / file).read_text(encoding="utf-8")
