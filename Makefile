@@ -21,7 +21,7 @@ help:
 	@echo 'make notebooks     execute the notebooks and write their outputs back (NOTEBOOK=notebooks/01_setup.ipynb)'
 	@echo 'make screenshots   README.md'\''s pictures (needs Chromium)'
 	@echo 'make lint          style, types, spelling, workflows'
-	@echo 'make docs          the site, in docs/_build'
+	@echo 'make docs          the site, in docs/_build/html'
 	@echo 'make bench         history and checkpointer beside their peers (BENCH_ARGS=--quick)'
 	@echo 'make release-check the wheel built, checked, and tried (TAG=v0.2.0)'
 	@echo 'make lock          requirements.txt from pyproject.toml (LOCK_ARGS=--upgrade for newer versions)'
@@ -80,7 +80,7 @@ screenshots: .venv/.browser
 	@$(BIN)/python tools/screenshots.py
 
 docs: $(READY)
-	@$(BIN)/sphinx-build --quiet --fail-on-warning --keep-going --nitpicky -b $(or $(DOCS_BUILDER),html) docs docs/_build
+	@$(BIN)/sphinx-build --quiet --fail-on-warning --keep-going --nitpicky -b $(or $(DOCS_BUILDER),html) docs docs/_build/$(or $(DOCS_BUILDER),html)
 
 bench: $(READY)
 	@PYTHONPATH=tests/support $(BIN)/python bench/bench.py $(BENCH_ARGS)
