@@ -1,0 +1,77 @@
+"""The programs on the site's pages run as they are printed, but for the server's address."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from memorystore_chat import MemorystoreChatMessageHistory
+from servers import Server
+
+DOCS = Path(__file__).resolve().parents[2] / "docs"
+PAGES = sorted([*DOCS.glob("*.md"), *DOCS.glob("how_to/*.md")])
+TESTS = """
+def test_one(client):
+    assert client.incr("count") == 1
+
+def test_another(client):
+    assert client.incr("count") == 1
+"""
+
+
+def programs(page: Path) -> list[str]:
+    """The Python on a page; "before" shows the imports of another library, which is not here."""
+    blocks = re.findall(
+        r"^```(?:python|\{code-block\} python)\n(.+?)^```",
+        page.read_text(encoding="utf-8"),
+        re.MULTILINE | re.DOTALL,
+    )
+    return [re.sub(r"# before\n.+?# after\n", "", block, flags=re.DOTALL) for block in blocks]
+
+
+@pytest.mark.parametrize(
+    ("page", "program"),
+    [
+        pytest.param(page, program, id=f"{page.stem}-{number}")
+        for page in PAGES
+        for number, program in enumerate(programs(page))
+    ],
+)
+def test_program_runs(page: Path, program: str, valkey_server: Server, tmp_path: Path) -> None:
+    """It ends without an error; a conftest.py gives each of two tests an empty server."""
+    with valkey_server.client() as client:
+        history = MemorystoreChatMessageHistory(client, "docs-page", 60, key_prefix="chat:")
+        history.add_user_message("Hello!")
+    program = program.replace('"10.0.0.3"', f'"{valkey_server.url}"').replace(
+        "redis://10.0.0.3:6379", valkey_server.url
+    )
+    command = [sys.executable, "-c", program]
+    if program.startswith("# conftest.py"):
+        (tmp_path / "conftest.py").write_text(program)
+        (tmp_path / "test_both.py").write_text(TESTS)
+        command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider"]
+    done = subprocess.run(
+        command,
+        cwd=tmp_path,
+        env=os.environ | {"MEMORYSTORE_ENDPOINT": valkey_server.url},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_pages_have_programs() -> None:
+    """What the test above runs was found on these pages."""
+    assert {page.stem for page in PAGES if programs(page)} >= {
+        "index",
+        "connect",
+        "size_an_instance",
+        "test_your_application",
+        "migrate_from_google_memorystore_redis",
+        "migrate_from_langchain_community",
+    }
