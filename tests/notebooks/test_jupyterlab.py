@@ -133,6 +133,31 @@ def test_run_all(name: str, lab: str, page: Any) -> None:
     assert page.locator(".Toastify__toast").all_inner_texts() == []
 
 
+def test_too_wide_is_noticed(lab: str, page: Any) -> None:
+    """The check above complains about wide code, a wide output, and a word that is broken."""
+    open_notebook(page, lab, "02_basic_usage.ipynb")
+    source = "\n".join(
+        [
+            "from IPython.display import HTML  # " + 40 * "and so on ",
+            "print(*(50 * letter for letter in 'abcdef'))",
+            "HTML('<div style=\"width:3000px\">wide</div>')",
+        ]
+    )
+    page.evaluate(
+        """source => window.jupyterapp.shell.currentWidget.content.widgets
+          .find(cell => cell.model.type === 'code' && !cell.inputHidden)
+          .model.sharedModel.setSource(source)""",
+        source,
+    )
+    first = next(i for i, cell in enumerate(page.evaluate(CELLS)["cells"])
+                 if "".join(cell["source"]) == source)  # fmt: skip
+    assert problems(run_cell(page, first)) == []
+    found = page.evaluate(TOO_WIDE)
+    assert any("cm-scroller" in problem for problem in found)
+    assert any("jp-RenderedHTML" in problem for problem in found)
+    assert any(problem.endswith("b is broken") for problem in found)
+
+
 def test_first_page(lab: str, page: Any) -> None:
     """The address that `make tutorial` opens shows the first notebook."""
     page.goto(f"{lab}/?token={TOKEN}")
