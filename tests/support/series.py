@@ -167,7 +167,7 @@ def shown(cell: Cell) -> list[Any]:
         return "..." if kind.startswith(("image/", "application/vnd.jupyter.w")) else data
 
     return [
-        {kind: seen(kind, data) for kind, data in output.data.items()}
+        {kind: seen(kind, data) for kind, data in sorted(output.data.items())}
         if "data" in output
         else f"{output.get('name', output.output_type)}: {output.get('text', '')}"
         for output in cell.get("outputs", [])
