@@ -166,7 +166,7 @@ def main() -> None:
                     }
                     if name in checkpointers.LINKS:
                         results["links"][name]["agent"] = checkpointers.measure_turns(
-                            server, port, runs
+                            server, port, 3 if options.quick else checkpointers.RUNS
                         )
             results["sizes"] = measure_sizes(server)
             print("agents", flush=True)

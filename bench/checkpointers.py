@@ -29,6 +29,7 @@ SMALL_TALK = "My favorite number is 7, and this is a sentence of a usual length.
 LENGTHS = (10, 100, 1000)
 TURNS = (5, 10, 20, 50, 100, 200, 500)
 LINKS = ("0 ms", "1 ms")
+RUNS = 11  # on each link: LangGraph's own time varies more than what a saver adds to it
 KINDS = {
     "sync": (False, "sync"),
     "sync, with a tool": (True, "sync"),
