@@ -80,8 +80,10 @@ def test_a_session_of_the_older_package_is_read_identically(
     assert [type(message) for message in read] == [type(message) for message in whole]
     client.rpush(f"{key_prefix}s", *recorded())
     history = MemorystoreChatMessageHistory(client, "s", key_prefix=key_prefix)
-    # One of its two calls has no result, and a result no call.
-    assert [m for m in history.messages if m.text != NO_RESULT] == [*whole[:4], *whole[5:]]
+    # Its broken call is not handed out, and a result has no call: models refuse both.
+    asked = whole[2].model_copy(update={"invalid_tool_calls": []})
+    handed_out = [message for message in history.messages if message.text != NO_RESULT]
+    assert handed_out == [*whole[:2], asked, whole[3], *whole[5:]]
     assert [codec.appended_at(element) for element in recorded()] == [None] * len(CONVERSATION)
 
 
