@@ -17,6 +17,10 @@ def outputs() -> list[str]:
         'client = open_it("127.0.0.1:1", password="open-sesame")',
         "import traceback; traceback.print_last()",
         'connect("redis://ada:open-sesame@127.0.0.1:1", timeout=0.2)',
+        'connect("redis://:open-sesame")',
+        "connect('127.0.0.1:6379/open-sesame')",
+        'connect(endpoint="redis://127.0.0.1?password=open-sesame", cluster=False)',
+        'connect("127.0.0.1:1", password="not \\"open-sesame", timeout=0.2)',
     ]
     book = new_notebook(cells=[new_code_cell(cell) for cell in cells])
     NotebookClient(book, timeout=60, kernel_name="python3", allow_errors=True).execute()
@@ -56,3 +60,9 @@ def test_passwords_in_the_readers_line_are_hidden(outputs: list[str]) -> None:
     """Neither a string nor the user part of a URL is copied from the cell into the output."""
     assert "open-sesame" not in outputs[0] + outputs[2]
     assert '---> 1 connect("redis://...@127.0.0.1:1", timeout=0.2)' in outputs[2]
+
+
+def test_an_endpoint_that_is_rejected_is_not_copied(outputs: list[str]) -> None:
+    """A password may stand anywhere in it, so the reader's line comes without any text."""
+    assert "open-sesame" not in "".join(outputs[3:])
+    assert '---> 1 connect(endpoint="...", cluster=False)' in outputs[5]

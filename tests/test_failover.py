@@ -6,6 +6,7 @@ import itertools
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import ExitStack
 from typing import Any
 
 import pytest
@@ -15,6 +16,8 @@ from redis.crc import key_slot
 import servers
 from memorystore_chat.connection.opening import connect, connect_async
 from memorystore_chat.history import MemorystoreChatMessageHistory
+from memorystore_chat.storage.commands import Command, Steps, arun, run
+from proxy import Proxy
 from servers import Cluster, Server
 
 # A primary is given up after this long without an answer, and the vote takes about as long.
@@ -106,6 +109,58 @@ async def test_fail_over_in_the_middle_of_a_conversation(cluster: Cluster, kind:
     sync_client.close()
     if async_client is not None:
         await async_client.aclose()
+
+
+async def test_commands_of_one_round_trip_wait_for_an_outage_to_end() -> None:
+    """A cluster's pipeline goes on as one command does, and so does what needs several at once."""
+    with servers.cluster(primaries=1, replicas=0) as single, connect(single.url) as client:
+        async_client = await connect_async(single.url)
+        (node,) = single.nodes
+        keys = [f"k{number}".encode() for number in range(5)]
+
+        def several() -> Steps[list[int]]:
+            return (yield [Command("LLEN", (key,), kind=int) for key in keys])
+
+        def piped() -> list[Any]:
+            with client.pipeline(transaction=False) as pipe:
+                for key in keys:
+                    pipe.llen(key)
+                return pipe.execute()
+
+        for ask in (piped, lambda: run(client, several()), lambda: arun(async_client, several())):
+            assert await wait_for(ask()) == [0] * 5
+            node.kill()
+            back = threading.Timer(0.5, node.restart)
+            back.start()
+            assert await wait_for(ask()) == [0] * 5
+            back.join()
+        await async_client.aclose()
+
+
+def test_a_pipeline_sends_again_what_has_no_answer_and_nothing_else(
+    valkey_cluster: Cluster, key_prefix: str
+) -> None:
+    """One of three nodes hangs up before it answers: what the others have done is not repeated."""
+    with ExitStack() as ways:
+        primaries = valkey_cluster.nodes[:3]
+        ports = {n.port: ways.enter_context(Proxy(n.host, n.port)) for n in primaries}
+
+        def remap(place: tuple[str, int]) -> tuple[str, int]:
+            return place[0], ports[place[1]].port if place[1] in ports else place[1]
+
+        keys = [f"{key_prefix}{number}" for number in range(30)]
+        at = {key: valkey_cluster.node_of(key) for key in keys}
+        cut = ports[at[keys[0]].port]
+        with connect(f"redis://127.0.0.1:{cut.port}", address_remap=remap) as client:
+            cut.lose_reply_to = keys[0].encode()
+            with client.pipeline(transaction=False) as pipe:
+                for key in keys:
+                    pipe.incr(key)
+                answers = dict(zip(keys, pipe.execute(), strict=True))
+    assert cut.lost == 1
+    assert len(set(at.values())) == 3
+    assert {answers[key] for key in keys if at[key] is not at[keys[0]]} == {1}
+    assert answers[keys[0]] == 2
 
 
 def promoted(node: Server) -> bool:

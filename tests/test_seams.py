@@ -11,7 +11,7 @@ import redis.asyncio
 from redis.connection import SSLConnection
 
 import memorystore_chat.connection.connections as ours
-from memorystore_chat._seams import AS_BYTES, last_words, opened_in_another_loop
+from memorystore_chat._seams import AS_BYTES, last_words, opened_in_another_loop, send_again
 from memorystore_chat.connection.pools import Pool
 
 if TYPE_CHECKING:
@@ -114,6 +114,25 @@ async def test_what_a_server_said_before_it_hung_up_can_be_read() -> None:
         one.disconnect()
         await other.disconnect()
         assert last_words(one) == last_words(other) == b""
+
+
+def test_the_commands_of_a_clusters_pipeline_are_sent_by_the_method_that_is_replaced(
+    valkey_cluster: "Cluster",
+) -> None:
+    """A pipeline's ``_execution_strategy`` sends them, and keeps each one's answer with it."""
+    seen: list[Any] = []
+    with valkey_cluster.client() as client, client.pipeline(transaction=False) as pipe:
+        send = pipe._execution_strategy.send_cluster_commands
+
+        def noted(stack: list[Any], **options: Any) -> Any:
+            seen.extend(stack)
+            return send(stack, **options)
+
+        pipe._execution_strategy.send_cluster_commands = noted
+        send_again(pipe, lambda attempt, _: attempt(), (redis.ConnectionError,))
+        pipe.llen("nothing")
+        assert pipe.execute() == [0], ADVICE
+    assert [(one.args[0], one.result, one.position) for one in seen] == [("LLEN", 0, 0)], ADVICE
 
 
 class _NeverConnected(redis.Connection):

@@ -5,7 +5,7 @@ Each has a test in tests/test_seams.py that fails with a sentence if the library
 
 import asyncio
 import ssl
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import redis
@@ -14,6 +14,7 @@ from redis.asyncio.cluster import RedisCluster as AsyncRedisCluster
 
 # In redis-py, but not in its documentation: replies stay bytes whatever the client decodes.
 from redis.client import NEVER_DECODE
+from redis.cluster import ClusterPipeline
 from redis.connection import SSLConnection
 
 AS_BYTES: dict[str, Any] = {NEVER_DECODE: True}
@@ -66,6 +67,43 @@ def last_words(connection: Any) -> bytes:
         return bytes(sock.recv(4096))
     except OSError:
         return b""
+
+
+def send_again(
+    pipe: ClusterPipeline, retry: Callable[..., None], outages: tuple[type[Exception], ...]
+) -> None:
+    """Have a pipeline of a cluster, not a transaction, send again what an outage left unanswered.
+
+    redis-py sends all of it again, what was answered included, and only as often as it counts.
+
+    Args:
+        pipe: The pipeline.
+        retry: Calls its first argument until that succeeds or it is time to give up.
+        outages: The errors after which a command is sent again.
+    """
+    strategy: Any = pipe._execution_strategy
+    send = strategy.send_cluster_commands
+
+    def send_patiently(stack: list[Any], raise_on_error: bool = True, **options: Any) -> list[Any]:
+        def attempt() -> None:
+            left = [one for one in stack if one.result is None or isinstance(one.result, outages)]
+            send(left, raise_on_error=False, **options)
+            for one in left:
+                if isinstance(one.result, outages):
+                    raise one.result
+
+        try:
+            retry(attempt, lambda _error: None)
+        except outages as error:
+            if all(one.result is not error for one in stack):
+                raise
+        for one in stack:
+            if raise_on_error and isinstance(one.result, Exception):
+                pipe.annotate_exception(one.result, one.position + 1, one.args)
+                raise one.result
+        return [one.result for one in stack]
+
+    strategy.send_cluster_commands = send_patiently
 
 
 class OwnListsPool(redis.ConnectionPool):

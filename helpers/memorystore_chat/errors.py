@@ -42,12 +42,19 @@ class MemorystoreChatError(Exception):
         for frame, number in traceback.walk_tb(self.__traceback__):
             if frame.f_globals.get("__name__") == "__main__":  # a notebook's cells
                 line = linecache.getline(frame.f_code.co_filename, number).strip()
-                shown += ["", f"---> {number} {_SECRET.sub(_hidden, line)}"]
+                shown += ["", f"---> {number} {self._without_secrets(line)}"]
         return [*shown, "", "The whole stack: import traceback; traceback.print_last()"]
+
+    def _without_secrets(self, line: str) -> str:
+        return _SECRET.sub(_hidden, line)
 
 
 class EndpointError(MemorystoreChatError, ValueError):
     """The endpoint cannot be understood, or Google Cloud cannot say where it is."""
+
+    def _without_secrets(self, line: str) -> str:
+        # A password may stand anywhere in what is no endpoint.
+        return _TEXT.sub('"..."', super()._without_secrets(line))
 
 
 class ConnectError(MemorystoreChatError):
@@ -97,9 +104,10 @@ class CorruptCheckpointError(MemorystoreChatError):
 # An output in a window of 900 pixels has about 66 columns; longer lines break inside a word.
 _COLUMNS = 60
 # A line of the reader's may hold the password: in a URL, or as a string of its own.
+_TEXT = re.compile(r"""(?P<quote>["'])(?:\\.|(?!(?P=quote)).)*(?P=quote)""")
 _SECRET = re.compile(
     r"""(?P<url>://)[^\s"']*@|(?P<name>\w*(?:password|passwd|token|secret)\w*["']?\s*[=:]\s*)"""
-    r"""(?P<quote>["']).*?(?P=quote)""",
+    + _TEXT.pattern,
     re.IGNORECASE,
 )
 

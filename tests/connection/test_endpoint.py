@@ -7,6 +7,7 @@ import socket
 from collections.abc import Callable
 
 import pytest
+import redis
 
 from memorystore_chat.connection.endpoint import Endpoint, redact
 from memorystore_chat.connection.iam import IamCredentials
@@ -263,8 +264,10 @@ def test_redact(text: str, shown: str) -> None:
 @pytest.mark.parametrize("take", [copy.copy, copy.deepcopy, pickle.dumps, vars])
 def test_password_does_not_come_along(take: Callable[[Endpoint], object]) -> None:
     """An endpoint with a password refuses whatever would take the password elsewhere."""
-    with pytest.raises(TypeError):
-        take(Endpoint.parse("redis://:hunter2@h"))
+    provider = redis.UsernamePasswordCredentialProvider("me", "hunter2")
+    for endpoint in (Endpoint.parse("redis://:hunter2@h"), Endpoint(credential_provider=provider)):
+        with pytest.raises(TypeError):
+            take(endpoint)
 
 
 def test_asdict_and_repr_of_the_password_hide_it() -> None:

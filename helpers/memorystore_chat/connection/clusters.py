@@ -12,8 +12,9 @@ from redis.cluster import PRIMARY, ClusterNode, ClusterPipeline, RedisCluster
 from redis.exceptions import AskError, MaxConnectionsError, MovedError
 from redis.retry import Retry
 
+from memorystore_chat._seams import send_again
 from memorystore_chat.connection.pools import OneLoop, exhausted
-from memorystore_chat.connection.retries import AsyncOutageRetry, OutageRetry
+from memorystore_chat.connection.retries import CLUSTER_OUTAGES, AsyncOutageRetry, OutageRetry
 
 # The node that the current task was told to ask, by name.
 _to_ask: ContextVar[str | None] = ContextVar("node_to_ask", default=None)
@@ -44,11 +45,12 @@ class ClusterClient(RedisCluster):
         return self.retry.call_with_retry(lambda: run(*args, **kwargs), lambda _error: None)
 
     def pipeline(self, transaction: bool | None = None, shard_hint: Any = None) -> ClusterPipeline:
-        """A pipeline whose commands, sent again one by one after an outage, are patient too."""
+        """A pipeline that sends again what an outage left unanswered, until time is up."""
         pipe = super().pipeline(transaction, shard_hint)  # type: ignore[no-untyped-call]
         pipe.parent_execute_command = self.execute_command
         if not transaction:
-            pipe.retry = Retry(NoBackoff(), 1)
+            pipe.retry = Retry(NoBackoff(), 0)
+            send_again(pipe, self.retry.call_with_retry, CLUSTER_OUTAGES)
         return cast("ClusterPipeline", pipe)
 
     def on_connect(self, connection: Any) -> None:

@@ -51,7 +51,8 @@ class Endpoint:
     """Where a server is and how to log in to it.
 
     The password stays where it is: `str`, `repr` and ``dataclasses.asdict`` show ``***`` instead,
-    and an endpoint that has one refuses to be copied or pickled. ``dataclasses.replace`` keeps it.
+    and an endpoint with a password or a credential provider refuses to be copied or pickled.
+    ``dataclasses.replace`` keeps them.
 
     Attributes:
         host: Host name or IP address; empty if ``unix_socket`` or ``resource`` takes its place.
@@ -191,9 +192,9 @@ class Endpoint:
         return bool(address and address.is_private and not address.is_loopback)
 
     def __reduce_ex__(self, protocol: SupportsIndex) -> str | tuple[Any, ...]:
-        if self.password is not None:
+        if self.password is not None or self.credential_provider is not None:
             raise TypeError(
-                "This Endpoint holds a password, so it is neither copied nor pickled. Make another "
+                "This Endpoint holds a login, so it is neither copied nor pickled. Make another "
                 "with dataclasses.replace(), or from the same text, where it is needed."
             )
         return super(Endpoint, self).__reduce_ex__(protocol)

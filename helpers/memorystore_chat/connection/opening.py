@@ -144,7 +144,8 @@ async def connect_async(
 ) -> redis.asyncio.Redis | AsyncClusterClient:
     """`connect` for ``redis.asyncio``: the same arguments and errors, an asynchronous client.
 
-    The client belongs to the event loop it was made in; ``await client.aclose()`` closes it.
+    The client belongs to the event loop it was made in; ``await client.aclose()`` closes it. The
+    pipelines of an asynchronous cluster client are redis-py's and do not try again.
 
     Example:
         >>> import asyncio

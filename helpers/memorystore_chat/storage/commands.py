@@ -10,7 +10,7 @@ from typing import Any, NamedTuple, TypeAlias, TypeVar, cast
 import redis
 from redis.asyncio.cluster import RedisCluster as AsyncRedisCluster
 from redis.cluster import RedisCluster
-from redis.exceptions import NoScriptError
+from redis.exceptions import ClusterError, NoScriptError, RedisClusterException
 
 from memorystore_chat._seams import AS_BYTES
 from memorystore_chat.storage import AsyncClient, Client
@@ -130,10 +130,18 @@ async def _asend_once(client: Any, commands: Sequence[Command], *, with_text: bo
     if isinstance(client, AsyncRedisCluster):
         await client.initialize()  # before that it knows nothing of the nodes
         where = client.get_node_from_key
-    async with client.pipeline(transaction=False) as pipe:
-        for command in commands:
-            pipe.execute_command(*command.parts(with_text=with_text), **_options(command, where))
-        return cast("list[Any]", await pipe.execute())
+    try:
+        async with client.pipeline(transaction=False) as pipe:
+            for command in commands:
+                parts = command.parts(with_text=with_text)
+                pipe.execute_command(*parts, **_options(command, where))
+            return cast("list[Any]", await pipe.execute())
+    except (redis.ConnectionError, redis.TimeoutError, ClusterError, RedisClusterException):
+        if where is None:
+            raise
+        # redis-py sends single commands again after an outage, and no asynchronous pipeline.
+        sent = [await _asend_once(client, [one], with_text=with_text) for one in commands]
+        return [reply for replies in sent for reply in replies]
 
 
 def _options(command: Command, where: Callable[..., Any] | None) -> dict[str, Any]:
