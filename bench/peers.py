@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 from types import ModuleType
 from typing import Any
+from uuid import UUID
 
 import platformdirs
 import redis
@@ -160,9 +161,10 @@ class Store:
         return list(self.history.messages)
 
     def fill(self, messages: list[BaseMessage]) -> None:
-        """Store the messages as the library would, without its many round trips."""
+        """Store the messages as the library would an hour ago, without its many round trips."""
         self.direct.unlink(self.key)
-        elements = codec.encode(messages, codec.new_append_id())
+        hour_ago = UUID(int=UUID(codec.new_append_id()).int - (3_600_000 << 80))  # milliseconds
+        elements = codec.encode(messages, str(hour_ago))
         if self.name in (OFFICIAL, COMMUNITY):
             elements = [json.dumps(plain(element)).encode() for element in elements]
         if self.name == COMMUNITY:

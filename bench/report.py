@@ -161,7 +161,7 @@ def markdown(results: dict[str, Any]) -> str:
         "`make bench`; all runs are in `results.json`.",
         "## One turn",
         "Read the newest 20 messages, append a question and its answer, renew the expiry. "
-        "Milliseconds, by messages stored before.",
+        "Milliseconds, by messages that were stored an hour before.",
         "![Time of one turn by the number of messages stored, without and with 20 ms a round trip]"
         "(turn.png)",
     ]
