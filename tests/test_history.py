@@ -368,6 +368,11 @@ def no_result(kind: type, name: str) -> BaseMessage:
         ([ask, bad_call, bad_answer, end], 2, 0),
         ([ask, old_call, old_answer, end], 4, 4),
         ([ask, old_call, old_answer, end], 3, 0),
+        ([ask, end, ask, call, answer, call, answer], 1, 5),
+        ([ask, end, ask, call, answer, call, answer], 4, 5),
+        ([ask, end, ask, call, answer], 3, 3),
+        ([ask, end, spoken, old_call, old_answer], 2, 3),
+        ([call, answer], 1, 0),
         ([ask, end, system, ask, end], 4, 3),
         ([ask, end, spoken, end], 3, 2),
         ([end, end, ask, end], 3, 2),
@@ -375,17 +380,24 @@ def no_result(kind: type, name: str) -> BaseMessage:
         ([ask], 1, 1),
     ],
 )
-def test_a_window_begins_at_a_users_message(
+async def test_a_window_begins_at_a_users_message(
     client: redis.Redis,
+    async_client: Any,
     key_prefix: str,
     stored: list[BaseMessage],
     window: int,
     read: int,
 ) -> None:
-    """A call cut off from its question is left out; without a question nothing is handed out."""
-    history = MemorystoreChatMessageHistory(client, "s", key_prefix=key_prefix, window=window)
+    """A call cut off from its question is left out; without a question nothing is handed out.
+
+    But a turn in which a model has to go on from a result is handed out whole.
+    """
+    history = MemorystoreChatMessageHistory(
+        client, "s", key_prefix=key_prefix, window=window, async_client=async_client
+    )
     history.add_messages(stored)
-    assert history.messages == stored[len(stored) - read :]
+    expected = stored[len(stored) - read :]
+    assert history.messages == await history.aget_messages() == expected
 
 
 @pytest.mark.parametrize("cap", [1, 2, 3, 5])
@@ -422,6 +434,8 @@ def test_what_a_cap_cut_off_is_skipped_by_every_reader(
         ([ask, answer, end], [ask, end]),
         ([answer, ask], [ask]),
         ([call, answer, ask, end], [ask, end]),
+        ([end, call, answer, ask, end], [ask, end]),
+        ([system, call, answer, end], []),
         ([end, ask], [end, ask]),
     ],
 )

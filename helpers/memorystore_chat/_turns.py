@@ -127,12 +127,13 @@ def new_messages(
         given: What the call may have brought.
         stored: What was read of the session.
         whole_conversation: Whether each call passes all messages, so that those after the last
-            answer are new.
+            answer are new. Instructions before it are given anew, because none is stored.
     """
     known = {message.id for message in stored}
     if whole_conversation and stored:
         answered = next((i for i in range(len(given), 0, -1) if given[i - 1].type == "ai"), 0)
-        given = given[answered:]
+        instructions = [m for m in given[:answered] if isinstance(m, SystemMessage)]
+        given = [*instructions, *given[answered:]]
     new = [message for message in given if message.id not in known]
     last = given[-1] if given else None
     if isinstance(last, HumanMessage) and last.id in known and last.id != stored[-1].id:
@@ -157,7 +158,9 @@ def may_be_old(given: Sequence[BaseMessage], new: Sequence[BaseMessage]) -> bool
     """Whether messages that a window does not show may still be in the session.
 
     That is so if an unknown message is an answer, or stands before a message that is no new one.
+    Instructions are in no session.
     """
+    given = [message for message in given if not isinstance(message, SystemMessage)]
     ids = {message.id for message in new}
     last_known = max((i for i, m in enumerate(given) if m.id not in ids), default=-1)
     return any(m.id in ids and (m.type != "human" or i < last_known) for i, m in enumerate(given))

@@ -26,7 +26,7 @@ from memorystore_chat.errors import (
     explaining,
 )
 from memorystore_chat.storage import AsyncClient, Client, codec
-from memorystore_chat.storage.conversation import sendable
+from memorystore_chat.storage.conversation import is_result, is_users, sendable
 from memorystore_chat.storage.interrupts import drop_idle_connections, dropping_interrupted
 from memorystore_chat.storage.scripts import script, script_async
 
@@ -63,7 +63,8 @@ class MemorystoreChatMessageHistory(BaseChatMessageHistory):
         key_prefix: The Redis key is ``key_prefix + session_id`` in UTF-8.
         window: Read at most this many of the newest messages. What is handed out begins at a
             user's message, so it can be shorter, and is empty if none of them is the user's;
-            choose a window longer than your longest tool exchange.
+            choose a window longer than your longest tool exchange. While a tool's result waits
+            for the model's answer, the turn is handed out whole, however long, by a second read.
         max_messages: Keep at most this many of the newest messages; older ones are dropped for
             good by the write that exceeds it. Reading then begins at a user's message too.
         async_client: A ``redis.asyncio`` client for the methods that begin with ``a``, used in
@@ -132,13 +133,21 @@ class MemorystoreChatMessageHistory(BaseChatMessageHistory):
             ConnectError: The server cannot be reached or did not answer.
             MemorystoreChatError: The server refused, as for a key of another type.
         """
-        return self._conversation(self._ask(list, "reading", *self._range()))
+        elements = self._ask(list, "reading", *self._range())
+        conversation = self._conversation(elements)
+        if self._lacks_question(elements, conversation):
+            return self._turn_under_way(self._ask(list, "reading", *self._everything()))
+        return conversation
 
     async def aget_messages(self) -> list[BaseMessage]:
         """``messages``, without blocking the event loop."""
         if self._async_client is None:
             return await super().aget_messages()
-        return self._conversation(await self._aask(list, "reading", *self._range()))
+        elements = await self._aask(list, "reading", *self._range())
+        conversation = self._conversation(elements)
+        if self._lacks_question(elements, conversation):
+            return self._turn_under_way(await self._aask(list, "reading", *self._everything()))
+        return conversation
 
     def add_messages(
         self, messages: Sequence[BaseMessage], *, append_id: str | None = None
@@ -285,14 +294,32 @@ class MemorystoreChatMessageHistory(BaseChatMessageHistory):
         cut = len(elements) == self._max_messages
         if self._window and len(elements) > self._window:
             elements, cut = elements[1:], True
-        messages = []
-        for index, element in enumerate(elements):
-            try:
-                messages.append(codec.decode(element))
-            except ValueError as error:
-                position = index - len(elements) if self._window else index
-                raise CorruptHistoryError(self.key, position, str(error)) from error
+        start = -len(elements) if self._window else 0
+        messages = [self._decoded(element, i) for i, element in enumerate(elements, start)]
         return sendable(messages, cut=cut)
+
+    def _everything(self) -> tuple[str, bytes, int, int]:
+        return "LRANGE", self._key, 0, -1
+
+    def _lacks_question(self, elements: list[bytes], conversation: list[BaseMessage]) -> bool:
+        """Whether a window cuts the question off from a turn that a model has to go on with."""
+        if conversation or not elements or self._window is None:
+            return False
+        return is_result(self._decoded(elements[-1], -1))
+
+    def _turn_under_way(self, elements: list[bytes]) -> list[BaseMessage]:
+        turn: list[BaseMessage] = []
+        for position in range(-1, -len(elements) - 1, -1):
+            turn.insert(0, self._decoded(elements[position], position))
+            if is_users(turn[0]):
+                break
+        return sendable(turn, cut=True)
+
+    def _decoded(self, element: bytes, position: int) -> BaseMessage:
+        try:
+            return codec.decode(element)
+        except ValueError as error:
+            raise CorruptHistoryError(self.key, position, str(error)) from error
 
     def _batch(self, messages: Sequence[BaseMessage], append_id: str | None) -> "_Batch | None":
         """What to append; None if there is nothing."""

@@ -172,6 +172,19 @@ def test_front_end_that_resends_the_conversation(make: Make) -> None:
     assert words(model.asked[-1]) == expected[:-1]
 
 
+@pytest.mark.parametrize("window", [None, 1])
+def test_resent_instructions_are_given_anew(make: Make, window: int | None) -> None:
+    """A system message at the head of what is resent reaches the model in each turn."""
+    model = Scripted(replies=["a1", "a2"])
+    memory = ChatHistoryMiddleware(lambda s: make(s, window=window), whole_conversation=True)
+    agent: Any = create_agent(model, middleware=[memory])
+    shown = [("system", "be brief"), ("user", "q1")]
+    agent.invoke({"messages": shown}, THREAD)
+    agent.invoke({"messages": [*shown, ("assistant", "a1"), ("user", "q2")]}, THREAD)
+    assert words(model.asked[-1])[-2:] == ["be brief", "q2"]
+    assert words(make().messages) == ["q1", "a1", "q2", "a2"]
+
+
 def test_resent_conversation_restores_an_empty_session(make: Make) -> None:
     """A session that has expired is taken over from the front end as a whole."""
     agent: Any = create_agent(

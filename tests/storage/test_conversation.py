@@ -39,6 +39,11 @@ malformed = AIMessage(
     invalid_tool_calls=[{"name": "get_weather", "args": "{bad", "id": "a", "error": "no JSON"}],
 )
 
+older_call = AIMessage(
+    "", additional_kwargs={"function_call": {"name": "get_weather", "arguments": "{}"}}
+)
+older_answer = FunctionMessage(content="rain", name="get_weather")
+
 SESSIONS: dict[str, tuple[list[BaseMessage], dict[str, Any]]] = {
     "a window between question and call": ([ask, call("a"), answer("a"), end], {"window": 3}),
     "a window between call and result": ([ask, call("a"), answer("a"), end], {"window": 2}),
@@ -59,6 +64,22 @@ SESSIONS: dict[str, tuple[list[BaseMessage], dict[str, Any]]] = {
     "a result without a call": ([ask, answer("a"), end], {}),
     "a result that came too late": ([ask, call("a"), ask, answer("a"), end], {}),
     "two results": ([ask, call("a"), answer("a"), answer("a"), end], {}),
+    "a malformed call with its result": ([ask, malformed, answer("a"), end], {}),
+    "an answer and then a call": ([ask, end, end, call("a"), answer("a"), end], {}),
+    "an answer and a call before the first question": (
+        [end, call("a"), answer("a"), end, ask, end],
+        {},
+    ),
+    "an older kind of call": ([ask, older_call, older_answer, end], {}),
+    "an older kind of call, malformed": (
+        [
+            ask,
+            AIMessage("", additional_kwargs={"function_call": {"name": "f", "arguments": "{"}}),
+            FunctionMessage(content="7", name="f"),
+            end,
+        ],
+        {},
+    ),
     "an older kind of result without a call": (
         [ask, FunctionMessage(content="7", name="f"), end],
         {},
@@ -99,3 +120,43 @@ def test_the_next_turn_goes_on(
     assert sent[-1] == ("user", "And now?")
     unanswered = name.startswith(("a call", "one of", "a result that"))
     assert any(NO_RESULT in str(message.content) for message in history.messages) == unanswered
+
+
+@pytest.mark.parametrize("provider", ["vertexai", "google-genai"])
+@pytest.mark.parametrize("window", [1, 2, 4, 5])
+def test_the_turn_under_way_goes_on(
+    client: redis.Redis,
+    key_prefix: str,
+    gemini: GeminiServer,
+    provider: Literal["vertexai", "google-genai"],
+    window: int,
+) -> None:
+    """A tool exchange longer than the window is sent with its question, and answered."""
+    history = MemorystoreChatMessageHistory(client, "s", key_prefix=key_prefix, window=window)
+    history.add_messages([ask, end, question, call("a"), answer("a"), call("b"), answer("b")])
+    model = chat_model(provider=provider, project="my-project", **gemini.options(provider))
+    assert model.bind_tools([get_weather]).invoke(history.messages).text
+    assert gemini.requests[-1].turns[0] == ("user", "And now?")
+    assert len(gemini.requests[-1].turns) == 5
+
+
+@pytest.mark.parametrize("provider", ["vertexai", "google-genai"])
+def test_an_older_call_and_text_before_a_call_are_sent(
+    client: redis.Redis,
+    key_prefix: str,
+    gemini: GeminiServer,
+    provider: Literal["vertexai", "google-genai"],
+) -> None:
+    """Nothing of the conversation is lost by bringing it into a form that Gemini takes."""
+    history = MemorystoreChatMessageHistory(client, "s", key_prefix=key_prefix)
+    history.add_messages([ask, older_call, older_answer, end, call("a"), answer("a")])
+    model = chat_model(provider=provider, project="my-project", **gemini.options(provider))
+    model.bind_tools([get_weather]).invoke(history.messages)
+    assert gemini.requests[-1].turns == [
+        ("user", "ask"),
+        ("model", "call get_weather {}"),
+        ("user", "result get_weather rain"),
+        ("model", "end"),
+        ("model", 'call get_weather {"city": "Z\\u00fcrich"}'),
+        ("user", "result get_weather rain"),
+    ]

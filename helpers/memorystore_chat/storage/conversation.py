@@ -31,8 +31,8 @@ def sendable(messages: Sequence[BaseMessage], *, cut: bool) -> list[BaseMessage]
     Args:
         messages: A conversation or its end, oldest first.
         cut: Whether older messages may have been cut off. Then the result begins at the first
-            user's message, and is empty if there is none. So it does in any case if the first
-            message is a call or a result, since nobody begins a conversation with one.
+            user's message, and is empty if there is none. So it does in any case if a call or a
+            result comes before that, since a model calls only when it was asked.
 
     Example:
         >>> conversation = [
@@ -47,16 +47,21 @@ def sendable(messages: Sequence[BaseMessage], *, cut: bool) -> list[BaseMessage]
 
 
 def _beginning(messages: Sequence[BaseMessage], cut: bool) -> int:
-    first = messages[0] if messages else None
-    if not (cut or isinstance(first, ToolMessage | FunctionMessage) or _calls(first)):
+    start = next((i for i, message in enumerate(messages) if is_users(message)), len(messages))
+    if not (cut or any(is_result(message) or _calls(message) for message in messages[:start])):
         return 0
-    start = next((i for i, message in enumerate(messages) if _is_users(message)), len(messages))
     while 0 < start < len(messages) and isinstance(messages[start - 1], SystemMessage):
         start -= 1
     return start
 
 
-def _is_users(message: BaseMessage) -> bool:
+def is_result(message: BaseMessage) -> bool:
+    """Whether a message is what a tool gave, from which a model goes on."""
+    return isinstance(message, ToolMessage | FunctionMessage)
+
+
+def is_users(message: BaseMessage) -> bool:
+    """Whether a message is the user's."""
     return isinstance(message, HumanMessage) or (
         isinstance(message, ChatMessage) and message.role in ("user", "human")
     )

@@ -5,12 +5,14 @@ Vertex AI answers with: a turn has text or another part, a function call comes r
 turn or a function's response, and each call has its response.
 """
 
-from collections.abc import Sequence
+import json
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from langchain_core.messages import (
     AIMessage,
     BaseMessage,
+    FunctionMessage,
     HumanMessage,
     SystemMessage,
     ToolMessage,
@@ -20,16 +22,18 @@ _BLANK = " "
 
 
 def mended(messages: Sequence[BaseMessage]) -> list[BaseMessage]:
-    """Return the messages without empty turns, which Vertex AI refuses.
+    """Return the messages in turns that Vertex AI accepts.
 
     An empty answer or instruction is left out, an empty question becomes a blank, so that the
     model's turn still follows a user's. Calls that could not be parsed are not sent, and so
-    neither are their results.
+    neither are their results. Answers that follow each other become one turn, because a call in
+    the second of them would come after neither a question nor a result.
 
     Example:
         >>> [m.content for m in mended([HumanMessage(""), AIMessage(""), HumanMessage("Hi")])]
         [' ', 'Hi']
     """
+    messages = [*_with_tool_calls(messages)]
     called = {call["id"] for message in messages for call in _calls(message)}
     kept = []
     for message in messages:
@@ -37,7 +41,7 @@ def mended(messages: Sequence[BaseMessage]) -> list[BaseMessage]:
         if isinstance(content, list):
             content = [block for block in content if not _is_empty(block)]
         if isinstance(message, AIMessage | SystemMessage) and not content:
-            if not _calls(message) and "function_call" not in message.additional_kwargs:
+            if not _calls(message):
                 continue
         elif isinstance(message, HumanMessage) and not content:
             content = _BLANK
@@ -48,7 +52,7 @@ def mended(messages: Sequence[BaseMessage]) -> list[BaseMessage]:
             if content == message.content
             else message.model_copy(update={"content": content})
         )
-    return kept
+    return _joined(kept)
 
 
 def refused(messages: Sequence[BaseMessage]) -> str:
@@ -66,6 +70,62 @@ def refused(messages: Sequence[BaseMessage]) -> str:
         'trim_messages(..., start_on="human"). history.repair() lists what cannot be read, and '
         "history.clear() begins anew."
     )
+
+
+def _with_tool_calls(messages: Iterable[BaseMessage]) -> Iterator[BaseMessage]:
+    """The messages with OpenAI's older function calls in today's form.
+
+    ChatVertexAI sends nothing of the older one, which is a turn without parts.
+    """
+    ids: dict[str, str | None] = {}  # of the calls that wait for a result, by name
+    for place, message in enumerate(messages):
+        if isinstance(message, FunctionMessage) and message.name in ids:
+            if id_ := ids.pop(message.name):
+                yield ToolMessage(message.content, name=message.name, tool_call_id=id_)
+            continue
+        if not isinstance(message, AIMessage) or message.tool_calls:
+            yield message
+            continue
+        kwargs = dict(message.additional_kwargs)
+        function = kwargs.pop("function_call", None)
+        calls = []
+        if isinstance(function, dict) and isinstance(name := function.get("name"), str):
+            arguments = None if message.invalid_tool_calls else _parsed(function.get("arguments"))
+            ids[name] = None if arguments is None else f"function-{place}"
+            if arguments is not None:
+                calls = [{"name": name, "args": arguments, "id": ids[name], "type": "tool_call"}]
+        update = {"additional_kwargs": kwargs, "tool_calls": calls}
+        yield message if function is None else message.model_copy(update=update)
+
+
+def _parsed(arguments: object) -> dict[str, Any] | None:
+    try:
+        parsed = json.loads(arguments or "{}") if isinstance(arguments, str) else None
+    except ValueError:
+        return None
+    return parsed if isinstance(parsed, dict) else None
+
+
+def _joined(messages: Iterable[BaseMessage]) -> list[BaseMessage]:
+    """The messages, in which answers that follow each other are one."""
+    joined: list[BaseMessage] = []
+    for message in messages:
+        before = next((m for m in reversed(joined) if not isinstance(m, SystemMessage)), None)
+        if not (isinstance(message, AIMessage) and isinstance(before, AIMessage)) or _calls(before):
+            joined.append(message)
+            continue
+        update = {
+            "content": [*_blocks(before), *_blocks(message)],
+            "additional_kwargs": {**before.additional_kwargs, **message.additional_kwargs},
+        }
+        joined[joined.index(before)] = message.model_copy(update=update)
+    return joined
+
+
+def _blocks(message: BaseMessage) -> list[Any]:
+    if isinstance(message.content, list):
+        return message.content
+    return [{"type": "text", "text": message.content}] if message.content else []
 
 
 def _fault(messages: Sequence[BaseMessage], index: int) -> str:
