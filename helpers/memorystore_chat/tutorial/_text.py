@@ -11,6 +11,10 @@ WIDTH = 60
 LABEL_LIMIT = 200
 """Characters of a name, a URL or a table cell."""
 
+HTML_LIMIT = 1_000_000
+PLAIN_LIMIT = 200_000
+"""Characters of a whole transcript or table; what is beyond is counted."""
+
 # Both names keep MathJax from reading "$5 and $6" as a formula (version 2, then 3 and later).
 NO_MATH = 'class="tex2jax_ignore mathjax_ignore"'
 
@@ -57,7 +61,7 @@ def line(text: str, limit: int = LABEL_LIMIT) -> str:
     return one if len(text) <= limit else f"{one[: limit - 1]}\N{HORIZONTAL ELLIPSIS}"
 
 
-def columns(text: str) -> int:
+def columns_of(text: str) -> int:
     """Columns that a terminal needs: two for wide characters, none for combining ones."""
     return sum(
         0

@@ -3,8 +3,10 @@
 import re
 from collections import Counter
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import wraps
 from itertools import pairwise
-from typing import Any
+from typing import Any, ParamSpec
 
 from langchain_core.messages import AIMessage, HumanMessage, ToolMessage
 from redis.exceptions import RedisError
@@ -16,393 +18,341 @@ from memorystore_chat.history import MemorystoreChatMessageHistory
 from memorystore_chat.storage import Client
 from memorystore_chat.tutorial._text import wrapped
 
+_Given = ParamSpec("_Given")
 _failed: Counter[str] = Counter()
 _FAVORITE = re.compile(r"my favorite (.+?) is (.+?)[.!\s]*$")
 DAY = 24 * 3600
 
 
+@dataclass(frozen=True, repr=False)
 class Verdict:
     """What a check says; it shows itself as a sentence.
 
     Attributes:
         solved: Whether the exercise is solved.
+        text: The sentence.
     """
 
-    def __init__(self, solved: bool, text: str) -> None:
-        self.solved = solved
-        self._text = text
+    solved: bool
+    text: str
 
     def __repr__(self) -> str:
-        return wrapped(self._text)
+        return wrapped(self.text)
 
     def __bool__(self) -> bool:
         return self.solved
 
 
-def _verdict(name: str, problem: str, praise: str, hints: Sequence[str]) -> Verdict:
-    """Solved if there is no problem; else the problem and a hint, the next one each time."""
-    if not problem:
-        _failed.pop(name, None)
-        return Verdict(True, f"Solved. {praise}")
-    hint = hints[min(_failed[name], len(hints) - 1)]
-    _failed[name] += 1
-    return Verdict(False, f"Not solved yet: {problem}\nHint: {hint}")
+def _exercise(
+    praise: str, *hints: str
+) -> Callable[[Callable[_Given, str]], Callable[_Given, Verdict]]:
+    """Make a check of a function that names what is missing, or "" if that is nothing.
+
+    An error on the way is a problem, too. Each time there is one, the next hint is given.
+    """
+
+    def decorate(judge: Callable[_Given, str]) -> Callable[_Given, Verdict]:
+        name = judge.__name__
+
+        @wraps(judge)
+        def check(*args: _Given.args, **kwargs: _Given.kwargs) -> Verdict:
+            try:
+                problem = judge(*args, **kwargs)
+            except (MemorystoreChatError, RedisError, TypeError, ValueError, AttributeError) as e:
+                problem = f"it ended in an error, {type(e).__name__}: {e}"
+            if not problem:
+                _failed.pop(name, None)
+                return Verdict(True, f"Solved. {praise}")
+            hint = hints[min(_failed[name], len(hints) - 1)]
+            _failed[name] += 1
+            return Verdict(False, f"Not solved yet: {problem}\nHint: {hint}")
+
+        return check
+
+    return decorate
 
 
-def _try(judge: Callable[[], str]) -> str:
-    """The problem that a judge finds; an error on the way is one, too."""
-    try:
-        return judge()
-    except (MemorystoreChatError, RedisError, TypeError, ValueError, AttributeError) as error:
-        return f"it ended in an error, {type(error).__name__}: {error}"
-
-
-def check_favorite(history: MemorystoreChatMessageHistory) -> Verdict:
+@_exercise(
+    "It told you what you had told it, and the server keeps both.",
+    "Talk to the bot with ask(...).",
+    "First tell it: My favorite ... is ....",
+    'Then ask it with the same word: "What is my favorite ...?"',
+)
+def check_favorite(history: MemorystoreChatMessageHistory) -> str:
     """Notebook 1: the bot was told a favorite thing, and asked about it."""
-
-    def judge() -> str:
-        messages = history.messages
-        said = [m.text.lower() for m in messages if m.type == "human"]
-        told = dict(pair for text in said for pair in _FAVORITE.findall(text))
-        if not told:
-            return "nobody has told the bot a favorite thing."
-        asked = [
-            (question.text.lower().partition("what is my favorite ")[2].strip("?.! "), reply.text)
-            for question, reply in pairwise(messages)
-            if question.type == "human" and "what is my favorite " in question.text.lower()
-        ]
-        if not asked:
-            return "the bot has not been asked for it."
-        thing, reply = asked[-1]
-        if thing not in told:
-            return f"the bot does not know your favorite {thing}: nobody has told it."
-        return "" if told[thing] in reply.lower() else "the bot does not know the answer."
-
-    return _verdict(
-        "favorite",
-        _try(judge),
-        "It told you what you had told it, and the server keeps both.",
-        ["Talk to the bot with ask(...).", "First tell it: My favorite ... is ....",
-         'Then ask it with the same word: "What is my favorite ...?"'],
-    )  # fmt: skip
+    messages = history.messages
+    said = [m.text.lower() for m in messages if m.type == "human"]
+    told = dict(pair for text in said for pair in _FAVORITE.findall(text))
+    if not told:
+        return "nobody has told the bot a favorite thing."
+    asked = [
+        (question.text.lower().partition("what is my favorite ")[2].strip("?.! "), reply.text)
+        for question, reply in pairwise(messages)
+        if question.type == "human" and "what is my favorite " in question.text.lower()
+    ]
+    if not asked:
+        return "the bot has not been asked for it."
+    thing, reply = asked[-1]
+    if thing not in told:
+        return f"the bot does not know your favorite {thing}: nobody has told it."
+    return "" if told[thing] in reply.lower() else "the bot does not know the answer."
 
 
-def check_endpoint(text: str) -> Verdict:
+@_exercise(
+    "connect() would encrypt everything on the way to 10.1.2.3.",
+    "An endpoint is SCHEME://HOST:PORT.",
+    "The scheme says whether there is TLS.",
+    "The schemes that end in s have TLS.",
+)
+def check_endpoint(text: str) -> str:
     """Notebook 1: an endpoint for Valkey at 10.1.2.3, the usual port, with TLS."""
-
-    def judge() -> str:
-        if not text:
-            return "my_endpoint is empty."
-        endpoint = Endpoint.parse(text)
-        if (endpoint.host, endpoint.port) != ("10.1.2.3", 6379):
-            return f"this is {endpoint.host or 'no address'}, port {endpoint.port}."
-        return "" if endpoint.tls else "this one has no TLS."
-
-    return _verdict(
-        "endpoint",
-        _try(judge),
-        "connect() would encrypt everything on the way to 10.1.2.3.",
-        ["An endpoint is SCHEME://HOST:PORT.", "The scheme says whether there is TLS.",
-         "The schemes that end in s have TLS."],
-    )  # fmt: skip
+    if not text:
+        return "my_endpoint is empty."
+    endpoint = Endpoint.parse(text)
+    if (endpoint.host, endpoint.port) != ("10.1.2.3", 6379):
+        return f"this is {endpoint.host or 'no address'}, port {endpoint.port}."
+    return "" if endpoint.tls else "this one has no TLS."
 
 
-def check_turn(history: MemorystoreChatMessageHistory | None) -> Verdict:
+@_exercise(
+    "A question and its answer, in one round trip.",
+    "Make a history with the session id and our KEY_PREFIX.",
+    "Clear it first if you have tried before.",
+    "add_messages takes a list: [HumanMessage(...), AIMessage(...)].",
+)
+def check_turn(history: MemorystoreChatMessageHistory | None) -> str:
     """Notebook 2: one question and its answer, stored together."""
-
-    def judge() -> str:
-        if history is None:
-            return "tea is still None."
-        kinds = [message.type for message in history.messages]
-        if kinds != ["human", "ai"]:
-            return f"the session holds {kinds or 'nothing'}, not ['human', 'ai']."
-        return ""
-
-    return _verdict(
-        "turn",
-        _try(judge),
-        "A question and its answer, in one round trip.",
-        ["Make a history with the session id and our KEY_PREFIX.",
-         "Clear it first if you have tried before.",
-         "add_messages takes a list: [HumanMessage(...), AIMessage(...)]."],
-    )  # fmt: skip
+    if history is None:
+        return "tea is still None."
+    kinds = [message.type for message in history.messages]
+    if kinds != ["human", "ai"]:
+        return f"the session holds {kinds or 'nothing'}, not ['human', 'ai']."
+    return ""
 
 
-def check_short_memory(client: Client, history: MemorystoreChatMessageHistory | None) -> Verdict:
+@_exercise(
+    "Your chatbot remembers two exchanges, and forgets after an hour.",
+    "Two options of the history do it, and clear() starts over.",
+    "How much is read is the window. How long it lives is the ttl, in seconds.",
+    "window=4 and ttl=3600; then add_messages three times, two messages each.",
+)
+def check_short_memory(client: Client, history: MemorystoreChatMessageHistory | None) -> str:
     """Notebook 2: six messages stored, four read, gone after an hour."""
-
-    def judge() -> str:
-        if history is None:
-            return "short_memory is still None."
-        stored, read = len(history), len(history.messages)
-        if (stored, read) != (6, 4):
-            return f"{stored} messages are stored and {read} are read, not 6 and 4."
-        if not 3500 < client.ttl(history.key) <= 3600:
-            return "the session does not expire in one hour."
-        return ""
-
-    return _verdict(
-        "short memory",
-        _try(judge),
-        "Your chatbot remembers two exchanges, and forgets after an hour.",
-        ["Two options of the history do it, and clear() starts over.",
-         "How much is read is the window. How long it lives is the ttl, in seconds.",
-         "window=4 and ttl=3600; then add_messages three times, two messages each."],
-    )  # fmt: skip
+    if history is None:
+        return "short_memory is still None."
+    stored, read = len(history), len(history.messages)
+    if (stored, read) != (6, 4):
+        return f"{stored} messages are stored and {read} are read, not 6 and 4."
+    if not 3500 < client.ttl(history.key) <= 3600:
+        return "the session does not expire in one hour."
+    return ""
 
 
-def check_week(client: Client, history: MemorystoreChatMessageHistory) -> Verdict:
+@_exercise(
+    "A week from now, the server deletes it by itself.",
+    "sessions.expire does it.",
+    "It takes a list of session ids as its second argument.",
+    "ttl= is in seconds, and dry_run=False makes it real.",
+)
+def check_week(client: Client, history: MemorystoreChatMessageHistory) -> str:
     """Notebook 3: one stored session expires in a week."""
-
-    def judge() -> str:
-        left = client.ttl(history.key)
-        if left == -1:
-            return "the session has no TTL."
-        if left < 0:
-            return "the session is gone."
-        days = left / DAY
-        if not 6.9 < days <= 7:
-            return f"the session expires in {days:.1f} days."
-        key_prefix = history.key.removesuffix(history.session_id)
-        found = sessions.scan(client, key_prefix=key_prefix)
-        others = [s.id for s in found if s.ttl is not None and s.id != history.session_id]
-        if others:
-            return f"{', '.join(sorted(others))} expire, too. Run the notebook again from the top."
-        return ""
-
-    return _verdict(
-        "week",
-        _try(judge),
-        "A week from now, the server deletes it by itself.",
-        ["sessions.expire does it.", "It takes a list of session ids as its second argument.",
-         "ttl= is in seconds, and dry_run=False makes it real."],
-    )  # fmt: skip
+    left = client.ttl(history.key)
+    if left == -1:
+        return "the session has no TTL."
+    if left < 0:
+        return "the session is gone."
+    days = left / DAY
+    if not 6.9 < days <= 7:
+        return f"the session expires in {days:.1f} days."
+    key_prefix = history.key.removesuffix(history.session_id)
+    found = sessions.scan(client, key_prefix=key_prefix)
+    others = [s.id for s in found if s.ttl is not None and s.id != history.session_id]
+    if others:
+        return f"{', '.join(sorted(others))} expire, too. Run the notebook again from the top."
+    return ""
 
 
-def check_chatty(client: Client, key_prefix: str) -> Verdict:
+@_exercise(
+    "Only the short conversations are left.",
+    "sessions.scan knows how many messages each session has.",
+    "Make a list of the ids whose session has four messages or more.",
+    "Give the list to sessions.delete as its second argument, with key_prefix and dry_run.",
+)
+def check_chatty(client: Client, key_prefix: str) -> str:
     """Notebook 3: only the sessions of four messages or more are deleted."""
-
-    def judge() -> str:
-        counts = {s.id: s.messages for s in sessions.scan(client, key_prefix=key_prefix)}
-        if any(count >= 4 for count in counts.values()):
-            return "there are sessions with four messages or more."
-        if not {"alan", "grace"} <= counts.keys():
-            return "a short conversation is gone, too. Run the notebook again from the top."
-        return ""
-
-    return _verdict(
-        "chatty",
-        _try(judge),
-        "Only the short conversations are left.",
-        ["sessions.scan knows how many messages each session has.",
-         "Make a list of the ids whose session has four messages or more.",
-         "Give the list to sessions.delete as its second argument, with key_prefix and dry_run."],
-    )  # fmt: skip
+    counts = {s.id: s.messages for s in sessions.scan(client, key_prefix=key_prefix)}
+    if any(count >= 4 for count in counts.values()):
+        return "there are sessions with four messages or more."
+    if not {"alan", "grace"} <= counts.keys():
+        return "a short conversation is gone, too. Run the notebook again from the top."
+    return ""
 
 
+@_exercise(
+    "One user, two conversations, and neither knows the other.",
+    "history_of(user, conversation) makes the history.",
+    'Use ask(history_of("kay", "work"), ...), then the same with "home".',
+)
 def check_two_conversations(
     history_of: Callable[[str, str], MemorystoreChatMessageHistory], user: str
-) -> Verdict:
+) -> str:
     """Notebook 4: one user has told each of two conversations something."""
-
-    def judge() -> str:
-        first, second = (history_of(user, name).messages for name in ("work", "home"))
-        if not first or not second:
-            return f"{user}'s conversations 'work' and 'home' are not both there."
-        # The newest questions, so that a wrong try does not stand in the way.
-        if first[-2].text == second[-2].text:
-            return "both conversations were told the same words."
-        return ""
-
-    return _verdict(
-        "two conversations",
-        _try(judge),
-        "One user, two conversations, and neither knows the other.",
-        ["history_of(user, conversation) makes the history.",
-         f'Use ask(history_of("{user}", "work"), ...), then the same with "home".'],
-    )  # fmt: skip
+    first, second = (history_of(user, name).messages for name in ("work", "home"))
+    if not first or not second:
+        return f"{user}'s conversations 'work' and 'home' are not both there."
+    # The newest questions, so that a wrong try does not stand in the way.
+    if first[-2].text == second[-2].text:
+        return "both conversations were told the same words."
+    return ""
 
 
+@_exercise(
+    "It remembers one exchange, and no more.",
+    "Make a history inside the function, then use ask from above.",
+    'The session id is f"brief/{user_id}", under our KEY_PREFIX.',
+    "window=2 loads the newest two messages.",
+)
 def check_briefly(
     ask: Callable[[str, str], object],
     history_of: Callable[[str], MemorystoreChatMessageHistory],
-) -> Verdict:
+) -> str:
     """Notebook 4: a chain that remembers one exchange."""
-
-    def judge() -> str:
-        test = history_of("brief/tester")
-        test.clear()
-        questions = ["My name is Kay.", "My favorite fruit is plum.", "What is my name?"]
-        replies = [ask("tester", question) for question in questions]
-        if not all(isinstance(reply, str) for reply in replies):
-            return "ask_briefly should return the text of the reply."
-        if [message.content for message in test.messages[::2]] != questions:
-            return "all three turns should be stored in the session 'brief/tester'."
-        if "Kay" in str(replies[2]):
-            return "it still knows the name, so it loads more than two messages."
-        return ""
-
-    return _verdict(
-        "briefly",
-        _try(judge),
-        "It remembers one exchange, and no more.",
-        ["Make a history inside the function, then use ask from above.",
-         'The session id is f"brief/{user_id}", under our KEY_PREFIX.',
-         "window=2 loads the newest two messages."],
-    )  # fmt: skip
+    test = history_of("brief/tester")
+    test.clear()
+    questions = ["My name is Kay.", "My favorite fruit is plum.", "What is my name?"]
+    replies = [ask("tester", question) for question in questions]
+    if not all(isinstance(reply, str) for reply in replies):
+        return "ask_briefly should return the text of the reply."
+    if [message.content for message in test.messages[::2]] != questions:
+        return "all three turns should be stored in the session 'brief/tester'."
+    if "Kay" in str(replies[2]):
+        return "it still knows the name, so it loads more than two messages."
+    return ""
 
 
-def check_tool(history: MemorystoreChatMessageHistory, name: str) -> Verdict:
+@_exercise(
+    "Your function is a tool now, and its result is part of the conversation.",
+    "A tool is a function with type hints and a docstring.",
+    "Give create_agent a list with your function, and the middleware as above.",
+    "Ask a question that only your function can answer.",
+)
+def check_tool(history: MemorystoreChatMessageHistory, name: str) -> str:
     """Notebook 5: an agent called a tool of the reader's."""
-
-    def judge() -> str:
-        messages = history.messages
-        if not messages:
-            return "the agent has not been asked in this thread."
-        calls = [c["name"] for m in messages if isinstance(m, AIMessage) for c in m.tool_calls]
-        if name not in calls:
-            return f"the agent has not called {name}; it called {calls or 'nothing'}."
-        if not any(isinstance(message, ToolMessage) for message in messages):
-            return "the tool has not answered."
-        return ""
-
-    return _verdict(
-        "tool",
-        _try(judge),
-        "Your function is a tool now, and its result is part of the conversation.",
-        ["A tool is a function with type hints and a docstring.",
-         "Give create_agent a list with your function, and the middleware as above.",
-         "Ask a question that only your function can answer."],
-    )  # fmt: skip
+    messages = history.messages
+    if not messages:
+        return "the agent has not been asked in this thread."
+    calls = [c["name"] for m in messages if isinstance(m, AIMessage) for c in m.tool_calls]
+    if name not in calls:
+        return f"the agent has not called {name}; it called {calls or 'nothing'}."
+    if not any(isinstance(message, ToolMessage) for message in messages):
+        return "the tool has not answered."
+    return ""
 
 
+@_exercise(
+    "One agent, two conversations, no mix-up.",
+    "ask(agent, thread_id, question) is all you need.",
+    "Tell each thread its name before you ask for it.",
+)
 def check_two_threads(
     answers: Sequence[str], history_of: Callable[[str], MemorystoreChatMessageHistory]
-) -> Verdict:
+) -> str:
     """Notebook 5: one agent, two threads, no mix-up."""
-
-    def judge() -> str:
-        if len(answers) != 2:
-            return f"answers holds {len(answers)}, not two."
-        counts = [len(history_of(thread)) for thread in ("kay", "lee")]
-        if min(counts) < 4:
-            return f"the threads 'kay' and 'lee' hold {counts} messages, not 4 each."
-        if not ("Kay" in answers[0] and "Lee" in answers[1]):
-            return "the answers should name Kay and Lee, in this order."
-        return ""
-
-    return _verdict(
-        "two threads",
-        _try(judge),
-        "One agent, two conversations, no mix-up.",
-        ["ask(agent, thread_id, question) is all you need.",
-         "Tell each thread its name before you ask for it."],
-    )  # fmt: skip
+    if len(answers) != 2:
+        return f"answers holds {len(answers)}, not two."
+    counts = [len(history_of(thread)) for thread in ("kay", "lee")]
+    if min(counts) < 4:
+        return f"the threads 'kay' and 'lee' hold {counts} messages, not 4 each."
+    if not ("Kay" in answers[0] and "Lee" in answers[1]):
+        return "the answers should name Kay and Lee, in this order."
+    return ""
 
 
-def check_rejected(agent: Any, config: dict[str, Any]) -> Verdict:
+@_exercise(
+    "The tool did not run, and the agent was told why.",
+    'First ask(agent, "grace", ...), which stops before the tool.',
+    "Then resume as approve() does, in the thread of Grace.",
+    'The decision is {"type": "reject", "message": "..."}.',
+)
+def check_rejected(agent: Any, config: dict[str, Any]) -> str:
     """Notebook 6: a call that waited was rejected, and the turn went on."""
-
-    def judge() -> str:
-        state = agent.get_state(config)
-        messages = state.values.get("messages", [])
-        if not messages:
-            return "nobody has asked the agent anything in this thread."
-        if state.interrupts:
-            return "the agent still waits for a decision."
-        results = [m for m in messages if isinstance(m, ToolMessage)]
-        if not results:
-            return "the agent has not been asked to cancel a booking."
-        return "" if results[-1].status == "error" else "the booking was canceled."
-
-    return _verdict(
-        "rejected",
-        _try(judge),
-        "The tool did not run, and the agent was told why.",
-        ["First ask(agent, \"grace\", ...), which stops before the tool.",
-         "Then resume as approve() does, in the thread of Grace.",
-         'The decision is {"type": "reject", "message": "..."}.'],
-    )  # fmt: skip
+    state = agent.get_state(config)
+    messages = state.values.get("messages", [])
+    if not messages:
+        return "nobody has asked the agent anything in this thread."
+    if state.interrupts:
+        return "the agent still waits for a decision."
+    results = [m for m in messages if isinstance(m, ToolMessage)]
+    if not results:
+        return "the agent has not been asked to cancel a booking."
+    return "" if results[-1].status == "error" else "the booking was canceled."
 
 
-def check_keep(client: Client, saver: Any, key_prefix: str) -> Verdict:
+@_exercise(
+    "It stores little more than the conversation, for a day.",
+    "make_saver takes the options of MemorystoreSaver.",
+    "They are keep, and ttl in seconds.",
+    "make_agent(my_saver) makes an agent that uses it.",
+)
+def check_keep(client: Client, saver: Any, key_prefix: str) -> str:
     """Notebook 6: the thread "lee" keeps one checkpoint, for a day."""
-
-    def judge() -> str:
-        if saver is None:
-            return "my_saver is still None."
-        if not hasattr(saver, "get_tuple"):
-            return f"my_saver is a {type(saver).__name__}, not a checkpointer."
-        count = len(list(saver.list({"configurable": {"thread_id": "lee"}})))
-        if count == 0:
-            return "the thread 'lee' is empty."
-        if count > 1:
-            return f"the thread 'lee' has {count} checkpoints."
-        left = client.ttl(f"{key_prefix}checkpoints:lee")
-        return "" if 0 < left <= DAY else "the thread does not expire in a day."
-
-    return _verdict(
-        "keep",
-        _try(judge),
-        "It stores little more than the conversation, for a day.",
-        ["make_saver takes the options of MemorystoreSaver.", "They are keep, and ttl in seconds.",
-         "make_agent(my_saver) makes an agent that uses it."],
-    )  # fmt: skip
+    if saver is None:
+        return "my_saver is still None."
+    if not hasattr(saver, "get_tuple"):
+        return f"my_saver is a {type(saver).__name__}, not a checkpointer."
+    count = len(list(saver.list({"configurable": {"thread_id": "lee"}})))
+    if count == 0:
+        return "the thread 'lee' is empty."
+    if count > 1:
+        return f"the thread 'lee' has {count} checkpoints."
+    left = client.ttl(f"{key_prefix}checkpoints:lee")
+    return "" if 0 < left <= DAY else "the thread does not expire in a day."
 
 
-def check_slowest(answer: object, seconds: Sequence[float]) -> Verdict:
+@_exercise(
+    "That one turn is all that the users noticed.",
+    "run.seconds has the time of each turn.",
+    "Python's max finds the largest.",
+)
+def check_slowest(answer: object, seconds: Sequence[float]) -> str:
     """Notebook 7: the longest turn of the fail-over, in seconds."""
-
-    def judge() -> str:
-        if answer is None:
-            return "slowest is still None."
-        if isinstance(answer, bool) or not isinstance(answer, int | float):
-            return f"slowest is a {type(answer).__name__}, not a number."
-        if abs(float(answer) - max(seconds)) > 0.01:
-            return "this is not the time of the longest turn."
-        return ""
-
-    return _verdict(
-        "slowest",
-        _try(judge),
-        "That one turn is all that the users noticed.",
-        ["run.seconds has the time of each turn.", "Python's max finds the largest."],
-    )
+    if answer is None:
+        return "slowest is still None."
+    if isinstance(answer, bool) or not isinstance(answer, int | float):
+        return f"slowest is a {type(answer).__name__}, not a number."
+    if abs(float(answer) - max(seconds)) > 0.01:
+        return "this is not the time of the longest turn."
+    return ""
 
 
+@_exercise(
+    "It forgets what it should, and a dead server is no reason to.",
+    "Four options of the history do it, beside the client and the session id.",
+    "They are key_prefix, ttl in seconds, window, and max_messages.",
+)
 def check_production(
     make_history: Callable[[str], MemorystoreChatMessageHistory | None],
     client: Client,
     cluster: Any,
     key_prefix: str,
-) -> Verdict:
+) -> str:
     """Notebook 7: a history for production, tried with one more node killed."""
-
-    def judge() -> str:
-        # Nodes 1 to 3 begin as primaries: one that still is one has its replica.
-        names = ("kay", "edsger", "linus", "grace", "ada")
-        user = next((u for u in names if cluster.primary_of(key_prefix + u) <= 3), None)
-        if user is None:
-            return "the cluster has no replica left: run the notebook again from *A cluster* on."
-        history = make_history(user)
-        if history is None:
-            return "production_history returns None."
-        history.clear()
-        history.add_messages([HumanMessage(f"message {n}") for n in range(1, 206)])
-        if cluster.running >= 5:
-            cluster.kill(cluster.primary_of(history.key))
-        history.add_user_message("Are you still there?")
-        stored, read = len(history), len(history.messages)
-        if (stored, read) != (200, 20):
-            return f"{stored} messages are stored and {read} are read, not 200 and 20."
-        if not 29 < client.ttl(history.key) / DAY <= 30:
-            return "the session does not expire in 30 days."
-        return ""
-
-    return _verdict(
-        "production",
-        _try(judge),
-        "It forgets what it should, and a dead server is no reason to.",
-        ["Four options of the history do it, beside the client and the session id.",
-         "They are key_prefix, ttl in seconds, window, and max_messages."],
-    )  # fmt: skip
+    # Nodes 1 to 3 begin as primaries: one that still is one has its replica.
+    names = ("kay", "edsger", "linus", "grace", "ada")
+    user = next((u for u in names if cluster.primary_of(key_prefix + u) <= 3), None)
+    if user is None:
+        return "the cluster has no replica left: run the notebook again from *A cluster* on."
+    history = make_history(user)
+    if history is None:
+        return "production_history returns None."
+    history.clear()
+    history.add_messages([HumanMessage(f"message {n}") for n in range(1, 206)])
+    if cluster.running >= 5:
+        cluster.kill(cluster.primary_of(history.key))
+    history.add_user_message("Are you still there?")
+    stored, read = len(history), len(history.messages)
+    if (stored, read) != (200, 20):
+        return f"{stored} messages are stored and {read} are read, not 200 and 20."
+    if not 29 < client.ttl(history.key) / DAY <= 30:
+        return "the session does not expire in 30 days."
+    return ""

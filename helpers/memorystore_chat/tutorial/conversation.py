@@ -25,9 +25,11 @@ from langchain_core.messages import (
 
 from memorystore_chat.tutorial._parts import Part, parts
 from memorystore_chat.tutorial._text import (
+    HTML_LIMIT,
     NO_MATH,
+    PLAIN_LIMIT,
     checked_title,
-    columns,
+    columns_of,
     fitting,
     kind,
     line,
@@ -41,9 +43,6 @@ _SHOWN_TOOL = 300
 _SHOWN_LINES = 24
 # Characters that unfold; what is beyond is counted, not written into the notebook.
 _FOLDED = 8_000
-# Characters of a whole transcript; older messages beyond it are counted.
-_HTML_LIMIT = 1_000_000
-_PLAIN_LIMIT = 200_000
 _PARTS = 300  # of one message
 _WIDTH = 88  # columns of plain text
 
@@ -87,9 +86,9 @@ class Transcript:
         if not self._messages:
             return titled(self._title, "No messages yet.")
         entries = self._entries()
-        indent = min(max(columns(role) for role, _, _ in entries), 20) + 2
+        indent = min(max(columns_of(role) for role, _, _ in entries), 20) + 2
         texts = (_message_plain(*entry, indent) for entry in reversed(entries))
-        shown = fitting(texts, _PLAIN_LIMIT)[::-1]
+        shown = fitting(texts, PLAIN_LIMIT)[::-1]
         return titled(self._title, *_omitted(len(entries) - len(shown)), *shown)
 
     __repr__ = __str__
@@ -100,7 +99,7 @@ class Transcript:
         if not self._messages:
             return f"<div {NO_MATH}>{title}<i>No messages yet.</i></div>"
         items = (_message_html(*entry) for entry in reversed(self._entries()))
-        shown = fitting(items, _HTML_LIMIT)[::-1]
+        shown = fitting(items, HTML_LIMIT)[::-1]
         hidden = len(self._messages) - len(shown)
         note = "".join(f"<div><i>{line}</i></div>" for line in _omitted(hidden))
         return (
@@ -171,7 +170,7 @@ def _message_html(role: str, name: str, message: BaseMessage) -> str:
     )
     pieces = fitting(
         (_part_html(p, limit, heading * (n == 0)) for n, p in enumerate(given[:_PARTS])),
-        _HTML_LIMIT,
+        HTML_LIMIT,
     )
     more = "<div><i>More parts are not shown.</i></div>" if len(pieces) < len(given) else ""
     bubble = f"{_BUBBLES.get(role, _OTHER_BUBBLE)};{_BUBBLE}"
@@ -216,7 +215,7 @@ def _lines_html(text: str) -> str:
 def _message_plain(role: str, name: str, message: BaseMessage, indent: int) -> str:
     given = list(islice(parts(message), _PARTS + 1))
     limit = _SHOWN_TOOL if role == "Tool" else _SHOWN
-    shown = fitting((_part_plain(part, limit) for part in given[:_PARTS]), _PLAIN_LIMIT)
+    shown = fitting((_part_plain(part, limit) for part in given[:_PARTS]), PLAIN_LIMIT)
     if len(shown) < len(given):
         shown.append("[More parts are not shown]")
     text = "\n".join(shown)
@@ -248,7 +247,7 @@ def _hanging(label: str, text: str, indent: int) -> str:
         break_on_hyphens=False,
     )
     lines = [row for line in text.split("\n") for row in wrap.wrap(line) or [""]]
-    gap = indent - columns(label)
+    gap = indent - columns_of(label)
     if gap < 2:
         return "\n".join([label, *(f"{'':{indent}}{line}".rstrip() for line in lines)])
     lines[0] = f"{label}{'':{gap}}{lines[0]}"

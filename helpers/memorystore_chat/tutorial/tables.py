@@ -7,24 +7,22 @@ import dataclasses
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime
 from html import escape
-from typing import Any, TypeVar, overload
+from typing import Any, TypeVar
 
 from memorystore_chat.tutorial._text import (
+    HTML_LIMIT,
     NO_MATH,
+    PLAIN_LIMIT,
     checked_title,
+    columns_of,
     fitting,
     kind,
     line,
     titled,
 )
-from memorystore_chat.tutorial._text import (
-    columns as width_of,
-)
 
 _ROWS = 200
 _COLUMNS = 30
-_HTML_LIMIT = 1_000_000
-_PLAIN_LIMIT = 200_000
 _WORD = 24  # characters of a word that a cell does not break
 _CELL = (
     "padding:.3em .9em .3em .2em;vertical-align:top;background:none;"
@@ -35,81 +33,59 @@ _HEAD_RULE = "border-bottom:2px solid rgba(128,128,128,.7)"
 Row = TypeVar("Row")
 
 
-class Table(Sequence[Row]):
+class Table(list[Row]):
     """Records that show themselves as a table and stay what they are. Made by `table`.
 
-    It is a sequence of the records given: ``len(t)``, ``t[0]``, ``for row in t``. In a notebook it
-    is an HTML table, elsewhere aligned text; `print` and `str` give the text.
+    It is a list of the records given. In a notebook it is an HTML table, elsewhere aligned text;
+    `print` and `str` give the text.
     """
 
     def __init__(
         self,
         rows: Iterable[Row],
-        columns: Sequence[str] | Mapping[str, str] | None = None,
-        *,
-        title: str | None = None,
-        formats: Mapping[str, Callable[[Any], str]] | None = None,
-        empty: str = "No rows.",
+        columns: Mapping[str, str],
+        title: str | None,
+        formats: Mapping[str, Callable[[Any], str]],
+        empty: str,
     ) -> None:
-        self._rows = _checked_rows(rows)
-        self._title = checked_title(title)
-        self._columns = _checked_columns(columns, self._rows)
-        self._formats = dict(formats or {})
+        super().__init__(rows)
+        self._columns = columns
+        self._title = title
+        self._formats = formats
         self._empty = empty
-        if unknown := [key for key in self._formats if key not in self._columns]:
-            raise ValueError(
-                f"formats names {unknown[0]!r}, which is not a column; the columns are "
-                f"{', '.join(map(repr, self._columns)) or 'none'}"
-            )
-
-    def __len__(self) -> int:
-        return len(self._rows)
-
-    @overload
-    def __getitem__(self, index: int) -> Row: ...
-    @overload
-    def __getitem__(self, index: slice) -> Sequence[Row]: ...
-    def __getitem__(self, index: int | slice) -> Row | Sequence[Row]:
-        return self._rows[index]
 
     def __str__(self) -> str:
-        if not self._rows:
+        if not self:
             return titled(self._title, self._empty)
-        right = self._numeric()
-        lines = [self._headings(), *self._cells()]
-        widths = [max(map(width_of, column)) for column in zip(*lines, strict=True)]
-        lines.insert(1, ["-" * width for width in widths])
+        headings, cells, right = self._grid()
+        widths = [max(map(columns_of, column)) for column in zip(headings, *cells, strict=True)]
         text = (
             "  ".join(
-                f"{'':{width - width_of(cell)}}{cell}" if key in right
-                else f"{cell}{'':{width - width_of(cell)}}"
-                for key, cell, width in zip(self._shown, cells, widths, strict=True)
+                f"{'':{width - columns_of(cell)}}{cell}" if flush_right
+                else f"{cell}{'':{width - columns_of(cell)}}"
+                for cell, width, flush_right in zip(row, widths, right, strict=True)
             ).rstrip()
-            for cells in lines
+            for row in (headings, ["-" * width for width in widths], *cells)
         )  # fmt: skip
-        shown = fitting(text, _PLAIN_LIMIT)
+        shown = fitting(text, PLAIN_LIMIT)
         return titled(self._title, *shown, *self._more(len(shown) - 2))
 
     __repr__ = __str__
 
     def _repr_html_(self) -> str:
-        caption = (
-            f'<caption style="text-align:left;font-weight:bold;padding:.3em 0;color:inherit">'
-            f"{escape(self._title)}</caption>"
-            if self._title
-            else ""
-        )
-        if not self._rows:
-            title = f"<div><b>{escape(self._title)}</b></div>" if self._title else ""
-            return f"<div {NO_MATH}>{title}<i>{escape(self._empty)}</i></div>"
-        right = self._numeric()
-        styles = [_CELL + ("right" if key in right else "left") for key in self._shown]
+        title = escape(self._title or "")
+        if not self:
+            heading = f"<div><b>{title}</b></div>" if title else ""
+            return f"<div {NO_MATH}>{heading}<i>{escape(self._empty)}</i></div>"
+        headings, cells, right = self._grid()
+        styles = [_CELL + ("right" if flush_right else "left") for flush_right in right]
         head = "".join(
             f'<th scope="col" style="{style};{_HEAD_RULE}">{escape(heading)}</th>'
-            for style, heading in zip(styles, self._headings(), strict=True)
+            for style, heading in zip(styles, headings, strict=True)
         )
-        rows = (f"<tr>{_row_html(cells, styles)}</tr>" for cells in self._cells())
-        shown = fitting(rows, _HTML_LIMIT)
+        shown = fitting((f"<tr>{_row_html(row, styles)}</tr>" for row in cells), HTML_LIMIT)
+        caption = '<caption style="text-align:left;font-weight:bold;padding:.3em 0;color:inherit">'
+        caption = f"{caption}{title}</caption>" if title else ""
         more = "".join(f"<div><i>{note}</i></div>" for note in self._more(len(shown)))
         return (
             f'<div {NO_MATH} style="line-height:1.5">'
@@ -118,33 +94,20 @@ class Table(Sequence[Row]):
             f"<tbody>{''.join(shown)}</tbody></table>{more}</div>"
         )
 
-    @property
-    def _shown(self) -> list[str]:
-        return list(self._columns)[:_COLUMNS]
-
-    def _headings(self) -> list[str]:
-        return [line(self._columns[key]) for key in self._shown]
-
-    def _cells(self) -> list[list[str]]:
-        return [
-            [line(self._formats.get(key, _cell)(_field(row, key))) for key in self._shown]
-            for row in self._rows[:_ROWS]
+    def _grid(self) -> tuple[list[str], list[list[str]], list[bool]]:
+        """Headings, cells, and which columns hold numbers (and gaps) only: they go flush right."""
+        keys = list(self._columns)[:_COLUMNS]
+        values = [[_field(row, key) for key in keys] for row in self[:_ROWS]]
+        formats = [self._formats.get(key, _cell) for key in keys]
+        cells = [
+            [line(write(value)) for write, value in zip(formats, row, strict=True)]
+            for row in values
         ]
-
-    def _numeric(self) -> set[str]:
-        """Columns of numbers only (and gaps): they are set flush right."""
-        return {
-            key
-            for key in self._shown
-            if all(
-                isinstance(value, int | float) and not isinstance(value, bool)
-                for row in self._rows[:_ROWS]
-                if (value := _field(row, key)) is not None
-            )
-        }
+        right = [all(map(_is_number_or_gap, column)) for column in zip(*values, strict=True)]
+        return [line(self._columns[key]) for key in keys], cells, right
 
     def _more(self, shown: int) -> list[str]:
-        hidden = {"rows": len(self._rows) - shown, "columns": len(self._columns) - _COLUMNS}
+        hidden = {"rows": len(self) - shown, "columns": len(self._columns) - _COLUMNS}
         return [f"{n:,} more {what} are not shown." for what, n in hidden.items() if n > 0]
 
 
@@ -159,8 +122,7 @@ def table(
     """Show records as a table: HTML in a notebook, aligned text in a terminal.
 
     The first 200 rows and 30 columns are shown, 200 characters of a cell. The first column names
-    its row.
-    Columns of numbers are set flush right.
+    its row, columns of numbers are set flush right.
 
     Args:
         rows: Mappings or dataclass instances.
@@ -172,7 +134,7 @@ def table(
         empty: What to show when there are no rows.
 
     Returns:
-        A sequence of the given rows that shows itself; `print` and `str` give the plain text.
+        A list of the given rows that shows itself; `print` and `str` give the plain text.
 
     Raises:
         TypeError: A row is neither a mapping nor a dataclass instance.
@@ -185,7 +147,21 @@ def table(
         a               4
         b              12
     """
-    return Table(rows, columns, title=title, formats=formats, empty=empty)
+    if not isinstance(rows, Iterable):
+        raise TypeError(f"table() takes a list of mappings or dataclasses, not {kind(rows)}")
+    rows = list(rows)
+    for index, row in enumerate(rows):
+        if isinstance(row, type) or not (isinstance(row, Mapping) or dataclasses.is_dataclass(row)):
+            raise TypeError(
+                f"table() takes mappings or dataclass instances; row {index} is {kind(row)}"
+            )
+    headings = _headings(columns, rows)
+    if unknown := (formats or {}).keys() - headings.keys():
+        raise ValueError(
+            f"formats names {min(unknown)!r}, which is not a column; the columns are "
+            f"{', '.join(map(repr, headings)) or 'none'}"
+        )
+    return Table(rows, headings, checked_title(title), formats or {}, empty)
 
 
 def _row_html(cells: Sequence[str], styles: Sequence[str]) -> str:
@@ -206,6 +182,10 @@ def _field(row: object, key: str) -> Any:
     return row.get(key) if isinstance(row, Mapping) else getattr(row, key, None)
 
 
+def _is_number_or_gap(value: object) -> bool:
+    return value is None or (isinstance(value, int | float) and not isinstance(value, bool))
+
+
 def _cell(value: object) -> str:
     if value is None:
         return "-"
@@ -218,19 +198,7 @@ def _cell(value: object) -> str:
     return str(value)
 
 
-def _checked_rows(rows: Iterable[Row]) -> tuple[Row, ...]:
-    if not isinstance(rows, Iterable):
-        raise TypeError(f"table() takes a list of mappings or dataclasses, not {kind(rows)}")
-    checked = tuple(rows)
-    for index, row in enumerate(checked):
-        if isinstance(row, type) or not (isinstance(row, Mapping) or dataclasses.is_dataclass(row)):
-            raise TypeError(
-                f"table() takes mappings or dataclass instances; row {index} is {kind(row)}"
-            )
-    return checked
-
-
-def _checked_columns(
+def _headings(
     columns: Sequence[str] | Mapping[str, str] | None, rows: Sequence[object]
 ) -> dict[str, str]:
     """Field -> heading."""
@@ -242,10 +210,8 @@ def _checked_columns(
         columns = {key: str(key).replace("_", " ") for key in columns}
     if rows and not columns:
         raise ValueError("columns is empty; name at least one field, or leave it out")
-    for key in columns:
-        if rows and not any(
-            key in row if isinstance(row, Mapping) else hasattr(row, key) for row in rows
-        ):
+    for key in columns if rows else ():
+        if not any(key in row if isinstance(row, Mapping) else hasattr(row, key) for row in rows):
             raise ValueError(
                 f"columns names {key!r}, which no row has; the first row has "
                 f"{', '.join(map(repr, _fields(rows[0])))}"
