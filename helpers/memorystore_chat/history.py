@@ -125,8 +125,9 @@ class MemorystoreChatMessageHistory(BaseChatMessageHistory):
         They can be sent to a model as they are. If messages may have been cut off before them
         (by ``window`` or ``max_messages``, or because the session begins inside a tool exchange),
         they begin at a user's message. A tool call without a result, as a program leaves that
-        stopped in between, is followed by a ToolMessage that says so; a result without its call
-        is left out. What is stored does not change, and ``len(history)`` counts it.
+        stopped in between, is followed by a ToolMessage that says so, so append a tool's result
+        before you read again; a result without its call is left out. What is stored does not
+        change, and ``len(history)`` counts it.
 
         Raises:
             CorruptHistoryError: A stored element is not a message.

@@ -339,6 +339,20 @@ def test_result_of_a_call_that_was_not_parsed_is_not_sent(
     assert [text for _, text in gemini.requests[0].turns] == ["One.", "Two."]
 
 
+def test_of_two_results_the_second_is_sent(gemini: GeminiServer, provider: Provider) -> None:
+    """As when a history hands out a stand-in for the result that is passed after it."""
+    conversation = [
+        HumanMessage("One."),
+        call("a", "b"),
+        ToolMessage("No result.", tool_call_id="id-a", name="a"),
+        ToolMessage("7", tool_call_id="id-b", name="b"),
+        ToolMessage("Sunny.", tool_call_id="id-a", name="a"),
+    ]
+    model = chat_model(provider=provider, max_retries=1, **gemini.options(provider))
+    assert model.invoke(conversation).text
+    assert [text for _, text in gemini.requests[0].turns[-2:]] == ["result b 7", "result a Sunny."]
+
+
 @pytest.mark.parametrize(
     ("conversation", "fault"),
     [

@@ -7,6 +7,7 @@ turn or a function's response, and each call has its response.
 
 import json
 from collections.abc import Iterable, Iterator, Sequence
+from itertools import takewhile
 from typing import Any
 
 from langchain_core.messages import (
@@ -26,14 +27,16 @@ def mended(messages: Sequence[BaseMessage]) -> list[BaseMessage]:
 
     An empty answer or instruction is left out, an empty question becomes a blank, so that the
     model's turn still follows a user's. Calls that could not be parsed are not sent, and so
-    neither are their results. Answers that follow each other become one turn, because a call in
-    the second of them would come after neither a question nor a result.
+    neither are their results. Of two results of a call the second is sent: the tool's, where a
+    history put a stand-in before it. Answers that follow each other become one turn, because a
+    call in the second of them would come after neither a question nor a result.
 
     Example:
         >>> [m.content for m in mended([HumanMessage(""), AIMessage(""), HumanMessage("Hi")])]
         [' ', 'Hi']
     """
     messages = [*_with_tool_calls(messages)]
+    messages = [m for i, m in enumerate(messages) if not _is_superseded(m, messages[i + 1 :])]
     called = {call["id"] for message in messages for call in _calls(message)}
     kept = []
     for message in messages:
@@ -104,6 +107,15 @@ def _parsed(arguments: object) -> dict[str, Any] | None:
     except ValueError:
         return None
     return parsed if isinstance(parsed, dict) else None
+
+
+def _is_superseded(message: BaseMessage, following: Iterable[BaseMessage]) -> bool:
+    """Whether another result of the same call follows."""
+    results = takewhile(lambda each: isinstance(each, ToolMessage), following)
+    return isinstance(message, ToolMessage) and any(
+        each.tool_call_id == message.tool_call_id  # type: ignore[attr-defined]
+        for each in results
+    )
 
 
 def _joined(messages: Iterable[BaseMessage]) -> list[BaseMessage]:
