@@ -1,5 +1,7 @@
 """Checks of arguments that several modules share."""
 
+import math
+
 import redis
 import redis.asyncio
 from redis.asyncio.client import Pipeline as AsyncPipeline
@@ -55,6 +57,16 @@ def check_count(name: str, value: object, unit: str, *, optional: bool = False) 
         raise TypeError(f"{name} is {value!r}, of type {type_name(value)}; it takes {accepted}.")
     if not 0 < value <= _MOST:
         raise ValueError(f"{name} is {value!r}; it takes {accepted}.")
+
+
+def check_seconds(
+    name: str, value: object, accepted: str = "above 0", *, most: float = math.inf
+) -> None:
+    """Raise a TypeError unless a value is a number, and a ValueError if it is not acceptable."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise TypeError(f"{name} is a {type_name(value)}; it takes a number of seconds {accepted}.")
+    if not 0 <= value <= most or value == math.inf or (value == 0 and accepted != "from 0 up"):
+        raise ValueError(f"{name} is {value!r}; it takes a number of seconds {accepted}.")
 
 
 def type_name(value: object) -> str:

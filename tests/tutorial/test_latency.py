@@ -23,7 +23,7 @@ def test_turns_are_measured_and_nothing_is_left(client: Any, key_prefix: str) ->
     assert [row.window for row in measured] == [3, 50]
     assert all(row.turns == 20 and 0 < row.p50 <= row.p99 < 5000 for row in measured)
     assert len(measured) == 2
-    assert measured[:1] == (measured[0],)
+    assert measured[:1] == [measured[0]]
     assert list(client.scan_iter(match=f"{key_prefix}*")) == [f"{key_prefix}other".encode()]
 
 
@@ -89,28 +89,25 @@ def test_bad_options_are_refused(client: Any, options: dict[str, Any], message: 
 
 def test_the_text_is_a_table() -> None:
     """A terminal, and whoever cannot see the plot, gets the figures."""
-    assert (
-        str(Latency(ROWS, title="Turns"))
-        == repr(Latency(ROWS, title="Turns"))
-        == (
-            "Turns\n\n"
-            "window  turns  p50, ms  p99, ms\n"
-            "------  -----  -------  -------\n"
-            "    10    200     0.20     0.90\n"
-            "   100    150     1.50     12.3\n"
-            "   500      3     20.0      250"
-        )
+    assert str(Latency(ROWS)) == repr(Latency(ROWS))
+    assert str(Latency(ROWS)) == (
+        "A turn's time in memory\n\n"
+        "window  turns  p50, ms  p99, ms\n"
+        "------  -----  -------  -------\n"
+        "    10    200     0.20     0.90\n"
+        "   100    150     1.50     12.3\n"
+        "   500      3     20.0      250"
     )
 
 
 def test_a_notebook_shows_a_picture_and_keeps_the_figures() -> None:
     """PNG, which is shown everywhere, with an alternative text; the table is its plain text."""
-    measured = Latency(ROWS, title="5 < 6 & more")
+    measured = Latency(ROWS)
     data, metadata = DisplayFormatter().format(measured)
     assert set(data) == {"image/png", "text/plain"}
     assert data["text/plain"] == str(measured)
     assert metadata["image/png"]["alt"] == (
-        "5 < 6 & more. Median and 99th percentile in ms, by window: 10: 0.20 and 0.90; "
+        "A turn's time in memory. Median and 99th percentile in ms, by window: 10: 0.20 and 0.90; "
         "100: 1.50 and 12.3; 500: 20.0 and 250"
     )
     png = base64.b64decode(data["image/png"])
@@ -121,17 +118,17 @@ def test_a_notebook_shows_a_picture_and_keeps_the_figures() -> None:
 
 def test_the_plot_has_every_figure_in_its_place() -> None:
     """Both lines, the windows below, the last figures beside their lines."""
-    (axes,) = Latency(ROWS, title="$5 a turn")._figure().axes
+    (axes,) = Latency(ROWS)._figure().axes
     assert [list(line.get_ydata()) for line in axes.lines] == [[0.2, 1.5, 20.0], [0.9, 12.34, 250]]
     assert {line.get_marker() for line in axes.lines} == {"o", "s"}  # color is not the only sign
     assert [label.get_text() for label in axes.get_xticklabels()] == ["10", "100", "500"]
     assert [text.get_text().strip() for text in axes.texts] == ["p50 20.0", "p99 250"]
-    assert axes.get_title(loc="left") == "$5 a turn"
+    assert axes.get_title(loc="left") == "A turn's time in memory"
 
 
 @pytest.mark.parametrize("value", [0.001, 0.2, 0.999, 1.0, 5.0, 10.0, 4321.0])
 def test_any_figure_can_be_drawn(value: float) -> None:
     """Also one on a line, one row only, and equal percentiles."""
-    (axes,) = Latency([Turns(1, 1, value, value)], title="t")._figure().axes
+    (axes,) = Latency([Turns(1, 1, value, value)])._figure().axes
     low, high = axes.get_ylim()
     assert low < value < high

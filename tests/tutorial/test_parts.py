@@ -305,7 +305,7 @@ def test_a_function_call_is_shown_once() -> None:
     ids=["keys", "elements", "nested", "set"],
 )
 def test_a_huge_argument_is_bounded_before_it_is_written(value: Any) -> None:
-    """Of a million items 2,000 are written as JSON, and the others counted."""
+    """Of a million items the beginning is written as JSON, and that there are more."""
     text = _parts._json(value)
     assert len(text) < 100_000
     assert "more" in text

@@ -1,7 +1,6 @@
 """`connect` and `connect_async`: an endpoint becomes a checked, ready redis-py client."""
 
 import asyncio
-import math
 import time
 from dataclasses import replace
 from typing import Any
@@ -12,7 +11,7 @@ from redis.asyncio.cluster import RedisCluster as AsyncRedisCluster
 from redis.cluster import RedisCluster
 from redis.exceptions import ClusterDownError, RedisClusterException
 
-from memorystore_chat._checks import type_name
+from memorystore_chat._checks import check_seconds
 from memorystore_chat.connection import clients
 from memorystore_chat.connection.clusters import AsyncClusterClient, ClusterClient
 from memorystore_chat.connection.diagnosis import ONE_DATABASE, diagnose
@@ -266,9 +265,9 @@ def _check_arguments(
         raise TypeError(f"endpoint is a {type(endpoint).__name__}; it takes text or an Endpoint.")
     if not isinstance(password, str | None):
         raise TypeError(f"password is a {type(password).__name__}; it takes text (str).")
-    _check_seconds("timeout", timeout, "above 0")
+    check_seconds("timeout", timeout)
     if patience is not None:
-        _check_seconds("patience", patience, "from 0 up")
+        check_seconds("patience", patience, "from 0 up")
     if not isinstance(cluster, bool | None):
         raise TypeError(f"cluster is {cluster!r}; it takes True, False, or None to ask the server.")
     if not isinstance(iam, bool | redis.CredentialProvider | None):
@@ -281,13 +280,6 @@ def _check_arguments(
             )
         if name in _DECIDED:
             raise ValueError(f"connect() does not take {name}=: it uses {_DECIDED[name]}.")
-
-
-def _check_seconds(name: str, value: object, accepted: str) -> None:
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        raise TypeError(f"{name} is a {type_name(value)}; it takes a number of seconds {accepted}.")
-    if not 0 <= value < math.inf or (value == 0 and accepted == "above 0"):
-        raise ValueError(f"{name} is {value!r}; it takes a number of seconds {accepted}.")
 
 
 def _resolve(

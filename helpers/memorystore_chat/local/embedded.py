@@ -30,6 +30,7 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
+from memorystore_chat._checks import check_seconds
 from memorystore_chat._extras import require
 from memorystore_chat.errors import ConnectError, EndpointError
 from memorystore_chat.local import _folder, launcher
@@ -80,10 +81,7 @@ def ensure_running(folder: Path | str | None = None, *, grace: float = _GRACE) -
         >>> stop(folder)
         True
     """
-    if isinstance(grace, bool) or not isinstance(grace, int | float):
-        raise TypeError(f"grace must be a number of seconds above 0, got {grace!r}.")
-    if not grace > 0:
-        raise ValueError(f"grace must be a number of seconds above 0, got {grace!r}.")
+    check_seconds("grace", grace)
     launcher.check_platform()
     place = _place(folder)
     try:

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from redis.crc import key_slot
 
+from memorystore_chat._checks import check_seconds
 from memorystore_chat._extras import require
 from memorystore_chat.errors import ConnectError
 from memorystore_chat.local import launcher
@@ -254,10 +255,7 @@ def cluster(*, node_timeout: float = 1.5) -> Cluster:
         ...     len(client.get_primaries()), three.primary_of("ada")
         (3, 2)
     """
-    if isinstance(node_timeout, bool) or not isinstance(node_timeout, int | float):
-        raise TypeError(f"node_timeout is {node_timeout!r}; it takes a number of seconds.")
-    if not 0 < node_timeout <= 60:
-        raise ValueError(f"node_timeout is {node_timeout!r}; it takes more than 0 and up to 60 s.")
+    check_seconds("node_timeout", node_timeout, "above 0 and up to 60", most=60)
     check_platform()
     return Cluster(node_timeout)
 

@@ -28,38 +28,25 @@ class Front:
         self.port: int = self._listener.getsockname()[1]
         self._loop = asyncio.new_event_loop()
         self._ending = asyncio.Event()
-        self._handlers: set[asyncio.Task[None]] = set()
         self._thread = threading.Thread(target=self._run, name="practice-tls", daemon=True)
         self._thread.start()
 
     def _run(self) -> None:
-        self._loop.run_until_complete(self._serve())
-        self._loop.close()
+        # Its end cancels what is left: the connections.
+        with asyncio.Runner(loop_factory=lambda: self._loop) as runner:
+            runner.run(self._serve())
 
     async def _serve(self) -> None:
-        front = await asyncio.start_server(self._accept, sock=self._listener, ssl=self._context)
-        async with front:
-            await self._ending.wait()
-            for handler in self._handlers:
-                handler.cancel()
-            await asyncio.gather(*self._handlers, return_exceptions=True)
-
-    def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        # A task of our own: asyncio reports one that it made itself when that is canceled.
-        handler = self._loop.create_task(self._handle(reader, writer))
-        self._handlers.add(handler)
-        handler.add_done_callback(self._handlers.discard)
+        front = await asyncio.start_server(self._handle, sock=self._listener, ssl=self._context)
+        await self._ending.wait()
+        front.close()
 
     async def _handle(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
             upstream_reader, upstream = await asyncio.open_unix_connection(self._path)
-            ways = [_pump(reader, upstream), _pump(upstream_reader, writer)]
-            await asyncio.gather(*ways)
-        except OSError:
-            writer.transport.abort()  # the server is gone
-        except asyncio.CancelledError:
+            await asyncio.gather(_pump(reader, upstream), _pump(upstream_reader, writer))
+        except (OSError, asyncio.CancelledError):  # the server is gone, or the front is to go
             writer.transport.abort()
-            raise
 
     def __enter__(self) -> Self:
         return self
@@ -98,15 +85,16 @@ def certificate(*names: str, key_identifiers: bool = True) -> tuple[str, str, st
     form: Any = require(f"{hazmat}.serialization", install="cryptography")
     now = datetime.now(UTC)
     ca_key, key = ec.generate_private_key(ec.SECP256R1()), ec.generate_private_key(ec.SECP256R1())
-    # Two authorities of one name would be mixed up by whoever trusts both.
-    ca_name = f"memorystore-chat {x509.random_serial_number():x}"
 
-    def sign(subject: str, public_key: Any, authority: bool, *extensions: tuple[Any, bool]) -> str:
+    def name(text: str) -> Any:
+        return x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, text)])
+
+    # Two authorities of one name would be mixed up by whoever trusts both.
+    ca_name = name(f"memorystore-chat {x509.random_serial_number():x}")
+
+    def sign(subject: Any, public_key: Any, authority: bool, *extensions: tuple[Any, bool]) -> str:
         builder = (
-            x509.CertificateBuilder()
-            .subject_name(_name(x509, subject))
-            .issuer_name(_name(x509, ca_name))
-            .public_key(public_key)
+            x509.CertificateBuilder(ca_name, subject, public_key)
             .serial_number(x509.random_serial_number())
             .not_valid_before(now - timedelta(days=1))
             .not_valid_after(now + timedelta(days=7))
@@ -121,29 +109,17 @@ def certificate(*names: str, key_identifiers: bool = True) -> tuple[str, str, st
         signed: bytes = builder.sign(ca_key, sha256).public_bytes(form.Encoding.PEM)
         return signed.decode()
 
-    uses = ("digital_signature", "key_cert_sign", "crl_sign")
-    others = (
-        "content_commitment",
-        "data_encipherment",
-        "decipher_only",
-        "encipher_only",
-        "key_agreement",
-        "key_encipherment",
-    )
-    usage = x509.KeyUsage(**dict.fromkeys(uses, True), **dict.fromkeys(others, False))
-    alternatives = x509.SubjectAlternativeName([_alternative(x509, name) for name in names])
+    # The nine uses of a key in order; it signs, and signs certificates and lists of revoked ones.
+    usage = x509.KeyUsage(True, False, False, False, False, True, True, False, False)
+    alternatives = x509.SubjectAlternativeName([_alternative(x509, each) for each in names])
     private: bytes = key.private_bytes(
         form.Encoding.PEM, form.PrivateFormat.PKCS8, form.NoEncryption()
     )
     return (
         sign(ca_name, ca_key.public_key(), True, (usage, True)),
-        sign("server", key.public_key(), False, (alternatives, False)),
+        sign(name("server"), key.public_key(), False, (alternatives, False)),
         private.decode(),
     )
-
-
-def _name(x509: Any, text: str) -> Any:
-    return x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, text)])
 
 
 def _alternative(x509: Any, name: str) -> Any:

@@ -49,34 +49,27 @@ __all__ = [
 
 # Loaded at first use: the model classes alone take longer to import than all the rest together.
 _LATER = {
-    "ChatBox": "tutorial.box",
-    "ChatModelError": "tutorial.models",
-    "DemoChatModel": "tutorial.demo_model",
-    "Environment": "_environment",
-    "FailOver": "tutorial.failover",
-    "Table": "tutorial.tables",
-    "Transcript": "tutorial.conversation",
-    "chat_box": "tutorial.box",
-    "chat_model": "tutorial.models",
-    "create_instance": "tutorial.instances",
-    "delete_instance": "tutorial.instances",
-    "detect_environment": "_environment",
-    "fail_over": "tutorial.failover",
-    "key_prefix": "tutorial.prefixes",
-    "new_process": "tutorial.elsewhere",
-    "picture": "tutorial.pictures",
-    "practice_cluster": "tutorial.failover",
-    "say": "tutorial._text",
-    "server_facts": "tutorial.facts",
-    "sign_in": "tutorial.environment",
-    "table": "tutorial.tables",
-    "transcript": "tutorial.conversation",
+    "_environment": ("Environment", "detect_environment"),
+    "tutorial._text": ("say",),
+    "tutorial.box": ("ChatBox", "chat_box"),
+    "tutorial.conversation": ("Transcript", "transcript"),
+    "tutorial.demo_model": ("DemoChatModel",),
+    "tutorial.elsewhere": ("new_process",),
+    "tutorial.environment": ("sign_in",),
+    "tutorial.facts": ("server_facts",),
+    "tutorial.failover": ("FailOver", "fail_over", "practice_cluster"),
+    "tutorial.instances": ("create_instance", "delete_instance"),
+    "tutorial.models": ("ChatModelError", "chat_model"),
+    "tutorial.pictures": ("picture",),
+    "tutorial.prefixes": ("key_prefix",),
+    "tutorial.tables": ("Table", "table"),
 }
 
 
 def __getattr__(name: str) -> object:
     if name in ("checks", "latency"):
         return import_module(f"memorystore_chat.tutorial.{name}")
-    if name in _LATER:
-        return getattr(import_module(f"memorystore_chat.{_LATER[name]}"), name)
+    for module, names in _LATER.items():
+        if name in names:
+            return getattr(import_module(f"memorystore_chat.{module}"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,13 +1,10 @@
 """What a message holds, piece by piece, the same for HTML and for plain text."""
 
 import base64
-import binascii
-import heapq
 import json
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from itertools import islice
 from typing import Any
 
 from langchain_core.messages import AIMessage, BaseMessage, RemoveMessage
@@ -15,8 +12,14 @@ from langchain_core.messages import AIMessage, BaseMessage, RemoveMessage
 from memorystore_chat.tutorial._text import line
 
 _IMAGE_LIMIT = 200_000  # bytes of one image
-_ITEMS = 2_000  # of an argument; more than is ever written out
+_JSON_LIMIT = 20_000  # characters of an argument; more than is ever shown
 _BASE64_URL = re.compile(r"data:([\w.+-]+/[\w.+-]+)?[^,]*;base64,", re.ASCII | re.IGNORECASE)
+
+_IMAGE = re.compile(
+    rb"(?P<png>\x89PNG\r\n\x1a\n)|(?P<jpeg>\xff\xd8\xff)|(?P<gif>GIF8[79]a)"
+    rb"|(?P<webp>RIFF.{4}WEBP)",
+    re.DOTALL,
+)
 
 _MEDIA = {
     "image": "Image",
@@ -184,56 +187,37 @@ def _image(data: str | bytes) -> str:
     """
     try:
         raw = data if isinstance(data, bytes) else base64.b64decode(data, validate=True)
-    except (binascii.Error, ValueError):
+    except ValueError:
         return ""
-    if raw.startswith(b"\x89PNG\r\n\x1a\n"):
-        kind = "png"
-    elif raw.startswith(b"\xff\xd8\xff"):
-        kind = "jpeg"
-    elif raw.startswith((b"GIF87a", b"GIF89a")):
-        kind = "gif"
-    elif raw[:4] == b"RIFF" and raw[8:12] == b"WEBP":
-        kind = "webp"
-    else:
-        return ""
-    return f"data:image/{kind};base64,{base64.b64encode(raw).decode()}"
+    match = _IMAGE.match(raw)
+    return f"data:image/{match.lastgroup};base64,{base64.b64encode(raw).decode()}" if match else ""
 
 
 def _json(value: object) -> str:
-    """Arguments for reading: on one line if short, else indented."""
+    """Arguments for reading: on one line if short, else indented; of huge ones the beginning."""
     try:
-        bounded = _bounded(value, [_ITEMS])
-        one = json.dumps(bounded, ensure_ascii=False, default=_named)
-        if len(one) <= 60:
-            return one
-        return json.dumps(bounded, ensure_ascii=False, default=_named, indent=2)
+        one = _written(value, 60)
+        return one if len(one) <= 60 else _written(value, _JSON_LIMIT, indent=2)
     except (TypeError, ValueError, RecursionError):
         return f"{type(value).__name__} that cannot be written as JSON"
 
 
-def _bounded(value: object, left: list[int]) -> object:
-    """A value with at most ``left`` items in all its levels; what is beyond is counted."""
-    if isinstance(value, set | frozenset):  # whose order changes from run to run
-        value = heapq.nsmallest(left[0] + 1, map(str, value)) if value else []
-    if isinstance(value, dict):
-        items = islice(value.items(), max(left[0], 0))
-        kept = {key: _bounded(inner, _less(left)) for key, inner in items}
-        hidden = len(value) - len(kept)
-        return kept | {"...": f"{hidden:,} more"} if hidden else kept
-    if isinstance(value, list | tuple):
-        listed = [_bounded(inner, _less(left)) for inner in islice(value, max(left[0], 0))]
-        hidden = len(value) - len(listed)
-        return [*listed, f"... {hidden:,} more"] if hidden else listed
-    return value
+def _written(value: object, limit: int, *, indent: int | None = None) -> str:
+    encoder = json.JSONEncoder(ensure_ascii=False, default=_named, indent=indent)
+    pieces: list[str] = []
+    length = 0
+    for piece in encoder.iterencode(value):
+        if length > limit:
+            return "".join([*pieces, "... and more"])
+        pieces.append(piece)
+        length += len(piece)
+    return "".join(pieces)
 
 
-def _less(left: list[int]) -> list[int]:
-    left[0] -= 1
-    return left
-
-
-def _named(value: object) -> str:
-    """What JSON cannot hold, without the memory address a plain object's repr has."""
+def _named(value: object) -> str | list[str]:
+    """What JSON cannot hold, the same in every run: no order of a set, no memory address."""
+    if isinstance(value, set | frozenset):
+        return sorted(map(str, value))
     if type(value).__repr__ is object.__repr__:
         return f"<{type(value).__name__}>"
     return repr(value)

@@ -12,16 +12,7 @@ from collections.abc import Iterable
 from html import escape
 from itertools import islice
 
-from langchain_core.messages import (
-    AIMessage,
-    BaseMessage,
-    ChatMessage,
-    FunctionMessage,
-    HumanMessage,
-    RemoveMessage,
-    SystemMessage,
-    ToolMessage,
-)
+from langchain_core.messages import AIMessage, BaseMessage, ChatMessage, ToolMessage
 
 from memorystore_chat.tutorial._parts import Part, parts
 from memorystore_chat.tutorial._text import (
@@ -46,14 +37,14 @@ _FOLDED = 8_000
 _PARTS = 300  # of one message
 _WIDTH = 88  # columns of plain text
 
-_ROLES: tuple[tuple[type[BaseMessage], str], ...] = (
-    (HumanMessage, "Human"),
-    (AIMessage, "AI"),
-    (SystemMessage, "System"),
-    (ToolMessage, "Tool"),
-    (FunctionMessage, "Function"),
-    (RemoveMessage, "Remove"),
-)
+_ROLES = {
+    "human": "Human",
+    "ai": "AI",
+    "system": "System",
+    "tool": "Tool",
+    "function": "Function",
+    "remove": "Remove",
+}
 # Role -> its bubble. Translucent, so that the page's own color shows through in either theme.
 _LEFT = "border-radius:.2em .9em .9em;"
 _BUBBLES = {
@@ -79,7 +70,18 @@ class Transcript:
     """
 
     def __init__(self, messages: Iterable[BaseMessage], *, title: str | None = None) -> None:
-        self._messages = _checked_messages(messages)
+        # A message and a str can be iterated too, into things that are not messages.
+        if isinstance(messages, BaseMessage | str | bytes) or not isinstance(messages, Iterable):
+            raise TypeError(
+                "transcript() takes a list of LangChain messages, such as history.messages, "
+                f"not {kind(messages)}"
+            )
+        self._messages = tuple(messages)
+        for index, message in enumerate(self._messages):
+            if not isinstance(message, BaseMessage):
+                raise TypeError(
+                    f"transcript() takes LangChain messages; element {index} is {kind(message)}"
+                )
         self._title = checked_title(title)
 
     def __str__(self) -> str:
@@ -154,10 +156,8 @@ def transcript(messages: Iterable[BaseMessage], *, title: str | None = None) -> 
 def _role(message: BaseMessage) -> str:
     if isinstance(message, ChatMessage):
         return line(message.role, 40) or "Chat"
-    for each, role in _ROLES:
-        if isinstance(message, each):
-            return role
-    return line(message.type, 40) or "Message"
+    name = message.type.removesuffix("MessageChunk")  # a streamed one's type is its class
+    return _ROLES.get(name.lower()) or line(name, 40) or "Message"
 
 
 def _message_html(role: str, name: str, message: BaseMessage) -> str:
@@ -256,19 +256,3 @@ def _hanging(label: str, text: str, indent: int) -> str:
 
 def _omitted(hidden: int) -> list[str]:
     return [f"{hidden:,} earlier messages are not shown."] if hidden else []
-
-
-def _checked_messages(messages: Iterable[BaseMessage]) -> tuple[BaseMessage, ...]:
-    # A message and a str can be iterated too, into things that are not messages.
-    if isinstance(messages, BaseMessage | str | bytes) or not isinstance(messages, Iterable):
-        raise TypeError(
-            "transcript() takes a list of LangChain messages, such as history.messages, "
-            f"not {kind(messages)}"
-        )
-    checked = tuple(messages)
-    for index, message in enumerate(checked):
-        if not isinstance(message, BaseMessage):
-            raise TypeError(
-                f"transcript() takes LangChain messages; element {index} is {kind(message)}"
-            )
-    return checked

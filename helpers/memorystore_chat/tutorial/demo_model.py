@@ -2,10 +2,9 @@
 
 import json
 import re
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
-from langchain_core.callbacks import AsyncCallbackManagerForLLMRun, CallbackManagerForLLMRun
 from langchain_core.language_models import BaseChatModel, LanguageModelInput
 from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage
 from langchain_core.messages.ai import UsageMetadata
@@ -30,12 +29,8 @@ class DemoChatModel(BaseChatModel):
     tells "when a place opens and closes". Then it answers with what the tool said. Everything
     else gets a line that says what it can do.
 
-    It streams word by word, has async methods of its own, and reports usage. Its token counts
-    are words, split at white space, which is an approximation: a real model's tokenizer counts
-    differently.
-
-    Options of real models that it has no use for, such as ``temperature``, are accepted and
-    ignored, so that it can stand in for one.
+    It streams word by word and reports usage, with words for tokens. Options of real models that
+    it has no use for, such as ``temperature``, are accepted and ignored.
 
     Args:
         model: The name it reports in ``response_metadata["model_name"]``.
@@ -99,64 +94,35 @@ class DemoChatModel(BaseChatModel):
         return self.bind(tools=schemas, tool_choice=choice, **kwargs)
 
     def _generate(
-        self,
-        messages: list[BaseMessage],
-        stop: list[str] | None = None,
-        run_manager: CallbackManagerForLLMRun | None = None,  # noqa: ARG002
-        **kwargs: Any,
+        self, messages: list[BaseMessage], stop: list[str] | None = None, *_: Any, **kwargs: Any
     ) -> ChatResult:
         return ChatResult(generations=[ChatGeneration(message=self._reply(messages, stop, kwargs))])
 
-    async def _agenerate(
-        self,
-        messages: list[BaseMessage],
-        stop: list[str] | None = None,
-        run_manager: AsyncCallbackManagerForLLMRun | None = None,  # noqa: ARG002
-        **kwargs: Any,
-    ) -> ChatResult:
-        return self._generate(messages, stop, **kwargs)
-
     def _stream(
-        self,
-        messages: list[BaseMessage],
-        stop: list[str] | None = None,
-        run_manager: CallbackManagerForLLMRun | None = None,  # noqa: ARG002
-        **kwargs: Any,
+        self, messages: list[BaseMessage], stop: list[str] | None = None, *_: Any, **kwargs: Any
     ) -> Iterator[ChatGenerationChunk]:
         reply = self._reply(messages, stop, kwargs)
-        chunks = [
-            AIMessageChunk(content=word) for word in re.findall(r"\s*\S+\s*$|\s*\S+", reply.text)
-        ]
-        chunks += [
-            AIMessageChunk(
-                content="",
-                tool_call_chunks=[
-                    tool_call_chunk(
-                        name=call["name"],
-                        args=json.dumps(call["args"], ensure_ascii=False),
-                        id=call["id"],
-                        index=index,
-                    )
-                ],
+        *words, last = re.findall(r"\s*\S+\s*$|\s*\S+", reply.text) or [""]
+        for word in words:
+            yield ChatGenerationChunk(message=AIMessageChunk(content=word))
+        calls = [
+            tool_call_chunk(
+                name=call["name"],
+                args=json.dumps(call["args"], ensure_ascii=False),
+                id=call["id"],
+                index=index,
             )
             for index, call in enumerate(reply.tool_calls)
         ]
-        last = chunks[-1] if chunks else AIMessageChunk(content="")
-        last.usage_metadata = reply.usage_metadata
-        last.response_metadata = reply.response_metadata
-        last.chunk_position = "last"
-        for chunk in chunks or [last]:
-            yield ChatGenerationChunk(message=chunk)
-
-    async def _astream(
-        self,
-        messages: list[BaseMessage],
-        stop: list[str] | None = None,
-        run_manager: AsyncCallbackManagerForLLMRun | None = None,  # noqa: ARG002
-        **kwargs: Any,
-    ) -> AsyncIterator[ChatGenerationChunk]:
-        for chunk in self._stream(messages, stop, **kwargs):
-            yield chunk
+        yield ChatGenerationChunk(
+            message=AIMessageChunk(
+                content=last,
+                tool_call_chunks=calls,
+                usage_metadata=reply.usage_metadata,
+                response_metadata=reply.response_metadata,
+                chunk_position="last",
+            )
+        )
 
     def _reply(
         self, messages: list[BaseMessage], stop: list[str] | None, kwargs: Mapping[str, Any]

@@ -2,14 +2,13 @@
 
 import time
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from threading import Thread
 from typing import Any
 
 from langchain_core.messages import AIMessage, HumanMessage
 
 from memorystore_chat._extras import require
-from memorystore_chat.errors import MemorystoreChatError
 from memorystore_chat.history import MemorystoreChatMessageHistory
 from memorystore_chat.local import practice
 from memorystore_chat.tutorial.pictures import shown
@@ -46,17 +45,15 @@ class FailOver:
     Attributes:
         seconds: The time of each turn, the first one first.
         killed_at: The number of the turn in which the primary was killed, from 1.
-        attempted: How many messages the turns tried to store.
-        acknowledged: How many of them the server has acknowledged.
+        attempted: How many messages the turns tried to store; the server acknowledged all.
         stored: How many are stored.
         doubled: How many are stored more than once.
-        lost: How many were acknowledged and are not stored.
+        lost: How many are not stored.
     """
 
     seconds: tuple[float, ...]
     killed_at: int
     attempted: int
-    acknowledged: int
     stored: int
     doubled: int
     lost: int
@@ -69,34 +66,23 @@ class FailOver:
         )
 
     def plot(self) -> Any:
-        """Draw the milliseconds of each turn.
-
-        Returns:
-            A picture, which shows itself as the last line of a cell.
-
-        Raises:
-            ModuleNotFoundError: matplotlib or IPython is missing.
-        """
-        figure = require("matplotlib.figure", install="matplotlib").Figure
+        """Draw the milliseconds of each turn: a picture, which shows itself in a notebook."""
         ticker = require("matplotlib.ticker", install="matplotlib")
-        page = figure(figsize=(9, 4.2), facecolor="white", layout="constrained")
+        page = require("matplotlib.figure", install="matplotlib").Figure(
+            figsize=(9, 4.2), facecolor="white", layout="constrained"
+        )
         axes = page.subplots()
         turns = range(1, len(self.seconds) + 1)
+        longest = max(self.seconds)
         axes.plot(turns, [1000 * took for took in self.seconds], color="#1a73e8", linewidth=2)
         axes.axvline(self.killed_at, color="#d93025", linestyle="--", linewidth=1.5)
         axes.set_yscale("log")
         axes.set_ylim(0.1, 20_000)
         axes.yaxis.set_major_formatter(ticker.StrMethodFormatter("{x:,g}"))
-        axes.text(
-            self.killed_at - 1, 9_000, "primary killed", ha="right", color="#d93025", fontsize=13
-        )
-        axes.text(
-            self.killed_at + 2,
-            1000 * max(self.seconds),
-            f"{max(self.seconds):.1f} s until the replica has taken over",
-            va="center",
-            fontsize=13,
-        )
+        text = {"color": "#d93025", "fontsize": 13}
+        axes.text(self.killed_at - 1, 9_000, "primary killed", ha="right", **text)
+        words = f"{longest:.1f} s until the replica has taken over"
+        axes.text(self.killed_at + 2, 1000 * longest, words, va="center", fontsize=13)
         axes.set_xlabel("turn", fontsize=13)
         axes.set_ylabel("milliseconds (log scale)", fontsize=13)
         axes.tick_params(labelsize=12)
@@ -137,33 +123,25 @@ def fail_over(
     if len(history):
         raise ValueError("The session is not empty; clear() it first.")
     node = cluster.primary_of(history.key)
-    power_cut = Thread(target=cluster.kill, args=[node])
     seconds: list[float] = []
-    attempted: list[str] = []
     acknowledged: list[str] = []
-    for number in range(1, turns + 1):
-        if number == kill_at:
-            print(f"Turn {number}: node {node} is killed.", flush=True)  # noqa: T201
-            power_cut.start()
-        turn = [HumanMessage(f"question {number}"), AIMessage(f"answer {number}")]
-        attempted += [message.text for message in turn]
-        began = time.perf_counter()
-        try:
+    with ThreadPoolExecutor(1) as power_cut:
+        for number in range(1, turns + 1):
+            if number == kill_at:
+                print(f"Turn {number}: node {node} is killed.", flush=True)  # noqa: T201
+                power_cut.submit(cluster.kill, node)
+            turn = [HumanMessage(f"question {number}"), AIMessage(f"answer {number}")]
+            began = time.perf_counter()
             history.add_messages(turn)
-        except MemorystoreChatError:
-            power_cut.join()
-            raise
-        seconds.append(time.perf_counter() - began)
-        acknowledged += [message.text for message in turn]
-        time.sleep(0.01)  # people take longer
-    power_cut.join()
+            seconds.append(time.perf_counter() - began)
+            acknowledged += [message.text for message in turn]
+            time.sleep(0.01)  # people take longer
     stored = Counter(message.text for message in history.messages)
     print(f"Turn {turns}: node {cluster.primary_of(history.key)} answers.")  # noqa: T201
     return FailOver(
         seconds=tuple(seconds),
         killed_at=kill_at,
-        attempted=len(attempted),
-        acknowledged=len(acknowledged),
+        attempted=len(acknowledged),
         stored=stored.total(),
         doubled=sum(times - 1 for times in stored.values()),
         lost=sum(text not in stored for text in acknowledged),

@@ -10,16 +10,17 @@ import time
 import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, overload
+from functools import partial
+from typing import Any
 
 from langchain_core.messages import AIMessage, HumanMessage
 
-from memorystore_chat._checks import check_count, type_name
+from memorystore_chat._checks import check_count, check_seconds, type_name
 from memorystore_chat._extras import require
 from memorystore_chat.history import MemorystoreChatMessageHistory
 from memorystore_chat.storage import Client
 from memorystore_chat.tutorial.pictures import shown
-from memorystore_chat.tutorial.tables import Table, table
+from memorystore_chat.tutorial.tables import table
 
 _TURN = (
     HumanMessage("Which of the two museums is open on a Sunday, and until when?"),
@@ -28,6 +29,7 @@ _TURN = (
         "art is closed on Sundays; on other days it is open until eight."
     ),
 )
+_TITLE = "A turn's time in memory"
 _WARM_UP = 10
 _FONT = 16  # points; readable where a narrow window halves the picture
 
@@ -49,34 +51,25 @@ class Turns:
     p99: float
 
 
-class Latency(Sequence[Turns]):
+class Latency(list[Turns]):
     """Measured turns that show themselves: a plot in a notebook, a table elsewhere.
 
-    Made by `measure`. It is a sequence of `Turns`, by ascending window.
+    Made by `measure`. It is a list of `Turns`, by ascending window.
     """
 
-    def __init__(self, rows: Sequence[Turns], *, title: str) -> None:
-        self._rows = tuple(rows)
-        self._title = title
-
-    def __len__(self) -> int:
-        return len(self._rows)
-
-    @overload
-    def __getitem__(self, index: int) -> Turns: ...
-    @overload
-    def __getitem__(self, index: slice) -> Sequence[Turns]: ...
-    def __getitem__(self, index: int | slice) -> Turns | Sequence[Turns]:
-        return self._rows[index]
-
-    def __str__(self) -> str:
-        return str(self._table())
-
-    __repr__ = __str__
+    def __repr__(self) -> str:
+        return repr(
+            table(
+                self,
+                {"window": "window", "turns": "turns", "p50": "p50, ms", "p99": "p99, ms"},
+                title=_TITLE,
+                formats={"p50": _digits, "p99": _digits},
+            )
+        )
 
     def _repr_mimebundle_(self, **_: object) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
-        lines = (f"{row.window}: {_digits(row.p50)} and {_digits(row.p99)}" for row in self._rows)
-        words = f"{self._title}. Median and 99th percentile in ms, by window: {'; '.join(lines)}"
+        lines = (f"{row.window}: {_digits(row.p50)} and {_digits(row.p99)}" for row in self)
+        words = f"{_TITLE}. Median and 99th percentile in ms, by window: {'; '.join(lines)}"
         data, metadata = shown(self._figure(), words)._repr_mimebundle_()
         return {**data, "text/plain": str(self)}, metadata
 
@@ -87,40 +80,26 @@ class Latency(Sequence[Turns]):
             figsize=(9, 4.5), facecolor="white", layout="constrained"
         )
         axes = figure.subplots()
-        for name, style, values in (
-            ("p50", {"color": "#1558b0", "marker": "o"}, [row.p50 for row in self._rows]),
-            (
-                "p99",
-                {"color": "#a8320a", "marker": "s", "ls": "--"},
-                [row.p99 for row in self._rows],
-            ),
-        ):
-            axes.plot(values, linewidth=2.5, markersize=8, **style)
+        for name, color, look in (("p50", "#1558b0", "o-"), ("p99", "#a8320a", "s--")):
+            values = [getattr(row, name) for row in self]
+            axes.plot(values, look, color=color, linewidth=2.5, markersize=8)
             label = f" {name} {_digits(values[-1])}"
             at = (len(values) - 1, values[-1])
             axes.annotate(label, at, (8, 0), textcoords="offset points", va="center",
-                          color=style["color"], fontsize=_FONT)  # fmt: skip
+                          color=color, fontsize=_FONT)  # fmt: skip
         axes.set_yscale("log")
         axes.yaxis.set_major_locator(ticker.LogLocator(subs=(1, 2, 5)))
         axes.yaxis.set_major_formatter(ticker.StrMethodFormatter("{x:g}"))
         axes.yaxis.set_minor_locator(ticker.NullLocator())
-        axes.set_xticks(range(len(self._rows)), [str(row.window) for row in self._rows])
+        axes.set_xticks(range(len(self)), [str(row.window) for row in self])
         axes.margins(x=0.05, y=0.15)
-        axes.set_title(self._title, fontsize=_FONT, weight="bold", loc="left", parse_math=False)
+        axes.set_title(_TITLE, fontsize=_FONT, weight="bold", loc="left")
         axes.set_xlabel("messages loaded", fontsize=_FONT)
         axes.set_ylabel("milliseconds", fontsize=_FONT)
         axes.tick_params(labelsize=_FONT)
         axes.grid(axis="y", color="#dadce0")
         axes.spines[["top", "right"]].set_visible(False)
         return figure
-
-    def _table(self) -> Table[Turns]:
-        return table(
-            self._rows,
-            {"window": "window", "turns": "turns", "p50": "p50, ms", "p99": "p99, ms"},
-            title=self._title,
-            formats={"p50": _digits, "p99": _digits},
-        )
 
 
 def measure(
@@ -130,7 +109,6 @@ def measure(
     windows: Sequence[int] = (10, 20, 50, 100, 200, 500),
     turns: int = 200,
     seconds: float = 2.0,
-    title: str = "A turn's time in memory",
 ) -> Latency:
     """Measure how long the turns of a conversation take, for several windows.
 
@@ -142,7 +120,6 @@ def measure(
         windows: How many messages a turn loads; each is measured.
         turns: How many turns to measure for each window; below 100 the p99 is the slowest.
         seconds: Stop a window after this long, whatever the number of turns.
-        title: What to write above the plot.
 
     Returns:
         The figures, which show themselves.
@@ -161,24 +138,19 @@ def measure(
         [10, 100]
     """
     _check(windows, turns, seconds)
-    session, longest = f"latency-{uuid.uuid4().hex}", max(windows)
-    full = MemorystoreChatMessageHistory(client, session, 3600, key_prefix=key_prefix)
-    rows = []
+    longest = max(windows)
+    history_of = partial(
+        MemorystoreChatMessageHistory,
+        *(client, f"latency-{uuid.uuid4().hex}", 3600),
+        key_prefix=key_prefix,
+        max_messages=longest + len(_TURN),
+    )
+    full = history_of()
     try:
         full.add_messages(_TURN * -(-longest // len(_TURN)))
-        for window in sorted(windows):
-            history = MemorystoreChatMessageHistory(
-                client,
-                session,
-                3600,
-                key_prefix=key_prefix,
-                window=window,
-                max_messages=longest + len(_TURN),
-            )
-            rows.append(_measured(history, window, turns, seconds))
+        return Latency(_measured(history_of(window=n), n, turns, seconds) for n in sorted(windows))
     finally:
         full.clear()
-    return Latency(rows, title=title)
 
 
 def _check(windows: object, turns: object, seconds: object) -> None:
@@ -191,10 +163,7 @@ def _check(windows: object, turns: object, seconds: object) -> None:
     for window in windows:
         check_count("a window", window, "messages")
     check_count("turns", turns, "turns")
-    if isinstance(seconds, bool) or not isinstance(seconds, int | float):
-        raise TypeError(f"seconds is a {type_name(seconds)}; it takes a number of seconds above 0.")
-    if not 0 < seconds < math.inf:
-        raise ValueError(f"seconds is {seconds!r}; it takes a number of seconds above 0.")
+    check_seconds("seconds", seconds)
 
 
 def _measured(

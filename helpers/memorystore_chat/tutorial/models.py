@@ -1,9 +1,7 @@
 """Chat models for the tutorial: Gemini on Vertex AI, or a small offline model.
 
-`chat_model` picks one and says which. Without a Google Cloud project it is `DemoChatModel`, a
-handful of rules that answer from the conversation they are given, so what a chat history does
-can be seen without an account. With a project it is Gemini, through `ChatVertexAI` or
-`ChatGoogleGenerativeAI`, with errors that say what to do next.
+Gemini comes through `ChatVertexAI` or `ChatGoogleGenerativeAI`, with errors that say what to do
+next. The offline model needs no account and answers from the conversation it is given.
 """
 
 import os
@@ -11,10 +9,9 @@ import re
 import warnings
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import contextmanager
-from functools import cache
+from functools import cache, partial
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from langchain_core.callbacks import AsyncCallbackManagerForLLMRun, CallbackManagerForLLMRun
 from langchain_core.exceptions import ContextOverflowError
 from langchain_core.language_models import BaseChatModel
 from langchain_core.messages import BaseMessage
@@ -51,21 +48,9 @@ def chat_model(
 ) -> BaseChatModel:
     """Return Gemini on Vertex AI when there is a project, else the offline `DemoChatModel`.
 
-    Prints one line that says which model it is and why.
-
-    Both Gemini clients raise `ChatModelError` with the next step when Google Cloud refuses a
-    call; Google's own error is its cause. The deprecation warnings that `ChatVertexAI` gives
-    when it is made are kept from the reader: they say that it goes away in version 4 of
-    langchain-google-vertexai and that `ChatGoogleGenerativeAI` takes its place, which is
-    ``provider="google-genai"`` here.
-
-    With ``api_transport="rest"`` the async methods of `ChatVertexAI` run its REST calls in a
-    thread, because its own async client cannot await a REST answer; with the default transport,
-    gRPC, they are its own.
-
-    What no model accepts is mended before it is sent, whatever a session holds: an answer without
-    text, as a used-up token limit or a safety filter leaves, is left out, and an empty question
-    is sent as a blank.
+    Prints which model it is and why. When Google Cloud refuses a call, Gemini raises
+    `ChatModelError` with the next step. An answer without text, as a used-up token limit or a
+    safety filter leaves, is not sent to it, and an empty question is sent as a blank.
 
     Args:
         model: Name of a Gemini model; ``"gemini-3.8-flash"`` by default. The demo model has no
@@ -76,14 +61,12 @@ def chat_model(
             ``"google-genai"`` for `ChatGoogleGenerativeAI` (langchain-google-genai).
         **model_options: Passed on to the client as they are: ``temperature``, ``max_retries``,
             ``credentials``, and for a private endpoint ``api_endpoint`` (`ChatVertexAI`) or
-            ``base_url`` (`ChatGoogleGenerativeAI`). Unless they say otherwise, an endpoint with a
-            scheme (``http://...``) is spoken to over REST, and `ChatVertexAI`, which repeats
-            refused calls too, tries twice instead of six times.
+            ``base_url`` (`ChatGoogleGenerativeAI`). Unless they say otherwise, `ChatVertexAI`
+            speaks REST to an endpoint with a scheme (``http://...``), and tries a call twice.
 
     Raises:
         ValueError: The provider is not known.
-        ModuleNotFoundError: The provider's library is missing; the message says how to
-            install it.
+        ModuleNotFoundError: The provider's library is missing.
 
     Example:
         >>> model = chat_model(project="my-project")  # doctest: +SKIP
@@ -104,10 +87,11 @@ def chat_model(
         return DemoChatModel()
 
     name = model or DEFAULT_MODEL
+    options: dict[str, Any] = {"project": project, "location": location, **model_options}
     if provider == "vertexai":
-        chosen = _chat_vertexai(name, project, location, model_options)
+        chosen = _chat_vertexai(model=name, **options)
     else:
-        chosen = _chat_google_genai(name, project, location, model_options)
+        chosen = _google_genai_class()(model=name, vertexai=True, **options)
     say(
         f"Chat model: {type(chosen).__name__}, {name} in project {project}, location {location}, "
         f"because {reason}."
@@ -115,26 +99,15 @@ def chat_model(
     return chosen
 
 
-def _chat_vertexai(
-    name: str, project: str, location: str, options: dict[str, Any]
-) -> BaseChatModel:
-    """Make a `ChatVertexAI`, without the warnings of its deprecation."""
+def _chat_vertexai(**options: Any) -> BaseChatModel:
     endpoint = options.get("api_endpoint") or options.get("base_url") or ""
     if "://" in endpoint and not {"api_transport", "transport"} & options.keys():
         options["api_transport"] = "rest"
     options.setdefault("max_retries", 2)
-    # Subclassing it warns, and so does every construction.
+    # Subclassing it warns, and so does every construction: ChatGoogleGenerativeAI succeeds it.
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)
-        return _vertexai_class()(model=name, project=project, location=location, **options)
-
-
-def _chat_google_genai(
-    name: str, project: str, location: str, options: dict[str, Any]
-) -> BaseChatModel:
-    """Make a `ChatGoogleGenerativeAI` that calls Vertex AI."""
-    chat = _google_genai_class()
-    return chat(model=name, vertexai=True, project=project, location=location, **options)
+        return _vertexai_class()(**options)
 
 
 @cache
@@ -144,7 +117,7 @@ def _vertexai_class() -> Callable[..., BaseChatModel]:
     auth = require("google.auth.exceptions", install="google-auth")
     requests = require("requests.exceptions", install="requests")
 
-    class ChatVertexAI(_Gemini, _AsyncOverRest, library.ChatVertexAI):  # type: ignore[misc]
+    class ChatVertexAI(_Gemini, library.ChatVertexAI):  # type: ignore[misc]
         google_errors: ClassVar[tuple[type[Exception], ...]] = (
             google.GoogleAPICallError,
             auth.GoogleAuthError,
@@ -173,81 +146,47 @@ def _google_genai_class() -> Callable[..., BaseChatModel]:
     return ChatGoogleGenerativeAI
 
 
-class _AsyncOverRest(_ChatModel):
-    """Runs the REST calls of `ChatVertexAI` in a thread when they are awaited."""
-
-    async def _agenerate(
-        self,
-        messages: list[BaseMessage],
-        stop: list[str] | None = None,
-        run_manager: AsyncCallbackManagerForLLMRun | None = None,
-        **kwargs: Any,
-    ) -> ChatResult:
-        if getattr(self, "api_transport", None) == "rest":
-            # This form runs the sync method in a thread.
-            return await BaseChatModel._agenerate(self, messages, stop, run_manager, **kwargs)
-        return await super()._agenerate(messages, stop, run_manager, **kwargs)
-
-    async def _astream(
-        self,
-        messages: list[BaseMessage],
-        stop: list[str] | None = None,
-        run_manager: AsyncCallbackManagerForLLMRun | None = None,
-        **kwargs: Any,
-    ) -> AsyncIterator[ChatGenerationChunk]:
-        if getattr(self, "api_transport", None) == "rest":
-            chunks = BaseChatModel._astream(self, messages, stop, run_manager, **kwargs)
-        else:
-            chunks = super()._astream(messages, stop, run_manager, **kwargs)
-        async for chunk in chunks:
-            yield chunk
-
-
 class _Gemini(_ChatModel):
     """Sends what Gemini accepts, and says what to do next if Google Cloud refuses it."""
 
     google_errors: ClassVar[tuple[type[Exception], ...]]
 
     def _generate(
-        self,
-        messages: list[BaseMessage],
-        stop: list[str] | None = None,
-        run_manager: CallbackManagerForLLMRun | None = None,
-        **kwargs: Any,
+        self, messages: list[BaseMessage], stop: Any = None, run_manager: Any = None, **kwargs: Any
     ) -> ChatResult:
         with self._next_steps(messages):
             return super()._generate(mended(messages), stop, run_manager, **kwargs)  # type: ignore[safe-super]
 
     async def _agenerate(
-        self,
-        messages: list[BaseMessage],
-        stop: list[str] | None = None,
-        run_manager: AsyncCallbackManagerForLLMRun | None = None,
-        **kwargs: Any,
+        self, messages: list[BaseMessage], stop: Any = None, run_manager: Any = None, **kwargs: Any
     ) -> ChatResult:
         with self._next_steps(messages):
-            return await super()._agenerate(mended(messages), stop, run_manager, **kwargs)
+            generate = self._async_method("_agenerate")
+            result: ChatResult = await generate(mended(messages), stop, run_manager, **kwargs)
+            return result
 
     def _stream(
-        self,
-        messages: list[BaseMessage],
-        stop: list[str] | None = None,
-        run_manager: CallbackManagerForLLMRun | None = None,
-        **kwargs: Any,
+        self, messages: list[BaseMessage], stop: Any = None, run_manager: Any = None, **kwargs: Any
     ) -> Iterator[ChatGenerationChunk]:
         with self._next_steps(messages):
             yield from super()._stream(mended(messages), stop, run_manager, **kwargs)
 
     async def _astream(
-        self,
-        messages: list[BaseMessage],
-        stop: list[str] | None = None,
-        run_manager: AsyncCallbackManagerForLLMRun | None = None,
-        **kwargs: Any,
+        self, messages: list[BaseMessage], stop: Any = None, run_manager: Any = None, **kwargs: Any
     ) -> AsyncIterator[ChatGenerationChunk]:
         with self._next_steps(messages):
-            async for chunk in super()._astream(mended(messages), stop, run_manager, **kwargs):
+            stream = self._async_method("_astream")
+            async for chunk in stream(mended(messages), stop, run_manager, **kwargs):
                 yield chunk
+
+    def _async_method(self, name: str) -> Any:
+        """The client's own; or LangChain's, which runs the sync one in a thread.
+
+        The async client of `ChatVertexAI` cannot await a REST answer.
+        """
+        if getattr(self, "api_transport", None) == "rest":
+            return partial(getattr(BaseChatModel, name), self)
+        return getattr(super(), name)
 
     @contextmanager
     def _next_steps(self, messages: list[BaseMessage]) -> Iterator[None]:

@@ -1,6 +1,5 @@
 """The pictures of the series, drawn when they are asked for: `picture`."""
 
-from collections.abc import Callable
 from io import BytesIO
 from typing import Any
 
@@ -29,17 +28,9 @@ class _Canvas:
 
     def box(self, x: float, y: float, width: float, height: float, text: str, color: str) -> None:
         """A box with its lower left corner at a point; the text's first line is bold."""
-        self.axes.add_patch(
-            self._patches.FancyBboxPatch(
-                (x, y),
-                width,
-                height,
-                boxstyle="round,pad=0,rounding_size=1.2",
-                facecolor=color,
-                edgecolor=QUIET,
-                linewidth=1,
-            )
-        )
+        look = {"boxstyle": "round,pad=0,rounding_size=1.2", "edgecolor": QUIET, "linewidth": 1}
+        patch = self._patches.FancyBboxPatch((x, y), width, height, facecolor=color, **look)
+        self.axes.add_patch(patch)
         title, _, more = text.partition("\n")
         middle = y + height / 2
         self.text(x + width / 2, middle + (1.6 if more else 0), title, weight="bold")
@@ -57,7 +48,7 @@ class _Canvas:
             self.text(at[0], at[1], text, fontsize=11.5)
 
 
-def _turn() -> _Canvas:
+def _turn() -> Any:
     page = _Canvas(46)
     page.box(3, 12, 24, 22, "Your program\nload, ask, save", BLUE)
     page.box(70, 27, 27, 15, "Memorystore\none list a session", GREEN)
@@ -66,10 +57,14 @@ def _turn() -> _Canvas:
     page.arrow((27, 17), (70, 12), "2  ask, with the conversation", at=(50, 10.2))
     page.arrow((27, 26.5), (70, 31), "3  save question and answer (one write)", at=(48, 24.6))
     page.text(50, 2, "Two round trips a turn, however long the conversation is.", fontsize=12)
-    return page
+    return shown(
+        page.figure,
+        "Your program loads the conversation from Memorystore, asks the model with it, and saves "
+        "question and answer together: two round trips to Memorystore a turn.",
+    )
 
 
-def _list() -> _Canvas:
+def _list() -> Any:
     page = _Canvas(34)
     page.text(50, 31, "key  chat:ada", weight="bold", fontsize=14)
     kinds = (("human", BLUE), ("ai", AMBER), ("human", BLUE), ("ai", AMBER))
@@ -89,10 +84,14 @@ def _list() -> _Canvas:
             page.arrow((x - 4, 18.5), (x, 18.5))
     page.text(14, 3.5, "oldest", fontsize=12)
     page.text(96, 3.5, "newest: an append goes here", fontsize=12, ha="right")
-    return page
+    return shown(
+        page.figure,
+        "A session is one list on the server. Its elements are the messages, the oldest first; an "
+        "append adds to the end.",
+    )
 
 
-def _life() -> _Canvas:
+def _life() -> Any:
     page = _Canvas(34)
     page.arrow((4, 14), (97, 14))
     page.text(97, 10.5, "time", fontsize=12, ha="right")
@@ -107,10 +106,14 @@ def _life() -> _Canvas:
         page.arrow((x, 20), (x, 14.6))
     page.text(24, 10.5, "the session exists", fontsize=12)
     page.text(50, 4, "A deleted session is gone for good; only a copy brings it back.", fontsize=12)
-    return page
+    return shown(
+        page.figure,
+        "A session begins with its first message, and each message starts its time to live anew. "
+        "It ends when that is over, or when it is cleared or deleted.",
+    )
 
 
-def _loop() -> _Canvas:
+def _loop() -> Any:
     page = _Canvas(48)
     page.box(3, 18, 20, 13, "Load\nthe session", GREEN)
     page.box(38, 29, 24, 13, "Model\nanswer, or call a tool?", AMBER)
@@ -124,10 +127,14 @@ def _loop() -> _Canvas:
     page.text(
         50, 2, "The call and its result are saved with the question and the answer.", fontsize=12
     )
-    return page
+    return shown(
+        page.figure,
+        "The middleware loads the session. The model answers or calls a tool, whose result goes "
+        "back to the model. Then the middleware saves the whole turn.",
+    )
 
 
-def _threads() -> _Canvas:
+def _threads() -> Any:
     page = _Canvas(46)
     for row, (name, y) in enumerate((("thread ada", 31), ("thread grace", 9))):
         page.text(9, y + 4, name, weight="bold")
@@ -145,10 +152,14 @@ def _threads() -> _Canvas:
     page.text(
         50, 4, "Each box is a checkpoint: the whole state of the agent after one step.", fontsize=12
     )
-    return page
+    return shown(
+        page.figure,
+        "Two threads of checkpoints, one after each step of an agent. A thread can pause before a "
+        "tool, and another way can begin at an earlier checkpoint.",
+    )
 
 
-def _cluster() -> _Canvas:
+def _cluster() -> Any:
     page = _Canvas(50)
     page.box(36, 37, 28, 10, "Your program", BLUE)
     for index, slots in enumerate(("0-5461", "5461-10922", "10923-16383")):
@@ -159,40 +170,20 @@ def _cluster() -> _Canvas:
         page.arrow((50, 37), (x + 13, 30.3), linewidth=2.2 if index == 1 else 0.8)
     page.text(78, 41.5, "A session's key decides\nwhich primary has it.", fontsize=12)
     page.text(21, 41.5, "If a primary dies, its\nreplica takes over.", fontsize=12)
-    return page
-
-
-_PICTURES: dict[str, tuple[Callable[[], _Canvas], str]] = {
-    "turn": (
-        _turn,
-        "Your program loads the conversation from Memorystore, asks the model with it, and saves "
-        "question and answer together: two round trips to Memorystore a turn.",
-    ),
-    "list": (
-        _list,
-        "A session is one list on the server. Its elements are the messages, the oldest first; an "
-        "append adds to the end.",
-    ),
-    "life": (
-        _life,
-        "A session begins with its first message, and each message starts its time to live anew. "
-        "It ends when that is over, or when it is cleared or deleted.",
-    ),
-    "loop": (
-        _loop,
-        "The middleware loads the session. The model answers or calls a tool, whose result goes "
-        "back to the model. Then the middleware saves the whole turn.",
-    ),
-    "threads": (
-        _threads,
-        "Two threads of checkpoints, one after each step of an agent. A thread can pause before a "
-        "tool, and another way can begin at an earlier checkpoint.",
-    ),
-    "cluster": (
-        _cluster,
+    return shown(
+        page.figure,
         "A cluster of three primaries, each with a replica that copies it. A session's key decides "
         "which primary has it.",
-    ),
+    )
+
+
+_PICTURES = {
+    "turn": _turn,
+    "list": _list,
+    "life": _life,
+    "loop": _loop,
+    "threads": _threads,
+    "cluster": _cluster,
 }
 
 
@@ -216,22 +207,15 @@ def picture(name: str) -> Any:
     """
     if name not in _PICTURES:
         raise ValueError(f"There is no picture {name!r}; there are {', '.join(_PICTURES)}.")
-    draw, words = _PICTURES[name]
-    return shown(draw().figure, words)
+    return _PICTURES[name]()
 
 
 def shown(figure: Any, words: str) -> Any:
     """A matplotlib figure as a picture that shows wherever a notebook is read.
 
     Args:
-        figure: The figure, 9 inches wide.
+        figure: The figure, 9 inches wide; it is shown 720 pixels wide.
         words: What it shows, for those who can't see it.
-
-    Returns:
-        An ``IPython.display.Image`` (PNG, shown 720 pixels wide).
-
-    Raises:
-        ModuleNotFoundError: IPython is missing.
     """
     out = BytesIO()
     figure.savefig(out, format="png", dpi=_DPI, metadata={"Software": None})
