@@ -786,6 +786,35 @@ class TestSafe:
         with pytest.raises(CorruptCheckpointError, match="is missing"):
             saver.get_tuple(CONFIG)
 
+    @pytest.mark.parametrize("damage", ["junk", "gone"])
+    async def test_a_damaged_record_is_named(
+        self, target: Server | Cluster, key_prefix: str, damage: str
+    ) -> None:
+        """What ties a thread's parts together, if damaged, names thread and checkpoint, too."""
+        with target.client() as client:
+            async with asyncio_client(target) as async_client:
+                saver = MemorystoreSaver(client, key_prefix=key_prefix, async_client=async_client)
+                config = put_versions(saver, [["a"], ["b"]])
+                saver.put_writes(config, [("list", ["c"])], "task")
+                key, damaged = saver._key(THREAD), 0
+                for field, value in client.hgetall(key).items():
+                    if field[:1] not in (b"c", b"w"):
+                        continue
+                    damaged += 1
+                    if damage == "junk":
+                        client.hset(key, field, b"\xc1")
+                    else:
+                        client.hdel(key, field)
+                    with pytest.raises(CorruptCheckpointError, match=r"'ada/\{1\}'.*''") as raised:
+                        list(saver.list(CONFIG))
+                    assert raised.value.checkpoint_id == field.decode().split(":")[1]
+                    if b"0001" in field:  # the newest
+                        with pytest.raises(CorruptCheckpointError):
+                            await saver.aget_tuple(CONFIG)
+                    client.hset(key, field, value)
+                assert damaged == 3
+                assert len(list(saver.list(CONFIG))) == 2
+
     def test_types_of_ones_own_are_named(self, client: redis.Redis, key_prefix: str) -> None:
         """A dataclass comes back as itself once its type is allowed, and as data before."""
         saver = MemorystoreSaver(client, key_prefix=key_prefix)

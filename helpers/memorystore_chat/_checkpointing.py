@@ -6,7 +6,7 @@ Each method is a generator of requests, which the saver runs with its client or 
 import itertools
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any, TypeAlias, cast
 from uuid import uuid4
 
@@ -23,6 +23,7 @@ from langgraph.checkpoint.base import (
     get_checkpoint_metadata,
 )
 from langgraph.checkpoint.serde.base import SerializerProtocol
+from redis.exceptions import ResponseError
 
 from memorystore_chat._checks import check_text
 from memorystore_chat.errors import CorruptCheckpointError, MemorystoreChatError
@@ -60,7 +61,8 @@ class CheckpointSteps(BaseCheckpointSaver[str]):
     def _get_tuple(self, config: RunnableConfig) -> Steps[CheckpointTuple | None]:
         thread_id, ns = thread_of(config), _namespace(config)
         key = self._key(thread_id)
-        (reply,) = yield [call("get", [key], ns, get_checkpoint_id(config) or "")]
+        with _undamaged(thread_id):
+            (reply,) = yield [call("get", [key], ns, get_checkpoint_id(config) or "")]
         answer = Answer(self.serde, reply)
         return next((self._tuple(thread_id, answer, found) for found in answer.checkpoints()), None)
 
@@ -83,7 +85,8 @@ class CheckpointSteps(BaseCheckpointSaver[str]):
         keys = [self._key(thread_of(config))] if config else (yield from self._all_keys())
         replies: _Replies = []
         for some in _batches(keys):
-            replies += yield [call("list", [key], *arguments) for key in some]
+            with _undamaged(thread_of(config)) if config else nullcontext():
+                replies += yield [call("list", [key], *arguments) for key in some]
         return itertools.islice(self._tuples(keys, replies, wanted or {}), limit)
 
     def _tuples(
@@ -224,7 +227,8 @@ class CheckpointSteps(BaseCheckpointSaver[str]):
         thread_id, ns = thread_of(config), _namespace(config)
         checkpoint_id = get_checkpoint_id(config) or ""
         arguments: tuple[str | int, ...] = (ns, checkpoint_id, len(channels), *channels)
-        (reply,) = yield [call("history", [self._key(thread_id)], *arguments)]
+        with _undamaged(thread_id):
+            (reply,) = yield [call("history", [self._key(thread_id)], *arguments)]
         try:
             found = Answer(self.serde, reply).history(channels)
         except ValueError as error:
@@ -285,3 +289,20 @@ def _reading(thread_id: str, found: Stored) -> Iterator[None]:
         raise CorruptCheckpointError(
             thread_id, found.ns, found.checkpoint_id, str(error)
         ) from error
+
+
+@contextmanager
+def _undamaged(thread_id: str) -> Iterator[None]:
+    try:
+        yield
+    except ResponseError as error:
+        found = _DAMAGED.search(str(error))
+        if found is None:
+            raise
+        reason = f"its record {found['field']!r} is damaged"
+        checkpoint_id = found["id"] or ""
+        raise CorruptCheckpointError(thread_id, found["ns"], checkpoint_id, reason) from error
+
+
+# As base.lua says it; the field of a checkpoint or of a task's writes has the checkpoint's ID.
+_DAMAGED = re.compile(r"DAMAGED \[(?P<field>(?:[cw]\d+:(?P<id>[^:\]]*))?.*?)\] \[(?P<ns>.*?)\]")

@@ -66,7 +66,12 @@ def run(client: Client, steps: Steps[T]) -> T:
     try:
         request = next(steps)
         while True:
-            request = steps.send(_send(client, request))
+            try:
+                replies = _send(client, request)
+            except redis.ResponseError as error:
+                request = steps.throw(error)  # some steps know what it means
+            else:
+                request = steps.send(replies)
     except StopIteration as finished:
         return cast("T", finished.value)
 
@@ -76,7 +81,12 @@ async def arun(client: AsyncClient, steps: Steps[T]) -> T:
     try:
         request = next(steps)
         while True:
-            request = steps.send(await _asend(client, request))
+            try:
+                replies = await _asend(client, request)
+            except redis.ResponseError as error:
+                request = steps.throw(error)
+            else:
+                request = steps.send(replies)
     except StopIteration as finished:
         return cast("T", finished.value)
 

@@ -17,7 +17,7 @@
 -- Nothing is written before the end, and then by one HSET, so a failure leaves no half of it.
 -- Uses nothing newer than Redis 5.
 
-local key, argument = KEYS[1], 0
+local key, argument, reading = KEYS[1], 0, ''
 local staged = {}
 
 local function take()
@@ -39,7 +39,19 @@ end
 
 local function get_record(field)
   local value = get(field)
-  return value and cmsgpack.unpack(value)
+  if not value then
+    return value
+  end
+  local fine, record = pcall(cmsgpack.unpack, value)
+  if not fine or type(record) ~= 'table' then
+    error('DAMAGED [' .. field .. '] [' .. reading .. ']')
+  end
+  return record
+end
+
+-- A record that another one names.
+local function named_record(field)
+  return get_record(field) or error('DAMAGED [' .. field .. '] [' .. reading .. ']')
 end
 
 local function set_record(field, record)
@@ -86,6 +98,7 @@ local function position_field(ns, channel, index)
 end
 
 local function namespace(name, create)
+  reading = name
   local found = get_record('n' .. name)
   if found or not create then
     return found
@@ -103,7 +116,7 @@ local function namespaces()
   local all = {}
   local name = (get_record('#') or {})[2]
   while name do
-    local found = get_record('n' .. name)
+    local found = named_record('n' .. name)
     table.insert(all, 1, {name, found[1], found[2]})
     name = found[3]
   end
@@ -130,7 +143,7 @@ local function enter(name, space, id)
   end
   local above, below = nil, space[2]
   while below and is_above(below, id) do
-    above, below = below, get_record(checkpoint_field(space[1], below))[1]
+    above, below = below, named_record(checkpoint_field(space[1], below))[1]
   end
   found = {below, false, '', false, '', {}, {}, false}
   set_record(field, found)
@@ -157,7 +170,7 @@ end
 local function each_checkpoint(ns, newest, act)
   local id = newest
   while id do
-    local record = get_record(checkpoint_field(ns, id))
+    local record = named_record(checkpoint_field(ns, id))
     act(id, record)
     id = record[1]
   end
@@ -167,7 +180,7 @@ local function each_task(ns, id, record, act)
   local task = record[8]
   while task do
     local field = 'w' .. ns .. ':' .. id .. ':' .. task
-    local writes = get_record(field)
+    local writes = named_record(field)
     act(field, writes, task)
     task = writes[1]
   end

@@ -96,7 +96,7 @@ local function chosen(space, id)
   end
   id = space[2]
   while id do
-    local record = get_record(checkpoint_field(space[1], id))
+    local record = named_record(checkpoint_field(space[1], id))
     if record[4] then
       return id, record
     end
@@ -124,6 +124,7 @@ function ask.list()
   local only, name, id, before, limit = take(), take(), take(), take(), take_number()
   local found = {}
   for _, space in ipairs(namespaces()) do
+    reading = space[1]
     if only == '0' or space[1] == name then
       each_checkpoint(space[2], space[3], function(each, record)
         if record[4] and (id == '' or each == id) and (before == '' or is_above(before, each))
