@@ -408,6 +408,21 @@ def put_versions(saver: MemorystoreSaver, values: list[list[Any]], config: Any =
     return config
 
 
+def put_another(saver: MemorystoreSaver) -> None:
+    """Store a checkpoint that comes after those of `put_versions`."""
+    checkpoint: Checkpoint = {
+        **empty_checkpoint(),
+        "channel_values": {"list": ["another"]},
+        "channel_versions": {"list": 9},
+    }
+    config: Any = {"configurable": {"checkpoint_ns": "", **CONFIG["configurable"]}}
+    saver.put(config, checkpoint, {"step": 9}, {"list": 9})
+
+
+def hashes(client: redis.Redis) -> dict[bytes, Any]:
+    return {key: client.hgetall(key) for key in client.scan_iter()}
+
+
 def extend(state: list[str] | None, writes: list[list[str]]) -> list[str]:
     return [*(state or []), *(item for write in writes for item in write)]
 
@@ -944,6 +959,37 @@ class TestErrors:
                 saver = MemorystoreSaver(client, key_prefix=key_prefix)
                 with pytest.raises(MemorystoreChatError, match="NOPERM"):
                     ask(saver, "hello")
+
+    @pytest.mark.parametrize("start", [servers.valkey, servers.redis7])
+    def test_what_is_refused_is_not_stored(self, start: Callable[[], Server]) -> None:
+        """Each right is taken away in turn: a call is refused and changes nothing, or is done."""
+        calls: list[Callable[[MemorystoreSaver], object]] = [
+            put_another,
+            lambda saver: saver.put_writes(next(saver.list(CONFIG)).config, [("a", ["b"])], "task"),
+            lambda saver: saver.prune([THREAD]),
+            lambda saver: saver.copy_thread(THREAD, "b{1}"),
+        ]
+        with start() as server, server.client() as client, server.admin() as admin:
+            free = MemorystoreSaver(client, ttl=50)
+            refused = set()
+            for right in ("hset", "hget", "hmget", "hgetall", "hkeys", "hexists", "hdel", "expire"):
+                admin.execute_command("ACL", "SETUSER", "u", "reset", "on", ">pw", "~*", "+@all")
+                admin.execute_command("ACL", "SETUSER", "u", f"-{right}")
+                with server.client(username="u", password="pw") as limited:
+                    for number, call in enumerate(calls):
+                        client.flushdb()
+                        put_versions(free, [["a"], ["a", "b"], ["a", "b", "c"]])
+                        before, reason = hashes(client), ""
+                        try:
+                            call(MemorystoreSaver(limited, ttl=100, keep=2))
+                        except MemorystoreChatError as error:
+                            reason = str(error)
+                        if reason:
+                            assert "NOPERM" in reason
+                            assert hashes(client) == before, (right, number)
+                            refused.add((right, number))
+                        assert all(client.ttl(key) > 0 for key in hashes(client))
+            assert {("expire", 0), ("expire", 1), ("expire", 3), ("hdel", 0), ("hdel", 2)} < refused
 
     @pytest.mark.parametrize("thread_id", [None, "", 7, b"a", "\ud800"])
     def test_a_thread_id_that_is_none(self, saver: MemorystoreSaver, thread_id: Any) -> None:

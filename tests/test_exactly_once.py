@@ -23,7 +23,7 @@ import servers
 from memorystore_chat import ConnectError, MemorystoreChatError, MemorystoreChatMessageHistory
 from memorystore_chat.history import CLOCK_ALLOWANCE, SEARCHED_ALWAYS, SEARCHED_AT_MOST
 from memorystore_chat.storage import codec
-from memorystore_chat.storage.scripts import script
+from memorystore_chat.storage.scripts import APPEND, script
 from proxy import Proxy
 from servers import Cluster, Server
 
@@ -94,7 +94,7 @@ def lossy(
     """A link to the server, which knows the script already, so that every append is one request."""
     nodes = [server] if isinstance(server, Server) else server.nodes
     with server.client() as direct:
-        direct.script_load(script("append").text)
+        direct.script_load(script(*APPEND).text)
     with ExitStack() as stack:
         yield Link(
             server,

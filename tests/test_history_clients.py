@@ -300,6 +300,27 @@ def test_what_is_refused_is_not_stored(server: "Server", removed: str, stored: i
             history.clear()
 
 
+@pytest.mark.own_server
+@pytest.mark.parametrize("removed", ["pttl", "pexpire", "rpush"])
+def test_a_repair_that_is_refused_moves_nothing(
+    server: "Server", client: redis.Redis, key_prefix: str, removed: str
+) -> None:
+    """No copy of a broken element is left without the session's time to live."""
+    history = MemorystoreChatMessageHistory(client, "s", 50, key_prefix=key_prefix)
+    history.add_messages(said("1"))
+    client.rpush(history.key, b"\xff")
+    before = client.lrange(history.key, 0, -1)
+    with server.admin() as admin:
+        admin.execute_command("ACL", "SETUSER", "mender", "on", ">pw", "~*", "+@all", f"-{removed}")
+        with server.client(username="mender", password="pw") as limited:
+            mended = MemorystoreChatMessageHistory(limited, history.key)
+            with pytest.raises(MemorystoreChatError, match="NOPERM"):
+                mended.repair(dry_run=False)
+        admin.execute_command("ACL", "DELUSER", "mender")
+    assert client.lrange(history.key, 0, -1) == before
+    assert not client.exists(f"{history.key}:corrupt")
+
+
 def test_a_message_that_the_server_finds_too_large_is_explained() -> None:
     """A server that was set up with a lower limit than 512 MB."""
     with servers.valkey(proto_max_bulk_len="1mb") as server, server.client() as client:

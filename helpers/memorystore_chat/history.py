@@ -28,7 +28,7 @@ from memorystore_chat.errors import (
 from memorystore_chat.storage import AsyncClient, Client, codec
 from memorystore_chat.storage.conversation import is_result, is_users, sendable
 from memorystore_chat.storage.interrupts import drop_idle_connections, dropping_interrupted
-from memorystore_chat.storage.scripts import script, script_async
+from memorystore_chat.storage.scripts import APPEND, script, script_async
 
 R = TypeVar("R", int, list[bytes])
 
@@ -183,7 +183,7 @@ class MemorystoreChatMessageHistory(BaseChatMessageHistory):
         """
         if not (batch := self._batch(messages, append_id)):
             return
-        append = script("append")
+        append = script(*APPEND)
         with self._explaining("appending to"), dropping_interrupted(self._client):
             try:
                 reply = self._execute("EVALSHA", append.sha, *batch.arguments)
@@ -202,7 +202,7 @@ class MemorystoreChatMessageHistory(BaseChatMessageHistory):
             return
         if not (batch := self._batch(messages, append_id)):
             return
-        append = await script_async("append")
+        append = await script_async(*APPEND)
         with self._explaining("appending to"):
             try:
                 reply = await self._aexecute("EVALSHA", append.sha, *batch.arguments)
@@ -281,8 +281,11 @@ class MemorystoreChatMessageHistory(BaseChatMessageHistory):
         return found
 
     def _move_aside(self, broken: list[bytes]) -> None:
+        left = self._ask(int, "repairing", "PTTL", self._key)
+        if left > 0:  # refused, if it is, before anything is written
+            self._ask(int, "repairing", "PEXPIRE", self._aside, left)
         self._ask(int, "repairing", "RPUSH", self._aside, *broken)
-        if (left := self._ask(int, "repairing", "PTTL", self._key)) > 0:
+        if left > 0:
             self._ask(int, "repairing", "PEXPIRE", self._aside, left)
         for element in broken:
             self._ask(int, "repairing", "LREM", self._key, 1, element)

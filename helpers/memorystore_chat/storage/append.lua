@@ -1,4 +1,5 @@
--- Appends a batch of elements to a session: all or none, at most once, in one round trip.
+-- Appends a batch of elements to a session: all or none, at most once, in one round trip. demand.lua
+-- goes in front of it.
 --
 -- KEYS[1]  the session's list, oldest element first
 -- ARGV[1]  seconds to live from now, or 0 to leave the expiry as it is
@@ -58,28 +59,12 @@ local function stored_already()
   return false
 end
 
--- Raises the server's refusal of a command that is used below, before anything is written. `value` is
--- what the command takes after its key.
-local function demand(command, value, ...)
-  if redis.acl_check_cmd then -- Redis 7
-    if not redis.acl_check_cmd(command, key, value, ...) then
-      redis.call(command, key, value, ...)
-    end
-    return
-  end
-  -- Redis 6 looks at the right first and then at the number.
-  local answer = redis.pcall(command, key, 'no number', ...)
-  if not string.find(answer.err, 'integer', 1, true) then
-    error(answer.err)
-  end
-end
-
 if not stored_already() then
   if keep ~= '0' then
-    demand('LTRIM', 0, -1)
+    demand('LTRIM', key, 0, -1)
   end
   if ttl ~= '0' then
-    demand('EXPIRE', ttl)
+    demand('EXPIRE', key, ttl)
   end
   -- unpack() takes fewer than 8,000 values. As few commands as can be: of a transaction that a crash
   -- cut off in the append-only file, Redis 7.0 revives whole commands at the crash after that.

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from memorystore_chat.storage.commands import Command
-from memorystore_chat.storage.scripts import script
+from memorystore_chat.storage.scripts import Script, script
 from memorystore_chat.storage.segments import (
     DIGEST,
     Layout,
@@ -84,7 +84,7 @@ def call(name: str, keys: Sequence[bytes], *arguments: str | bytes | int) -> Com
         *arguments: As the script takes them.
     """
     *shared, own = _SCRIPTS[name]
-    text = script(*(f"checkpoint/{part}" for part in (*shared, own)))
+    text = _script(*shared, own)
     asked = () if own == name else (name,)
     kind = list if own == "read" else bytes
     return Command("", tuple(keys), (*asked, *arguments), text, kind)
@@ -93,7 +93,11 @@ def call(name: str, keys: Sequence[bytes], *arguments: str | bytes | int) -> Com
 def load_scripts() -> None:
     """Read all scripts, which `call` would otherwise do one by one."""
     for parts in _SCRIPTS.values():
-        script(*(f"checkpoint/{part}" for part in parts))
+        _script(*parts)
+
+
+def _script(*parts: str) -> Script:
+    return script("demand", *(f"checkpoint/{part}" for part in parts))
 
 
 def put(

@@ -16,6 +16,9 @@ class Script(NamedTuple):
     sha: bytes
 
 
+APPEND = ("demand", "append")
+"""The files of the script that appends."""
+
 _loaded: dict[tuple[str, ...], Script] = {}
 
 
@@ -23,7 +26,7 @@ def script(*names: str) -> Script:
     """The script in ``NAME.lua``, or in several such files one after the other, read once.
 
     Example:
-        >>> len(script("append").sha)
+        >>> len(script(*APPEND).sha)
         40
     """
     if names not in _loaded:

@@ -1,4 +1,4 @@
--- What the scripts of this folder share: it goes in front of each of them.
+-- What the scripts of this folder share: it goes in front of each of them, after demand.lua.
 --
 -- KEYS[1]  the hash that holds all checkpoints of a thread
 -- ARGV     the script's arguments, taken one after the other
@@ -14,7 +14,8 @@
 --   eNS:CH:I    the digest of the segment at list position I
 --   sDIGEST     a segment: one or more elements of a list, stored once for the whole thread
 --
--- Nothing is written before the end, and then by one HSET, so a failure leaves no half of it.
+-- Nothing is written before the end, and nothing before all that follows is found to be allowed, so
+-- a failure leaves no half of it.
 -- Uses nothing newer than Redis 5.
 
 local key, argument, reading = KEYS[1], 0, ''
@@ -77,6 +78,12 @@ local function flush(ttl)
     else
       gone[#gone + 1] = field
     end
+  end
+  if #gone > 0 then
+    demand('HDEL', key, gone[1])
+  end
+  if ttl ~= '0' then
+    demand('EXPIRE', key, ttl)
   end
   in_parts('HSET', sets)
   in_parts('HDEL', gone)

@@ -15,6 +15,9 @@ local function write_copy(target, ttl, token, flat)
       flat[index + 1] = cmsgpack.pack({header[1], header[2], token})
     end
   end
+  if ttl ~= '0' then
+    demand('EXPIRE', key, ttl)
+  end
   in_parts('HSET', flat)
   if ttl ~= '0' then
     redis.call('EXPIRE', key, ttl)
