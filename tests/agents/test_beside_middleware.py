@@ -212,7 +212,10 @@ class Stops(AgentMiddleware[Any, Any, Any]):
 
 @pytest.mark.parametrize("checkpointed", [False, True])
 @pytest.mark.parametrize("says", [False, True])
-def test_pending_call_is_stored_with_an_answer(make: Make, says: bool, checkpointed: bool) -> None:
+@pytest.mark.parametrize("way", ["invoke", "astream"])
+async def test_pending_call_is_stored_with_an_answer(
+    make: Make, way: str, says: bool, checkpointed: bool
+) -> None:
     """A call that was never carried out gets a result that says so, stored and replayed."""
     model = Scripted(replies=[call("tea", "milk"), "fine"])
     agent: Any = create_agent(
@@ -221,7 +224,10 @@ def test_pending_call_is_stored_with_an_answer(make: Make, says: bool, checkpoin
         middleware=[ChatHistoryMiddleware(make), Stops(says=says)],
         checkpointer=InMemorySaver() if checkpointed else None,
     )
-    agent.invoke(ask("1"), THREAD)
+    if way == "invoke":
+        agent.invoke(ask("1"), THREAD)
+    else:
+        [each async for each in agent.astream(ask("1"), THREAD)]
     not_done = ("tool", "The call was not carried out.")
     first = [
         ("human", "1"),

@@ -389,7 +389,8 @@ def test_repeated_append_with_a_lone_surrogate_is_not_doubled(
 
 @pytest.mark.parametrize("at", ["ChatHistoryMiddleware.before_agent", "model"])
 @pytest.mark.parametrize("turn", [0, 1])
-def test_time_travel_is_refused(make: Make, turn: int, at: str) -> None:
+@pytest.mark.parametrize("way", ["invoke", "astream"])
+async def test_time_travel_is_refused(make: Make, way: str, turn: int, at: str) -> None:
     """Going back to an earlier checkpoint says why it cannot be, and stores nothing."""
     model = Scripted(replies=["a", "b", "other"])
     agent: Any = create_agent(
@@ -399,7 +400,10 @@ def test_time_travel_is_refused(make: Make, turn: int, at: str) -> None:
         agent.invoke(ask(question), THREAD)
     old = [state for state in agent.get_state_history(THREAD) if state.next == (at,)][turn]
     with pytest.raises(ValueError, match="goes back to an earlier checkpoint"):
-        agent.invoke(None, old.config)
+        if way == "invoke":
+            agent.invoke(None, old.config)
+        else:
+            [each async for each in agent.astream(None, old.config)]
     assert [message.text for message in make().messages] == [*"1a2b"]
 
 
