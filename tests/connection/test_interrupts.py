@@ -129,6 +129,26 @@ def test_connections_that_were_dropped_are_replaced(client: Any, key_prefix: str
     assert client.get(f"{key_prefix}b") == b"b"
 
 
+def test_a_lock_that_an_interrupt_left_held_stops_nobody(client: Any, key_prefix: str) -> None:
+    """Between taking a lock and the block that gives it back, a signal may raise as well."""
+    for pool in interrupts.pools(client):
+        pool._counting.acquire()
+        pool.disconnect()
+        pool._free.clear()
+    found: list[Any] = []
+
+    def use() -> None:
+        for pool in interrupts.pools(client):
+            for _ in range(10):
+                pool.get_connection()
+        found.append(client.get(f"{key_prefix}b"))
+
+    thread = threading.Thread(target=use, daemon=True)
+    thread.start()
+    thread.join(10)
+    assert found == [b"b"]
+
+
 def test_a_connection_is_given_back_once(valkey_server: Server) -> None:
     """Giving back twice, also to another pool, lends a connection to nobody else."""
     with connect(valkey_server.url, max_connections=2) as one, connect(valkey_server.url) as other:

@@ -12,6 +12,7 @@ import threading
 import time
 import weakref
 from collections import deque
+from contextlib import suppress
 from queue import Empty, SimpleQueue
 from typing import Any
 
@@ -104,9 +105,10 @@ class Pool(OwnListsPool):
     def make_connection(self) -> Any:
         """A new connection, not connected yet."""
         connection = self.connection_class(**self.connection_kwargs)
-        with self._counting:
-            self._made = [made for made in self._made if made() is not None]
-            self._made.append(weakref.ref(connection))
+        for made in [made for made in self._made if made() is None]:
+            with suppress(ValueError):  # another thread was faster
+                self._made.remove(made)
+        self._made.append(weakref.ref(connection))
         return connection
 
     def get_connection(self, *_: Any, **__: Any) -> Any:
@@ -170,12 +172,17 @@ class Pool(OwnListsPool):
 
     def _replace_lost_permits(self) -> None:
         """Make a permit for each that was dropped instead of being given back."""
-        with self._counting:
+        # An interrupt may have left it locked; in order, nobody has it for so long.
+        locked = self._counting.acquire(timeout=_LOOK_EVERY)
+        try:
             self._known = [known for known in self._known if known() is not None]
             while len(self._known) < self.max_connections:
                 permit = _Permit()
                 self._known.append(weakref.ref(permit))
                 self._permits.put(permit)
+        finally:
+            if locked:
+                self._counting.release()
 
 
 def _is_stale(connection: Any) -> bool:
