@@ -387,6 +387,13 @@ def test_repeated_append_with_a_lone_surrogate_is_not_doubled(
         assert len(history) == 3
 
 
+async def go_on(agent: Any, way: str, config: Any) -> None:
+    if way == "invoke":
+        agent.invoke(None, config)
+    else:
+        [each async for each in agent.astream(None, config)]
+
+
 @pytest.mark.parametrize("at", ["ChatHistoryMiddleware.before_agent", "model"])
 @pytest.mark.parametrize("turn", [0, 1])
 @pytest.mark.parametrize("way", ["invoke", "astream"])
@@ -400,10 +407,7 @@ async def test_time_travel_is_refused(make: Make, way: str, turn: int, at: str) 
         agent.invoke(ask(question), THREAD)
     old = [state for state in agent.get_state_history(THREAD) if state.next == (at,)][turn]
     with pytest.raises(ValueError, match="goes back to an earlier checkpoint"):
-        if way == "invoke":
-            agent.invoke(None, old.config)
-        else:
-            [each async for each in agent.astream(None, old.config)]
+        await go_on(agent, way, old.config)
     assert [message.text for message in make().messages] == [*"1a2b"]
 
 
