@@ -128,6 +128,7 @@ def test_what_is_no_text_is_refused(value: object) -> None:
         "redis://10.0.0.3/hunter2",
         "redis://h?password=hunter2",
         "projects/p/locations/r/instances/i?password=hunter2",
+        "projects/p/locations/r/instances/i/hunter2",
         "//hunter2",
         "hunter2://10.0.0.3",
         "unix://hunter2",

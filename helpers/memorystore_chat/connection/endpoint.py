@@ -26,8 +26,8 @@ _TLS = {"redis": False, "valkey": False, "rediss": True, "valkeys": True}
 _LABEL = r"[A-Za-z0-9_](?:[A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?"
 _HOST = re.compile(rf"{_LABEL}(?:\.{_LABEL})*\.?")
 _SCHEME = re.compile(r"(?:https?|rediss?|valkeys?|unix)://", re.IGNORECASE)
-# The beginning of a resource's name, and nothing a password would need.
-_NAME_ALIKE = re.compile(r"(?://[a-z]+\.googleapis\.com/)?projects(?:/[a-z0-9.:-]+){1,7}")
+# A resource's name or its beginning: nothing a password would need, and nothing behind it.
+_NAME_ALIKE = re.compile(r"(?://[a-z]+\.googleapis\.com/)?projects(?:/[a-z0-9.:-]+){1,5}")
 _RESOURCE = re.compile(
     r"(?://(?P<service>redis|memorystore)\.googleapis\.com/)?"
     r"(?P<name>projects/[\w.:-]+/locations/[\w-]+/(?P<kind>instances|clusters)/[\w.-]+)"
