@@ -149,7 +149,10 @@ class Server(Process):
 
     def restart(self) -> Self:
         """Start it again on the same port and folder, after an orderly end if it still runs."""
-        self.end(signal.SIGTERM, keep=True)
+        if self.running:
+            os.kill(self.pid, signal.SIGTERM)
+            wait_until(lambda: not self.running, "the end")
+        self.end(keep=True)
         self.spawn()
         self.wait_for(launcher.answers)
         return self

@@ -62,7 +62,6 @@ class _Foreground:
 
 
 def _run(command: list[str], *, temporary: bool) -> int:
-    """Run a command with an endpoint in its environment; answer its exit status."""
     foreground = _Foreground()
     environment = dict(os.environ)
     with ExitStack() as cleanup:
@@ -83,14 +82,7 @@ def _run(command: list[str], *, temporary: bool) -> int:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Carry out ``python -m memorystore_chat.local``.
-
-    Args:
-        arguments: The command line without the program's name; None takes ``sys.argv``.
-
-    Returns:
-        The exit status: the command's own, 1 when the server cannot be had.
-    """
+    """Carry out ``python -m memorystore_chat.local``; answer the command's exit status."""
     words = sys.argv[1:] if arguments is None else arguments
     mine, command = words, []
     if "--" in words:

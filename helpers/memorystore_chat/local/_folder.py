@@ -70,11 +70,7 @@ def try_lock(file: Path, *, create: bool = False) -> int | None:
 
 @contextmanager
 def starting(place: Path, *, create: bool = False) -> Generator[None]:
-    """The right to start or stop the folder's server; held for moments only.
-
-    Raises:
-        TimeoutError: Another process holds it and does not let go.
-    """
+    """The right to start or stop the folder's server, or a TimeoutError; held for moments only."""
     patience = time.monotonic() + PATIENCE
     while True:
         with _no_fork:
@@ -151,11 +147,7 @@ def used(place: Path) -> bool:
 
 
 def shut_down(place: Path) -> None:
-    """Stop the folder's server and see it gone; only inside `starting`.
-
-    Raises:
-        TimeoutError: The server does not stop.
-    """
+    """Stop the folder's server and see it gone, or a TimeoutError; only inside `starting`."""
     path = Path(socket_of(place))
     refusal = b""
     # It hangs up instead of answering, or is going already.

@@ -1,19 +1,12 @@
 """A real Valkey server on this machine, for when there is no Memorystore at hand.
 
-``connect()`` without an endpoint uses it. The server keeps its data in one folder per user, so
-every kernel of that user works on the same conversations and finds them again after a restart:
-the first kernel starts the server, the others attach to it over a unix socket, and it stops by
-itself some minutes after the last client has gone. It has no network port.
+``connect()`` without an endpoint uses it. It keeps its data in one folder per user: the first
+kernel starts the server, the others attach to it over a unix socket, and it stops by itself some
+minutes after the last client has gone. It has no network port. What it has acknowledged is on the
+disk; on a full one it ends rather than acknowledge what it cannot keep.
 
-What it has acknowledged is on the disk: it survives the server's death and the machine's. On a
-full disk the server ends rather than acknowledge what it cannot keep.
-
-The folder is, in this order: the parameter, the environment variable ``MEMORYSTORE_EMBEDDED_DIR``
-(an absolute path; tests and CI name a throw-away folder with it), or the platform's folder for a
-user's data, such as ``~/.local/share/memorystore-chat`` on Linux. `_folder` says what is in it.
-
-From the shell, ``python -m memorystore_chat.local run -- COMMAND`` runs a command with an
-embedded server.
+The folder is the parameter, else ``$MEMORYSTORE_EMBEDDED_DIR`` (an absolute path), else the
+platform's folder for a user's data, such as ``~/.local/share/memorystore-chat`` on Linux.
 """
 
 import hashlib
@@ -53,12 +46,10 @@ _REASON = re.compile(r"^\d+:\w .{24} # (?!WARNING|Valkey is now ready to exit)",
 def ensure_running(folder: Path | str | None = None, *, grace: float = _GRACE) -> str:
     """Start the embedded server of a folder, or attach to it when it runs already.
 
-    Calls from any number of processes and threads at once start one server. The server outlives
-    the process that started it and stops ``grace`` seconds after its last client has gone.
+    Calls from any number of processes and threads at once start one server, which outlives them.
 
     Args:
-        folder: Where the data live; None takes ``$MEMORYSTORE_EMBEDDED_DIR``, else the user's own
-            folder. It is made, private to the user, when it is missing.
+        folder: Where the data live. It is made, private to the user, when it is missing.
         grace: Seconds without a client after which the server stops. A running server keeps
             the figure it was started with.
 
@@ -251,11 +242,7 @@ def _answering(place: Path, grace: float) -> str:
 
 
 def _may_try_again(place: Path, launches: int, cut_short: bool) -> bool:
-    """Whether the next start is to drop a broken end of the file, after a start that failed.
-
-    Raises:
-        ConnectError: Another start is of no use.
-    """
+    """Whether the next start is to drop a broken end of the file; an error if none is of use."""
     if not cut_short and _CUT_SHORT in _log(place):
         _keep_copy(place)
         return True
@@ -328,8 +315,7 @@ def _launch(place: Path, lock: int, *, cut_short: bool) -> None:
 def _keep_copy(place: Path) -> None:
     """Copy the data before the server drops half a command at their end.
 
-    A server killed in the middle of a write leaves that. But damage in the middle can look the
-    same and cost all that follows, hence the copy.
+    Damage in the middle can look the same, and cost all that follows.
     """
     copy = place / f"appendonlydir.{time.strftime('%Y%m%d-%H%M%S')}"
     shutil.copytree(place / "appendonlydir", copy)

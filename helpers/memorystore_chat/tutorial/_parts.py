@@ -62,15 +62,14 @@ class Part:
 
 def parts(message: BaseMessage) -> Iterator[Part]:
     """The pieces of a message in order, and how it ended if not as usual; at least one."""
-    nothing = Part(label="empty")
-    said = nothing
+    said = None
     for said in _said(message):
         yield said
     ending = _ending(message)
-    if ending and said is nothing:
-        yield Part(label=f"empty, {ending}")
-    elif ending or said is nothing:
-        yield Part(label=ending) if ending else nothing
+    if said is None:
+        yield Part(label=f"empty, {ending}" if ending else "empty")
+    elif ending:
+        yield Part(label=ending)
 
 
 def summary(message: BaseMessage) -> str:

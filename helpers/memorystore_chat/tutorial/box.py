@@ -18,6 +18,7 @@ from langchain_core.messages import AIMessage, BaseMessage, HumanMessage
 from memorystore_chat._checks import type_name
 from memorystore_chat._extras import require
 from memorystore_chat.errors import MemorystoreChatError
+from memorystore_chat.sessions.report import counted
 from memorystore_chat.tutorial._parts import summary
 from memorystore_chat.tutorial.conversation import transcript
 from memorystore_chat.tutorial.tables import table
@@ -44,8 +45,7 @@ class ChatBox:
         self._history = history
         self._suggestions = list(suggestions)
         self._said: list[BaseMessage] = []
-        self._note = ""
-        self._stored = ""
+        self._note = self._stored = ""
         self._one_turn = threading.Lock()
         self._worker = ThreadPoolExecutor(1, thread_name_prefix="chat_box")
         self._views: list[Callable[[], None]] = []
@@ -56,8 +56,7 @@ class ChatBox:
             self._fail(error)
 
     def __repr__(self) -> str:
-        lines = [str(transcript(self._said)), self._note]
-        return "\n".join(filter(None, lines))
+        return f"{transcript(self._said)}\n{self._note}".rstrip("\n")
 
     def _repr_html_(self) -> str:
         conversation = f'<div style="flex:1 1 17em">{self._conversation()}</div>'
@@ -86,14 +85,10 @@ class ChatBox:
         """The widgets of one view of the box."""
         layout = widgets.Layout
         conversation, stored = widgets.HTML(), widgets.HTML()
-        typed = widgets.Text(
-            placeholder="Type here, then press Enter",
-            continuous_update=False,
-            layout=layout(flex="1 1 auto", width="auto"),
-        )
-        send = widgets.Button(
-            description="Send", button_style="primary", layout=layout(width="5em")
-        )
+        typed = widgets.Text(placeholder="Type here, then press Enter", continuous_update=False)
+        typed.layout = layout(flex="1 1 auto", width="auto")
+        send = widgets.Button(description="Send", button_style="primary")
+        send.layout = layout(width="5em")
         buttons = {
             text: widgets.Button(description=text, tooltip=text, layout=layout(width="auto"))
             for text in self._suggestions
@@ -120,17 +115,15 @@ class ChatBox:
         self._views.append(show)
         show()
         # From the bottom up, so that the newest message stays in sight.
-        scrolled = layout(
+        scrolled = widgets.Box([conversation])
+        scrolled.layout = layout(
             display="flex", flex_flow="column-reverse", max_height="26em", overflow="auto"
         )
-        left = [widgets.Box([conversation], layout=scrolled), widgets.HBox([typed, send]), chips]
-        box = widgets.HBox(
-            [
-                widgets.VBox(left, layout=layout(flex="1 1 17em")),
-                widgets.VBox([stored], layout=layout(flex="1 1 14em")),
-            ],
-            layout=layout(flex_flow="row wrap", align_items="flex-start", grid_gap="0 1.5em"),
-        )
+        left = widgets.VBox([scrolled, widgets.HBox([typed, send]), chips])
+        left.layout = layout(flex="1 1 17em")
+        right = widgets.VBox([stored], layout=layout(flex="1 1 14em"))
+        box = widgets.HBox([left, right])
+        box.layout = layout(flex_flow="row wrap", align_items="flex-start", grid_gap="0 1.5em")
         box.add_class(f"{self._name}-live")
         return box
 
@@ -184,12 +177,8 @@ class ChatBox:
             for n, message in enumerate(newest)
         ]
         name = getattr(self._history, "key", "The session")
-        noun = "element" if count == 1 else "elements"
-        return table(
-            rows,
-            title=f"{name}: a list of {count} {noun} on the server",
-            empty="Nothing is stored yet.",
-        )._repr_html_()
+        title = f"{name}: a list of {counted(count, 'element')} on the server"
+        return table(rows, title=title, empty="Nothing is stored yet.")._repr_html_()
 
     @property
     def _style(self) -> str:
@@ -214,9 +203,8 @@ def chat_box(
 ) -> ChatBox:
     """A box to chat in, with the session's list on the server beside it.
 
-    In Colab and JupyterLab, type and press Enter. A cell that shows a box does not wait for you.
-    What is saved in the notebook is the conversation and the list, to be read. One question is
-    answered at a time, on a thread of its own; an error appears in the box as its sentence.
+    A cell that shows a box does not wait for you. What is saved in the notebook is the
+    conversation and the list, to be read. An error appears in the box as its sentence.
 
     Args:
         reply: A function that takes what the reader typed, stores the turn in ``history`` and
@@ -246,8 +234,8 @@ def chat_box(
     if isinstance(suggestions, str) or not all(isinstance(text, str) for text in suggestions):
         raise TypeError("suggestions takes a list of texts, such as ['What is my name?'].")
     if isinstance(reply, BaseChatModel):
-        return ChatBox(_with_memory(reply, history), history, suggestions)
-    if not callable(reply):
+        reply = _with_memory(reply, history)
+    elif not callable(reply):
         raise TypeError(
             f"reply is a {type_name(reply)}; it takes a chat model, or a function from a question "
             "to its answer, such as lambda text: chain.invoke(text)."

@@ -2,9 +2,8 @@
 
 What a message holds comes from users, models and tools, so all of it is escaped, nothing is
 loaded from anywhere, and characters that reorder or hide text are written as their code points.
-The HTML needs no style sheet, no script and no ids: colors are translucent and text takes the
-color of the page, so it reads in light and dark themes. If a viewer drops the inline styles,
-paragraphs remain that begin with their role in bold.
+The HTML reads in light and dark themes; without its inline styles it is paragraphs that begin
+with their role in bold.
 """
 
 import textwrap
@@ -64,10 +63,7 @@ _PRE = (
 
 
 class Transcript:
-    """A conversation that shows itself. Made by `transcript`.
-
-    In a notebook it is HTML, elsewhere plain text; `print` and `str` give the plain text.
-    """
+    """A conversation that shows itself as HTML or plain text. Made by `transcript`."""
 
     def __init__(self, messages: Iterable[BaseMessage], *, title: str | None = None) -> None:
         # A message and a str can be iterated too, into things that are not messages.

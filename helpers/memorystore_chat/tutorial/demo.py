@@ -7,15 +7,10 @@ import hashlib
 import html
 import re
 from collections.abc import Sequence
+from itertools import takewhile
 from typing import Any
 
-from langchain_core.messages import (
-    AIMessage,
-    BaseMessage,
-    HumanMessage,
-    SystemMessage,
-    ToolMessage,
-)
+from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, SystemMessage, ToolMessage
 from langchain_core.messages.tool import ToolCall, tool_call
 
 from memorystore_chat.tutorial.demo_tools import Tool
@@ -71,8 +66,9 @@ def answer(messages: Sequence[BaseMessage], tools: list[Tool], choice: str) -> s
     if choice not in ("auto", "none"):
         best = _best([tool for tool in tools if choice in ("any", tool.name)], text)
         return _calls({best.name: best.arguments(text, invent=True)}, messages)
-    if results := _trailing_results(messages):
-        return " ".join(_report(result, messages) for result in results)
+    results = list(takewhile(lambda each: isinstance(each, ToolMessage), reversed(messages)))
+    if results:
+        return " ".join(_report(result, messages) for result in reversed(results))
     callable_tools = tools if choice == "auto" else []
     if named := [tool for tool in callable_tools if tool.is_named_in(text)]:
         return _call(named, text, messages)
@@ -135,11 +131,7 @@ def _name(said: list[str]) -> str | None:
     if not told:
         return None
     first, *more = told[-1].split(" ")
-    for number, word in enumerate(more):
-        if word[0].islower():
-            more = more[:number]
-            break
-    return " ".join([first, *more])
+    return " ".join([first, *takewhile(lambda word: not word[0].islower(), more)])
 
 
 def _favorites(said: list[str]) -> dict[str, str]:
@@ -214,34 +206,21 @@ def _call(tools: list[Tool], text: str, messages: Sequence[BaseMessage]) -> str 
 
 def _calls(arguments: dict[str, dict[str, Any]], messages: Sequence[BaseMessage]) -> list[ToolCall]:
     """Return tool calls whose ids follow from the conversation."""
-    conversation = [
-        (
-            message.type,
-            message.text,
-            [(call["id"], call["name"]) for call in getattr(message, "tool_calls", ())],
-        )
-        for message in messages
-    ]
+    conversation = []
+    for message in messages:
+        calls = [(call["id"], call["name"]) for call in getattr(message, "tool_calls", ())]
+        conversation.append((message.type, message.text, calls))
+
+    def number(name: str) -> str:
+        return hashlib.sha256(repr((conversation, name)).encode()).hexdigest()[:12]
+
     return [
-        tool_call(
-            name=name,
-            args=args,
-            id="call_" + hashlib.sha256(repr((conversation, name)).encode()).hexdigest()[:12],
-        )
+        tool_call(name=name, args=args, id=f"call_{number(name)}")
         for name, args in arguments.items()
     ]
 
 
-def _trailing_results(messages: Sequence[BaseMessage]) -> list[ToolMessage]:
-    results: list[ToolMessage] = []
-    for message in reversed(messages):
-        if not isinstance(message, ToolMessage):
-            break
-        results.insert(0, message)
-    return results
-
-
-def _report(result: ToolMessage, messages: Sequence[BaseMessage]) -> str:
+def _report(result: Any, messages: Sequence[BaseMessage]) -> str:
     """Say what a tool answered."""
     text = str(result.text).strip()
     if result.status == "error":
@@ -250,16 +229,8 @@ def _report(result: ToolMessage, messages: Sequence[BaseMessage]) -> str:
         return "It is done."
     if re.fullmatch(r"[A-Z].*\s.*[.!?]", text, re.DOTALL):
         return text  # the tool speaks in sentences itself
-    arguments = next(
-        (
-            call["args"]
-            for message in messages
-            if isinstance(message, AIMessage)
-            for call in message.tool_calls
-            if call["id"] == result.tool_call_id
-        ),
-        {},
-    )
+    calls = (call for message in messages for call in getattr(message, "tool_calls", ()))
+    arguments = {call["id"]: call["args"] for call in calls}.get(result.tool_call_id, {})
     about = [value for value in arguments.values() if isinstance(value, str) and value]
     if not about:
         return f"I looked it up: {_sentence(text)}"

@@ -21,13 +21,10 @@ from memorystore_chat.tutorial.demo_tools import Tool
 class DemoChatModel(BaseChatModel):
     """A small rule-based chat model that runs offline and reads its history.
 
-    It answers from the messages it is given and from nothing else, so the same messages always
-    get the same reply (only the message's ``id`` is LangChain's run id). It remembers a name and
+    It answers from the messages it is given and from nothing else. It remembers a name and
     favorite things, knows what was asked before, counts and summarizes the conversation, and
     calls a bound tool for a question that its name or its description answers: "What is the
-    weather in Paris?" for ``get_weather(city)``, "When does the museum open?" for a tool that
-    tells "when a place opens and closes". Then it answers with what the tool said. Everything
-    else gets a line that says what it can do.
+    weather in Paris?" for ``get_weather(city)``. All else gets a line that says what it can do.
 
     It streams word by word and reports usage, with words for tokens. Options of real models that
     it has no use for, such as ``temperature``, are accepted and ignored.

@@ -16,16 +16,9 @@ GCLOUD_TIMEOUT = 60.0
 def sign_in(project_id: str | None = None) -> str | None:
     """Sign in to Google Cloud and choose the project, as far as that is needed here.
 
-    Prints a sentence about each thing it did, or about what to run if it could not. A missing
-    gcloud, a gcloud that fails and missing credentials do not stop the tutorial.
-
-    - In Colab it opens the sign-in dialog, which sets gcloud's project as well.
-    - In Colab Enterprise, in Workbench (now Agent Platform Workbench) and on your own machine it
-      looks for Application Default Credentials and, if gcloud is installed, sets gcloud's project.
-    - With no project it changes nothing: the tutorial runs offline.
-
-    The project becomes ``$GOOGLE_CLOUD_PROJECT`` of this process, where `chat_model` and
-    Google's libraries look for it.
+    In Colab it opens the sign-in dialog; elsewhere it looks for Application Default Credentials
+    and sets gcloud's project. The project becomes ``$GOOGLE_CLOUD_PROJECT`` of this process. It
+    prints what it did, or what to run if it could not, and never stops the tutorial.
 
     Args:
         project_id: The project's id, such as ``"my-project-123"``, not its display name; by

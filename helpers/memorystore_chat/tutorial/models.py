@@ -203,34 +203,27 @@ class _Gemini(_ChatModel):
             ) from error
 
 
-def _status(error: BaseException | None) -> int | None:
-    """Return the HTTP status behind an error of either client, 401 for missing credentials."""
+def _told(error: BaseException | None) -> tuple[int, str]:
+    """The HTTP status behind an error of either client, 0 if there is none, and Google's words."""
+    status, words = 0, ""
     while error is not None:
+        code, message = getattr(error, "code", None), getattr(error, "message", None)
         if type(error).__module__.startswith("google.auth"):
-            return 401
-        # google-api-core and google-genai both name it so; gRPC's own errors have a method there.
-        if isinstance(code := getattr(error, "code", None), int):
-            return int(code)
-        error = error.__cause__
-    return None
-
-
-def _words(error: BaseException | None) -> str:
-    """Google's own sentence."""
-    while error is not None:
-        message = getattr(error, "message", None)
-        if isinstance(message, str) and message:
+            status = status or 401
+        elif isinstance(code, int):  # gRPC's own errors have a method there
+            status = status or int(code)
+        if isinstance(message, str):
             # google-api-core puts the method and the address before it.
-            return re.sub(r"^[A-Z]+ \S+: ", "", message)[:500]
+            words = words or re.sub(r"^[A-Z]+ \S+: ", "", message)[:500]
         error = error.__cause__
-    return ""
+    return status, words
 
 
 def _next_step(
     error: Exception, messages: Sequence[BaseMessage], model: str, project: str, location: str
 ) -> str:
     """Say why Gemini did not answer and what to do about it."""
-    status, words = _status(error), _words(error)
+    status, words = _told(error)
     if status == 401:
         return (
             "Google Cloud got no valid credentials. Run sign_in(), or in a terminal: "

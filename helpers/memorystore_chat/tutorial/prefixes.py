@@ -3,6 +3,7 @@
 import os
 import re
 import tempfile
+from itertools import count
 from pathlib import Path
 
 try:
@@ -10,7 +11,7 @@ try:
 except ImportError:  # Windows has none, and one notebook at a time is fine there
     fcntl = None  # type: ignore[assignment]
 
-_held: dict[str, tuple[str, int]] = {}
+_held: dict[tuple[str, int], str] = {}
 
 
 def key_prefix(name: str) -> str:
@@ -31,14 +32,11 @@ def key_prefix(name: str) -> str:
     """
     if not re.fullmatch(r"[a-z0-9]+", name):
         raise ValueError(f"name is {name!r}; it takes lower-case letters and digits.")
-    if name in _held and _held[name][1] == os.getpid():
-        return _held[name][0]
-    number = 1
-    while not _claimed(name, number):
-        number += 1
-    chosen = f"tutorial-{name}:" if number == 1 else f"tutorial-{name}-{number}:"
-    _held[name] = chosen, os.getpid()
-    return chosen
+    holder = name, os.getpid()
+    if holder not in _held:
+        number = next(number for number in count(1) if _claimed(name, number))
+        _held[holder] = f"tutorial-{name}:" if number == 1 else f"tutorial-{name}-{number}:"
+    return _held[holder]
 
 
 def _claimed(name: str, number: int) -> bool:

@@ -15,8 +15,7 @@ def table(
 ) -> Table[Session]:
     """Show the sessions that were used last, newest first: a table in a notebook, text elsewhere.
 
-    Everything under the prefix is looked at to find them, a step at a time as `scan` does it, and
-    only ``limit`` of them are kept in memory.
+    Everything under the prefix is looked at to find them, a step at a time as `scan` does it.
 
     Args:
         client: A connected client.
@@ -25,8 +24,7 @@ def table(
         progress: As for `delete`.
 
     Returns:
-        A sequence of `Session` that shows itself, with times as of now; `print` and `str` give the
-        plain text.
+        A list of `Session` that shows itself, with times as of now.
 
     Raises:
         TypeError: An argument is of the wrong type.
@@ -42,11 +40,9 @@ def table(
     """
     shown, number = newest(client, key_prefix=key_prefix, limit=limit, progress=progress)
     now = datetime.now(UTC)
-    title = None
-    if number:
-        title = counted(number, "session")
-        if number > limit:
-            title = f"The {limit:,} used last of {title}"
+    title = counted(number, "session") if number else None
+    if number > limit:
+        title = f"The {limit:,} used last of {title}"
     return tables.table(
         shown,
         {

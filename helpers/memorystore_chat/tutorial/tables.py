@@ -1,7 +1,4 @@
-"""Records as tables: safe HTML in a notebook, aligned text in a terminal.
-
-All cells are escaped. The HTML needs no style sheet and no ids, and colors are the page's own.
-"""
+"""Records as tables: safe HTML in a notebook, aligned text in a terminal."""
 
 import dataclasses
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -34,11 +31,7 @@ Row = TypeVar("Row")
 
 
 class Table(list[Row]):
-    """Records that show themselves as a table and stay what they are. Made by `table`.
-
-    It is a list of the records given. In a notebook it is an HTML table, elsewhere aligned text;
-    `print` and `str` give the text.
-    """
+    """A list of records that shows itself as HTML or aligned text. Made by `table`."""
 
     def __init__(
         self,
