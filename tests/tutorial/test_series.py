@@ -1,5 +1,6 @@
 """What the notebooks share: pictures, key prefixes, and the checks of the exercises."""
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -82,8 +83,6 @@ def test_hints_grow_and_begin_anew_when_solved(history: MemorystoreChatMessageHi
 )
 def test_usual_mistakes_get_a_hint_of_their_own(text: str, problem: str) -> None:
     """A wrong endpoint is told apart from none, and nothing raises."""
-    import re
-
     assert re.search(problem, str(checks.check_endpoint(text)))
     checks._failed.clear()
 

@@ -327,7 +327,7 @@ def _keep_copy(place: Path) -> None:
 
 
 def _start_watcher(place: Path, grace: float, connection: socket.socket) -> None:
-    """Start the process that stops an idle server, unless one is there; inside `_starting`.
+    """Start the process that stops an idle server, unless one is there; inside `starting`.
 
     It inherits the connection, and with it the right server, whatever becomes of the folder.
     """

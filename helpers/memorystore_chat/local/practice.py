@@ -15,9 +15,9 @@ Example:
 
 import secrets
 from collections.abc import Callable
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any
 
 from redis.crc import key_slot
 
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 _PRIMARIES = 3
 
 
-class Server:
+class Server(AbstractContextManager["Server"]):
     """A practice server. Made by `server`; a context manager that stops it.
 
     Attributes:
@@ -87,9 +87,6 @@ class Server:
         """End the server and remove its files; harmless when repeated."""
         self._opened.close()
 
-    def __enter__(self) -> Self:
-        return self
-
     def __exit__(self, *_: object) -> None:
         self.stop()
 
@@ -127,7 +124,7 @@ def server(*, password: str | None = None, tls: bool = False, iam: bool = False)
     return Server(password=password, tls=tls, iam=iam)
 
 
-class Cluster:
+class Cluster(AbstractContextManager["Cluster"]):
     """A practice cluster: nodes 1 to 3 begin as primaries, nodes 4 to 6 as their replicas.
 
     Made by `cluster`; a context manager that stops it.
@@ -215,9 +212,6 @@ class Cluster:
     def _replication(self, index: int) -> dict[str, Any]:
         with self._nodes[index].admin() as client:
             return dict(client.info("replication"))
-
-    def __enter__(self) -> Self:
-        return self
 
     def __exit__(self, *_: object) -> None:
         self.stop()

@@ -4,16 +4,17 @@ import asyncio
 import socket
 import ssl
 import threading
+from contextlib import AbstractContextManager
 from datetime import UTC, datetime, timedelta
 from ipaddress import ip_address
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 from memorystore_chat._extras import require
 from memorystore_chat.local.launcher import HOST, PATIENCE
 
 
-class Front:
+class Front(AbstractContextManager["Front"]):
     """Decrypts what arrives at a port and hands it to a unix socket, in a thread of its own."""
 
     def __init__(self, path: Path, certificate: str, key: str) -> None:
@@ -47,9 +48,6 @@ class Front:
             await asyncio.gather(_pump(reader, upstream), _pump(upstream_reader, writer))
         except (OSError, asyncio.CancelledError):  # the server is gone, or the front is to go
             writer.transport.abort()
-
-    def __enter__(self) -> Self:
-        return self
 
     def __exit__(self, *_: object) -> None:
         self._loop.call_soon_threadsafe(self._ending.set)

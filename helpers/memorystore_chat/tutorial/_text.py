@@ -28,20 +28,20 @@ _UNSAFE = re.compile(
 )
 
 
-def wrapped(text: str) -> str:
-    """Text in lines that fit a narrow window; its own line breaks stay."""
-    lines = (
-        textwrap.wrap(each, WIDTH, break_long_words=False, break_on_hyphens=False) or [""]
-        for each in text.split("\n")
+def wrapped(text: str, width: int = WIDTH) -> str:
+    """Text in lines that fit a narrow window; its own line breaks and spaces stay."""
+    wrapper = textwrap.TextWrapper(
+        width,
+        expand_tabs=False,
+        replace_whitespace=False,
+        break_long_words=False,
+        break_on_hyphens=False,
     )
-    return "\n".join(row for rows in lines for row in rows)
+    return "\n".join("\n".join(wrapper.wrap(each)) for each in text.split("\n"))
 
 
 def say(text: object) -> None:
     """Print a text, an error or a report in lines that fit a notebook in a narrow window.
-
-    Args:
-        text: What to print, as `str` writes it.
 
     Example:
         >>> say(ValueError("session_id is empty; it takes text that names one conversation."))

@@ -6,7 +6,6 @@ The HTML reads in light and dark themes; without its inline styles it is paragra
 with their role in bold.
 """
 
-import textwrap
 from collections.abc import Iterable
 from html import escape
 from itertools import islice
@@ -25,6 +24,7 @@ from memorystore_chat.tutorial._text import (
     line,
     titled,
     visible,
+    wrapped,
 )
 
 # Characters of a text shown at once; the rest is folded away.
@@ -235,19 +235,12 @@ def _head(text: str, limit: int) -> str:
 
 def _hanging(label: str, text: str, indent: int) -> str:
     """The label, then the text wrapped beside it, so that no text can pose as a label."""
-    wrap = textwrap.TextWrapper(
-        width=_WIDTH - indent,
-        expand_tabs=False,
-        replace_whitespace=False,
-        break_long_words=False,
-        break_on_hyphens=False,
-    )
-    lines = [row for line in text.split("\n") for row in wrap.wrap(line) or [""]]
+    rows = [f"{'':{indent}}{row}".rstrip() for row in wrapped(text, _WIDTH - indent).split("\n")]
     gap = indent - columns_of(label)
     if gap < 2:
-        return "\n".join([label, *(f"{'':{indent}}{line}".rstrip() for line in lines)])
-    lines[0] = f"{label}{'':{gap}}{lines[0]}"
-    return "\n".join([lines[0].rstrip(), *(f"{'':{indent}}{x}".rstrip() for x in lines[1:])])
+        return "\n".join([label, *rows])
+    rows[0] = f"{label}{'':{gap}}{rows[0][indent:]}".rstrip()
+    return "\n".join(rows)
 
 
 def _omitted(hidden: int) -> list[str]:
