@@ -11,7 +11,9 @@ stored though its call failed, one answered twice, one without its own answer.
 import argparse
 import asyncio
 import random
+import sys
 from collections import Counter
+from pathlib import Path
 from typing import Any
 
 from langchain.agents import create_agent
@@ -22,6 +24,9 @@ from langgraph.checkpoint.memory import InMemorySaver
 
 from memorystore_chat import MemorystoreChatError, MemorystoreChatMessageHistory, connect
 from memorystore_chat.agents import ChatHistoryMiddleware
+
+sys.path.insert(0, str(Path(__file__).parent.parent / "tests/support"))
+import servers
 
 FAULTS = ("none", "none", "none", "outage", "canceled", "model", "overlap")
 
@@ -106,9 +111,10 @@ async def main() -> None:
     parser.add_argument("--threads", type=int, default=40)
     parser.add_argument("--turns", type=int, default=50)
     options = parser.parse_args()
-    client, total = connect("embedded"), Counter[str]()
-    for number in range(options.threads):
-        total += await run_thread(client, number, options.turns, random.Random(number))
+    total = Counter[str]()
+    with servers.valkey() as server, connect(server.url) as client:
+        for number in range(options.threads):
+            total += await run_thread(client, number, options.turns, random.Random(number))
     for name in (
         *("turns", "returned"),
         *("stored though failed", "lost", "not followed by its answer"),
