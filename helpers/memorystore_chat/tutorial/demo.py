@@ -110,11 +110,9 @@ def _from_memory(text: str, earlier: list[str], messages: Sequence[BaseMessage])
 
 def _small_talk(text: str, said: list[str]) -> str:
     """Answer a statement or a greeting, or say what the model can do."""
-    news = [f"Nice to meet you, {name}." for name in [_name([text])] if name]
-    news += [
-        f"I will remember that your favorite {thing} {value}."
-        for thing, value in _favorites([text]).items()
-    ]
+    news = [f"Nice to meet you, {name}."] if (name := _name([text])) else []
+    for thing, value in _favorites([text]).items():
+        news.append(f"I will remember that your favorite {thing} {value}.")
     if news:
         return " ".join(news)
     name = _name(said)
@@ -146,10 +144,8 @@ def _thing(text: str) -> str:
 
 def _facts(said: list[str], whose: str) -> list[str]:
     name = _name(said)
-    facts = [f"{whose} name is {name}."] if name else []
-    return facts + [
-        f"{whose} favorite {thing} {value}." for thing, value in _favorites(said).items()
-    ]
+    favorites = (f"{whose} favorite {thing} {value}." for thing, value in _favorites(said).items())
+    return [*([f"{whose} name is {name}."] if name else []), *favorites]
 
 
 def _what_was_said(asked: str, earlier: list[str]) -> str:

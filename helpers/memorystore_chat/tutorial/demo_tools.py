@@ -56,22 +56,18 @@ class Tool(NamedTuple):
     def is_named_in(self, text: str) -> bool:
         """Whether the text says the tool's own name, as code or after "use"."""
         name = re.escape(self.name)
-        forms = [rf"\b{name}\s*\(", rf"\b(?:use|call|run)\s+(?:the\s+)?(?:tool\s+)?{name}\b"]
-        if "_" in self.name:
-            forms.append(rf"\b{name}\b")
-        return any(re.search(form, text, re.IGNORECASE) for form in forms)
+        form = rf"\b{name}\s*\(|\b(?:use|call|run)\s+(?:the\s+)?(?:tool\s+)?{name}\b"
+        return bool(re.search(rf"\b{name}\b" if "_" in self.name else form, text, re.IGNORECASE))
 
     def is_asked_for_in(self, text: str) -> bool:
         """Whether the text is a request that mentions what the tool does."""
         words = stems(text)
-        request = "?" in text or bool(words[:1] and words[0] in _REQUEST_WORDS | self.words)
-        if not request:
+        if "?" not in text and not (_REQUEST_WORDS | self.words).intersection(words[:1]):
             return False
-        if not self.words.isdisjoint(words):
+        if self.words.intersection(words):
             return True
         # A word of the description alone may be chance; with its arguments it is none.
-        arguments = self.arguments(text)
-        return not self.topics.isdisjoint(words) and all(k in arguments for k in self.required)
+        return bool(self.topics.intersection(words)) and {*self.required} <= {*self.arguments(text)}
 
     def match(self, text: str) -> tuple[bool, int, int]:
         """How well the text fits the tool; more is better."""
@@ -99,10 +95,7 @@ class Tool(NamedTuple):
             value = _named_value(key, schema, text)
             pool = positional or (numbers if kind in ("integer", "number") else strings)
             if value is None and "enum" in schema:
-                value = next(
-                    (each for each in schema["enum"] if stem(str(each)) in stems(text)),
-                    None,
-                )
+                value = next((one for one in schema["enum"] if stem(str(one)) in stems(text)), None)
             elif value is None and pool and kind in ("integer", "number", "string"):
                 value = _converted(pool.pop(0), schema)
             if value is None and invent and key in self.required:
@@ -114,11 +107,9 @@ class Tool(NamedTuple):
     def _subject(self, text: str) -> str | None:
         """What stands between the verb and what is asked of it: "does the museum open"."""
         words = self.words | self.topics
-        for found in _SUBJECT.finditer(_FILLER.sub("", text)):
-            if words.intersection(stems(found[2])) and not _LITTLE_WORDS.issuperset(
-                stems(found[1])
-            ):
-                return found[1]
+        for subject, verb in _SUBJECT.findall(_FILLER.sub("", text)):
+            if words.intersection(stems(verb)) and not _LITTLE_WORDS.issuperset(stems(subject)):
+                return str(subject)
         return None
 
     def _after_mention(self, text: str) -> str:

@@ -82,8 +82,7 @@ def _look_for_credentials(project: str, environment: Environment) -> None:
 
 def _set_gcloud_project(project: str) -> None:
     """Make `project` the one gcloud works on, if gcloud is installed."""
-    gcloud = shutil.which("gcloud")
-    if gcloud is None:
+    if (gcloud := shutil.which("gcloud")) is None:
         return
     by_hand = f"Run it yourself to see why: gcloud config set project {project}"
     try:
@@ -98,8 +97,6 @@ def _set_gcloud_project(project: str) -> None:
         )
     except (OSError, subprocess.TimeoutExpired) as error:
         say(f"gcloud could not be run ({type(error).__name__}). {by_hand}")
-        return
-    if done.returncode:
-        say(f"gcloud did not set the project (exit status {done.returncode}). {by_hand}")
     else:
-        say(f"gcloud's project is now {project}.")
+        failure = f"gcloud did not set the project (exit status {done.returncode}). {by_hand}"
+        say(failure if done.returncode else f"gcloud's project is now {project}.")

@@ -40,11 +40,10 @@ def server_facts(client: redis.Redis | RedisCluster) -> dict[str, str]:
         'Valkey'
     """
     info = client.info()
-    # Valkey gives redis_version for the sake of old clients, and its own beside it.
-    product = "Valkey" if "valkey_version" in info else "Redis"
     limit = int(info.get("maxmemory", 0))
     facts = {
-        "product": product,
+        # Valkey gives redis_version for the sake of old clients, and its own beside it.
+        "product": "Valkey" if "valkey_version" in info else "Redis",
         "version": str(info.get("valkey_version") or info.get("redis_version")),
         "mode": str(info.get("server_mode") or info.get("redis_mode")),
         "memory used": size(int(info.get("used_memory", 0))),
