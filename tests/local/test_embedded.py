@@ -943,33 +943,30 @@ def counting(name: str, stdin: int = subprocess.DEVNULL) -> subprocess.Popen[str
 
 
 @pytest.mark.parametrize(
-    ("name", "send"),
-    [("INT", os.killpg), ("INT", os.kill), ("TERM", os.kill), ("HUP", os.killpg)],
-    ids=["Ctrl-C", "INT", "TERM", "hang-up"],
+    ("name", "send", "in_terminal"),
+    [
+        ("INT", os.killpg, False),
+        ("INT", os.kill, False),
+        ("TERM", os.kill, False),
+        ("HUP", os.killpg, False),
+        ("INT", None, True),
+        ("TERM", os.kill, True),
+    ],
+    ids=["Ctrl-C", "INT", "TERM", "hang-up", "typed in a terminal", "TERM in a terminal"],
 )
-def test_run_passes_signals_on(folder: Path, name: str, send: Callable[[int, int], None]) -> None:
-    """The command gets the signal exactly once; when it ends, the server ends."""
-    process = counting(name)
+def test_run_passes_signals_on(
+    folder: Path, name: str, send: Callable[[int, int], None] | None, in_terminal: bool
+) -> None:
+    """The command gets the signal exactly once, typed or sent; when it ends, the server ends."""
+    keyboard, terminal = os.openpty()
+    process = counting(name, stdin=terminal if in_terminal else subprocess.DEVNULL)
     assert process.stdout is not None
     assert process.stdout.readline() == "ready\n"
     assert len(servers_of(folder)) == 1
-    send(process.pid, getattr(signal, f"SIG{name}"))
-    out, err = process.communicate(timeout=30)
-    assert (process.returncode, out, err) == (11, "", "")
-    assert servers_of(folder) == []
-
-
-@pytest.mark.parametrize("what", ["typed", "TERM"])
-def test_run_in_a_terminal(folder: Path, what: str) -> None:
-    """In a terminal Ctrl-C reaches the command once, SIGTERM is passed on, and both stop."""
-    keyboard, terminal = os.openpty()
-    process = counting("INT" if what == "typed" else "TERM", stdin=terminal)
-    assert process.stdout is not None
-    assert process.stdout.readline() == "ready\n"
-    if what == "typed":
+    if send is None:
         os.write(keyboard, b"\x03")
     else:
-        process.terminate()
+        send(process.pid, getattr(signal, f"SIG{name}"))
     out, err = process.communicate(timeout=30)
     assert (process.returncode, out, err) == (11, "", "")
     assert servers_of(folder) == []

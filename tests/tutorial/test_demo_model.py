@@ -98,12 +98,6 @@ def test_recognizes_the_question_for_the_name(question: str) -> None:
     assert talk("My name is Ada.", question)[1] == "Your name is Ada."
 
 
-def test_knows_nothing_without_history() -> None:
-    """The same question without the history has an honest answer: the model keeps no state."""
-    assert talk("My name is Ada.", "What is my name?")[1] == "Your name is Ada."
-    assert talk("What is my name?") == ["You have not told me your name yet."]
-
-
 def test_newest_fact_wins() -> None:
     """A fact that is told again replaces the earlier one."""
     replies = talk(
