@@ -63,14 +63,8 @@ def line(text: str, limit: int = LABEL_LIMIT) -> str:
 
 def columns_of(text: str) -> int:
     """Columns that a terminal needs: two for wide characters, none for combining ones."""
-    return sum(
-        0
-        if unicodedata.category(c) in {"Mn", "Me", "Cf"}
-        else 2
-        if unicodedata.east_asian_width(c) in "WF"
-        else 1
-        for c in text
-    )
+    spacing = [c for c in text if unicodedata.category(c) not in {"Mn", "Me", "Cf"}]
+    return len(spacing) + sum(unicodedata.east_asian_width(c) in "WF" for c in spacing)
 
 
 def fitting(pieces: Iterable[str], limit: int) -> list[str]:

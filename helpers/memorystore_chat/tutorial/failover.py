@@ -76,8 +76,7 @@ class FailOver:
         longest = max(self.seconds)
         axes.plot(turns, [1000 * took for took in self.seconds], color="#1a73e8", linewidth=2)
         axes.axvline(self.killed_at, color="#d93025", linestyle="--", linewidth=1.5)
-        axes.set_yscale("log")
-        axes.set_ylim(0.1, 20_000)
+        axes.set(yscale="log", ylim=(0.1, 20_000))
         axes.yaxis.set_major_formatter(ticker.StrMethodFormatter("{x:,g}"))
         text = {"color": "#d93025", "fontsize": 13}
         axes.text(self.killed_at - 1, 9_000, "primary killed", ha="right", **text)
