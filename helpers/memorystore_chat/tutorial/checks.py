@@ -143,9 +143,8 @@ def check_short_memory(client: Client, history: MemorystoreChatMessageHistory | 
     stored, read = len(history), len(history.messages)
     if (stored, read) != (6, 4):
         return f"{stored} messages are stored and {read} are read, not 6 and 4."
-    if not 3500 < client.ttl(history.key) <= 3600:
-        return "the session does not expire in one hour."
-    return ""
+    left = client.ttl(history.key)
+    return "" if 3500 < left <= 3600 else "the session does not expire in one hour."
 
 
 @_exercise(
@@ -244,9 +243,7 @@ def check_tool(history: MemorystoreChatMessageHistory, name: str) -> str:
     calls = [c["name"] for m in messages if isinstance(m, AIMessage) for c in m.tool_calls]
     if name not in calls:
         return f"the agent has not called {name}; it called {calls or 'nothing'}."
-    if not any(isinstance(message, ToolMessage) for message in messages):
-        return "the tool has not answered."
-    return ""
+    return "" if any(isinstance(m, ToolMessage) for m in messages) else "the tool has not answered."
 
 
 @_exercise(
@@ -263,9 +260,8 @@ def check_two_threads(
     counts = [len(history_of(thread)) for thread in ("kay", "lee")]
     if min(counts) < 4:
         return f"the threads 'kay' and 'lee' hold {counts} messages, not 4 each."
-    if not ("Kay" in answers[0] and "Lee" in answers[1]):
-        return "the answers should name Kay and Lee, in this order."
-    return ""
+    named = "Kay" in answers[0] and "Lee" in answers[1]
+    return "" if named else "the answers should name Kay and Lee, in this order."
 
 
 @_exercise(
@@ -320,9 +316,7 @@ def check_slowest(answer: object, seconds: Sequence[float]) -> str:
         return "slowest is still None."
     if isinstance(answer, bool) or not isinstance(answer, int | float):
         return f"slowest is a {type(answer).__name__}, not a number."
-    if abs(float(answer) - max(seconds)) > 0.01:
-        return "this is not the time of the longest turn."
-    return ""
+    return "" if abs(answer - max(seconds)) <= 0.01 else "this is not the time of the longest turn."
 
 
 @_exercise(
@@ -353,6 +347,5 @@ def check_production(
     stored, read = len(history), len(history.messages)
     if (stored, read) != (200, 20):
         return f"{stored} messages are stored and {read} are read, not 200 and 20."
-    if not 29 < client.ttl(history.key) / DAY <= 30:
-        return "the session does not expire in 30 days."
-    return ""
+    days = client.ttl(history.key) / DAY
+    return "" if 29 < days <= 30 else "the session does not expire in 30 days."

@@ -7,7 +7,6 @@ turn or a function's response, and each call has its response.
 
 import json
 from collections.abc import Iterable, Iterator, Sequence
-from itertools import takewhile
 from typing import Any
 
 from langchain_core.messages import (
@@ -50,11 +49,8 @@ def mended(messages: Sequence[BaseMessage]) -> list[BaseMessage]:
             content = _BLANK
         elif isinstance(message, ToolMessage) and _is_unparsed(message, messages, called):
             continue
-        kept.append(
-            message
-            if content == message.content
-            else message.model_copy(update={"content": content})
-        )
+        changed = content != message.content
+        kept.append(message.model_copy(update={"content": content}) if changed else message)
     return _joined(kept)
 
 
@@ -109,13 +105,17 @@ def _parsed(arguments: object) -> dict[str, Any] | None:
     return parsed if isinstance(parsed, dict) else None
 
 
+def _answered(following: Iterable[BaseMessage]) -> Iterator[str]:
+    """The ids of the calls whose results come next."""
+    for message in following:
+        if not isinstance(message, ToolMessage):
+            return
+        yield message.tool_call_id
+
+
 def _is_superseded(message: BaseMessage, following: Iterable[BaseMessage]) -> bool:
     """Whether another result of the same call follows."""
-    results = takewhile(lambda each: isinstance(each, ToolMessage), following)
-    return isinstance(message, ToolMessage) and any(
-        each.tool_call_id == message.tool_call_id  # type: ignore[attr-defined]
-        for each in results
-    )
+    return isinstance(message, ToolMessage) and message.tool_call_id in _answered(following)
 
 
 def _joined(messages: Iterable[BaseMessage]) -> list[BaseMessage]:
@@ -146,12 +146,8 @@ def _fault(messages: Sequence[BaseMessage], index: int) -> str:
     if names := ", ".join(call["name"] for call in _calls(message)):
         if not isinstance(before, HumanMessage | ToolMessage):
             return f"{place} calls {names}, and neither a question nor a result comes before it"
-        results = set()
-        for each in messages[index + 1 :]:
-            if not isinstance(each, ToolMessage):
-                break
-            results.add(each.tool_call_id)
-        missing = [call["name"] for call in _calls(message) if call["id"] not in results]
+        answered = {*_answered(messages[index + 1 :])}
+        missing = [call["name"] for call in _calls(message) if call["id"] not in answered]
         if missing:
             return f"{place} calls {', '.join(missing)}, and no result comes after it"
     if isinstance(message, ToolMessage):
