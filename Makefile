@@ -66,7 +66,7 @@ test-browser: .venv/.browser
 	@$(BIN)/python -m pytest -m browser $(PYTEST_ARGS)
 
 test-colab: $(READY)
-	@$(BIN)/python -m pytest -m colab $(PYTEST_ARGS)
+	@$(BIN)/python -m pytest -m colab --numprocesses=2 --dist=loadgroup $(PYTEST_ARGS)
 
 lint: $(READY)
 	@$(BIN)/python tools/check.py lint

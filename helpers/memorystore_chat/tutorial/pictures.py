@@ -220,4 +220,4 @@ def shown(figure: Any, words: str) -> Any:
     out = BytesIO()
     figure.savefig(out, format="png", dpi=_DPI, metadata={"Software": None})
     display = require("IPython.display", install="ipython")
-    return display.Image(data=out.getvalue(), format="png", width=720, alt=words)
+    return display.Image(out.getvalue(), format="png", width=720, metadata={"alt": words})

