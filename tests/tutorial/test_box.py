@@ -2,6 +2,7 @@
 
 import json
 import threading
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -68,6 +69,32 @@ def test_suggestions_are_said_with_a_click(history: MemorystoreChatMessageHistor
     reader.waits()
     assert [button.description for button in reader.chips.children] == ["Who am I?"]
     assert history.messages[0].text == "I'm Ada."
+
+
+def test_a_click_that_overtakes_its_text_sends_it(history: MemorystoreChatMessageHistory) -> None:
+    """Right after a turn, too, and if an earlier part of the text is there already."""
+    reader = Reader(chat_box(DemoChatModel(), history))
+    reader.says("Hi! My name is Ada.")
+    reader.send.click()
+    reader.typed.value = "What is my name?"
+    servers.wait_until(lambda: "Your name is Ada." in reader.conversation.value, "the answer", 5)
+    reader.waits()
+    reader.typed.value = "I like"
+    time.sleep(1.1)  # the reader looks elsewhere
+    reader.send.click()
+    reader.typed.value = "I like tea."
+    servers.wait_until(lambda: len(history.messages) == 6, "the third turn", 5)
+    said = [message.text for message in history.messages if message.type == "human"]
+    assert said == ["Hi! My name is Ada.", "What is my name?", "I like tea."]
+
+
+def test_a_text_that_was_left_is_sent_by_enter(history: MemorystoreChatMessageHistory) -> None:
+    """Enter in a field whose text was reported before sends it after a moment."""
+    reader = Reader(chat_box(DemoChatModel(), history))
+    reader.typed.value = "Hi! My name is Ada."
+    reader.typed._handle_custom_msg({"event": "submit"}, [])
+    servers.wait_until(lambda: len(history.messages) == 2, "the turn", 5)
+    assert reader.typed.value == ""
 
 
 def test_clicks_during_a_turn_are_one_turn(history: MemorystoreChatMessageHistory) -> None:

@@ -6,6 +6,7 @@ reads without a kernel, and as widgets, which hide the HTML for as long as they 
 
 import hashlib
 import threading
+import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from html import escape
@@ -24,7 +25,7 @@ from memorystore_chat.tutorial.conversation import transcript
 from memorystore_chat.tutorial.tables import table
 
 _SHOWN = 8  # elements of the session's list; the older ones are counted
-_SETTLE = 0.25  # seconds; a text field reports the Enter key before the text that it ends
+_SETTLE = 1.0  # seconds between a text and the key or click that sends it
 _COLUMNS = "display:flex;flex-wrap:wrap;gap:.5em 2em;align-items:flex-start"
 
 Reply = Callable[[str], object]
@@ -89,6 +90,7 @@ class ChatBox:
         typed.layout = layout(flex="1 1 auto", width="auto")
         send = widgets.Button(description="Send", button_style="primary")
         send.layout = layout(width="5em")
+        _Field(typed, send, self._ask)
         buttons = {
             text: widgets.Button(description=text, tooltip=text, layout=layout(width="auto"))
             for text in self._suggestions
@@ -100,16 +102,6 @@ class ChatBox:
             stored.value = f"<style>{self._style}</style>{self._stored}"
             chips.children = [buttons[text] for text in self._suggestions]
 
-        def send_typed(*_: object) -> None:
-            if self._ask(typed.value):
-                typed.value = ""
-
-        def on_message(_: object, content: Mapping[str, object], __: object) -> None:
-            if content.get("event") == "submit":
-                threading.Timer(_SETTLE, send_typed).start()
-
-        typed.on_msg(on_message)
-        send.on_click(send_typed)
         for text, button in buttons.items():
             button.on_click(lambda _, text=text: self._ask(text))
         self._views.append(show)
@@ -193,6 +185,56 @@ class ChatBox:
     def _name(self) -> str:
         key = str(getattr(self._history, "key", ""))
         return f"chat-box-{hashlib.sha256(key.encode()).hexdigest()[:8]}"
+
+
+class _Field:
+    """A text field and its button: Enter or a click sends the text, whichever is reported first.
+
+    The browser reports Enter before the text that it ends, and a click may overtake the text.
+    """
+
+    def __init__(self, typed: Any, send: Any, ask: Callable[[str], bool]) -> None:
+        self._typed, self._ask = typed, ask
+        self._lock = threading.RLock()
+        self._changed = 0.0
+        self._waiting: threading.Timer | None = None
+        typed.observe(self._on_text, "value")
+        typed.on_msg(self._on_message)
+        send.on_click(self._on_click)
+
+    def _on_text(self, change: Mapping[str, Any]) -> None:
+        if not change["new"]:  # sent
+            return
+        self._changed = time.monotonic()
+        if self._waiting:
+            self._send()
+
+    def _on_message(self, _: object, content: Mapping[str, object], __: object) -> None:
+        if content.get("event") == "submit":
+            self._wait()
+
+    def _on_click(self, _: object) -> None:
+        if self._typed.value and time.monotonic() - self._changed < _SETTLE:
+            self._send()
+        else:
+            self._wait()
+
+    def _wait(self) -> None:
+        """Send the next text, or the one that is there if no other comes."""
+        with self._lock:
+            if self._waiting:
+                self._waiting.cancel()
+            self._waiting = threading.Timer(_SETTLE, self._send)
+            self._waiting.daemon = True
+            self._waiting.start()
+
+    def _send(self) -> None:
+        with self._lock:
+            if self._waiting:
+                self._waiting.cancel()
+            self._waiting = None
+            if self._ask(self._typed.value):
+                self._typed.value = ""
 
 
 def chat_box(
