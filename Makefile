@@ -9,7 +9,7 @@ BIN = .venv/bin
 PIP = $(BIN)/python -m pip install --quiet --disable-pip-version-check
 UV = $(BIN)/uv pip install --quiet --python $(BIN)/python
 
-.PHONY: help tutorial test test-again test-browser test-colab notebooks screenshots lint docs bench release-check lock links
+.PHONY: help tutorial test test-again test-browser test-colab test-readers notebooks screenshots lint docs bench release-check lock links
 .DELETE_ON_ERROR:
 
 help:
@@ -18,6 +18,7 @@ help:
 	@echo 'make test-again    the notebooks twice, interrupted, and two at once (some minutes)'
 	@echo 'make test-browser  transcripts and Run All in a real browser (needs Chromium)'
 	@echo 'make test-colab    the notebooks in twins of Colab and Workbench (needs Python 3.13, 3.12, 3.10)'
+	@echo 'make test-readers  the three above at once'
 	@echo 'make notebooks     execute the notebooks and write their outputs back (NOTEBOOK=notebooks/01_setup.ipynb)'
 	@echo 'make screenshots   README.md'\''s pictures (needs Chromium)'
 	@echo 'make lint          style, types, spelling, workflows'
@@ -63,10 +64,14 @@ test-again: $(READY)
 	@touch $@
 
 test-browser: .venv/.browser
-	@$(BIN)/python -m pytest -m browser $(PYTEST_ARGS)
+	@$(BIN)/python -m pytest -m browser --numprocesses=2 --dist=loadfile $(PYTEST_ARGS)
 
 test-colab: $(READY)
 	@$(BIN)/python -m pytest -m colab --numprocesses=2 --dist=loadgroup $(PYTEST_ARGS)
+
+# The three at once: together they fill the cores.
+test-readers: .venv/.browser
+	@$(BIN)/python -m pytest -m 'browser or again or colab' --numprocesses=3 --dist=loadgroup $(PYTEST_ARGS)
 
 lint: $(READY)
 	@$(BIN)/python tools/check.py lint

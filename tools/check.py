@@ -12,7 +12,8 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 
@@ -23,8 +24,8 @@ import servers
 
 BIN = Path(sys.executable).parent
 STEPS = ("tests", "lint", "notebooks")
-# Each process starts servers of its own, so not one for each of many cores.
-IN_PARALLEL = ("--numprocesses=logical", "--maxprocesses=4", "--dist=worksteal")
+# Much of a test is waiting. Each process starts servers, so not one for each of many cores.
+IN_PARALLEL = ("--numprocesses=4", "--dist=worksteal")
 
 # A browser, other Pythons, and many minutes are more than a reader has to bring: make test-browser,
 # make test-colab, and make test-again.
@@ -47,17 +48,36 @@ def lint() -> Counts:
     return run([BIN / "pre-commit", "run", "--all-files", "--show-diff-on-failure"])
 
 
-def notebook_steps() -> Iterator[Step]:
+def notebook_steps() -> list[Step]:
     """Each notebook under nbval, on a server of its own: Valkey 9, then Redis 7.
 
     The server in ``$MEMORYSTORE_TEST_SERVER`` comes third, where it is set.
     """
     external = os.environ.get("MEMORYSTORE_TEST_SERVER")
+    steps: list[Step] = []
     for path in sorted((ROOT / "notebooks").glob("*.ipynb")):
-        yield f"{path.name} on Valkey 9", partial(on_embedded, path)
-        yield f"{path.name} on Redis 7", partial(on_redis, path)
+        steps.append((f"{path.name} on Valkey 9", partial(on_embedded, path)))
+        steps.append((f"{path.name} on Redis 7", partial(on_redis, path)))
         if external:
-            yield f"{path.name} on {external}", partial(compare, path, external)
+            steps.append((f"{path.name} on {external}", partial(compare, path, external)))
+    return two_at_a_time(steps)
+
+
+def two_at_a_time(steps: Sequence[Step]) -> list[Step]:
+    """The same steps; when the first begins, the others follow beside it."""
+    pool = ThreadPoolExecutor(2)
+    begun: list[Future[Counts]] = []
+
+    def result(index: int) -> Counts:
+        if not begun:
+            begun.extend(pool.submit(step) for _, step in steps)
+        try:
+            return begun[index].result()
+        except KeyboardInterrupt:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+
+    return [(label, partial(result, index)) for index, (label, _) in enumerate(steps)]
 
 
 def on_embedded(path: Path) -> Counts:
