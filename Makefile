@@ -18,7 +18,7 @@ help:
 	@echo 'make test-again    the notebooks twice, interrupted, and two at once (some minutes)'
 	@echo 'make test-browser  transcripts and Run All in a real browser (needs Chromium)'
 	@echo 'make test-colab    the notebooks in twins of Colab and Workbench (needs Python 3.13, 3.12, 3.10)'
-	@echo 'make test-readers  the three above at once'
+	@echo 'make test-readers  test-again and test-colab at once'
 	@echo 'make notebooks     execute the notebooks and write their outputs back (NOTEBOOK=notebooks/01_setup.ipynb)'
 	@echo 'make screenshots   README.md'\''s pictures (needs Chromium)'
 	@echo 'make lint          style, types, spelling, workflows'
@@ -69,9 +69,9 @@ test-browser: .venv/.browser
 test-colab: $(READY)
 	@$(BIN)/python -m pytest -m colab --numprocesses=2 --dist=loadgroup $(PYTEST_ARGS)
 
-# The three at once: together they fill the cores.
-test-readers: .venv/.browser
-	@$(BIN)/python -m pytest -m 'browser or again or colab' --numprocesses=3 --dist=loadgroup $(PYTEST_ARGS)
+# The two together fill the cores; Playwright's event loop keeps the browser's tests apart.
+test-readers: $(READY)
+	@$(BIN)/python -m pytest -m 'again or colab' --numprocesses=3 --dist=loadgroup $(PYTEST_ARGS)
 
 lint: $(READY)
 	@$(BIN)/python tools/check.py lint
