@@ -47,6 +47,7 @@ def test_no_line_breaks_inside_a_word(outputs: list[str]) -> None:
     """Lines fit into a window of 900 pixels, where JupyterLab breaks longer ones anywhere."""
     lines = outputs[0].split("\n")
     assert max(len(line) for line in lines if not line.startswith("--->")) <= WIDTH
+    assert max(map(len, lines)) <= 66  # the reader's own are not wrapped
 
 
 def test_the_whole_stack_is_one_call_away(outputs: list[str]) -> None:

@@ -60,12 +60,16 @@ def check_count(name: str, value: object, unit: str, *, optional: bool = False) 
 
 
 def check_seconds(
-    name: str, value: object, accepted: str = "above 0", *, most: float = math.inf
+    name: str, value: object, *, zero: bool = False, most: float | None = None
 ) -> None:
     """Raise a TypeError unless a value is a number, and a ValueError if it is not acceptable."""
+    accepted = "from 0 up" if zero else "above 0"
+    if most is not None:
+        accepted += f" and up to {most}"
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise TypeError(f"{name} is a {type_name(value)}; it takes a number of seconds {accepted}.")
-    if not 0 <= value <= most or value == math.inf or (value == 0 and accepted != "from 0 up"):
+    enough = value >= 0 if zero else value > 0
+    if not enough or value == math.inf or (most is not None and value > most):
         raise ValueError(f"{name} is {value!r}; it takes a number of seconds {accepted}.")
 
 

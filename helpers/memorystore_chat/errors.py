@@ -38,7 +38,7 @@ class MemorystoreChatError(Exception):
 
     def _render_traceback_(self) -> list[str]:
         """The lines that IPython shows in place of the stack."""
-        shown = textwrap.wrap(f"{type(self).__name__}: {self}", _COLUMNS, break_long_words=False)
+        shown = textwrap.wrap(f"{type(self).__name__}: {self}", COLUMNS, break_long_words=False)
         for frame, number in traceback.walk_tb(self.__traceback__):
             if frame.f_globals.get("__name__") == "__main__":  # a notebook's cells
                 line = linecache.getline(frame.f_code.co_filename, number).strip()
@@ -102,7 +102,7 @@ class CorruptCheckpointError(MemorystoreChatError):
 
 
 # An output in a window of 900 pixels has about 66 columns; longer lines break inside a word.
-_COLUMNS = 60
+COLUMNS = 60
 # A line of the reader's may hold the password: in a URL, or as a string of its own.
 _TEXT = re.compile(r"""(?P<quote>["'])(?:\\.|(?!(?P=quote)).)*(?P=quote)""")
 _SECRET = re.compile(

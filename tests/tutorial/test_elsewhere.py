@@ -4,7 +4,7 @@ import os
 
 import pytest
 
-from memorystore_chat import connect
+from memorystore_chat import MemorystoreChatError, connect
 from memorystore_chat.storage import Client
 from memorystore_chat.tutorial import new_process
 
@@ -25,7 +25,9 @@ def test_a_failure_says_which(capsys: pytest.CaptureFixture[str]) -> None:
         print("so far")  # noqa: T201
         connect("127.0.0.1:1", password="hunter2", timeout=0.2)
 
-    with pytest.raises(RuntimeError, match=r"failed: .*nothing listens on port 1") as caught:
+    with pytest.raises(
+        MemorystoreChatError, match=r"failed: .*nothing listens on port 1"
+    ) as caught:
         new_process(fail)
     assert "hunter2" not in str(caught.value)
     assert capsys.readouterr().out == "so far\n"

@@ -267,7 +267,7 @@ def _check_arguments(
         raise TypeError(f"password is a {type(password).__name__}; it takes text (str).")
     check_seconds("timeout", timeout)
     if patience is not None:
-        check_seconds("patience", patience, "from 0 up")
+        check_seconds("patience", patience, zero=True)
     if not isinstance(cluster, bool | None):
         raise TypeError(f"cluster is {cluster!r}; it takes True, False, or None to ask the server.")
     if not isinstance(iam, bool | redis.CredentialProvider | None):

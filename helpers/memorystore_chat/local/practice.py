@@ -238,7 +238,7 @@ def cluster(*, node_timeout: float = 1.5) -> Cluster:
         ...     len(client.get_primaries()), three.primary_of("ada")
         (3, 2)
     """
-    check_seconds("node_timeout", node_timeout, "above 0 and up to 60", most=60)
+    check_seconds("node_timeout", node_timeout, most=60)
     check_platform()
     return Cluster(node_timeout)
 

@@ -5,8 +5,7 @@ import textwrap
 import unicodedata
 from collections.abc import Iterable
 
-WIDTH = 60
-"""Columns: a window of 900 pixels shows about 66, and breaks longer lines inside a word."""
+from memorystore_chat.errors import COLUMNS
 
 LABEL_LIMIT = 200
 """Characters of a name, a URL or a table cell."""
@@ -28,7 +27,7 @@ _UNSAFE = re.compile(
 )
 
 
-def wrapped(text: str, width: int = WIDTH) -> str:
+def wrapped(text: str, width: int = COLUMNS) -> str:
     """Text in lines that fit a narrow window; its own line breaks and spaces stay."""
     wrapper = textwrap.TextWrapper(
         width,

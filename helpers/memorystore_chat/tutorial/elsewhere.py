@@ -5,6 +5,7 @@ import sys
 from collections.abc import Callable
 
 from memorystore_chat._extras import require
+from memorystore_chat.errors import MemorystoreChatError
 
 _CALL = "import sys, cloudpickle; cloudpickle.load(sys.stdin.buffer)()"
 
@@ -20,7 +21,7 @@ def new_process(function: Callable[[], object]) -> None:
 
     Raises:
         TypeError: The function uses something that can't be copied, such as a connection.
-        RuntimeError: It failed; the message ends with the error.
+        MemorystoreChatError: It failed; the message ends with the error.
         ModuleNotFoundError: cloudpickle is missing.
 
     Example:
@@ -37,4 +38,6 @@ def new_process(function: Callable[[], object]) -> None:
     sys.stdout.write(done.stdout.decode(errors="replace"))
     if done.returncode:
         said = done.stderr.decode(errors="replace").strip().splitlines()
-        raise RuntimeError(f"The other process failed: {said[-1] if said else 'it was ended'}")
+        raise MemorystoreChatError(
+            f"The other process failed: {said[-1] if said else 'it was ended'}"
+        )
