@@ -2,17 +2,13 @@
 
 import tempfile
 from collections.abc import Iterator
-from doctest import ELLIPSIS, NORMALIZE_WHITESPACE
 
 import pytest
-from sybil import Sybil
-from sybil.document import PythonDocStringDocument
-from sybil.parsers.doctest import DocTestParser
 
 from memorystore_chat.local import embedded
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="session", autouse=True)
 def example_server() -> Iterator[None]:
     """``connect("embedded")`` in a folder of its own, and no other server or cloud."""
     with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
@@ -21,11 +17,3 @@ def example_server() -> Iterator[None]:
             patch.delenv(name, raising=False)
         yield
         embedded.stop()
-
-
-pytest_collect_file = Sybil(
-    parsers=[DocTestParser(optionflags=ELLIPSIS | NORMALIZE_WHITESPACE)],
-    document_types={".py": PythonDocStringDocument},
-    patterns=["*.py"],
-    fixtures=["example_server"],
-).pytest()
