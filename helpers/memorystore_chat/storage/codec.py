@@ -270,17 +270,17 @@ def _has_its_shape(message: BaseMessage) -> bool:
 
     A constructor checks its arguments, but an assignment does not.
     """
-    fields = message.__dict__
+    kind, fields = type(message), message.__dict__  # isinstance() of pydantic's classes is slow
     content, kwargs = fields["content"], fields["additional_kwargs"]
     if not (
         (type(content) is str or (type(content) is list and all(map(_is_block, content))))
         and type(kwargs) is type(fields["response_metadata"]) is dict
         and type(fields["name"]) in _TEXT
         and type(fields["id"]) in _TEXT
-        and fields["type"] == _STANDARD.get(type(message))
+        and fields["type"] == _STANDARD.get(kind)
     ):
         return False
-    if isinstance(message, AIMessage):
+    if kind is AIMessage:
         calls = fields["tool_calls"]
         return (
             type(calls) is list
@@ -290,9 +290,9 @@ def _has_its_shape(message: BaseMessage) -> bool:
             and fields["invalid_tool_calls"] == []
             and _is_usage(fields["usage_metadata"])
         )
-    if isinstance(message, ToolMessage):
+    if kind is ToolMessage:
         return type(fields["tool_call_id"]) is str and fields["status"] in ("success", "error")
-    return isinstance(message, HumanMessage | SystemMessage)
+    return kind in (HumanMessage, SystemMessage)
 
 
 def _is_block(block: object) -> bool:
