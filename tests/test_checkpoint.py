@@ -830,6 +830,23 @@ class TestSafe:
                 assert damaged == 3
                 assert len(list(saver.list(CONFIG))) == 2
 
+    def test_damage_found_by_a_write_is_named(self, client: redis.Redis, key_prefix: str) -> None:
+        """Storing and pruning, too, say which thread cannot be read, and what to do."""
+        saver = MemorystoreSaver(client, key_prefix=key_prefix)
+        config = put_versions(saver, [["a"], ["b"]])
+        client.hset(saver._key(THREAD), "n", b"\xc1")
+        named = pytest.raises(CorruptCheckpointError, match=r"'ada/\{1\}'.*delete_thread")
+        with named:
+            put_versions(saver, [["c"]])
+        with named:
+            saver.put_writes(config, [("list", ["c"])], "task")
+        with named:
+            saver.prune([THREAD])
+        saver.delete_thread(THREAD)
+        client.hset(saver._key(THREAD), "#", b"\xc1")
+        with named:
+            put_versions(saver, [["a"]])
+
     def test_types_of_ones_own_are_named(self, client: redis.Redis, key_prefix: str) -> None:
         """A dataclass comes back as itself once its type is allowed, and as data before."""
         saver = MemorystoreSaver(client, key_prefix=key_prefix)

@@ -6,7 +6,7 @@ Each method is a generator of requests, which the saver runs with its client or 
 import itertools
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from typing import Any, TypeAlias, cast
 from uuid import uuid4
 
@@ -61,8 +61,7 @@ class CheckpointSteps(BaseCheckpointSaver[str]):
     def _get_tuple(self, config: RunnableConfig) -> Steps[CheckpointTuple | None]:
         thread_id, ns = thread_of(config), _namespace(config)
         key = self._key(thread_id)
-        with _undamaged(thread_id):
-            (reply,) = yield [call("get", [key], ns, get_checkpoint_id(config) or "")]
+        (reply,) = yield [call("get", [key], ns, get_checkpoint_id(config) or "")]
         answer = Answer(self.serde, reply)
         return next((self._tuple(thread_id, answer, found) for found in answer.checkpoints()), None)
 
@@ -85,8 +84,7 @@ class CheckpointSteps(BaseCheckpointSaver[str]):
         keys = [self._key(thread_of(config))] if config else (yield from self._all_keys())
         replies: _Replies = []
         for some in _batches(keys):
-            with _undamaged(thread_of(config)) if config else nullcontext():
-                replies += yield [call("list", [key], *arguments) for key in some]
+            replies += yield [call("list", [key], *arguments) for key in some]
         return itertools.islice(self._tuples(keys, replies, wanted or {}), limit)
 
     def _tuples(
@@ -227,8 +225,7 @@ class CheckpointSteps(BaseCheckpointSaver[str]):
         thread_id, ns = thread_of(config), _namespace(config)
         checkpoint_id = get_checkpoint_id(config) or ""
         arguments: tuple[str | int, ...] = (ns, checkpoint_id, len(channels), *channels)
-        with _undamaged(thread_id):
-            (reply,) = yield [call("history", [self._key(thread_id)], *arguments)]
+        (reply,) = yield [call("history", [self._key(thread_id)], *arguments)]
         try:
             found = Answer(self.serde, reply).history(channels)
         except ValueError as error:
@@ -237,6 +234,20 @@ class CheckpointSteps(BaseCheckpointSaver[str]):
             channel: {"writes": writes, **({"seed": seed[0]} if seed else {})}  # type: ignore[typeddict-item]
             for channel, (writes, seed) in found.items()
         }
+
+    @contextmanager
+    def _naming_damage(self) -> Iterator[None]:
+        """Say of which thread a script cannot read a record."""
+        try:
+            yield
+        except ResponseError as error:
+            found = _DAMAGED.search(str(error))
+            if found is None:
+                raise
+            thread_id = found["key"].removeprefix(self._prefix.decode())
+            reason = f"its record {found['field']!r} is damaged"
+            checkpoint_id = found["id"] or ""
+            raise CorruptCheckpointError(thread_id, found["ns"], checkpoint_id, reason) from error
 
     def _all_keys(self) -> Steps[Sequence[bytes]]:
         pattern = re.sub(rb"([*?\[\]\\])", rb"\\\1", self._prefix) + b"*"
@@ -291,18 +302,7 @@ def _reading(thread_id: str, found: Stored) -> Iterator[None]:
         ) from error
 
 
-@contextmanager
-def _undamaged(thread_id: str) -> Iterator[None]:
-    try:
-        yield
-    except ResponseError as error:
-        found = _DAMAGED.search(str(error))
-        if found is None:
-            raise
-        reason = f"its record {found['field']!r} is damaged"
-        checkpoint_id = found["id"] or ""
-        raise CorruptCheckpointError(thread_id, found["ns"], checkpoint_id, reason) from error
-
-
 # As base.lua says it; the field of a checkpoint or of a task's writes has the checkpoint's ID.
-_DAMAGED = re.compile(r"DAMAGED \[(?P<field>(?:[cw]\d+:(?P<id>[^:\]]*))?.*?)\] \[(?P<ns>.*?)\]")
+_DAMAGED = re.compile(
+    r"DAMAGED \[(?P<field>(?:[cw]\d+:(?P<id>[^:\]]*))?.*?)\] \[(?P<ns>.*?)\] \[(?P<key>.*)\]"
+)

@@ -319,7 +319,7 @@ class MemorystoreSaver(CheckpointSteps):
         return f"{number + 1:032}.{random.getrandbits(32):08x}"
 
     def _run(self, steps: Steps[T], doing: str) -> T:
-        with explaining(doing):
+        with explaining(doing), self._naming_damage():
             return commands.run(self._client, steps)
 
     async def _arun(self, steps: Steps[T], doing: str) -> T:
@@ -330,7 +330,7 @@ class MemorystoreSaver(CheckpointSteps):
             self._scripts_loaded = True
         if opened_in_another_loop(self._async_client):
             raise MemorystoreChatError(f"Nothing was sent for {doing}. {ANOTHER_LOOP}")
-        with explaining(doing):
+        with explaining(doing), self._naming_damage():
             return await commands.arun(self._async_client, steps)
 
 

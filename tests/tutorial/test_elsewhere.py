@@ -35,5 +35,5 @@ def test_a_failure_says_which(capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_a_connection_is_not_copied(client: Client) -> None:
     """A function that uses the notebook's own connection is refused with a TypeError."""
-    with pytest.raises(TypeError):
+    with pytest.raises(TypeError, match=r"such as a connection\. Open it inside"):
         new_process(client.ping)

@@ -66,12 +66,7 @@ def run(client: Client, steps: Steps[T]) -> T:
     try:
         request = next(steps)
         while True:
-            try:
-                replies = _send(client, request)
-            except redis.ResponseError as error:
-                request = steps.throw(error)  # some steps know what it means
-            else:
-                request = steps.send(replies)
+            request = steps.send(_send(client, request))
     except StopIteration as finished:
         return cast("T", finished.value)
 
@@ -81,12 +76,7 @@ async def arun(client: AsyncClient, steps: Steps[T]) -> T:
     try:
         request = next(steps)
         while True:
-            try:
-                replies = await _asend(client, request)
-            except redis.ResponseError as error:
-                request = steps.throw(error)
-            else:
-                request = steps.send(replies)
+            request = steps.send(await _asend(client, request))
     except StopIteration as finished:
         return cast("T", finished.value)
 

@@ -3,6 +3,7 @@
 import subprocess
 import sys
 from collections.abc import Callable
+from pickle import PicklingError
 
 from memorystore_chat._extras import require
 from memorystore_chat.errors import MemorystoreChatError
@@ -29,11 +30,15 @@ def new_process(function: Callable[[], object]) -> None:
         Hello from elsewhere.
     """
     cloudpickle = require("cloudpickle", install="cloudpickle")
+    try:
+        copied = cloudpickle.dumps(function)
+    except (TypeError, PicklingError) as error:
+        raise TypeError(
+            f"The function uses what can't be copied to another process ({error}), such as a "
+            "connection. Open it inside the function."
+        ) from error
     done = subprocess.run(  # noqa: S603
-        [sys.executable, "-c", _CALL],
-        input=cloudpickle.dumps(function),
-        capture_output=True,
-        check=False,
+        [sys.executable, "-c", _CALL], input=copied, capture_output=True, check=False
     )
     sys.stdout.write(done.stdout.decode(errors="replace"))
     if done.returncode:

@@ -38,6 +38,11 @@ local function get(field)
   return value
 end
 
+-- Names a record that cannot be read.
+local function damaged(field)
+  error('DAMAGED [' .. field .. '] [' .. reading .. '] [' .. key .. ']')
+end
+
 local function get_record(field)
   local value = get(field)
   if not value then
@@ -45,14 +50,14 @@ local function get_record(field)
   end
   local fine, record = pcall(cmsgpack.unpack, value)
   if not fine or type(record) ~= 'table' then
-    error('DAMAGED [' .. field .. '] [' .. reading .. ']')
+    damaged(field)
   end
   return record
 end
 
 -- A record that another one names.
 local function named_record(field)
-  return get_record(field) or error('DAMAGED [' .. field .. '] [' .. reading .. ']')
+  return get_record(field) or damaged(field)
 end
 
 local function set_record(field, record)
