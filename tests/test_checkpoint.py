@@ -835,7 +835,10 @@ class TestSafe:
         saver = MemorystoreSaver(client, key_prefix=key_prefix)
         config = put_versions(saver, [["a"], ["b"]])
         client.hset(saver._key(THREAD), "n", b"\xc1")
-        named = pytest.raises(CorruptCheckpointError, match=r"'ada/\{1\}'.*delete_thread")
+        named = pytest.raises(
+            CorruptCheckpointError,
+            match=r"^What is stored of the thread 'ada/\{1\}'.*Delete the thread",
+        )
         with named:
             put_versions(saver, [["c"]])
         with named:

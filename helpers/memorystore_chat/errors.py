@@ -87,14 +87,17 @@ class CorruptCheckpointError(MemorystoreChatError):
     Attributes:
         thread_id: The thread it belongs to.
         checkpoint_ns: Its namespace; empty for that of the graph itself.
-        checkpoint_id: Its ID.
+        checkpoint_id: Its ID; empty if what is broken is not of one checkpoint.
     """
 
     def __init__(self, thread_id: str, checkpoint_ns: str, checkpoint_id: str, reason: str) -> None:
+        found, way_out = "What is stored of", "Delete"
+        if checkpoint_id:
+            found = f"The checkpoint {checkpoint_id!r} of"
+            way_out = "Go on from an older one by its checkpoint_id, or delete"
         super().__init__(
-            f"The checkpoint {checkpoint_id!r} of the thread {thread_id!r}, namespace "
-            f"{checkpoint_ns!r}, cannot be read: {reason}. Go on from an older one by its "
-            "checkpoint_id, or delete the thread with delete_thread()."
+            f"{found} the thread {thread_id!r}, namespace {checkpoint_ns!r}, cannot be read: "
+            f"{reason}. {way_out} the thread with delete_thread()."
         )
         self.thread_id = thread_id
         self.checkpoint_ns = checkpoint_ns

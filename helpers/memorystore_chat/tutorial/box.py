@@ -195,7 +195,7 @@ class _Field:
 
     def __init__(self, typed: Any, send: Any, ask: Callable[[str], bool]) -> None:
         self._typed, self._ask = typed, ask
-        self._lock = threading.RLock()
+        self._lock = threading.Lock()
         self._changed = 0.0
         self._waiting: threading.Timer | None = None
         typed.observe(self._on_text, "value")
