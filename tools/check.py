@@ -13,7 +13,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 
@@ -49,35 +49,17 @@ def lint() -> Counts:
 
 
 def notebook_steps() -> list[Step]:
-    """Each notebook under nbval, on a server of its own: Valkey 9, then Redis 7.
-
-    The server in ``$MEMORYSTORE_TEST_SERVER`` comes third, where it is set.
-    """
-    external = os.environ.get("MEMORYSTORE_TEST_SERVER")
-    steps: list[Step] = []
-    for path in sorted((ROOT / "notebooks").glob("*.ipynb")):
-        steps.append((f"{path.name} on Valkey 9", partial(on_embedded, path)))
-        steps.append((f"{path.name} on Redis 7", partial(on_redis, path)))
-        if external:
-            steps.append((f"{path.name} on {external}", partial(compare, path, external)))
-    return two_at_a_time(steps)
+    """Each notebook under nbval, on all servers at once."""
+    return [(p.name, partial(on_servers, p)) for p in sorted((ROOT / "notebooks").glob("*.ipynb"))]
 
 
-def two_at_a_time(steps: Sequence[Step]) -> list[Step]:
-    """The same steps; when the first begins, the others follow beside it."""
-    pool = ThreadPoolExecutor(2)
-    begun: list[Future[Counts]] = []
-
-    def result(index: int) -> Counts:
-        if not begun:
-            begun.extend(pool.submit(step) for _, step in steps)
-        try:
-            return begun[index].result()
-        except KeyboardInterrupt:
-            pool.shutdown(wait=False, cancel_futures=True)
-            raise
-
-    return [(label, partial(result, index)) for index, (label, _) in enumerate(steps)]
+def on_servers(path: Path) -> Counts:
+    """Compare a notebook on Valkey 9, on Redis 7, and on ``$MEMORYSTORE_TEST_SERVER`` if set."""
+    runs = [partial(on_embedded, path), partial(on_redis, path)]
+    if external := os.environ.get("MEMORYSTORE_TEST_SERVER"):
+        runs.append(partial(compare, path, external))
+    with ThreadPoolExecutor(len(runs)) as pool:
+        return sum(pool.map(lambda run: run(), runs), Counts())
 
 
 def on_embedded(path: Path) -> Counts:
@@ -101,13 +83,22 @@ def compare(path: Path, endpoint: str | None, launcher: Sequence[str] = ()) -> C
     if endpoint is not None:
         environment["MEMORYSTORE_ENDPOINT"] = endpoint
     with tempfile.TemporaryDirectory() as folder:
+        environment["TMPDIR"] = folder  # so that a kernel's key prefix is that of one alone
         result = Path(folder, "counts.json")
         script = [sys.executable, str(ROOT / "tools/compare_notebooks.py"), "--counts", str(result)]
-        status = subprocess.run(
-            [*launcher, *script, str(path)], cwd=ROOT, env=environment, check=False
-        ).returncode
+        done = subprocess.run(
+            [*launcher, *script, str(path)],
+            cwd=ROOT,
+            env=environment,
+            check=False,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
         counts = Counts(**json.loads(result.read_text())) if result.exists() else Counts()
-    return counts if counts.failed or not status else counts + Counts(failed=1)
+    # In one piece, because others run beside it.
+    sys.stdout.write(f"On {endpoint or 'the embedded Valkey'}:\n{done.stdout}")
+    return counts if counts.failed or not done.returncode else counts + Counts(failed=1)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -47,7 +47,7 @@ async def test_interrupted_notebook_runs_again(path: Path, valkey_server: Server
             await kernel.run_all()
         except CellExecutionError as error:
             pytest.fail(f"after an interrupt of cell {place} at {after:.3f} s: {error}")
-        found = list(series.differences(kernel.book, committed, again=True))
+        found = list(series.differences(kernel.book, committed, again=True, alone=False))
     assert found == [], f"after an interrupt of cell {place} at {after:.3f} s"
 
 
@@ -56,5 +56,5 @@ async def test_two_kernels_at_once(path: Path, valkey_server: Server) -> None:
     """Two readers on one server, or one with two windows, see what each would see alone."""
     committed = series.load(path)
     books = await asyncio.gather(*(series.executed(committed, valkey_server.url) for _ in range(2)))
-    found = [list(series.differences(book, committed, beside=True)) for book in books]
+    found = [list(series.differences(book, committed, alone=False)) for book in books]
     assert found == [[], []]

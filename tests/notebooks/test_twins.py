@@ -227,6 +227,7 @@ def install_kernel(folder: Path) -> None:
     (folder / "kernels/twin").mkdir(parents=True)
     (folder / "kernels/twin/kernel.json").write_text(json.dumps(kernel_spec))
     (folder / "content").mkdir()
+    (folder / "tmp").mkdir()
 
 
 def publish(folder: Path) -> None:
@@ -253,6 +254,7 @@ def execute(
     environment |= {
         **own,
         "IPYTHONDIR": str(folder / "ipython"),
+        "TMPDIR": str(folder / "tmp"),
         "MEMORYSTORE_EMBEDDED_DIR": str(folder / "data"),
         "PIP_CONFIG_FILE": os.devnull,
         "PYDEVD_DISABLE_FILE_VALIDATION": "1",

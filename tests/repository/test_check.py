@@ -1,6 +1,7 @@
 """tools/check.py: every step runs, the last line is the sum, the exit status is the result."""
 
 import sys
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import partial
@@ -9,6 +10,7 @@ from pathlib import Path
 import pytest
 
 import check
+import series
 from counting import Counts
 
 
@@ -77,15 +79,23 @@ def test_missing_redis_fails_in_ci_only(monkeypatch: pytest.MonkeyPatch) -> None
     assert check.on_redis(Path("a.ipynb")) == Counts(failed=1)
 
 
-def test_third_server_is_used_where_it_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    """MEMORYSTORE_TEST_SERVER adds a run of each notebook."""
+def test_each_notebook_runs_on_every_server(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Valkey and Redis, and a third where MEMORYSTORE_TEST_SERVER names it; the counts add up."""
+    ran = []
+
+    def compare(path: Path, endpoint: str | None, _: object = ()) -> Counts:
+        ran.append(endpoint)
+        return Counts(passed=1)
+
+    monkeypatch.setattr(check, "compare", compare)
+    monkeypatch.setattr(check, "on_redis", lambda path: compare(path, "redis7"))
     monkeypatch.delenv("MEMORYSTORE_TEST_SERVER", raising=False)
     labels = [label for label, _ in check.notebook_steps()]
+    assert labels == [path.name for path in series.PATHS]
+    assert check.on_servers(Path("a.ipynb")) == Counts(passed=2)
     monkeypatch.setenv("MEMORYSTORE_TEST_SERVER", "redis://localhost:6379")
-    more = [label for label, _ in check.notebook_steps()]
-    assert labels
-    assert len(more) * 2 == len(labels) * 3
-    assert set(more) - set(labels) == {x for x in more if x.endswith("redis://localhost:6379")}
+    assert check.on_servers(Path("a.ipynb")) == Counts(passed=3)
+    assert Counter(ran) == {None: 2, "redis7": 2, "redis://localhost:6379": 1}
 
 
 def test_comparison_that_dies_is_a_failure(tmp_path: Path) -> None:

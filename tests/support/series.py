@@ -188,7 +188,7 @@ def sanitizers(path: Path = SANITIZE) -> list[tuple[str, str]]:
 
 
 def differences(
-    book: Book, committed: Book, *, again: bool = False, beside: bool = False
+    book: Book, committed: Book, *, again: bool = False, alone: bool = True
 ) -> Iterator[str]:
     """Where a run shows a reader something else than the committed one, as nbval compares.
 
@@ -197,8 +197,8 @@ def differences(
         committed: The notebook as it is committed.
         again: Whether its kernel had run some of it before. Then the first cell says what it has
             found and deleted, and an exercise's check gives the next hint.
-        beside: Whether another kernel ran it at the same time. Then keys have another prefix, and
-            lie on other nodes of a cluster.
+        alone: Whether no other kernel ran it at the same time. One beside another has a key prefix
+            of its own, and its keys lie on other nodes of a cluster.
     """
 
     def plain(cell: Cell) -> str:
@@ -214,7 +214,7 @@ def differences(
         zip(code_cells(book), code_cells(committed), strict=True), 1
     ):
         ignored = UNCOMPARED in tags(cell) or (again and "tutorial.key_prefix(" in cell.source)
-        ignored |= beside and "primary_of(" in cell.source
+        ignored |= not alone and "primary_of(" in cell.source
         if any(output.get("name") == "stderr" for output in cell.outputs):
             yield f"code cell {number} wrote to stderr: {text_of(cell)}"
         elif not ignored and plain(cell) != plain(before):
