@@ -14,6 +14,7 @@ from langchain_core.tools import tool
 from gemini_server import GeminiServer
 from memorystore_chat.errors import MemorystoreChatError
 from memorystore_chat.tutorial import models
+from memorystore_chat.tutorial.gemini_turns import mended
 from memorystore_chat.tutorial.models import ChatModelError, chat_model
 from printed import said
 
@@ -337,6 +338,21 @@ def test_result_of_a_call_that_was_not_parsed_is_not_sent(
     model = chat_model(provider=provider, max_retries=1, **gemini.options(provider))
     assert model.invoke(conversation).text
     assert [text for _, text in gemini.requests[0].turns] == ["One.", "Two."]
+
+
+def test_answers_in_a_row_are_joined_where_they_stand() -> None:
+    """An answer that an earlier one equals is not taken for it, nor are instructions for a turn."""
+    conversation = [
+        HumanMessage("Ready?"),
+        AIMessage("OK."),
+        HumanMessage("Set?"),
+        AIMessage("OK."),
+        SystemMessage("Be brief."),
+        AIMessage("Go!"),
+    ]
+    joined = mended(conversation)
+    assert [m.text for m in joined] == ["Ready?", "OK.", "Set?", "OK.Go!", "Be brief."]
+    assert joined[:3] == conversation[:3]
 
 
 def test_of_two_results_the_second_is_sent(gemini: GeminiServer, provider: Provider) -> None:

@@ -35,7 +35,7 @@ def mended(messages: Sequence[BaseMessage]) -> list[BaseMessage]:
         [' ', 'Hi']
     """
     messages = [*_with_tool_calls(messages)]
-    messages = [m for i, m in enumerate(messages) if not _is_superseded(m, messages[i + 1 :])]
+    messages = [m for i, m in enumerate(messages) if not _is_superseded(messages, i)]
     called = {call["id"] for message in messages for call in _calls(message)}
     kept = []
     for message in messages:
@@ -113,24 +113,30 @@ def _answered(following: Iterable[BaseMessage]) -> Iterator[str]:
         yield message.tool_call_id
 
 
-def _is_superseded(message: BaseMessage, following: Iterable[BaseMessage]) -> bool:
+def _is_superseded(messages: Sequence[BaseMessage], index: int) -> bool:
     """Whether another result of the same call follows."""
-    return isinstance(message, ToolMessage) and message.tool_call_id in _answered(following)
+    message = messages[index]
+    return isinstance(message, ToolMessage) and message.tool_call_id in _answered(
+        messages[index + 1 :]
+    )
 
 
 def _joined(messages: Iterable[BaseMessage]) -> list[BaseMessage]:
     """The messages, in which answers that follow each other are one."""
     joined: list[BaseMessage] = []
+    last = -1  # the place of the last turn; instructions are none
     for message in messages:
-        before = next((m for m in reversed(joined) if not isinstance(m, SystemMessage)), None)
+        before = joined[last] if joined else None
         if not (isinstance(message, AIMessage) and isinstance(before, AIMessage)) or _calls(before):
+            if not isinstance(message, SystemMessage):
+                last = len(joined)
             joined.append(message)
             continue
         update = {
             "content": [*_blocks(before), *_blocks(message)],
             "additional_kwargs": {**before.additional_kwargs, **message.additional_kwargs},
         }
-        joined[joined.index(before)] = message.model_copy(update=update)
+        joined[last] = message.model_copy(update=update)
     return joined
 
 
