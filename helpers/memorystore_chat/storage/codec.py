@@ -49,6 +49,13 @@ _STANDARD: dict[type[BaseMessage], str] = {
     FunctionMessage: "function",
     ChatMessage: "chat",
 }
+_NOTHING_ELSE: dict[str, Any] = {"additional_kwargs": {}}
+_USUAL = {
+    HumanMessage: {"type": "human", **_NOTHING_ELSE}.items(),
+    SystemMessage: {"type": "system", **_NOTHING_ELSE}.items(),
+    AIMessage: {"type": "ai", "tool_calls": [], "invalid_tool_calls": [], **_NOTHING_ELSE}.items(),
+}
+"""Fields of messages without tool calls."""
 _CLASSES = {name: kind for kind, name in _STANDARD.items()}
 _ADAPTERS: dict[type[BaseMessage], TypeAdapter[Any]] = {
     kind: TypeAdapter(kind) for kind in _STANDARD
@@ -56,7 +63,7 @@ _ADAPTERS: dict[type[BaseMessage], TypeAdapter[Any]] = {
 _CHUNK_ONLY = frozenset({"type", "tool_call_chunks", "chunk_position"})
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _TEXT = frozenset({str, type(None)})
-_CALL_KEYS = frozenset({"name", "args", "id", "type"})
+_ATOMS = _TEXT | {int, bool}
 _COUNTS = frozenset({"input_tokens", "output_tokens", "total_tokens"})
 _UNSENT = frozenset({"artifact", "response_metadata"})
 """Fields that are the program's own: no model is sent them."""
@@ -117,7 +124,10 @@ def decode(element: bytes | str) -> BaseMessage:
         >>> decode('{"type": "human", "data": {"content": "hi", "type": "human"}}').content
         'hi'
     """
-    record = _record(element)
+    return _decoded(_record(element))
+
+
+def _decoded(record: dict[str, Any]) -> BaseMessage:
     kind, data = record.get("type"), record.get("data")
     if not isinstance(kind, str) or not isinstance(data, dict):
         raise ValueError("it needs a text 'type' and an object 'data'")
@@ -253,72 +263,47 @@ def _whole(message: BaseMessage, index: int) -> tuple[BaseMessage, type[BaseMess
 
 def _data(message: BaseMessage, kind: type[BaseMessage], index: int) -> bytes:
     """The JSON of a message's fields, of which LangChain makes the message again."""
-    if _has_its_shape(message):
-        try:
-            text = _ADAPTERS[kind].serializer.to_json(message, warnings=False)
-            # Whatever JSON cannot hold (bytes, dates, NaN, a tuple, ...) is not equal here.
-            # Read one level deeper, as it will stand in its element.
-            if from_json(b"[%b]" % text) == [message.__dict__]:
-                return text
-        except ValueError:
-            pass  # no JSON for pydantic: a lone surrogate, or a value that _odd_data refuses
+    try:
+        text = _ADAPTERS[kind].serializer.to_json(message, warnings=False)
+        if _is_plain(message) or _reads_back(text, message, kind):
+            return text
+    except ValueError:
+        pass  # no JSON for pydantic: a lone surrogate, or a value that _odd_data refuses
     return _odd_data(message, kind, index)
 
 
-def _has_its_shape(message: BaseMessage) -> bool:
-    """Whether LangChain would read the fields back unchanged, as it does unless one was assigned.
-
-    A constructor checks its arguments, but an assignment does not.
-    """
-    kind, fields = type(message), message.__dict__  # isinstance() of pydantic's classes is slow
-    content, kwargs = fields["content"], fields["additional_kwargs"]
-    if not (
-        (type(content) is str or (type(content) is list and all(map(_is_block, content))))
-        and type(kwargs) is type(fields["response_metadata"]) is dict
+def _is_plain(message: BaseMessage) -> bool:
+    """Whether a glance tells that it reads back: a text, with texts and counts beside it."""
+    fields, usual = message.__dict__, _USUAL.get(type(message))
+    if usual is None or not fields.items() >= usual:
+        return False
+    metadata, usage = fields["response_metadata"], fields.get("usage_metadata")
+    return (
+        type(fields["content"]) is str
         and type(fields["name"]) in _TEXT
         and type(fields["id"]) in _TEXT
-        and fields["type"] == _STANDARD.get(kind)
-    ):
-        return False
-    if kind is AIMessage:
-        calls = fields["tool_calls"]
-        return (
-            type(calls) is list
-            and all(map(_is_call, calls))
-            # Out of this LangChain reads calls if there are no others.
-            and (bool(calls) or "tool_calls" not in kwargs)
-            and fields["invalid_tool_calls"] == []
-            and _is_usage(fields["usage_metadata"])
-        )
-    if kind is ToolMessage:
-        return type(fields["tool_call_id"]) is str and fields["status"] in ("success", "error")
-    return kind in (HumanMessage, SystemMessage)
-
-
-def _is_block(block: object) -> bool:
-    return type(block) is str or type(block) is dict
-
-
-def _is_call(call: object) -> bool:
-    return (
-        type(call) is dict
-        and call.keys() == _CALL_KEYS
-        and type(call["name"]) is str
-        and type(call["args"]) is dict
-        and type(call["id"]) in _TEXT
-        and call["type"] == "tool_call"
+        and type(metadata) is dict
+        and _types(metadata) <= {str}
+        and _types(metadata.values()) <= _ATOMS
+        and (usage is None or type(usage) is dict)
+        and (not usage or (usage.keys() == _COUNTS and _types(usage.values()) == {int}))
+        and not message.__pydantic_extra__
     )
 
 
-def _is_usage(usage: object) -> bool:
-    if type(usage) is not dict:
-        return usage is None
-    counts = [usage.get(name) for name in _COUNTS]
-    for name in usage.keys() - _COUNTS:
-        if type(usage[name]) is not dict:
-            return False
-        counts += usage[name].values()
-    return all(type(count) is int for count in counts)
+def _types(values: Iterable[object]) -> set[type]:
+    return set(map(type, values))
+
+
+def _reads_back(text: bytes, message: BaseMessage, kind: type[BaseMessage]) -> bool:
+    """Whether the text gives the fields again: no bytes, dates, NaN, tuples, odd assignments."""
+    # Read one level deeper, as it will stand in its element.
+    [data] = from_json(b"[%b]" % text)
+    back = _decoded({"type": _STANDARD[kind], "data": data})
+    return (back.__dict__, back.__pydantic_extra__) == (
+        message.__dict__,
+        message.__pydantic_extra__,
+    )
 
 
 def _odd_data(message: BaseMessage, kind: type[BaseMessage], index: int) -> bytes:
