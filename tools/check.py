@@ -1,7 +1,7 @@
 """Run every check and add up: ``make test`` and ``make lint``.
 
-Each step runs whatever became of those before it. The last line is the sum of all of them, and
-the exit status says whether anything failed.
+Each step runs whatever became of the others. The last line is the sum of all of them, and the exit
+status says whether anything failed.
 """
 
 import argparse
@@ -12,7 +12,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -26,6 +26,7 @@ BIN = Path(sys.executable).parent
 STEPS = ("tests", "lint", "notebooks")
 # Much of a test is waiting. Each process starts servers, so not one for each of many cores.
 IN_PARALLEL = ("--numprocesses=4", "--dist=worksteal")
+STEPS_AT_ONCE = 2  # besides the tests, which take all there is
 
 # A browser, other Pythons, and many minutes are more than a reader has to bring: make test-browser,
 # make test-colab, and make test-again.
@@ -36,8 +37,29 @@ Step = tuple[str, Callable[[], Counts]]
 
 def run(command: Sequence[str | Path]) -> Counts:
     """Run a command as one check that passes when its exit status is 0."""
-    status = subprocess.run(command, cwd=ROOT, check=False).returncode
+    status = print_whole(command)
     return Counts(failed=1) if status else Counts(passed=1)
+
+
+def print_whole(
+    command: Sequence[str | Path],
+    headline: str = "",
+    environment: Mapping[str, str] = os.environ,
+) -> int:
+    """Run a command, print what it said in one piece, and return its exit status."""
+    done = subprocess.run(
+        command,
+        cwd=ROOT,
+        env=environment,
+        check=False,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    # One call, because other steps run beside it.
+    sys.stdout.write(headline + done.stdout)
+    sys.stdout.flush()
+    return done.returncode
 
 
 def lint() -> Counts:
@@ -86,19 +108,29 @@ def compare(path: Path, endpoint: str | None, launcher: Sequence[str] = ()) -> C
         environment["TMPDIR"] = folder  # so that a kernel's key prefix is that of one alone
         result = Path(folder, "counts.json")
         script = [sys.executable, str(ROOT / "tools/compare_notebooks.py"), "--counts", str(result)]
-        done = subprocess.run(
-            [*launcher, *script, str(path)],
-            cwd=ROOT,
-            env=environment,
-            check=False,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
+        headline = f"\n==> {path.name} on {endpoint or 'the embedded Valkey'}\n"
+        status = print_whole([*launcher, *script, str(path)], headline, environment)
         counts = Counts(**json.loads(result.read_text())) if result.exists() else Counts()
-    # In one piece, because others run beside it.
-    sys.stdout.write(f"On {endpoint or 'the embedded Valkey'}:\n{done.stdout}")
-    return counts if counts.failed or not done.returncode else counts + Counts(failed=1)
+    return counts if counts.failed or not status else counts + Counts(failed=1)
+
+
+def timed(step: Step) -> tuple[str, Counts, float]:
+    """Run a step; its label, its counts, and how many seconds it took."""
+    label, job = step
+    began = time.monotonic()
+    return label, job(), time.monotonic() - began
+
+
+def all_of(alone: Sequence[Step], beside: Sequence[Step]) -> list[tuple[str, Counts, float]]:
+    """Run the first steps one after the other, and then the others some at once."""
+    results = [timed(step) for step in alone]
+    with ThreadPoolExecutor(STEPS_AT_ONCE) as pool:
+        waiting = [pool.submit(timed, step) for step in beside]
+        try:
+            return results + [each.result() for each in waiting]
+        except KeyboardInterrupt:
+            pool.shutdown(cancel_futures=True)
+            raise
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -113,28 +145,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for name in ("MEMORYSTORE_ENDPOINT", "GOOGLE_CLOUD_PROJECT"):
         os.environ.pop(name, None)  # the checks use servers of their own and no cloud
 
-    steps: list[Step] = []
-    if "tests" in chosen:
-        selected = ["-m", UNMARKED, *IN_PARALLEL, *options.pytest]
-        steps.append(("tests", lambda: run_pytest(selected)))
-    if "lint" in chosen:
-        steps.append(("lint", lint))
+    selected = ["-m", UNMARKED, *IN_PARALLEL, *options.pytest]
+    alone = [("tests", lambda: run_pytest(selected))] if "tests" in chosen else []
+    beside = [("lint", lint)] if "lint" in chosen else []
     if "notebooks" in chosen:
-        steps += notebook_steps()
-
-    total = Counts()
-    lines = []
-    for label, step in steps:
-        print(f"\n==> {label}", flush=True)
-        began = time.monotonic()
-        try:
-            counts = step()
-        except KeyboardInterrupt:
-            print("\nStopped.", file=sys.stderr)
-            return 130
-        total += counts
-        verdict = "FAILED" if counts.failed else "ok"
-        lines.append(f"{verdict:7}{label:45}{time.monotonic() - began:7.1f} s  {counts}")
+        beside += notebook_steps()
+    try:
+        results = all_of(alone, beside)
+    except KeyboardInterrupt:
+        print("\nStopped.", file=sys.stderr)
+        return 130
+    total = sum((counts for _, counts, _ in results), Counts())
+    lines = [
+        f"{'FAILED' if counts.failed else 'ok':7}{label:45}{seconds:7.1f} s  {counts}"
+        for label, counts, seconds in results
+    ]
     if shutil.which("redis-server") is None and total.skipped:
         lines.append(
             f"Left out: {total.skipped} checks, those on Redis 7, TLS among them, as there is no "

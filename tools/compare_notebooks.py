@@ -25,7 +25,7 @@ def unchanged_keys() -> Iterator[list[str]]:
     from memorystore_chat import connect  # a second's import, for those that need it
 
     problems: list[str] = []
-    with connect() as client:
+    with connect(patience=2) as client:
         marker = f"not-the-tutorials:{uuid.uuid4().hex}"
         client.set(marker, "stays", ex=3600)
         before = set(client.scan_iter(count=1000))

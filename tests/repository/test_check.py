@@ -1,6 +1,9 @@
 """tools/check.py: every step runs, the last line is the sum, the exit status is the result."""
 
+import os
+import signal
 import sys
+import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -115,12 +118,17 @@ def test_interrupt_stops_everything(
 ) -> None:
     """After Ctrl-C no further step runs, and the status says that it was interrupted."""
 
-    def interrupt() -> Counts:
-        raise KeyboardInterrupt
+    def interrupted() -> Counts:
+        os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(1)  # as a command does until it has ended
+        return Counts(failed=1)
 
-    later = ("later", lambda: pytest.fail("a later step ran"))
-    monkeypatch.setattr(check, "notebook_steps", lambda: [("first", interrupt), later])
+    later = ("later", lambda: ran.append("a later step"))
+    ran: list[str] = []
+    monkeypatch.setattr(check, "STEPS_AT_ONCE", 1)
+    monkeypatch.setattr(check, "notebook_steps", lambda: [("first", interrupted), later])
     assert check.main(["notebooks"]) == 130
+    assert ran == []
     assert capsys.readouterr().err.endswith("Stopped.\n")
 
 
