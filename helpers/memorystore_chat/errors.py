@@ -162,7 +162,9 @@ def _unanswered(doing: str, error: Exception) -> MemorystoreChatError:
     if isinstance(error, MaxConnectionsError) or text == _NO_CONNECTION:
         return ConnectError(f"No connection was free for {doing}: {text}. {_EXHAUSTED_HINT}")
     hint = _CONNECTION_HINT
-    if isinstance(error, redis.AuthenticationError):
+    if own := getattr(error, "hint", None):  # an error of this package
+        hint = f"{own} {_PERHAPS_DONE}"
+    elif isinstance(error, redis.AuthenticationError):
         hint = _LOGIN_HINT
     elif "max number of clients reached" in text:
         hint = f"{MAXCLIENTS_HINT} {_PERHAPS_DONE}"

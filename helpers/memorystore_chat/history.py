@@ -2,12 +2,10 @@
 
 import asyncio
 from collections.abc import Iterable, Sequence
-from contextlib import AbstractContextManager
-from typing import Any, NamedTuple, TypeVar, cast
+from typing import TypeVar, cast
 from uuid import UUID
 
 from langchain_core.messages import BaseMessage
-from redis.exceptions import NoScriptError
 
 from memorystore_chat._chat_history import BaseChatMessageHistory
 from memorystore_chat._checks import (
@@ -17,20 +15,19 @@ from memorystore_chat._checks import (
     check_text,
     type_name,
 )
-from memorystore_chat._seams import AS_BYTES, opened_in_another_loop
+from memorystore_chat._seams import opened_in_another_loop
 from memorystore_chat.errors import (
     ANOTHER_LOOP,
-    ConnectError,
     CorruptHistoryError,
     MemorystoreChatError,
     explaining,
 )
 from memorystore_chat.storage import AsyncClient, Client, codec
+from memorystore_chat.storage.commands import Command, ForeignReplyError, Steps, arun, run
 from memorystore_chat.storage.conversation import is_result, is_users, sendable
-from memorystore_chat.storage.interrupts import drop_idle_connections, dropping_interrupted
 from memorystore_chat.storage.scripts import APPEND, script, script_async
 
-R = TypeVar("R", int, list[bytes])
+T = TypeVar("T")
 
 CLOCK_ALLOWANCE = 60_000
 """Milliseconds by which the clocks of programs that append to one session may differ."""
@@ -134,21 +131,13 @@ class MemorystoreChatMessageHistory(BaseChatMessageHistory):
             ConnectError: The server cannot be reached or did not answer.
             MemorystoreChatError: The server refused, as for a key of another type.
         """
-        elements = self._ask(list, "reading", *self._range())
-        conversation = self._conversation(elements)
-        if self._lacks_question(elements, conversation):
-            return self._turn_under_way(self._ask(list, "reading", *self._everything()))
-        return conversation
+        return self._ask("reading", self._reading())
 
     async def aget_messages(self) -> list[BaseMessage]:
         """``messages``, without blocking the event loop."""
         if self._async_client is None:
             return await super().aget_messages()
-        elements = await self._aask(list, "reading", *self._range())
-        conversation = self._conversation(elements)
-        if self._lacks_question(elements, conversation):
-            return self._turn_under_way(await self._aask(list, "reading", *self._everything()))
-        return conversation
+        return await self._aask("reading", self._reading())
 
     def add_messages(
         self, messages: Sequence[BaseMessage], *, append_id: str | None = None
@@ -181,17 +170,7 @@ class MemorystoreChatMessageHistory(BaseChatMessageHistory):
             ConnectError: The server cannot be reached or did not answer.
             MemorystoreChatError: The server refused, as when its memory is full.
         """
-        if not (batch := self._batch(messages, append_id)):
-            return
-        append = script(*APPEND)
-        with self._explaining("appending to"), dropping_interrupted(self._client):
-            try:
-                reply = self._execute("EVALSHA", append.sha, *batch.arguments)
-            except NoScriptError:
-                reply = self._execute("EVAL", append.text, *batch.arguments)
-        if reply != batch.id:
-            drop_idle_connections(self._client)
-            raise self._not_its_own("appending to")
+        self._ask("appending to", self._appending(messages, append_id))
 
     async def aadd_messages(
         self, messages: Sequence[BaseMessage], *, append_id: str | None = None
@@ -200,16 +179,8 @@ class MemorystoreChatMessageHistory(BaseChatMessageHistory):
         if self._async_client is None:
             await asyncio.to_thread(self.add_messages, messages, append_id=append_id)
             return
-        if not (batch := self._batch(messages, append_id)):
-            return
-        append = await script_async(*APPEND)
-        with self._explaining("appending to"):
-            try:
-                reply = await self._aexecute("EVALSHA", append.sha, *batch.arguments)
-            except NoScriptError:
-                reply = await self._aexecute("EVAL", append.text, *batch.arguments)
-        if reply != batch.id:
-            raise self._not_its_own("appending to")
+        await script_async(*APPEND)  # a file, and not to be read on the event loop
+        await self._aask("appending to", self._appending(messages, append_id))
 
     async def aadd_message(self, message: BaseMessage) -> None:
         """``add_message``, without blocking the event loop."""
@@ -225,20 +196,18 @@ class MemorystoreChatMessageHistory(BaseChatMessageHistory):
             ConnectError: The server cannot be reached or did not answer.
             MemorystoreChatError: The server refused.
         """
-        with self._explaining("clearing"), dropping_interrupted(self._client):
-            self._client.unlink(self._key, self._aside)
+        self._ask("clearing", self._clearing())
 
     async def aclear(self) -> None:
         """``clear``, without blocking the event loop."""
         if self._async_client is None:
             await super().aclear()
             return
-        with self._explaining("clearing"):
-            await cast("Any", self._usable_async_client().unlink(self._key, self._aside))
+        await self._aask("clearing", self._clearing())
 
     def __len__(self) -> int:
         """How many messages are stored, whatever the window."""
-        return self._ask(int, "reading", "LLEN", self._key)
+        return self._ask("reading", self._count())
 
     def __bool__(self) -> bool:
         """Always true, so that ``if history:`` asks no server; emptiness is ``len(history)``."""
@@ -268,31 +237,54 @@ class MemorystoreChatMessageHistory(BaseChatMessageHistory):
             ConnectError: The server cannot be reached or did not answer.
             MemorystoreChatError: The server refused.
         """
+        return self._ask("repairing", self._repairing(dry_run))
+
+    def _reading(self) -> Steps[list[BaseMessage]]:
+        # One more than the window, to see whether it cuts anything off.
+        elements = yield from self._elements(-self._window - 1 if self._window else 0)
+        conversation = self._conversation(elements)
+        if conversation or not elements or self._window is None:
+            return conversation
+        if not is_result(self._decoded(elements[-1], -1)):
+            return []
+        # The window cuts the question off from a turn that a model has to go on with.
+        return self._turn_under_way((yield from self._elements(0)))
+
+    def _elements(self, start: int) -> Steps[list[bytes]]:
+        [elements] = yield [Command("LRANGE", (self._key,), (start, -1), kind=list)]
+        if not all(type(element) is bytes for element in elements):
+            raise ForeignReplyError
+        return cast("list[bytes]", elements)
+
+    def _count(self) -> Steps[int]:
+        [count] = yield [Command("LLEN", (self._key,), kind=int)]
+        return cast("int", count)
+
+    def _clearing(self) -> Steps[None]:
+        yield [Command("UNLINK", (key,), kind=int) for key in (self._key, self._aside)]
+
+    def _repairing(self, dry_run: bool) -> Steps[list[CorruptHistoryError]]:
         found: list[CorruptHistoryError] = []
         broken: list[bytes] = []
-        for index, element in enumerate(self._ask(list, "repairing", "LRANGE", self._key, 0, -1)):
+        for index, element in enumerate((yield from self._elements(0))):
             try:
                 codec.decode(element)
             except ValueError as error:
                 found.append(CorruptHistoryError(self.key, index, str(error)))
                 broken.append(element)
         if broken and not dry_run:
-            self._move_aside(broken)
+            yield from self._moving_aside(broken)
         return found
 
-    def _move_aside(self, broken: list[bytes]) -> None:
-        left = self._ask(int, "repairing", "PTTL", self._key)
-        if left > 0:  # refused, if it is, before anything is written
-            self._ask(int, "repairing", "PEXPIRE", self._aside, left)
-        self._ask(int, "repairing", "RPUSH", self._aside, *broken)
-        if left > 0:
-            self._ask(int, "repairing", "PEXPIRE", self._aside, left)
+    def _moving_aside(self, broken: list[bytes]) -> Steps[None]:
+        [left] = yield [Command("PTTL", (self._key,), kind=int)]
+        copy = Command("RPUSH", (self._aside,), tuple(broken), kind=int)
+        expire = [Command("PEXPIRE", (self._aside,), (left,), kind=int)] if left > 0 else []
+        # The expiry also first: refused, if it is, before anything is written.
+        for command in (*expire, copy, *expire):
+            yield [command]
         for element in broken:
-            self._ask(int, "repairing", "LREM", self._key, 1, element)
-
-    def _range(self) -> tuple[str, bytes, int, int]:
-        # One more than the window, to see whether it cuts anything off.
-        return "LRANGE", self._key, -self._window - 1 if self._window else 0, -1
+            yield [Command("LREM", (self._key,), (1, element), kind=int)]
 
     def _conversation(self, elements: list[bytes]) -> list[BaseMessage]:
         cut = len(elements) == self._max_messages
@@ -301,15 +293,6 @@ class MemorystoreChatMessageHistory(BaseChatMessageHistory):
         start = -len(elements) if self._window else 0
         messages = [self._decoded(element, i) for i, element in enumerate(elements, start)]
         return sendable(messages, cut=cut)
-
-    def _everything(self) -> tuple[str, bytes, int, int]:
-        return "LRANGE", self._key, 0, -1
-
-    def _lacks_question(self, elements: list[bytes], conversation: list[BaseMessage]) -> bool:
-        """Whether a window cuts the question off from a turn that a model has to go on with."""
-        if conversation or not elements or self._window is None:
-            return False
-        return is_result(self._decoded(elements[-1], -1))
 
     def _turn_under_way(self, elements: list[bytes]) -> list[BaseMessage]:
         turn: list[BaseMessage] = []
@@ -325,8 +308,7 @@ class MemorystoreChatMessageHistory(BaseChatMessageHistory):
         except ValueError as error:
             raise CorruptHistoryError(self.key, position, str(error)) from error
 
-    def _batch(self, messages: Sequence[BaseMessage], append_id: str | None) -> "_Batch | None":
-        """What to append; None if there is nothing."""
+    def _appending(self, messages: Sequence[BaseMessage], append_id: str | None) -> Steps[None]:
         if isinstance(messages, str | BaseMessage) or not isinstance(messages, Iterable):
             raise TypeError(
                 f"messages is a {type_name(messages)}; it takes a list of LangChain messages. "
@@ -335,66 +317,24 @@ class MemorystoreChatMessageHistory(BaseChatMessageHistory):
         append_id = _checked_append_id(append_id)
         elements = codec.encode(messages, append_id)
         if not elements:
-            return None
+            return
         limits = (self._ttl or 0, self._max_messages or 0)
         search = (_followers_since(append_id), SEARCHED_ALWAYS, SEARCHED_AT_MOST)
-        return _Batch(append_id.encode(), (1, self._key, *limits, *search, *elements))
+        arguments: tuple[str | bytes | int, ...] = (*limits, *search, *elements)
+        [reply] = yield [Command("", (self._key,), arguments, script(*APPEND))]
+        if reply != append_id.encode():
+            raise ForeignReplyError
 
-    def _ask(self, kind: type[R], doing: str, *command: Any) -> R:
-        """Send a command; its reply must be of a kind."""
-        with self._explaining(doing), dropping_interrupted(self._client):
-            reply = self._execute(*command)
-        if not _is_of(kind, reply):
-            drop_idle_connections(self._client)
-            raise self._not_its_own(doing)
-        return cast("R", reply)
+    def _ask(self, doing: str, steps: Steps[T]) -> T:
+        with explaining(f"{doing} the session {self.key!r}"):
+            return run(self._client, steps)
 
-    async def _aask(self, kind: type[R], doing: str, *command: Any) -> R:
-        """`_ask`, without blocking the event loop."""
-        with self._explaining(doing):
-            reply = await self._aexecute(*command)
-        if not _is_of(kind, reply):
-            raise self._not_its_own(doing)
-        return cast("R", reply)
-
-    def _execute(self, *command: Any) -> object:
-        # As bytes, whatever the client decodes: an element that is no longer UTF-8 is a broken
-        # element, and not an error inside redis-py.
-        return cast("Any", self._client).execute_command(*command, **AS_BYTES)
-
-    async def _aexecute(self, *command: Any) -> object:
-        client = cast("Any", self._usable_async_client())
-        return await client.execute_command(*command, **AS_BYTES)
-
-    def _usable_async_client(self) -> AsyncClient:
+    async def _aask(self, doing: str, steps: Steps[T]) -> T:
         client = cast("AsyncClient", self._async_client)
         if opened_in_another_loop(client):
             raise MemorystoreChatError(f"Nothing was sent to {self.key!r}. {ANOTHER_LOOP}")
-        return client
-
-    def _not_its_own(self, doing: str) -> ConnectError:
-        return ConnectError(
-            f"While {doing} the session {self.key!r} the client was given an answer to something "
-            "else, as happens after an interrupt in the middle of a command. The client's idle "
-            "connections were dropped; do it again. A write that ends this way may or may not "
-            "have been done. Clients of connect() are safe from this."
-        )
-
-    def _explaining(self, doing: str) -> AbstractContextManager[None]:
-        return explaining(f"{doing} the session {self.key!r}")
-
-
-class _Batch(NamedTuple):
-    """An append: its id, and the arguments of append.lua from the number of keys on."""
-
-    id: bytes
-    arguments: tuple[str | int | bytes, ...]
-
-
-def _is_of(kind: type, reply: object) -> bool:
-    if isinstance(reply, list):
-        return kind is list and all(type(element) is bytes for element in reply)
-    return isinstance(reply, kind)
+        with explaining(f"{doing} the session {self.key!r}"):
+            return await arun(client, steps)
 
 
 def _checked_append_id(append_id: str | None) -> str:

@@ -20,6 +20,18 @@ from memorystore_chat.storage.scripts import Script
 T = TypeVar("T")
 
 
+class ForeignReplyError(redis.ConnectionError):
+    """A reply that cannot be that of the command."""
+
+    hint = "Do it again; clients of connect() are safe from this."
+
+    def __init__(self) -> None:
+        super().__init__(
+            "the client was given an answer to something else, as happens after an interrupt in "
+            "the middle of a command"
+        )
+
+
 class Command(NamedTuple):
     """A command on one key, safe to repeat.
 
@@ -69,6 +81,9 @@ def run(client: Client, steps: Steps[T]) -> T:
             request = steps.send(_send(client, request))
     except StopIteration as finished:
         return cast("T", finished.value)
+    except ForeignReplyError:
+        drop_idle_connections(client)
+        raise
 
 
 async def arun(client: AsyncClient, steps: Steps[T]) -> T:
@@ -89,11 +104,7 @@ def _send(client: Client, request: Request) -> list[Any]:
             replies = _send_once(client, request, with_text=False)
         except NoScriptError:
             replies = _send_once(client, request, with_text=True)
-    try:
-        return _checked(request, replies)
-    except redis.ConnectionError:
-        drop_idle_connections(client)
-        raise
+    return _checked(request, replies)
 
 
 def _send_once(client: Any, commands: Sequence[Command], *, with_text: bool) -> list[Any]:
@@ -152,8 +163,5 @@ def _options(command: Command, where: Callable[..., Any] | None) -> dict[str, An
 def _checked(commands: Sequence[Command], replies: list[Any]) -> list[Any]:
     for command, reply in zip(commands, replies, strict=True):
         if not isinstance(reply, command.kind):
-            raise redis.ConnectionError(
-                "the client was given an answer to something else, as happens after an interrupt "
-                "in the middle of a command"
-            )
+            raise ForeignReplyError
     return replies
