@@ -348,8 +348,8 @@ def test_many_interrupts_leave_every_reply_with_its_question() -> None:
         before = signal.signal(signal.SIGALRM, raise_alarm)
         interrupts = 0
         try:
-            end = time.monotonic() + 3
-            while time.monotonic() < end:
+            end = time.monotonic() + 30
+            while interrupts < 100 and time.monotonic() < end:
                 for name, history in histories.items():
                     try:
                         signal.setitimer(signal.ITIMER_REAL, 0.0001 + (interrupts % 40) * 0.00002)

@@ -9,6 +9,7 @@ import sys
 import tomllib
 import zipfile
 from collections.abc import Mapping
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -66,10 +67,11 @@ def test_star_import() -> None:
     assert set(json.loads(printed)) == PUBLIC | {"json"}
 
 
-def modules_after(statement: str) -> set[str]:
+@cache
+def modules_after(statement: str) -> frozenset[str]:
     """Names of the modules that an import statement loads."""
     printed = in_new_process(f"import json, sys\n{statement}\nprint(json.dumps(list(sys.modules)))")
-    return set(json.loads(printed))
+    return frozenset(json.loads(printed))
 
 
 def test_import_brings_no_optional_library() -> None:
