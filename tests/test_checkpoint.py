@@ -580,6 +580,23 @@ class TestKeep:
         assert b"123456789" not in fields(client, saver)
         assert len(agent.get_state(CONFIG).values["messages"]) == 4 - len(secret)
 
+    def test_one_that_arrives_too_late_leaves_nothing(
+        self, client: redis.Redis, key_prefix: str
+    ) -> None:
+        """A checkpoint that is dropped in the write that brings it takes its values with it."""
+        saver = MemorystoreSaver(client, key_prefix=key_prefix, keep=1)
+        put_versions(saver, [["a"], ["b"]])
+        before = set(client.hkeys(saver._key(THREAD)))
+        late: Checkpoint = {
+            **empty_checkpoint(),
+            "id": "0000",
+            "channel_values": {"list": ["late"], "text": "late"},
+            "channel_versions": {"list": 5, "text": 5},
+        }
+        config: Any = {"configurable": {"thread_id": THREAD, "checkpoint_ns": ""}}
+        saver.put(config, late, {}, {"list": 5, "text": 5})
+        assert set(client.hkeys(saver._key(THREAD))) == before
+
     def test_an_interrupted_turn_survives(self, client: redis.Redis, key_prefix: str) -> None:
         """With keep=1 a turn that waits for an answer is resumed, by another saver."""
         graph = StateGraph(MessagesState)

@@ -5,9 +5,11 @@ Each method is a generator of requests, which the saver runs with its client or 
 
 import itertools
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any, TypeAlias, cast
+from dataclasses import dataclass, field
+from functools import lru_cache
+from typing import Any, TypeAlias
 from uuid import uuid4
 
 from langchain_core.runnables import RunnableConfig
@@ -25,50 +27,55 @@ from langgraph.checkpoint.base import (
 from langgraph.checkpoint.serde.base import SerializerProtocol
 from redis.exceptions import ResponseError
 
-from memorystore_chat._checks import check_text
+from memorystore_chat._checks import check_text, thread_id_of
 from memorystore_chat.errors import CorruptCheckpointError, MemorystoreChatError
-from memorystore_chat.storage import checkpoints
-from memorystore_chat.storage.checkpoints import Answer, Known, Memory, Stored, call
+from memorystore_chat.storage.checkpoints import Answer, Lists, Stored, call, version_text
 from memorystore_chat.storage.commands import Command, Scan, Steps
+from memorystore_chat.storage.segments import operations_of, typed
 
 THREADS = 100
 """How many threads are asked for in one round trip where a method concerns many."""
 
-_Replies: TypeAlias = list[Any]  # the saver has a method of the name "list"
+_Arguments: TypeAlias = list[str | bytes | int]  # of a script; the saver has a method "list"
+
+
+@dataclass
+class _Known:
+    """What a client knows to be stored with a checkpoint, and need not send again."""
+
+    lists: Lists = field(default_factory=dict)
+    digests: set[bytes] = field(default_factory=set)
 
 
 class CheckpointSteps(BaseCheckpointSaver[str]):
-    """The steps of each method of a checkpointer.
-
-    Args:
-        serde: Makes bytes of values.
-        ttl: Seconds until a thread expires, or 0.
-        key_prefix: What the keys begin with.
-        keep: How many checkpoints of a namespace to keep, or 0 for all.
-        one_node: Whether all keys are on one server.
-    """
+    """The steps of each method of a checkpointer."""
 
     def __init__(
-        self, serde: SerializerProtocol, *, ttl: int, key_prefix: str, keep: int, one_node: bool
+        self,
+        serde: SerializerProtocol,
+        *,
+        ttl: int | None,
+        key_prefix: str,
+        keep: int | None,
+        one_node: bool,
     ) -> None:
         super().__init__(serde=serde)
         self._ttl = ttl
         self._keep = keep
         self._one_node = one_node
         self._prefix = f"{key_prefix}checkpoints:".encode()
-        self._memory = Memory()
+        # What is known of the checkpoints used last, by key, namespace and ID.
+        self._known = lru_cache(256)(lambda *_checkpoint: _Known())
 
     def _get_tuple(self, config: RunnableConfig) -> Steps[CheckpointTuple | None]:
-        thread_id, ns = thread_of(config), _namespace(config)
-        key = self._key(thread_id)
-        (reply,) = yield [call("get", [key], ns, get_checkpoint_id(config) or "")]
-        answer = Answer(self.serde, reply)
-        return next((self._tuple(thread_id, answer, found) for found in answer.checkpoints()), None)
+        key, ns = self._key(thread_of(config)), _namespace(config)
+        replies = yield [call("read", [key], "get", ns, get_checkpoint_id(config) or "")]
+        return next(self._tuples([key], replies, {}), None)
 
     def _list(
         self,
         config: RunnableConfig | None,
-        wanted: dict[str, Any] | None,
+        wanted: Mapping[str, Any] | None,
         before: RunnableConfig | None,
         limit: int | None,
     ) -> Steps[Iterator[CheckpointTuple]]:
@@ -82,39 +89,26 @@ class CheckpointSteps(BaseCheckpointSaver[str]):
             -1 if limit is None or wanted else limit,
         )
         keys = [self._key(thread_of(config))] if config else (yield from self._all_keys())
-        replies: _Replies = []
-        for some in _batches(keys):
-            replies += yield [call("list", [key], *arguments) for key in some]
+        replies = yield from _of_each(keys, lambda key: call("read", [key], "list", *arguments))
         return itertools.islice(self._tuples(keys, replies, wanted or {}), limit)
 
     def _tuples(
         self, keys: Sequence[bytes], replies: Sequence[Any], wanted: Mapping[str, Any]
     ) -> Iterator[CheckpointTuple]:
         for key, reply in zip(keys, replies, strict=True):
-            answer = Answer(self.serde, reply)
-            thread_id = key.removeprefix(self._prefix).decode()
-            for found in answer.checkpoints():
+            answer, thread_id = Answer(self.serde, reply), self._thread(key)
+            for found in answer.found:
                 with _reading(thread_id, found):
                     metadata = answer.loads(found.metadata)
-                if all(metadata.get(name) == value for name, value in wanted.items()):
-                    yield self._tuple(thread_id, answer, found)
-
-    def _tuple(self, thread_id: str, answer: Answer, found: Stored) -> CheckpointTuple:
-        with _reading(thread_id, found):
-            checkpoint, lists = answer.checkpoint(found)
-            metadata = answer.loads(found.metadata)
-            writes = answer.writes(found.writes)
-        known = self._memory.of(self._key(thread_id), found.ns, found.checkpoint_id)
-        known.lists = lists
-        return CheckpointTuple(
-            config=_config(thread_id, found.ns, found.checkpoint_id),
-            checkpoint=cast("Checkpoint", checkpoint),
-            metadata=cast("CheckpointMetadata", metadata),
-            parent_config=(
-                _config(thread_id, found.ns, found.parent_id) if found.parent_id else None
-            ),
-            pending_writes=writes,
-        )
+                    if any(metadata.get(name) != value for name, value in wanted.items()):
+                        continue
+                    values, lists = answer.values(found)
+                    checkpoint = answer.checkpoint(found, values)
+                    writes = answer.writes(found)
+                self._known(key, found.ns, found.checkpoint_id).lists = lists
+                parent = _config(thread_id, found.ns, found.parent_id) if found.parent_id else None
+                config = _config(thread_id, found.ns, found.checkpoint_id)
+                yield CheckpointTuple(config, checkpoint, metadata, parent, writes)
 
     def _put(
         self,
@@ -125,24 +119,57 @@ class CheckpointSteps(BaseCheckpointSaver[str]):
     ) -> Steps[RunnableConfig]:
         thread_id, ns = thread_of(config), _namespace(config)
         key, parent_id = self._key(thread_id), get_checkpoint_id(config) or ""
-        for known in (self._memory.of(key, ns, parent_id), Known()):
-            command, now = checkpoints.put(
-                key,
-                self.serde,
-                known,
-                ttl=self._ttl,
-                keep=self._keep,
-                ns=ns,
-                parent_id=parent_id,
-                checkpoint=cast("Mapping[str, Any]", checkpoint),
-                metadata=cast("Mapping[str, Any]", get_checkpoint_metadata(config, metadata)),
-                new_versions=new_versions,
-            )
-            (reply,) = yield [command]
+        versions = checkpoint["channel_versions"]
+        metadata = get_checkpoint_metadata(config, metadata)
+        deltas = list(metadata.get("counters_since_delta_snapshot") or ())
+        arguments: _Arguments = [
+            self._ttl or 0,
+            self._keep or 0,
+            ns,
+            checkpoint["id"],
+            parent_id,
+            str(metadata.get("run_id") or ""),
+            typed(self.serde, _slim(checkpoint)),
+            typed(self.serde, dict(metadata)),
+            2 * len(versions),
+            *(part for name, version in versions.items() for part in (name, version_text(version))),
+            len(deltas),
+            *deltas,
+        ]
+        values = checkpoint["channel_values"]
+        new = {name: version for name, version in new_versions.items() if name in values}
+        for known in (self._known(key, ns, parent_id), _Known()):
+            sent, lists = self._values(values, new, known)
+            (reply,) = yield [call("put", [key], *arguments, *sent)]
             if reply != b"RESEND":  # the thread was deleted or has expired since it was read
                 break
-        self._memory.of(key, ns, checkpoint["id"]).lists = now.lists
+        unchanged = versions.keys() - new_versions.keys()
+        lists |= {name: kept for name, kept in known.lists.items() if name in unchanged}
+        self._known(key, ns, checkpoint["id"]).lists = lists
         return _config(thread_id, ns, checkpoint["id"])
+
+    def _values(
+        self, values: Mapping[str, Any], new: ChannelVersions, known: _Known
+    ) -> tuple[_Arguments, Lists]:
+        """The arguments that store the values of new versions, and the layouts of lists."""
+        segments: dict[bytes, bytes] = {}
+        lists: Lists = {}
+        arguments: _Arguments = []
+        for channel, version in new.items():
+            value, text = values[channel], version_text(version)
+            arguments += (channel, text)
+            if type(value) is not list or not value:
+                arguments += ("value", b"b" + typed(self.serde, value))
+                continue
+            base, before = known.lists.get(channel, ("", ()))
+            operations, layout = operations_of(self._elements(value), before, segments)
+            arguments += ("list", base, len(operations))
+            for each in operations:
+                arguments += (
+                    ("copy", each.start, len(each)) if isinstance(each, range) else ("new", each)
+                )
+            lists[channel] = (text, layout)
+        return [*_segment_arguments(segments, known.digests), len(new), *arguments], lists
 
     def _put_writes(
         self,
@@ -155,53 +182,51 @@ class CheckpointSteps(BaseCheckpointSaver[str]):
         checkpoint_id = get_checkpoint_id(config)
         if not checkpoint_id:
             raise ValueError("config names no checkpoint_id, beside which to store the writes.")
-        command, digests = checkpoints.put_writes(
-            key,
-            self.serde,
-            ttl=self._ttl,
-            ns=ns,
-            checkpoint_id=checkpoint_id,
-            task_id=task_id,
-            task_path=task_path,
-            writes=[
-                (WRITES_IDX_MAP.get(channel, place), channel, value)
-                for place, (channel, value) in enumerate(writes)
-            ],
-        )
-        yield [command]
-        self._memory.of(key, ns, checkpoint_id).digests |= digests
+        segments: dict[bytes, bytes] = {}
+        arguments: _Arguments = []
+        for place, (channel, value) in enumerate(writes):
+            arguments += (WRITES_IDX_MAP.get(channel, place), channel)
+            if type(value) is list and value:
+                _, layout = operations_of(self._elements(value), (), segments)
+                arguments += ("l", b"".join(digest for digest, _ in layout))
+            else:
+                arguments += ("b", typed(self.serde, value))
+        sent = [*_segment_arguments(segments, set()), len(writes), *arguments]
+        where = (self._ttl or 0, ns, checkpoint_id, task_id, task_path)
+        yield [call("put_writes", [key], *where, *sent)]
+        self._known(key, ns, checkpoint_id).digests |= segments.keys()
+
+    def _elements(self, value: Iterable[Any]) -> Iterator[bytes]:
+        return (typed(self.serde, element) for element in value)
 
     def _delete(self, thread_ids: Sequence[str]) -> Steps[None]:
-        for some in _batches([self._key(thread_id) for thread_id in thread_ids]):
-            yield [Command("UNLINK", (key,), kind=int) for key in some]
+        keys = [self._key(thread_id) for thread_id in thread_ids]
+        yield from _of_each(keys, lambda key: Command("UNLINK", (key,), kind=int))
 
     def _delete_for_runs(self, run_ids: Sequence[str]) -> Steps[None]:
         if not run_ids:
             return
-        left = []
-        for some in _batches((yield from self._all_keys())):
-            replies = yield [call("delete_runs", [key], len(run_ids), *run_ids) for key in some]
-            left += [
-                key.removeprefix(self._prefix).decode()
-                for key, reply in zip(some, replies, strict=True)
-                if reply == b"NEEDED"
-            ]
+        arguments: _Arguments = ["delete_runs", len(run_ids), *run_ids]
+        keys = yield from self._all_keys()
+        replies = yield from _of_each(keys, lambda key: call("delete", [key], *arguments))
+        left = [key for key, reply in zip(keys, replies, strict=True) if reply == b"NEEDED"]
         if left:
             raise MemorystoreChatError(
-                f"Nothing was deleted from {len(left)} of the threads, such as {left[0]!r}: a "
-                "DeltaChannel of their later checkpoints is computed from what these runs wrote. "
-                "Delete the later runs as well, or the thread with delete_thread()."
+                f"Nothing was deleted from {len(left)} of the threads, such as "
+                f"{self._thread(left[0])!r}: a DeltaChannel of their later checkpoints is computed "
+                "from what these runs wrote. Delete the later runs as well, or the thread with "
+                "delete_thread()."
             )
 
     def _copy_thread(self, source_thread_id: str, target_thread_id: str) -> Steps[None]:
         source, target = self._key(source_thread_id), self._key(target_thread_id)
-        token, ttl = uuid4().hex, self._ttl
-        if not self._one_node:
-            (fields,) = yield [Command("HGETALL", (source,), kind=dict)]
-            flat = [part for pair in fields.items() for part in pair] if fields else []
-            (reply,) = yield [call("write", [target], ttl, token, len(flat), *flat)]
+        how = (self._ttl or 0, uuid4().hex)
+        if self._one_node:
+            (reply,) = yield [call("copying", [source, target], "copy", *how)]
         else:
-            (reply,) = yield [call("copy", [source, target], ttl, token)]
+            (fields,) = yield [Command("HGETALL", (source,), kind=dict)]
+            flat = [*itertools.chain.from_iterable(fields.items())]
+            (reply,) = yield [call("copying", [target], "write", *how, len(flat), *flat)]
         if reply == b"EXISTS":
             raise MemorystoreChatError(
                 f"There is a thread {target_thread_id!r} already, so nothing was copied. Choose "
@@ -214,26 +239,27 @@ class CheckpointSteps(BaseCheckpointSaver[str]):
         if strategy == "delete":
             yield from self._delete(thread_ids)
             return
-        for some in _batches([self._key(thread_id) for thread_id in thread_ids]):
-            yield [call("prune", [key]) for key in some]
+        keys = [self._key(thread_id) for thread_id in thread_ids]
+        yield from _of_each(keys, lambda key: call("delete", [key], "prune"))
 
     def _history(
         self, config: RunnableConfig, channels: Sequence[str]
     ) -> Steps[Mapping[str, DeltaChannelHistory]]:
+        history: dict[str, DeltaChannelHistory] = {channel: {"writes": []} for channel in channels}
         if not channels:
-            return {}
-        thread_id, ns = thread_of(config), _namespace(config)
-        checkpoint_id = get_checkpoint_id(config) or ""
-        arguments: tuple[str | int, ...] = (ns, checkpoint_id, len(channels), *channels)
-        (reply,) = yield [call("history", [self._key(thread_id)], *arguments)]
-        try:
-            found = Answer(self.serde, reply).history(channels)
-        except ValueError as error:
-            raise CorruptCheckpointError(thread_id, ns, checkpoint_id, str(error)) from error
-        return {
-            channel: {"writes": writes, **({"seed": seed[0]} if seed else {})}  # type: ignore[typeddict-item]
-            for channel, (writes, seed) in found.items()
-        }
+            return history
+        thread_id = thread_of(config)
+        ns, checkpoint_id = _namespace(config), get_checkpoint_id(config) or ""
+        arguments: _Arguments = ["history", ns, checkpoint_id, len(channels), *channels]
+        (reply,) = yield [call("read", [self._key(thread_id)], *arguments)]
+        answer = Answer(self.serde, reply)
+        for found in reversed(answer.found):
+            with _reading(thread_id, found):
+                for channel, value in answer.values(found)[0].items():
+                    history[channel]["seed"] = value
+                for write in answer.writes(found):
+                    history[write[1]]["writes"].append(write)
+        return history
 
     @contextmanager
     def _naming_damage(self) -> Iterator[None]:
@@ -244,7 +270,7 @@ class CheckpointSteps(BaseCheckpointSaver[str]):
             found = _DAMAGED.search(str(error))
             if found is None:
                 raise
-            thread_id = found["key"].removeprefix(self._prefix.decode())
+            thread_id = self._thread(found["key"].encode())
             reason = f"its record {found['field']!r} is damaged"
             checkpoint_id = found["id"] or ""
             raise CorruptCheckpointError(thread_id, found["ns"], checkpoint_id, reason) from error
@@ -259,18 +285,13 @@ class CheckpointSteps(BaseCheckpointSaver[str]):
             raise ValueError("thread_id is empty; it takes text that names one thread.")
         return self._prefix + thread_id.encode()
 
+    def _thread(self, key: bytes) -> str:
+        return key.removeprefix(self._prefix).decode()
+
 
 def thread_of(config: RunnableConfig) -> str:
     """The thread that a config names."""
-    thread_id = config.get("configurable", {}).get("thread_id")
-    if not isinstance(thread_id, str) or not thread_id:
-        given = "no thread_id" if thread_id is None else f"thread_id={thread_id!r}"
-        raise ValueError(
-            f"The config has {given}, so MemorystoreSaver cannot tell which conversation this is. "
-            'Name it in each call, as text: graph.invoke({...}, {"configurable": {"thread_id": '
-            '"ada/1"}}).'
-        )
-    return thread_id
+    return thread_id_of(config, "MemorystoreSaver")
 
 
 def _namespace(config: RunnableConfig) -> str:
@@ -287,9 +308,28 @@ def _config(thread_id: str, ns: str, checkpoint_id: str) -> RunnableConfig:
     }
 
 
-def _batches(keys: Sequence[bytes]) -> Iterator[Sequence[bytes]]:
+def _of_each(keys: Sequence[bytes], command: Callable[[bytes], Command]) -> Steps[list[Any]]:
+    """Ask the same of many threads."""
+    replies: list[Any] = []
     for start in range(0, len(keys), THREADS):
-        yield keys[start : start + THREADS]
+        replies += yield [command(key) for key in keys[start : start + THREADS]]
+    return replies
+
+
+def _slim(checkpoint: Checkpoint) -> dict[str, Any]:
+    """What is left of a checkpoint when all that is stored elsewhere is taken out."""
+    elsewhere = ("id", "channel_values", "channel_versions", "versions_seen")
+    rest = {name: value for name, value in checkpoint.items() if name not in elsewhere}
+    rest["versions_seen"] = {
+        node: {channel: version_text(version) for channel, version in versions.items()}
+        for node, versions in checkpoint["versions_seen"].items()
+    }
+    return rest
+
+
+def _segment_arguments(segments: Mapping[bytes, bytes], known: set[bytes]) -> _Arguments:
+    sent = ((digest, b"" if digest in known else each) for digest, each in segments.items())
+    return [len(segments), *itertools.chain.from_iterable(sent)]
 
 
 @contextmanager

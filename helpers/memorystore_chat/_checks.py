@@ -1,6 +1,8 @@
 """Checks of arguments that several modules share."""
 
 import math
+from collections.abc import Mapping
+from typing import Any
 
 import redis
 import redis.asyncio
@@ -46,6 +48,18 @@ def check_text(name: str, value: object) -> None:
         value.encode()
     except UnicodeEncodeError as error:
         raise ValueError(f"{name} is {value!r}, which UTF-8 cannot hold.") from error
+
+
+def thread_id_of(config: Mapping[str, Any], who: str) -> str:
+    """The thread that a call's config names; a ValueError says how to name one."""
+    thread_id = config.get("configurable", {}).get("thread_id")
+    if not isinstance(thread_id, str) or not thread_id:
+        given = "no thread_id" if thread_id is None else f"thread_id={thread_id!r}"
+        raise ValueError(
+            f"The config has {given}, so {who} cannot tell which conversation this is. Name it in "
+            'each call, as text: invoke({...}, {"configurable": {"thread_id": "ada/1"}}).'
+        )
+    return thread_id
 
 
 def check_count(name: str, value: object, unit: str, *, optional: bool = False) -> None:

@@ -9,6 +9,7 @@ from uuid import uuid4
 
 from langchain_core.messages import BaseMessage, RemoveMessage, ToolMessage
 
+from memorystore_chat._checks import thread_id_of
 from memorystore_chat._extras import require
 from memorystore_chat.history import MemorystoreChatMessageHistory
 from memorystore_chat.storage import codec
@@ -254,14 +255,7 @@ class ChatHistoryMiddleware(AgentMiddleware[AgentState[Any], Any, Any]):
     def _history(self) -> MemorystoreChatMessageHistory:
         if isinstance(self._source, MemorystoreChatMessageHistory):
             return self._source
-        thread_id = get_config().get("configurable", {}).get("thread_id")
-        if not isinstance(thread_id, str) or not thread_id:
-            given = "no thread_id" if thread_id is None else f"thread_id={thread_id!r}"
-            raise ValueError(
-                f"The agent was called with {given}, so ChatHistoryMiddleware cannot tell which "
-                "conversation this is. Name it in each call, as text: agent.invoke({...}, "
-                '{"configurable": {"thread_id": "ada/1"}}).'
-            )
+        thread_id = thread_id_of(get_config(), "ChatHistoryMiddleware")
         history = self._source(thread_id)
         if not isinstance(history, MemorystoreChatMessageHistory):
             raise TypeError(

@@ -53,7 +53,9 @@ class MemorystoreSaver(CheckpointSteps):
       changes. But LangGraph does not lock a thread. Both turns begin at the same checkpoint, the
       one that ends last becomes the newest, and the other remains a branch that only
       ``get_state_history`` shows. Let a thread have one turn at a time where that matters.
-    - **An outage raises** `memorystore_chat.ConnectError`; it is never an empty thread.
+    - **An outage raises** `memorystore_chat.ConnectError`; it is never an empty thread. What the
+      server refuses, as when its memory is full, is a `MemorystoreChatError`, and a checkpoint
+      that cannot be read a ``CorruptCheckpointError``, which names it.
 
     Args:
         client: A connected ``redis.Redis`` or ``redis.cluster.RedisCluster``, with or without
@@ -108,9 +110,9 @@ class MemorystoreSaver(CheckpointSteps):
         # None allows LangGraph's list of safe types and nothing else: CVE-2026-28277.
         super().__init__(
             serde or JsonPlusSerializer(allowed_msgpack_modules=None),
-            ttl=ttl or 0,
+            ttl=ttl,
             key_prefix=key_prefix,
-            keep=keep or 0,
+            keep=keep,
             one_node=not isinstance(client, RedisCluster),
         )
         self._client = client
@@ -120,19 +122,12 @@ class MemorystoreSaver(CheckpointSteps):
     def __repr__(self) -> str:
         key_prefix = self._prefix.decode().removesuffix("checkpoints:")
         return (
-            f"{type(self).__name__}(key_prefix={key_prefix!r}, ttl={self._ttl or None}, "
-            f"keep={self._keep or None})"
+            f"{type(self).__name__}(key_prefix={key_prefix!r}, ttl={self._ttl}, keep={self._keep})"
         )
 
     @override
     def get_tuple(self, config: RunnableConfig) -> CheckpointTuple | None:
-        """Read a checkpoint: the one the config names, or the newest of its thread.
-
-        Raises:
-            CorruptCheckpointError: It cannot be read.
-            ConnectError: The server cannot be reached or did not answer.
-            MemorystoreChatError: The server refused.
-        """
+        """Read a checkpoint: the one the config names, or the newest of its thread."""
         return self._run(self._get_tuple(config), f"reading {_named(config)}")
 
     @override
@@ -157,11 +152,6 @@ class MemorystoreSaver(CheckpointSteps):
             filter: Only those whose metadata has these values.
             before: Only those older than the checkpoint it names.
             limit: At most so many.
-
-        Raises:
-            CorruptCheckpointError: One cannot be read.
-            ConnectError: The server cannot be reached or did not answer.
-            MemorystoreChatError: The server refused.
         """
         steps = self._list(config, filter, before, limit)
         return self._run(steps, f"listing checkpoints of {_named(config)}")
@@ -188,12 +178,7 @@ class MemorystoreSaver(CheckpointSteps):
         metadata: CheckpointMetadata,
         new_versions: ChannelVersions,
     ) -> RunnableConfig:
-        """Store a checkpoint after the one that the config names.
-
-        Raises:
-            ConnectError: The server cannot be reached or did not answer.
-            MemorystoreChatError: The server refused, as when its memory is full.
-        """
+        """Store a checkpoint after the one that the config names."""
         steps = self._put(config, checkpoint, metadata, new_versions)
         return self._run(steps, f"storing a checkpoint of {_named(config)}")
 
@@ -217,12 +202,7 @@ class MemorystoreSaver(CheckpointSteps):
         task_id: str,
         task_path: str = "",
     ) -> None:
-        """Store what a task wrote, beside the checkpoint that the config names.
-
-        Raises:
-            ConnectError: The server cannot be reached or did not answer.
-            MemorystoreChatError: The server refused, as when its memory is full.
-        """
+        """Store what a task wrote, beside the checkpoint that the config names."""
         steps = self._put_writes(config, writes, task_id, task_path)
         self._run(steps, f"storing writes of {_named(config)}")
 

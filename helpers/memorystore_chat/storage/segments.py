@@ -1,8 +1,10 @@
 """Lists as segments: each of one or more elements, under the digest of its bytes."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from hashlib import blake2b
-from typing import Any, Protocol, TypeAlias
+from typing import Any, TypeAlias
+
+from langgraph.checkpoint.serde.base import SerializerProtocol
 
 FULL = 256
 """Bytes from which a segment takes no more elements; most messages are larger."""
@@ -13,30 +15,17 @@ DIGEST = 16
 Layout: TypeAlias = tuple[tuple[bytes, int], ...]
 """A list's segments: the digest of each, and how many elements it has."""
 
-
-class Serializer(Protocol):
-    """What LangGraph calls a serializer."""
-
-    def dumps_typed(self, obj: Any) -> tuple[str, bytes]:
-        """A value as bytes, and the name of their format."""
-        ...
-
-    def loads_typed(self, data: tuple[str, bytes]) -> Any:
-        """The value again."""
-        ...
-
-
 _SHORT = {"msgpack": "m", "null": "n"}
 _LONG = {short: name for name, short in _SHORT.items()}
 
 
-def typed(serde: Serializer, value: Any) -> bytes:
+def typed(serde: SerializerProtocol, value: Any) -> bytes:
     """A value's bytes, after the name of their format."""
     kind, data = serde.dumps_typed(value)
     return b"%b:%b" % (_SHORT.get(kind, kind).encode(), data)
 
 
-def untyped(serde: Serializer, stored: bytes) -> Any:
+def untyped(serde: SerializerProtocol, stored: bytes) -> Any:
     """A value from its bytes.
 
     Raises:
@@ -49,15 +38,6 @@ def untyped(serde: Serializer, stored: bytes) -> Any:
         raise ValueError(f"{type(error).__name__}: {error}") from error
 
 
-def encoded_elements(serde: Serializer, elements: Iterable[Any]) -> list[bytes]:
-    """The elements of a list, each as a part of a segment."""
-    return [_framed(typed(serde, element)) for element in elements]
-
-
-def _framed(element: bytes) -> bytes:
-    return len(element).to_bytes(4, "big") + element
-
-
 def parts_of(segment: bytes) -> list[bytes]:
     """The bytes of each element of a segment."""
     parts, start = [], 0
@@ -68,62 +48,57 @@ def parts_of(segment: bytes) -> list[bytes]:
     return parts
 
 
-def _digest(segment: bytes) -> bytes:
-    return blake2b(segment, digest_size=DIGEST).digest()
-
-
 def operations_of(
-    encoded: Sequence[bytes], before: Layout, segments: dict[bytes, bytes]
-) -> tuple[list[tuple[str | bytes | int, ...]], Layout]:
-    """How a list is made of its earlier version and of new segments, which are added."""
-    operations: list[tuple[str | bytes | int, ...]] = []
+    elements: Iterable[bytes], before: Layout, segments: dict[bytes, bytes]
+) -> tuple[list[bytes | range], Layout]:
+    """How a list is made of places in its earlier version and of new segments, which are added."""
+    framed = [len(element).to_bytes(4, "big") + element for element in elements]
+    places = {digest: place for place, (digest, _) in reversed([*enumerate(before)])}
+    counts = sorted({count for _, count in before}, reverse=True)
+    operations: list[bytes | range] = []
     layout: list[tuple[bytes, int]] = []
-    for place, count, segment in _pieces(encoded, before):
+    new: list[bytes] = []
+    start = following = 0
+
+    def end_new() -> None:
+        if new:
+            digest = _digest(new)
+            segments[digest] = b"".join(new)
+            operations.append(digest)
+            layout.append((digest, len(new)))
+            new.clear()
+
+    def place_of_next() -> int | None:
+        # Where an element stands several times, the place after the last one found comes first.
+        likely, count = before[following] if following < len(before) else (b"", 0)
+        for tried in dict.fromkeys((count, *counts)):
+            digest = _digest(framed[start : start + tried])
+            if digest == likely:
+                return following
+            if digest in places:
+                return places[digest]
+        return None
+
+    while start < len(framed):
+        place = place_of_next()
         if place is None:
-            digest = _digest(segment)
-            segments[digest] = segment
-            operations.append(("new", digest))
-            layout.append((digest, count))
+            new.append(framed[start])
+            start += 1
+            if sum(map(len, new)) >= FULL:
+                end_new()
             continue
-        last = operations[-1] if operations else ("",)
-        if last[0] == "copy" and last[1] + last[2] == place:  # type: ignore[operator]
-            operations[-1] = ("copy", last[1], last[2] + 1)  # type: ignore[operator]
+        end_new()
+        last = operations[-1] if operations else b""
+        if isinstance(last, range) and last.stop == place:
+            operations[-1] = range(last.start, place + 1)
         else:
-            operations.append(("copy", place, 1))
+            operations.append(range(place, place + 1))
         layout.append(before[place])
+        start += before[place][1]
+        following = place + 1
+    end_new()
     return operations, tuple(layout)
 
 
-def _pieces(encoded: Sequence[bytes], before: Layout) -> Iterator[tuple[int | None, int, bytes]]:
-    """The list's segments: place in the earlier version if it is there, elements, bytes."""
-    places = {segment: place for place, segment in reversed([*enumerate(before)])}
-    counts = sorted({count for _, count in before}, reverse=True)
-    start, expected = 0, 0
-    pending: list[bytes] = []
-
-    def found_at(index: int) -> tuple[int, int] | None:
-        likely = before[expected] if expected < len(before) else (b"", 0)
-        for count in dict.fromkeys((likely[1], *counts)):
-            segment = (_digest(b"".join(encoded[index : index + count])), count)
-            if segment == likely:
-                return expected, count
-            if segment in places:
-                return places[segment], count
-        return None
-
-    while start < len(encoded):
-        if before and (found := found_at(start)):
-            if pending:
-                yield None, len(pending), b"".join(pending)
-                pending = []
-            yield found[0], found[1], b""
-            expected = found[0] + 1
-            start += found[1]
-            continue
-        pending.append(encoded[start])
-        start += 1
-        if sum(map(len, pending)) >= FULL:
-            yield None, len(pending), b"".join(pending)
-            pending = []
-    if pending:
-        yield None, len(pending), b"".join(pending)
+def _digest(elements: Sequence[bytes]) -> bytes:
+    return blake2b(b"".join(elements), digest_size=DIGEST).digest()

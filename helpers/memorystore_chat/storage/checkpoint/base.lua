@@ -30,6 +30,14 @@ local function take_number()
   return tonumber(take())
 end
 
+local function take_many()
+  local many = {}
+  for index = 1, take_number() do
+    many[index] = take()
+  end
+  return many
+end
+
 local function get(field)
   local value = staged[field]
   if value == nil then
@@ -68,10 +76,17 @@ local function drop(field)
   staged[field] = false
 end
 
+-- Runs a command on so many values that a script cannot pass them at once; answers all replies.
 local function in_parts(command, values)
+  local replies = {}
   for first = 1, #values, 7000 do
-    redis.call(command, key, unpack(values, first, math.min(first + 6999, #values)))
+    local last = math.min(first + 6999, #values)
+    local reply = redis.call(command, key, unpack(values, first, last))
+    for _, each in ipairs(type(reply) == 'table' and reply or {}) do
+      replies[#replies + 1] = each
+    end
   end
+  return replies
 end
 
 local function flush(ttl)
@@ -123,16 +138,19 @@ local function namespace(name, create)
   return found
 end
 
--- All namespaces as {name, number, newest ID}, oldest first.
-local function namespaces()
-  local all = {}
-  local name = (get_record('#') or {})[2]
+-- Calls act(name, record) for all namespaces, the oldest first.
+local function each_namespace(act)
+  local all, name = {}, (get_record('#') or {})[2]
   while name do
-    local found = named_record('n' .. name)
-    table.insert(all, 1, {name, found[1], found[2]})
-    name = found[3]
+    reading = name
+    local space = named_record('n' .. name)
+    table.insert(all, 1, {name, space})
+    name = space[3]
   end
-  return all
+  for _, found in ipairs(all) do
+    reading = found[1]
+    act(found[1], found[2])
+  end
 end
 
 -- Whether one ID is above another by its bytes: Lua itself compares as the server's locale does.
@@ -144,6 +162,14 @@ local function is_above(one, other)
     end
   end
   return #one > #other
+end
+
+-- Puts an ID, or false, into the chain below another one; below none it is the newest.
+local function link(name, space, above, id)
+  local field = above and checkpoint_field(space[1], above) or 'n' .. name
+  local record = above and get_record(field) or space
+  record[above and 1 or 2] = id
+  set_record(field, record)
 end
 
 -- Finds a checkpoint, or puts an empty one into the chain, which goes from the newest ID down.
@@ -159,30 +185,14 @@ local function enter(name, space, id)
   end
   found = {below, false, '', false, '', {}, {}, false}
   set_record(field, found)
-  if above then
-    local above_field = checkpoint_field(space[1], above)
-    local newer = get_record(above_field)
-    newer[1] = id
-    set_record(above_field, newer)
-  else
-    space[2] = id
-    set_record('n' .. name, space)
-  end
+  link(name, space, above, id)
   return found, field
 end
 
-local function take_many()
-  local many = {}
-  for index = 1, take_number() do
-    many[index] = take()
-  end
-  return many
-end
-
-local function each_checkpoint(ns, newest, act)
-  local id = newest
+local function each_checkpoint(space, act)
+  local id = space[2]
   while id do
-    local record = named_record(checkpoint_field(ns, id))
+    local record = named_record(checkpoint_field(space[1], id))
     act(id, record)
     id = record[1]
   end
@@ -198,10 +208,13 @@ local function each_task(ns, id, record, act)
   end
 end
 
+-- The ranges of positions of a value that is a list.
 local function ranges_of(value)
   local ranges = {}
-  for first, last in value:gmatch('(%d+)-(%d+)') do
-    ranges[#ranges + 1] = {tonumber(first), tonumber(last)}
+  if value and value:sub(1, 1) == 'l' then
+    for first, last in value:gmatch('(%d+)-(%d+)') do
+      ranges[#ranges + 1] = {tonumber(first), tonumber(last)}
+    end
   end
   return ranges
 end
@@ -212,9 +225,7 @@ local function take_segments()
   for _ = 1, take_number() do
     local field, bytes = 's' .. take(), take()
     if redis.call('HEXISTS', key, field) == 0 then
-      if bytes == '' then
-        complete = false
-      end
+      complete = complete and bytes ~= ''
       staged[field] = bytes
     end
   end

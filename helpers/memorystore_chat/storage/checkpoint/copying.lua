@@ -4,23 +4,19 @@ local ask = {}
 
 -- Writes a thread's fields under a new key; again for the same token, it changes nothing.
 local function write_copy(target, ttl, token, flat)
-  local there = redis.call('HGET', target, '#')
-  if there then
-    return cmsgpack.unpack(there)[3] == token and 'OK' or 'EXISTS'
-  end
   key = target
+  local header = get_record('#')
+  if header then
+    return header[3] == token and 'OK' or 'EXISTS'
+  end
   for index = 1, #flat, 2 do
-    if flat[index] == '#' then
-      local header = cmsgpack.unpack(flat[index + 1])
-      flat[index + 1] = cmsgpack.pack({header[1], header[2], token})
-    end
+    staged[flat[index]] = flat[index + 1]
   end
-  if ttl ~= '0' then
-    demand('EXPIRE', key, ttl)
-  end
-  in_parts('HSET', flat)
-  if ttl ~= '0' then
-    redis.call('EXPIRE', key, ttl)
+  header = get_record('#')
+  if header then
+    header[3] = token
+    set_record('#', header)
+    flush(ttl)
   end
   return 'OK'
 end

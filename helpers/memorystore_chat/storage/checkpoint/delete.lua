@@ -2,40 +2,50 @@
 
 local ask = {}
 
+local function keep_only(keeps)
+  local dropped = false
+  each_namespace(function(name, space)
+    dropped = thin(name, space, keeps) or dropped
+  end)
+  return dropped
+end
+
+local function finish()
+  if sweep() then
+    flush('0')
+  else
+    redis.call('UNLINK', key)
+  end
+  return 'OK'
+end
+
 -- Keeps the newest checkpoint of each namespace, and what its delta channels are computed from.
 function ask.prune()
-  for _, space in ipairs(namespaces()) do
-    thin(space[1], get_record('n' .. space[1]), function(_, _, place) return place <= 1 end)
-  end
-  finish_dropping('0')
-  return 'OK'
+  keep_only(function(_, place) return place <= 1 end)
+  return finish()
 end
 
 -- Deletes the checkpoints of runs, unless a later one's delta channels are computed from them.
 function ask.delete_runs()
-  local runs, dropped = {}, false
+  local runs, refused = {}, false
   for _, run in ipairs(take_many()) do
     runs[run] = true
   end
-  for _, space in ipairs(namespaces()) do
+  each_namespace(function(_, space)
     local needed = {}
-    each_checkpoint(space[2], space[3], function(_, record)
+    each_checkpoint(space, function(_, record)
       if record[4] and not runs[record[3]] then
-        add_ancestors(space[2], record, needed)
+        add_ancestors(space[1], record, needed)
       end
     end)
     for id in pairs(needed) do
-      if runs[get_record(checkpoint_field(space[2], id))[3]] then
-        return 'NEEDED'
-      end
+      refused = refused or runs[get_record(checkpoint_field(space[1], id))[3]]
     end
-    local own = get_record('n' .. space[1])
-    dropped = thin(space[1], own, function(_, record) return not runs[record[3]] end) or dropped
+  end)
+  if refused then
+    return 'NEEDED'
   end
-  if dropped then
-    finish_dropping('0')
-  end
-  return 'OK'
+  return keep_only(function(record) return not runs[record[3]] end) and finish() or 'OK'
 end
 
 return ask[take()]()

@@ -1,6 +1,7 @@
 -- Stores a checkpoint, with the values that are new in it.
 
 local MOST_RANGES = 64
+local complete = true
 
 local function push(ranges, first, last)
   local newest = ranges[#ranges]
@@ -31,7 +32,7 @@ local function copy_part(from, start, count, into)
       start = start - length
     end
   end
-  return count == 0
+  complete = complete and count == 0
 end
 
 -- Many edits leave many ranges: then the version is written anew in one piece.
@@ -49,21 +50,19 @@ local function joined(ns, channel, ranges)
 end
 
 local function take_list(ns, channel)
-  local base, ranges, complete = take(), {}, true
-  local from = ranges_of((base ~= '' and get(value_field(ns, channel, base))) or '')
+  local base, ranges, text = take(), {}, {}
+  local from = ranges_of(base ~= '' and get(value_field(ns, channel, base)))
   for _ = 1, take_number() do
     if take() == 'copy' then
-      local start, count = take_number(), take_number()
-      complete = copy_part(from, start, count, ranges) and complete
+      copy_part(from, take_number(), take_number(), ranges)
     else
       append(ns, channel, ranges, take())
     end
   end
-  local text = {}
   for number, range in ipairs(joined(ns, channel, ranges)) do
     text[number] = range[1] .. '-' .. range[2]
   end
-  return 'l' .. table.concat(text, ','), complete
+  return 'l' .. table.concat(text, ',')
 end
 
 local ttl, keep, name, id, parent = take(), take_number(), take(), take(), take()
@@ -77,17 +76,11 @@ if record[4] == checkpoint and record[5] == metadata then
   flush(ttl)
   return 'OK'
 end
-local complete = take_segments()
+complete = take_segments()
 for _ = 1, take_number() do
   local channel, version = take(), take()
-  local value, whole = nil, true
-  if take() == 'list' then
-    value, whole = take_list(ns, channel)
-  else
-    value = take()
-  end
+  local value = take() == 'list' and take_list(ns, channel) or take()
   staged[value_field(ns, channel, version)] = value
-  complete = complete and whole
 end
 if not complete then
   return 'RESEND'
@@ -107,7 +100,7 @@ for _, channel in ipairs(before and before[7] or {}) do
 end
 record[7] = deltas
 set_record(field, record)
-if keep > 0 and thin(name, space, function(_, _, place) return place <= keep end) then
+if keep > 0 and thin(name, space, function(_, place) return place <= keep end) then
   sweep()
 end
 flush(ttl)
