@@ -26,7 +26,7 @@ BIN = Path(sys.executable).parent
 STEPS = ("tests", "lint", "notebooks")
 # Much of a test is waiting. Each process starts servers, so not one for each of many cores.
 IN_PARALLEL = ("--numprocesses=4", "--dist=worksteal")
-STEPS_AT_ONCE = 2  # besides the tests, which take all there is
+STEPS_AT_ONCE = 2
 
 # A browser, other Pythons, and many minutes are more than a reader has to bring: make test-browser,
 # make test-colab, and make test-again.
@@ -35,16 +35,8 @@ UNMARKED = "not browser and not colab and not again"
 Step = tuple[str, Callable[[], Counts]]
 
 
-def run(command: Sequence[str | Path]) -> Counts:
-    """Run a command as one check that passes when its exit status is 0."""
-    status = print_whole(command)
-    return Counts(failed=1) if status else Counts(passed=1)
-
-
-def print_whole(
-    command: Sequence[str | Path],
-    headline: str = "",
-    environment: Mapping[str, str] = os.environ,
+def run(
+    headline: str, command: Sequence[str | Path], environment: Mapping[str, str] = os.environ
 ) -> int:
     """Run a command, print what it said in one piece, and return its exit status."""
     done = subprocess.run(
@@ -57,7 +49,7 @@ def print_whole(
         text=True,
     )
     # One call, because other steps run beside it.
-    sys.stdout.write(headline + done.stdout)
+    sys.stdout.write(f"\n==> {headline}\n{done.stdout}")
     sys.stdout.flush()
     return done.returncode
 
@@ -67,7 +59,8 @@ def lint() -> Counts:
 
     Its hooks that mend things, such as links, fail when there was something to mend.
     """
-    return run([BIN / "pre-commit", "run", "--all-files", "--show-diff-on-failure"])
+    command = [str(BIN / "pre-commit"), "run", "--all-files", "--show-diff-on-failure"]
+    return Counts(failed=1) if run("lint", command) else Counts(passed=1)
 
 
 def notebook_steps() -> list[Step]:
@@ -108,8 +101,8 @@ def compare(path: Path, endpoint: str | None, launcher: Sequence[str] = ()) -> C
         environment["TMPDIR"] = folder  # so that a kernel's key prefix is that of one alone
         result = Path(folder, "counts.json")
         script = [sys.executable, str(ROOT / "tools/compare_notebooks.py"), "--counts", str(result)]
-        headline = f"\n==> {path.name} on {endpoint or 'the embedded Valkey'}\n"
-        status = print_whole([*launcher, *script, str(path)], headline, environment)
+        headline = f"{path.name} on {endpoint or 'the embedded Valkey'}"
+        status = run(headline, [*launcher, *script, str(path)], environment)
         counts = Counts(**json.loads(result.read_text())) if result.exists() else Counts()
     return counts if counts.failed or not status else counts + Counts(failed=1)
 
@@ -121,13 +114,12 @@ def timed(step: Step) -> tuple[str, Counts, float]:
     return label, job(), time.monotonic() - began
 
 
-def all_of(alone: Sequence[Step], beside: Sequence[Step]) -> list[tuple[str, Counts, float]]:
-    """Run the first steps one after the other, and then the others some at once."""
-    results = [timed(step) for step in alone]
+def run_steps(steps: Sequence[Step]) -> list[tuple[str, Counts, float]]:
+    """Run the steps some at once, in their order; after an interrupt none begins."""
     with ThreadPoolExecutor(STEPS_AT_ONCE) as pool:
-        waiting = [pool.submit(timed, step) for step in beside]
+        waiting = [pool.submit(timed, step) for step in steps]
         try:
-            return results + [each.result() for each in waiting]
+            return [each.result() for each in waiting]
         except KeyboardInterrupt:
             pool.shutdown(cancel_futures=True)
             raise
@@ -146,12 +138,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         os.environ.pop(name, None)  # the checks use servers of their own and no cloud
 
     selected = ["-m", UNMARKED, *IN_PARALLEL, *options.pytest]
-    alone = [("tests", lambda: run_pytest(selected))] if "tests" in chosen else []
-    beside = [("lint", lint)] if "lint" in chosen else []
+    steps: list[Step] = [("tests", partial(run_pytest, selected)), ("lint", lint)]
+    steps = [step for step in steps if step[0] in chosen]
     if "notebooks" in chosen:
-        beside += notebook_steps()
+        steps += notebook_steps()
     try:
-        results = all_of(alone, beside)
+        results = run_steps(steps)
     except KeyboardInterrupt:
         print("\nStopped.", file=sys.stderr)
         return 130

@@ -107,10 +107,20 @@ def test_comparison_that_dies_is_a_failure(tmp_path: Path) -> None:
     assert check.compare(tmp_path / "absent.ipynb", None, launcher) == Counts(failed=1)
 
 
-def test_command_that_fails_is_one_failure() -> None:
-    """A command passes with exit status 0 only."""
-    assert check.run([sys.executable, "-c", "pass"]) == Counts(passed=1)
-    assert check.run([sys.executable, "-c", "raise SystemExit(1)"]) == Counts(failed=1)
+@pytest.mark.parametrize(("status", "counts"), [(0, Counts(passed=1)), (1, Counts(failed=1))])
+def test_lint_is_one_check(
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    status: int,
+    counts: Counts,
+) -> None:
+    """It passes with exit status 0 only, and what it said is printed under its name."""
+    (tmp_path / "pre-commit").write_text(f"#!/bin/sh\necho found\nexit {status}\n")
+    (tmp_path / "pre-commit").chmod(0o755)
+    monkeypatch.setattr(check, "BIN", tmp_path)
+    assert check.lint() == counts
+    assert capsys.readouterr().out == "\n==> lint\nfound\n"
 
 
 def test_interrupt_stops_everything(
