@@ -11,12 +11,18 @@ import json
 import zlib
 from collections import Counter
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
 from hashlib import sha256
 from itertools import islice
-from typing import Annotated, Any, BinaryIO, NamedTuple, TypeAlias
+from typing import Annotated, Any, BinaryIO, TypeAlias
 
-from pydantic import Base64Bytes, BaseModel, ConfigDict, Field, ValidationError
-from typing_extensions import TypedDict
+from pydantic import (
+    BeforeValidator,
+    Field,
+    PlainSerializer,
+    TypeAdapter,
+    ValidationError,
+)
 
 from memorystore_chat._checks import check_text
 from memorystore_chat.errors import MemorystoreChatError
@@ -27,56 +33,56 @@ _VERSION = 1
 # Compressed files of the standard library are no BinaryIO to a type checker.
 BinaryFile: TypeAlias = BinaryIO | io.BufferedIOBase
 
-_Count = Annotated[int, Field(ge=0, lt=2**53)]
+
+def _to_json(element: bytes) -> str | dict[str, str]:
+    try:
+        return element.decode()
+    except UnicodeDecodeError:
+        return {"base64": base64.b64encode(element).decode()}
 
 
-class Piece(NamedTuple):
-    """Consecutive messages of one session.
+def _from_json(value: object) -> object:
+    match value:
+        case str():
+            return value.encode()
+        case {"base64": str(text)}:
+            return base64.b64decode(text)
+    return value
+
+
+_Element = Annotated[bytes, BeforeValidator(_from_json), PlainSerializer(_to_json)]
+
+
+@dataclass
+class Piece:
+    """Consecutive messages of one session; its fields are those of a line of the file.
 
     Attributes:
-        id: The session's id, without a key prefix.
+        session: The session's id, without a key prefix.
         ttl_ms: Milliseconds the session had to live when it was read, or None.
         offset: Position of the first element in the session. A piece with offset 0 begins the
             session, even if an earlier piece of it did: then it was trimmed while being read.
-        elements: Stored messages, oldest first, byte for byte.
         last: Whether the session ends with this piece.
+        elements: Stored messages, oldest first, byte for byte.
     """
 
-    id: str
-    ttl_ms: int | None
-    offset: int
-    elements: list[bytes]
+    session: str
+    ttl_ms: Annotated[int, Field(gt=0, lt=2**53)] | None
+    offset: Annotated[int, Field(ge=0, lt=2**53)]
     last: bool
+    elements: list[_Element]
 
     @property
     def size(self) -> int:
         """The bytes of its elements."""
         return sum(map(len, self.elements))
 
-
-class _Encoded(TypedDict):
-    """An element that is not UTF-8."""
-
-    base64: Base64Bytes
+    def after(self, present: int) -> "Piece":
+        """What is left when the first elements are there already."""
+        return replace(self, offset=self.offset + present, elements=self.elements[present:])
 
 
-class _Line(BaseModel):
-    """A piece of a session."""
-
-    model_config = ConfigDict(strict=True)
-
-    session: str
-    ttl_ms: Annotated[int, Field(gt=0, lt=2**53)] | None
-    offset: _Count
-    last: bool
-    elements: list[str | _Encoded]
-
-    def piece(self) -> Piece:
-        elements = [
-            element.encode() if isinstance(element, str) else element["base64"]
-            for element in self.elements
-        ]
-        return Piece(self.session, self.ttl_ms, self.offset, elements, self.last)
+_LINE = TypeAdapter(Piece)
 
 
 class _Sum:
@@ -86,19 +92,19 @@ class _Sum:
         self.counts: Counter[str] = Counter(sessions=0, messages=0, bytes=0)
         self.pieces = 0
         self._messages = self._bytes = 0
-        self._open: str | None = None  # the session that the next piece must go on with
+        self.open: str | None = None  # the session that the next piece must go on with
 
     def add(self, piece: Piece) -> bool:
         """Count a piece; whether it may come after those before it."""
-        follows = self._open in (None, piece.id)
+        follows = self.open in (None, piece.session)
         if piece.offset:
-            follows = self._open == piece.id and piece.offset == self._messages
+            follows = self.open == piece.session and piece.offset == self._messages
         else:
             self._messages = self._bytes = 0
         self.pieces += 1
         self._messages += len(piece.elements)
         self._bytes += piece.size
-        self._open = None if piece.last else piece.id
+        self.open = None if piece.last else piece.session
         if piece.last and self._messages:
             self.counts.update(sessions=1, messages=self._messages, bytes=self._bytes)
         return follows
@@ -107,22 +113,6 @@ class _Sum:
         """The numbers that the last line has."""
         numbers = {name: self.counts[name] for name in ("sessions", "messages")}
         return numbers | {"pieces": self.pieces}
-
-    def matches(self, end: dict[str, Any]) -> bool:
-        """Whether all sessions are complete, and as many as the last line says."""
-        return self._open is None and self.seal().items() <= end.items()
-
-
-class Archive(NamedTuple):
-    """What a file of sessions says about itself.
-
-    Attributes:
-        key_prefix: The prefix the sessions were exported with.
-        pieces: How many lines the sessions take.
-    """
-
-    key_prefix: str
-    pieces: int
 
 
 def write_archive(file: BinaryFile, pieces: Iterable[Piece], key_prefix: str) -> Counter[str]:
@@ -134,47 +124,39 @@ def write_archive(file: BinaryFile, pieces: Iterable[Piece], key_prefix: str) ->
     Returns:
         ``sessions``, ``messages`` and ``bytes`` (of their elements) written.
     """
-    digest = sha256()
+    digest, total = sha256(), _Sum()
 
-    def write(record: dict[str, Any]) -> None:
-        text = json.dumps(record, ensure_ascii=False, separators=(",", ":"))
-        line = text.encode() + b"\n"
-        digest.update(line)
-        file.write(line)
+    def write(line: bytes) -> None:
+        digest.update(line + b"\n")
+        file.write(line + b"\n")
 
-    write({"format": _FORMAT, "version": _VERSION, "key_prefix": key_prefix})
-    total = _Sum()
+    write(_json({"format": _FORMAT, "version": _VERSION, "key_prefix": key_prefix}))
     for piece in pieces:
-        write(
-            {
-                "session": piece.id,
-                "ttl_ms": piece.ttl_ms,
-                "offset": piece.offset,
-                "last": piece.last,
-                "elements": [_to_json(element) for element in piece.elements],
-            }
-        )
+        write(_LINE.dump_json(piece))
         total.add(piece)
-    write({"end": total.seal() | {"sha256": digest.hexdigest()}})
+    write(_json({"end": total.seal() | {"sha256": digest.hexdigest()}}))
     return total.counts
 
 
-def check_archive(file: BinaryFile) -> Archive:
-    """Read a file of sessions to its end and make sure that it is whole, unchanged and sound.
+def check_archive(file: BinaryFile) -> tuple[str, int]:
+    """Make sure that a file of sessions is whole, unchanged and sound, and go back to its begin.
+
+    Returns:
+        The key prefix it was exported with, and how many lines the sessions take.
 
     Raises:
         MemorystoreChatError: It is not such a file, was cut off or changed, or holds something
             that no export writes.
     """
+    start = file.tell()
     lines = _lines(file)
-    last = heading = next(lines, b"")
-    key_prefix = _key_prefix(_parsed(heading))
-    digest, total, odd = sha256(), _Sum(), None
-    for number, line in enumerate(lines, start=1):
+    last = next(lines, b"")
+    key_prefix = _key_prefix(_parsed(last))
+    digest, pieces = sha256(), -1
+    for line in lines:
         digest.update(last)
-        if number > 1 and odd is None and not _fits(last, total):
-            odd = number
         last = line
+        pieces += 1
     end = _parsed(last).get("end")
     if not isinstance(end, dict):
         raise MemorystoreChatError(
@@ -186,20 +168,22 @@ def check_archive(file: BinaryFile) -> Archive:
             "The file was changed after it was exported: its contents do not have the checksum in "
             "its last line. Nothing was loaded; take another copy, or export again."
         )
-    if odd is not None:
-        raise _unsound(f"line {odd}")
-    if not total.matches(end):
+    file.seek(start)
+    total = _Sum()
+    for number, piece in enumerate(read_archive(file, pieces), start=2):
+        if not total.add(piece):
+            raise _unsound(f"line {number}")
+    if total.open is not None or not total.seal().items() <= end.items():
         raise _unsound("its last line, beside those before it,")
-    return Archive(key_prefix, total.pieces)
+    file.seek(start)
+    return key_prefix, pieces
 
 
-def read_archive(file: BinaryFile, archive: Archive) -> Iterator[Piece]:
-    """The pieces of a file that `check_archive` has approved, which must begin again."""
-    lines = _lines(file)
-    next(lines)
-    for number, line in enumerate(islice(lines, archive.pieces), start=2):
+def read_archive(file: BinaryFile, pieces: int) -> Iterator[Piece]:
+    """The pieces of a file, from where its heading begins."""
+    for number, line in enumerate(islice(_lines(file), 1, pieces + 1), start=2):
         try:
-            yield _Line.model_validate_json(line).piece()
+            yield _LINE.validate_json(line, strict=True)
         except ValidationError:
             raise _unsound(f"line {number}") from None
 
@@ -236,14 +220,6 @@ def _key_prefix(heading: dict[str, Any]) -> str:
     return str(key_prefix)
 
 
-def _fits(line: bytes, total: _Sum) -> bool:
-    """Count a line; whether it is a piece that may come after those before it."""
-    try:
-        return total.add(_Line.model_validate_json(line).piece())
-    except ValidationError:
-        return False
-
-
 def _unsound(place: str) -> MemorystoreChatError:
     return MemorystoreChatError(
         f"The file has the right checksum, but {place} is not what sessions.export() writes: "
@@ -259,8 +235,5 @@ def _parsed(line: bytes) -> dict[str, Any]:
     return record if isinstance(record, dict) else {}
 
 
-def _to_json(element: bytes) -> str | dict[str, str]:
-    try:
-        return element.decode()
-    except UnicodeDecodeError:
-        return {"base64": base64.b64encode(element).decode()}
+def _json(record: dict[str, Any]) -> bytes:
+    return json.dumps(record, ensure_ascii=False, separators=(",", ":")).encode()

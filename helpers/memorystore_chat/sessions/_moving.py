@@ -4,8 +4,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cache
-from itertools import chain, islice
-from typing import Literal, NamedTuple
+from typing import Literal
 
 from redis.crc import key_slot
 
@@ -46,7 +45,7 @@ def read(
         for session, ttl, elements in zip(batch, replies[::2], replies[1::2], strict=True):
             if elements:
                 ordered = elements[::-1] if newest_first else elements
-                yield Piece(session.id, _ttl(ttl), 0, ordered, last=True)
+                yield Piece(session.id, _ttl(ttl), 0, True, ordered)
 
 
 def _read_long(primaries: Primaries, session: Session, newest_first: bool) -> Iterator[Piece]:
@@ -68,9 +67,9 @@ def _read_long(primaries: Primaries, session: Session, newest_first: bool) -> It
         if offset and not moved:
             moved = page.pop(0) != newest_read
         if moved:
-            yield Piece(session.id, _ttl(pttl), 0, elements(0, -1), last=True)
+            yield Piece(session.id, _ttl(pttl), 0, True, elements(0, -1))
             return
-        yield Piece(session.id, _ttl(pttl), offset, page, last=stop == length)
+        yield Piece(session.id, _ttl(pttl), offset, stop == length, page)
         offset, newest_read = stop, page[-1]
 
 
@@ -113,31 +112,12 @@ def put(
     return writer.counts
 
 
-class _Place(NamedTuple):
-    """Elements, and the list and position where they belong."""
-
-    key: bytes
-    offset: int
-    elements: list[bytes]
-    ttl_ms: int
-
-    def after(self, present: int) -> "_Place":
-        """What is left when the first elements are there already."""
-        return self._replace(offset=self.offset + present, elements=self.elements[present:])
-
-    @property
-    def range(self) -> Command:
-        """The command that reads it back."""
-        return "LRANGE", self.key, self.offset, self.offset + len(self.elements) - 1
-
-
 @dataclass
 class _Assembly:
     """A session of several pieces that is being written."""
 
-    id: str
-    # Where its pieces go: to the staging key, to the key itself, or nowhere.
-    target: Literal["staging", "key", "nowhere"]
+    session: str
+    staged: bool = False  # to the staging key; otherwise to the key itself
     messages: int = 0
     bytes: int = 0
 
@@ -153,141 +133,140 @@ class _Writer:
 
     def put_whole(self, pieces: Sequence[Piece]) -> None:
         """Write sessions of one piece each."""
-        self._abandon({piece.id for piece in pieces})
-        places = []
-        for place, present in self._compared([piece for piece in pieces if piece.elements]):
+        self._abandon({piece.session for piece in pieces})
+        pieces = [piece for piece in pieces if piece.elements]
+        lacking = []
+        for piece, present in zip(pieces, self._present(pieces), strict=True):
             if present is None:
                 self.counts["conflicting"] += 1
-            elif present == len(place.elements):
+            elif present == len(piece.elements):
                 self.counts["existing"] += 1
             else:
-                places.append(place.after(present))
-        for place, written in zip(places, self._written(places), strict=True):
+                lacking.append(piece.after(present))
+        for piece, written in zip(lacking, self._written(lacking), strict=True):
             if written:
-                self._count(len(place.elements), sum(map(len, place.elements)))
+                self.counts.update(sessions=1, messages=len(piece.elements), bytes=piece.size)
             else:
                 self.counts["conflicting"] += 1
 
     def put_part(self, piece: Piece) -> None:
         """Write one piece of a session that has more."""
         if piece.offset == 0:
-            self._abandon({piece.id})
-            self.assembly = _Assembly(piece.id, "key")
-        assembly = self.assembly
-        if assembly is None or assembly.target == "nowhere":
+            self._abandon({piece.session})
+            self.assembly = _Assembly(piece.session)
+        if self.assembly is None:
             return
-        if assembly.target == "key":
-            ((place, present),) = self._compared([piece])
-            if present == 0 and piece.offset == 0:
-                assembly.target = "staging"
-            elif present is None:
+        if not self.assembly.staged:
+            (present,) = self._present([piece])
+            if present is None:
                 self.counts["conflicting"] += 1
-                assembly.target = "nowhere"
+                self.assembly = None
                 return
+            if present == piece.offset == 0:
+                self.assembly.staged = True
             elif present < len(piece.elements):
-                rest = place.after(present)
-                self._add(rest, _load(rest), assembly)
-        if assembly.target == "staging":
-            key = staging_key(self._key(piece))
-            part = _Place(key, piece.offset, piece.elements, _STAGED_FOR)
-            self._add(part, _load(part, staged=True), assembly)
+                rest = piece.after(present)
+                self._add(self.assembly, rest, self._append(rest), self._key(piece))
+        if self.assembly.staged:
+            self._add(self.assembly, piece, self._stage(piece), staging_key(self._key(piece)))
         if piece.last:
-            self._finish(piece, assembly)
+            self._finish(self.assembly, piece)
 
-    def _add(self, place: _Place, order: Command, assembly: _Assembly) -> None:
+    def _add(self, assembly: _Assembly, piece: Piece, order: Command, key: bytes) -> None:
         if not self.dry_run:
-            replies = self.primaries.run([order, place.range], "writing sessions")
-            if replies[1] != place.elements:
+            _, there = self.primaries.run([order, _range(key, piece)], "writing sessions")
+            if there != piece.elements:
                 raise MemorystoreChatError(
-                    f"The session {assembly.id!r} reads back differently from what was written, so "
-                    "it was not completed: someone else writes to it. Try again when they are done."
+                    f"The session {piece.session!r} reads back differently from what was written, "
+                    "so it was not completed: someone else writes to it. Try again when they are "
+                    "done."
                 )
-        assembly.messages += len(place.elements)
-        assembly.bytes += sum(map(len, place.elements))
+        assembly.messages += len(piece.elements)
+        assembly.bytes += piece.size
 
-    def _finish(self, piece: Piece, assembly: _Assembly) -> None:
+    def _finish(self, assembly: _Assembly, piece: Piece) -> None:
         self.assembly = None
         if not assembly.messages:
             self.counts["existing"] += 1
             return
-        if assembly.target == "staging" and not self.dry_run:
-            key = self._key(piece)
-            length = piece.offset + len(piece.elements)
-            rename = self._rename(key, length, piece.ttl_ms or 0)
-            (renamed,) = self.primaries.run([rename], f"writing the session {key.decode()!r}")
-            if not renamed:
+        if assembly.staged and not self.dry_run:
+            doing = f"writing the session {self._key(piece).decode()!r}"
+            if self.primaries.run([self._rename(piece)], doing) == [None]:
                 self.counts["conflicting"] += 1
                 return
-        self._count(assembly.messages, assembly.bytes)
+        self.counts.update(sessions=1, messages=assembly.messages, bytes=assembly.bytes)
 
-    def _abandon(self, ids: set[str]) -> None:
+    def _abandon(self, sessions: set[str]) -> None:
         """Forget a session that was begun, if it begins anew."""
-        if self.assembly and self.assembly.id in ids:
-            if self.assembly.target == "staging" and not self.dry_run:
-                staged = staging_key((self.key_prefix + self.assembly.id).encode())
+        if self.assembly and self.assembly.session in sessions:
+            if self.assembly.staged and not self.dry_run:
+                staged = staging_key((self.key_prefix + self.assembly.session).encode())
                 self.primaries.run([("UNLINK", staged)], "writing sessions")
             self.assembly = None
 
-    def _compared(self, pieces: Sequence[Piece]) -> list[tuple[_Place, int | None]]:
-        """Where the pieces belong, and how many of their elements are there already.
+    def _present(self, pieces: Sequence[Piece]) -> list[int | None]:
+        """How many elements of each piece are there already.
 
         None stands for something else that is there and is to be kept.
         """
-        places = [
-            _Place(self._key(piece), piece.offset, piece.elements, piece.ttl_ms or 0)
-            for piece in pieces
-        ]
         if self.existing == "replace":
-            return [(place, 0) for place in places]
-        found = self.primaries.run([place.range for place in places], "reading sessions")
-        return [
-            (place, self._present(place, there)) for place, there in zip(places, found, strict=True)
-        ]
+            return [0] * len(pieces)
+        ranges = [_range(self._key(piece), piece) for piece in pieces]
+        found = self.primaries.run(ranges, "reading sessions")
+        return [self._agreeing(*pair) for pair in zip(pieces, found, strict=True)]
 
-    def _present(self, place: _Place, there: list[bytes] | None) -> int | None:
-        if there is None or there != place.elements[: len(there)]:
+    def _agreeing(self, piece: Piece, there: list[bytes] | None) -> int | None:
+        if there is None or there != piece.elements[: len(there)]:
             return None
-        started = bool(there or place.offset)
-        if self.existing == "keep" and started and len(there) < len(place.elements):
+        started = bool(there or piece.offset)
+        if self.existing == "keep" and started and len(there) < len(piece.elements):
             return None
         return len(there)
 
-    def _written(self, places: Sequence[_Place]) -> list[bool]:
-        """Write, and say of each place whether it holds what was written."""
+    def _written(self, pieces: Sequence[Piece]) -> list[bool]:
+        """Write all of each session, or what it lacks, and say whether it holds that."""
         if self.dry_run:
-            return [True] * len(places)
-        orders = [self._orders(place) for place in places]
-        replies = iter(self.primaries.run(list(chain(*orders)), "writing sessions"))
-        read_back = [list(islice(replies, len(order)))[-1] for order in orders]
-        return [there == place.elements for there, place in zip(read_back, places, strict=True)]
+            return [True] * len(pieces)
+        orders: list[Command] = []
+        for piece in pieces:
+            if self.existing == "replace":
+                orders += [self._stage(piece), self._rename(piece)]
+            else:
+                orders.append(self._append(piece))
+            orders.append(_range(self._key(piece), piece))
+        replies = zip(orders, self.primaries.run(orders, "writing sessions"), strict=True)
+        read_back = [reply for order, reply in replies if order[0] == "LRANGE"]
+        return [there == piece.elements for there, piece in zip(read_back, pieces, strict=True)]
 
-    def _orders(self, place: _Place) -> list[Command]:
-        """Write all of a session, or what it lacks, and read it back."""
-        if self.existing != "replace":
-            return [_load(place), place.range]
-        staged = place._replace(key=staging_key(place.key), ttl_ms=_STAGED_FOR)
-        rename = self._rename(place.key, len(place.elements), place.ttl_ms)
-        return [_load(staged, staged=True), rename, place.range]
+    def _append(self, piece: Piece) -> Command:
+        """Write elements at the end of the session."""
+        keys = [self._key(piece)]
+        if piece.offset:
+            keys.append(staging_key(keys[0]))
+        return _load(keys, piece, piece.ttl_ms or 0)
 
-    def _rename(self, key: bytes, length: int, ttl_ms: int) -> Command:
+    def _stage(self, piece: Piece) -> Command:
+        """Write elements at the end of the staged list, which its first element begins anew."""
+        return _load([staging_key(self._key(piece))], piece, _STAGED_FOR, anew=piece.offset == 0)
+
+    def _rename(self, last: Piece) -> Command:
         """Give the staged list its name."""
-        options = (length, ttl_ms, int(self.existing == "replace"))
+        key, length = self._key(last), last.offset + len(last.elements)
+        options = (length, last.ttl_ms or 0, int(self.existing == "replace"))
         return "EVAL", script("rename_loaded").text, 2, staging_key(key), key, *options
 
     def _key(self, piece: Piece) -> bytes:
-        return (self.key_prefix + piece.id).encode()
-
-    def _count(self, messages: int, size: int) -> None:
-        self.counts.update(sessions=1, messages=messages, bytes=size)
+        return (self.key_prefix + piece.session).encode()
 
 
-def _load(place: _Place, *, staged: bool = False) -> Command:
-    """Write elements at the end of a list; a staged one is begun anew by its first element."""
-    keys = [place.key]
-    if place.offset and not staged:
-        keys.append(staging_key(place.key))
-    options = (place.offset, place.ttl_ms, int(staged and place.offset == 0))
-    return "EVAL", script("load_elements").text, len(keys), *keys, *options, *place.elements
+def _load(keys: Sequence[bytes], piece: Piece, ttl_ms: int, *, anew: bool = False) -> Command:
+    text = script("load_elements").text
+    return "EVAL", text, len(keys), *keys, piece.offset, ttl_ms, int(anew), *piece.elements
+
+
+def _range(key: bytes, piece: Piece) -> Command:
+    """The command that reads a piece back."""
+    return "LRANGE", key, piece.offset, piece.offset + len(piece.elements) - 1
 
 
 def staging_key(key: bytes) -> bytes:

@@ -133,14 +133,13 @@ def load(
     check(client, progress, **texts)
     check_flags(overwrite=overwrite)
     with _opened_for_reading(file) as archive:
-        start = archive.tell()
-        contents = check_archive(archive)
-        archive.seek(start)
-        pieces = read_archive(archive, contents)
+        prefix, pieces = check_archive(archive)
         counts = put(
             Primaries(client, "loading sessions", writing=True),
-            with_progress(pieces, progress, "Loading", contents.pieces, unit=" lines"),
-            key_prefix=contents.key_prefix if key_prefix is None else key_prefix,
+            with_progress(
+                read_archive(archive, pieces), progress, "Loading", pieces, unit=" lines"
+            ),
+            key_prefix=prefix if key_prefix is None else key_prefix,
             existing="replace" if overwrite else "keep",
         )
     return Report("load", False, **counts)
