@@ -1,9 +1,8 @@
 """Deleting sessions, and setting when they expire."""
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from collections.abc import Iterable
+from datetime import timedelta
 from itertools import islice
 from typing import Literal
 
@@ -14,8 +13,8 @@ from memorystore_chat.sessions.arguments import (
     Progress,
     check,
     check_flags,
-    checked_duration,
     checked_ids,
+    moment_before,
     with_progress,
 )
 from memorystore_chat.sessions.report import Report
@@ -72,11 +71,8 @@ def delete(
         >>> report.dry_run, report.sessions
         (True, 0)
     """
-    check(client, progress, key_prefix=key_prefix)
-    check_flags(all_sessions=all_sessions, dry_run=dry_run)
-    change = _Change("delete", "Deleting", ("UNLINK",), dry_run)
-    which = _Which(checked_ids(ids), key_prefix, idle_for, all_sessions)
-    return change.apply(client, which, progress)
+    options = (key_prefix, idle_for, all_sessions, dry_run, progress)
+    return _change("delete", ("UNLINK",), client, ids, *options)
 
 
 def expire(
@@ -124,102 +120,70 @@ def expire(
         >>> report.dry_run, report.sessions
         (True, 0)
     """
-    check(client, progress, key_prefix=key_prefix)
-    check_flags(all_sessions=all_sessions, dry_run=dry_run)
     check_count("ttl", ttl, "seconds", optional=True)
     command: Command = ("PERSIST",) if ttl is None else ("EXPIRE", ttl)
-    change = _Change("expire", "Expiring", command, dry_run)
-    which = _Which(checked_ids(ids), key_prefix, idle_for, all_sessions)
-    return change.apply(client, which, progress)
+    options = (key_prefix, idle_for, all_sessions, dry_run, progress)
+    return _change("expire", command, client, ids, *options)
 
 
-@dataclass(frozen=True)
-class _Which:
-    """Which sessions are meant."""
-
-    ids: Sequence[str] | None
-    key_prefix: str
-    idle_for: timedelta | float | None
-    all_sessions: bool
-
-    def before(self, action: str) -> datetime | None:
-        """Until when they must have been used last; an error if this means all by accident."""
-        if self.ids is None and not self.key_prefix and not self.all_sessions:
-            raise ValueError(
-                f"This would {action} every session on the server. Say which: ids=[...], "
-                "key_prefix='...', or all_sessions=True if you mean all of them."
-            )
-        if self.idle_for is None:
-            return None
-        return datetime.now(UTC) - checked_duration(self.idle_for)
-
-
-@dataclass(frozen=True)
-class _Change:
-    """Something to do with sessions.
-
-    Attributes:
-        action: The report's name for it.
-        title: What a progress bar says.
-        command: The command that does it, without the key that follows its name.
-        dry_run: Whether it is only to be counted.
-    """
-
-    action: Literal["delete", "expire"]
-    title: str
-    command: Command
-    dry_run: bool
-
-    def apply(self, client: Client, which: _Which, progress: Progress) -> Report:
-        """Find the sessions and do it with each."""
-        before = which.before(self.action)
-        doing = f"{self.title.lower()} sessions"
-        primaries = Primaries(client, doing, writing=not self.dry_run)
-        counts: Counter[str] = Counter()
-        total = None if which.ids is None else len(which.ids)
-        found = with_progress(
-            find(primaries, which.ids, which.key_prefix, counts), progress, self.title, total
+def _change(
+    action: Literal["delete", "expire"],
+    command: Command,
+    client: Client,
+    ids: Iterable[str] | None,
+    key_prefix: str,
+    idle_for: timedelta | float | None,
+    all_sessions: bool,
+    dry_run: bool,
+    progress: Progress,
+) -> Report:
+    """Find the sessions, and run a command on each, whose key comes after the command's name."""
+    check(client, progress, key_prefix=key_prefix)
+    check_flags(all_sessions=all_sessions, dry_run=dry_run)
+    names = checked_ids(ids)
+    if names is None and not key_prefix and not all_sessions:
+        raise ValueError(
+            f"This would {action} every session on the server. Say which: ids=[...], "
+            "key_prefix='...', or all_sessions=True if you mean all of them."
         )
-        while batch := list(islice(found, MOST)):
-            meant = batch
-            if before is not None:
-                meant = [
-                    entry for entry in batch if (last := entry.session.last) and last <= before
-                ]
-                counts["undated"] += sum(entry.session.last is None for entry in batch)
-            if not self.dry_run:
-                done = self._done(primaries, meant, doing, if_unchanged=before is not None)
-                counts["changed"] += len(meant) - len(done)
-                meant = done
-            for entry in meant:
-                session = entry.session
-                counts.update(sessions=1, messages=session.messages, bytes=session.bytes)
-        return Report(self.action, self.dry_run, **counts)
+    before = moment_before(idle_for)
+    title = "Deleting" if action == "delete" else "Expiring"
+    primaries = Primaries(client, f"{title.lower()} sessions", writing=not dry_run)
+    counts: Counter[str] = Counter()
+    total = None if names is None else len(names)
+    found = with_progress(find(primaries, names, key_prefix, counts), progress, title, total)
+    while batch := list(islice(found, MOST)):
+        if before is not None:
+            counts["undated"] += sum(entry.session.last is None for entry in batch)
+            batch = [entry for entry in batch if (last := entry.session.last) and last <= before]
+        if not dry_run:
+            done = _done(primaries, command, batch, if_unchanged=before is not None)
+            counts["changed"] += len(batch) - len(done)
+            batch = done
+        for entry in batch:
+            session = entry.session
+            counts.update(sessions=1, messages=session.messages, bytes=session.bytes)
+    return Report(action, dry_run, **counts)
 
-    def _done(
-        self, primaries: Primaries, meant: Sequence[Found], doing: str, *, if_unchanged: bool
-    ) -> list[Found]:
-        """Do it, and say with which: not with those appended to meanwhile, if that matters."""
-        name, *rest = self.command
-        orders: list[Command] = [(name, entry.session.key, *rest) for entry in meant]
-        if if_unchanged:
-            text = script("if_unchanged").text
-            orders = [
-                ("EVAL", text, 1, entry.session.key, entry.sha, *self.command) for entry in meant
-            ]
-        replies = primaries.run(orders, doing)
-        done = list(meant)
-        if if_unchanged:
-            done = [entry for entry, reply in zip(meant, replies, strict=True) if reply]
-        # What repair() moved out of them; a session may have such a name, too.
-        aside = [f"{entry.session.key}:corrupt" for entry in done]
-        ends = primaries.run([("LINDEX", key, -1) for key in aside], doing)
-        primaries.run(
-            [
-                (name, key, *rest)
-                for key, end in zip(aside, ends, strict=True)
-                if end is not None and not is_message(end)
-            ],
-            doing,
+
+def _done(
+    primaries: Primaries, command: Command, meant: list[Found], *, if_unchanged: bool
+) -> list[Found]:
+    """Do it, and say with which: not with those appended to meanwhile, if that matters."""
+    name, *rest = command
+    if if_unchanged:
+        text = script("if_unchanged").text
+        replies = primaries.run(
+            [("EVAL", text, 1, entry.session.key, entry.sha, *command) for entry in meant]
         )
-        return done
+        meant = [entry for entry, reply in zip(meant, replies, strict=True) if reply]
+    else:
+        primaries.run([(name, entry.session.key, *rest) for entry in meant])
+    # What repair() moved out of them; a session may have such a name, too.
+    aside = [f"{entry.session.key}:corrupt" for entry in meant]
+    ends = primaries.run([("LINDEX", key, -1) for key in aside])
+    found = [
+        key for key, end in zip(aside, ends, strict=True) if end is not None and not is_message(end)
+    ]
+    primaries.run([(name, key, *rest) for key in found])
+    return meant

@@ -51,19 +51,23 @@ def checked_ids(ids: Iterable[str] | None) -> Sequence[str] | None:
     return names
 
 
-def checked_duration(value: timedelta | float) -> timedelta:
-    """``idle_for`` as a timedelta."""
+def moment_before(idle_for: timedelta | float | None) -> datetime | None:
+    """When a session was last used that has been idle for so long."""
+    if idle_for is None:
+        return None
     accepted = "it takes a timedelta or seconds, more than 0, such as timedelta(days=30)."
-    if isinstance(value, bool) or not isinstance(value, timedelta | int | float):
-        raise TypeError(f"idle_for is {value!r}; {accepted}")
+    if isinstance(idle_for, bool) or not isinstance(idle_for, timedelta | int | float):
+        raise TypeError(f"idle_for is {idle_for!r}; {accepted}")
+    now = datetime.now(UTC)
     try:
-        duration = value if isinstance(value, timedelta) else timedelta(seconds=value)
-        datetime.now(UTC) - duration
+        moment = now - (
+            idle_for if isinstance(idle_for, timedelta) else timedelta(seconds=idle_for)
+        )
     except (ValueError, OverflowError) as error:
-        raise ValueError(f"idle_for is {value!r}; {accepted}") from error
-    if duration <= timedelta():
-        raise ValueError(f"idle_for is {value!r}; {accepted}")
-    return duration
+        raise ValueError(f"idle_for is {idle_for!r}; {accepted}") from error
+    if moment >= now:
+        raise ValueError(f"idle_for is {idle_for!r}; {accepted}")
+    return moment
 
 
 def with_progress(
