@@ -9,13 +9,12 @@ was read where it was.
 
 import time
 from collections.abc import Generator, Iterable, Iterator, Sequence
-from itertools import chain
 from typing import Any, NamedTuple, TypeAlias, cast
 
 import redis
 from redis.cluster import RedisCluster
 from redis.crc import key_slot
-from redis.exceptions import AskError, MovedError, ResponseError, TryAgainError
+from redis.exceptions import AskError, ResponseError, TryAgainError
 
 from memorystore_chat._seams import AS_BYTES
 from memorystore_chat.errors import ConnectError, MemorystoreChatError, explaining
@@ -53,6 +52,19 @@ class _Placement(NamedTuple):
     run_ids: dict[str, str]
     owners: dict[int, str]
     moving: Moves
+
+    def note_slots(self, node: dict[str, Any]) -> None:
+        """Note what a node has, and what is on the way: its line of CLUSTER NODES, by redis-py."""
+        name = node["node_id"]
+        slots = [slot for ends in node["slots"] for slot in range(int(ends[0]), int(ends[-1]) + 1)]
+        if self.owners.keys() & slots:
+            raise _UnsettledError("two primaries say that they serve the same hash slots.")
+        self.owners.update(dict.fromkeys(slots, name))
+        for move in node["migrations"]:
+            way = (name, move["node_id"])
+            self.moving.setdefault(int(move["slot"]), set()).add(
+                way if move["state"] == "migrating" else way[::-1]
+            )
 
     def node_of(self, command: Command) -> str:
         """The node that has the key of a command."""
@@ -95,7 +107,7 @@ class Primaries:
         self._newcomers: dict[tuple[str, int], redis.Redis] = {}
         self._placement = self._settled()
 
-    def run(self, commands: Sequence[Command], doing: str) -> list[Any]:
+    def run(self, commands: Sequence[Command], doing: str | None = None) -> list[Any]:
         """Send commands in one round trip to each server, and collect the replies.
 
         They are sent again if something else answers than the noted server, and clients do so if
@@ -103,7 +115,7 @@ class Primaries:
 
         Args:
             commands: Name, key, arguments; for EVAL script, number of keys, keys, arguments.
-            doing: For the error's text, such as ``"reading sessions"``.
+            doing: For the error's text, where it is something else than the whole.
 
         Returns:
             The replies in the order of the commands, in bytes. None stands for a key of another
@@ -120,7 +132,8 @@ class Primaries:
                 groups.setdefault(placement.node_of(command), []).append(index)
             replies: dict[int, Any] = {}
             for node, indexes in groups.items():
-                asked = self._asked(placement, node, [commands[i] for i in indexes], doing)
+                order = [commands[index] for index in indexes]
+                asked = self._asked(placement, node, order, doing or self._doing)
                 if asked is None:
                     break
                 replies |= zip(indexes, asked, strict=True)
@@ -201,9 +214,10 @@ class Primaries:
             return None  # another node takes over, or none does, which the next look finds
 
     def _checked(self, command: Command, reply: Any) -> Any:
-        if type(reply) is AskError:
-            reply = self._asked_elsewhere(command, reply)
-        if isinstance(reply, MovedError | TryAgainError) and self._is_cluster:
+        if type(reply) is AskError and self._is_cluster:
+            # The slot is moving, and the key is there already.
+            reply = _sent(self._server_at(reply.host, reply.port), [("ASKING",), command])[1]
+        if isinstance(reply, AskError | TryAgainError):  # a MovedError is an AskError, too
             raise _ChangedError
         if isinstance(reply, ResponseError) and (
             "WRONGTYPE" in str(reply) or command[0] == "MEMORY USAGE"
@@ -211,10 +225,6 @@ class Primaries:
             return None
         _raise_first([reply])
         return reply
-
-    def _asked_elsewhere(self, command: Command, ask: AskError) -> Any:
-        """The reply of the node to which a slot is moving."""
-        return _sent(self._server_at(ask.host, ask.port), [("ASKING",), command])[1]
 
     def _server_at(self, host: str, port: int) -> redis.Redis:
         """A client of a node that the cluster's client may not know yet."""
@@ -263,17 +273,24 @@ class Primaries:
 
     def _look(self) -> _Placement:
         """Ask every primary for its run id, its role and its slots."""
-        placement, claims = _Placement({}, {}, {}, {}), 0
-        for node in self._nodes():
-            name = node.id if self._is_cluster else ""
-            placement.servers[name], placement.run_ids[name] = node.server, node.run_id
-            if node.slots is None:
-                return placement
-            placement.owners.update(dict.fromkeys(node.slots, name))
-            claims += len(node.slots)
-            for slot, *way in node.moves:
-                placement.moving.setdefault(slot, set()).add((way[0], way[1]))
-        if claims == len(placement.owners) == _SLOTS:
+        client = cast("Any", self._client)
+        servers: list[redis.Redis] = [client]
+        if self._is_cluster:
+            with explaining(self._doing):
+                client.nodes_manager.initialize()
+                servers = [client.get_redis_connection(node) for node in client.get_primaries()]
+        placement = _Placement({}, {}, {}, {})
+        known: dict[str, tuple[str, int]] = {}
+        for server in servers:
+            known |= self._introduce(server, placement)
+        if not known:
+            return placement
+        if self._is_cluster:
+            # A shard that was just added has no slot, but maybe keys of one that moves there.
+            targets = {to for ways in placement.moving.values() for _, to in ways}
+            for new in targets - placement.servers.keys():
+                self._introduce(self._server_at(*known[new]), placement)
+        if len(placement.owners) == _SLOTS:
             return placement
         if self._is_cluster:
             raise _UnsettledError(
@@ -286,22 +303,12 @@ class Primaries:
             "connect() returns."
         )
 
-    def _nodes(self) -> list["_Node"]:
-        """The primaries that have slots, as the cluster names them, or are about to get one."""
-        client = cast("Any", self._client)
-        if not self._is_cluster:
-            return [self._introduced(client)]
-        with explaining(self._doing):
-            client.nodes_manager.initialize()
-            servers = [client.get_redis_connection(node) for node in client.get_primaries()]
-        nodes = [self._introduced(server) for server in servers]
-        known = {node.id for node in nodes}
-        # A shard that was just added has no slot yet, but may have keys of one that moves there.
-        new = {to: node.addresses[to] for node in nodes for *_, to in node.moves if to not in known}
-        return nodes + [self._introduced(self._server_at(*address)) for address in new.values()]
+    def _introduce(self, server: redis.Redis, placement: _Placement) -> dict[str, tuple[str, int]]:
+        """Note what a server says of itself, if it is a primary.
 
-    def _introduced(self, server: redis.Redis) -> "_Node":
-        """What a server says of itself, if it is a primary."""
+        Returns:
+            Node id -> host and port of every node of its cluster; empty without one.
+        """
         with explaining(self._doing):
             info, replication, nodes = _sent(server, [*_IDENTITY, ("CLUSTER NODES",)])
             _raise_first([info, replication])
@@ -315,47 +322,15 @@ class Primaries:
             raise _UnsettledError(
                 "the server is a replica, which may lack sessions. Connect to the primary."
             )
-        return _Node.of(server, info["run_id"], nodes if in_cluster else {})
-
-
-class _Node(NamedTuple):
-    """What a server says of itself.
-
-    Attributes:
-        server: A client of it.
-        run_id: The id that its process gave itself when it started.
-        id: Its id in the cluster; '' without one.
-        slots: The hash slots it has; None without a cluster.
-        moves: Slots on the way: which, from which node, to which node.
-        addresses: Node id -> host and port of every node it knows.
-    """
-
-    server: redis.Redis
-    run_id: str
-    id: str
-    slots: list[int] | None
-    moves: list[tuple[int, str, str]]
-    addresses: dict[str, tuple[str, int]]
-
-    @classmethod
-    def of(cls, server: redis.Redis, run_id: str, nodes: dict[str, dict[str, Any]]) -> "_Node":
-        """From redis-py's form of CLUSTER NODES."""
-        itself = next((node for node in nodes.values() if "myself" in node["flags"]), None)
-        if itself is None:
-            return cls(server, run_id, "", None, [], {})
-        me = itself["node_id"]
-        ranges = [range(int(ends[0]), int(ends[-1]) + 1) for ends in itself["slots"]]
-        moves = []
-        for move in itself["migrations"]:
-            way = (me, move["node_id"])
-            if move["state"] == "importing":
-                way = (move["node_id"], me)
-            moves.append((int(move["slot"]), *way))
-        addresses = {}
-        for address, node in nodes.items():
+        name, known = "", {}
+        for address, node in nodes.items() if in_cluster else ():
             host, _, port = address.rpartition(":")
-            addresses[node["node_id"]] = (host or node["hostname"], int(port))
-        return cls(server, run_id, me, list(chain(*ranges)), moves, addresses)
+            known[node["node_id"]] = (host or node["hostname"], int(port))
+            if "myself" in node["flags"]:
+                name = node["node_id"]
+                placement.note_slots(node)
+        placement.servers[name], placement.run_ids[name] = server, info["run_id"]
+        return known
 
 
 def _sent(server: redis.Redis, commands: Sequence[Command]) -> list[Any]:
