@@ -1,10 +1,4 @@
-"""Clusters and servers that change while somebody uses them: new shards, fail-overs.
-
-Example:
-    >>> import servers
-    >>> with servers.cluster() as cluster, cluster.client() as client:
-    ...     new = add_shard(cluster)
-"""
+"""Clusters that change while somebody uses them: new shards, slots that move, fail-overs."""
 
 import re
 from collections.abc import Iterable
@@ -29,27 +23,13 @@ def replica_of(cluster: Cluster, primary: Server) -> Server:
 
 def empty_primary(cluster: Cluster) -> Server:
     """Make the last replica of a cluster a primary without slots, as a shard just added is."""
-    first, new = cluster.nodes[0], cluster.nodes[-1]
-    with new.admin() as admin, first.admin() as known:
-        former = admin.execute_command("CLUSTER MYID").decode()
-        admin.execute_command("CLUSTER RESET", "HARD")
-        for node in cluster.nodes[:-1]:
-            with node.admin() as other:
-                other.execute_command("CLUSTER FORGET", former)
-        address = known.execute_command("CLUSTER", "NODES").decode().partition(" myself")[0]
-        bus = int(re.findall(r"@(\d+)\S* *$", address)[0])
-        admin.execute_command("CLUSTER MEET", first.host, first.port, bus)
-        mine = admin.execute_command("CLUSTER MYID")
+    new = cluster.nodes[-1]
+    with new.admin() as admin, cluster.nodes[0].admin() as known:
+        admin.execute_command("CLUSTER REPLICATE", "NO", "ONE")
+        mine = admin.execute_command("CLUSTER MYID").decode()
         wait_until(
-            lambda: (
-                mine in known.execute_command("CLUSTER", "NODES")
-                and b"handshake" not in known.execute_command("CLUSTER", "NODES")
-            ),
-            "the new node being known",
-        )
-        wait_until(
-            lambda: admin.execute_command("CLUSTER INFO")["cluster_state"] == "ok",
-            "the new node knowing the others",
+            lambda: re.search(rf"^{mine} \S+ master", nodes_by(known), re.MULTILINE),
+            "the others knowing the new primary",
         )
     return new
 
@@ -65,9 +45,15 @@ def add_shard(cluster: Cluster, slots: Iterable[int] = range(0, SLOTS, 4)) -> Se
     return new
 
 
+def nodes_by(admin: redis.Redis) -> str:
+    """What a node says of all."""
+    text: str = admin.execute_command("CLUSTER", "NODES").decode()
+    return text
+
+
 def own_slots(admin: redis.Redis) -> list[int]:
     """The hash slots that a node has."""
-    for fields in admin.execute_command("CLUSTER", "NODES").decode().splitlines():
+    for fields in nodes_by(admin).splitlines():
         if "myself" in fields:
             ranges = [part for part in fields.split()[8:] if not part.startswith("[")]
             ends = [list(map(int, part.split("-"))) for part in ranges]
