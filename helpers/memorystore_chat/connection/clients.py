@@ -6,7 +6,6 @@ from typing import Any, Self, cast
 import redis
 import redis.asyncio
 from redis.driver_info import DriverInfo
-from redis.exceptions import AuthenticationError, AuthorizationError
 
 from memorystore_chat.connection.clusters import AsyncClusterClient, ClusterClient
 from memorystore_chat.connection.connections import (
@@ -20,7 +19,7 @@ from memorystore_chat.connection.connections import (
 )
 from memorystore_chat.connection.endpoint import Endpoint
 from memorystore_chat.connection.pools import AsyncPool, Pool
-from memorystore_chat.connection.retries import CLUSTER_OUTAGES, AsyncOutageRetry, OutageRetry
+from memorystore_chat.connection.retries import AsyncOutageRetry, OutageRetry
 from memorystore_chat.connection.tls import tls_context
 
 MAX_CONNECTIONS = 20
@@ -34,46 +33,42 @@ class ServerClient(redis.Redis):
 
 
 def warm_up(endpoint: Endpoint) -> None:
-    """Read from disk, once, what connections would read otherwise, on the event loop even.
-
-    Args:
-        endpoint: What will be connected to.
-    """
+    """Read from disk, once, what connections would read otherwise, on the event loop even."""
     _driver_info()
     if endpoint.tls:
         tls_context("\n".join(endpoint.ca_certs) or None, endpoint.host)
 
 
 def open_server(
-    endpoint: Endpoint, timeout: float, patience: float = 0, **options: Any
+    endpoint: Endpoint, timeout: float, patience: float | None = None, **options: Any
 ) -> ServerClient:
     """A client of one server; see `connect` for what the arguments mean."""
     pool = Pool(
         connection_class=_connection_class(
             endpoint, UnixConnection, TlsConnection, PlainConnection
         ),
-        retry=OutageRetry(patience, timeout=timeout),
-        **_server_options(endpoint, timeout) | options,
+        retry=OutageRetry(_patience(patience, timeout), timeout=timeout),
+        **_place(endpoint, timeout) | _options(endpoint, timeout) | options,
     )
     return cast("ServerClient", ServerClient.from_pool(pool))
 
 
 def open_server_async(
-    endpoint: Endpoint, timeout: float, patience: float = 0, **options: Any
+    endpoint: Endpoint, timeout: float, patience: float | None = None, **options: Any
 ) -> redis.asyncio.Redis:
     """The asynchronous twin of `open_server`."""
     pool = AsyncPool(
         connection_class=_connection_class(
             endpoint, AsyncUnixConnection, AsyncTlsConnection, AsyncPlainConnection
         ),
-        retry=AsyncOutageRetry(patience),
-        **_server_options(endpoint, timeout) | options,
+        retry=AsyncOutageRetry(_patience(patience, timeout)),
+        **_place(endpoint, timeout) | _options(endpoint, timeout) | options,
     )
     return redis.asyncio.Redis.from_pool(pool)
 
 
 def open_cluster(
-    endpoint: Endpoint, timeout: float, patience: float = 0, **options: Any
+    endpoint: Endpoint, timeout: float, patience: float | None, **options: Any
 ) -> ClusterClient:
     """A client of a cluster; see `connect` for what the arguments mean."""
     host = f"[{endpoint.host}]" if ":" in endpoint.host else endpoint.host
@@ -83,17 +78,15 @@ def open_cluster(
         connection_class=_connection_class(endpoint, None, TlsConnection, PlainConnection),
         connection_pool_class=Pool,
         timeout=timeout,
-        retry=OutageRetry(patience, CLUSTER_OUTAGES, timeout=timeout, refreshes=True),
+        retry=OutageRetry(_patience(patience, timeout), timeout=timeout, cluster=True),
         **_options(endpoint, timeout) | options,
     )
 
 
 def open_cluster_async(
-    endpoint: Endpoint, timeout: float, patience: float = 0, **options: Any
+    endpoint: Endpoint, timeout: float, patience: float | None, **options: Any
 ) -> AsyncClusterClient:
     """The asynchronous twin of `open_cluster`."""
-    # Its nodes have no pool that waits for a free connection, so trying again does the waiting.
-    final = (AuthenticationError, AuthorizationError)
     return AsyncClusterClient(
         host=endpoint.host,
         port=endpoint.port,
@@ -101,9 +94,13 @@ def open_cluster_async(
         connection_class=_connection_class(
             endpoint, None, AsyncTlsConnection, AsyncPlainConnection
         ),
-        retry=AsyncOutageRetry(patience, CLUSTER_OUTAGES, final, refreshes=True),
+        retry=AsyncOutageRetry(_patience(patience, timeout), cluster=True),
         **_options(endpoint, timeout) | options,
     )
+
+
+def _patience(given: float | None, timeout: float) -> float:
+    return 2 * timeout if given is None else given
 
 
 def _connection_class(endpoint: Endpoint, unix: Any, tls: Any, plain: Any) -> Any:
@@ -112,11 +109,11 @@ def _connection_class(endpoint: Endpoint, unix: Any, tls: Any, plain: Any) -> An
     return tls if endpoint.tls else plain
 
 
-def _server_options(endpoint: Endpoint, timeout: float) -> dict[str, Any]:
-    place: dict[str, Any] = {"host": endpoint.host, "port": endpoint.port}
+def _place(endpoint: Endpoint, timeout: float) -> dict[str, Any]:
+    place = {"db": endpoint.db, "timeout": timeout}
     if endpoint.unix_socket:
-        place = {"path": endpoint.unix_socket}
-    return place | {"db": endpoint.db, "timeout": timeout} | _options(endpoint, timeout)
+        return place | {"path": endpoint.unix_socket}
+    return place | {"host": endpoint.host, "port": endpoint.port}
 
 
 def _options(endpoint: Endpoint, timeout: float) -> dict[str, Any]:

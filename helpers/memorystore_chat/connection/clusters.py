@@ -9,7 +9,7 @@ from redis.asyncio.cluster import PipelineCommand
 from redis.asyncio.cluster import RedisCluster as AsyncRedisCluster
 from redis.backoff import NoBackoff
 from redis.cluster import PRIMARY, ClusterNode, ClusterPipeline, RedisCluster
-from redis.exceptions import AskError, MaxConnectionsError, MovedError
+from redis.exceptions import AskError, AuthenticationError, MaxConnectionsError, MovedError
 from redis.retry import Retry
 
 from memorystore_chat._seams import send_again
@@ -79,6 +79,8 @@ class AsyncClusterClient(AsyncRedisCluster):
     __slots__ = ("_one_loop", "_patience")
 
     def __init__(self, *, retry: AsyncOutageRetry, connection_class: Any, **options: Any) -> None:
+        # Its nodes have no pool that waits for a free connection: trying again does the waiting.
+        retry.final = (AuthenticationError,)
         self._patience = retry.patience
         self._one_loop = OneLoop()
         super().__init__(retry=retry, **options)

@@ -107,8 +107,7 @@ def connect(
         ...     client.ping()
         True
     """
-    _check_arguments(endpoint, password, iam, cluster, timeout, patience, client_options)
-    patience = 2 * timeout if patience is None else patience
+    _check_arguments(password, iam, cluster, timeout, patience, client_options)
     target = _resolve(endpoint, password, iam, ca_certs, cluster, timeout)
     client: clients.ServerClient | ClusterClient | None = None
     facts: dict[str, Any] | None = None
@@ -154,8 +153,7 @@ async def connect_async(
         >>> asyncio.run(greet())
         True
     """
-    _check_arguments(endpoint, password, iam, cluster, timeout, patience, client_options)
-    patience = 2 * timeout if patience is None else patience
+    _check_arguments(password, iam, cluster, timeout, patience, client_options)
     # Finding the endpoint may read files, start a server and ask Google.
     target = await asyncio.to_thread(_resolve, endpoint, password, iam, ca_certs, cluster, timeout)
     await asyncio.to_thread(clients.warm_up, target)
@@ -188,13 +186,9 @@ def _probe(target: Endpoint, timeout: float) -> dict[str, Any]:
             try:
                 client.ping()
                 return dict(client.info("server"))
-            except redis.ResponseError as error:
-                if not _info_refused(error):
-                    raise
-                return {}
-            except redis.ConnectionError as error:
+            except redis.RedisError as error:
                 if not _passing(error, started, timeout):
-                    raise
+                    return _unless_refused(error)
             time.sleep(_LOADING_PAUSE)
 
 
@@ -205,27 +199,26 @@ async def _probe_async(target: Endpoint, seconds: float) -> dict[str, Any]:
             try:
                 await client.ping()
                 return dict(await client.info("server"))
-            except redis.ResponseError as error:
-                if not _info_refused(error):
-                    raise
-                return {}
-            except redis.ConnectionError as error:
+            except redis.RedisError as error:
                 if not _passing(error, started, seconds):
-                    raise
+                    return _unless_refused(error)
             await asyncio.sleep(_LOADING_PAUSE)
 
 
-def _info_refused(error: redis.ResponseError) -> bool:
-    """Whether it is INFO alone that an ACL or a renamed command keeps from us."""
-    return "info" in str(error).lower()
-
-
-def _passing(error: redis.ConnectionError, started: float, timeout: float) -> bool:
+def _passing(error: redis.RedisError, started: float, timeout: float) -> bool:
     """Whether it heals by itself: data still loading, a fail-over, an outdated token."""
-    heals = isinstance(error, redis.BusyLoadingError) or isinstance(
-        error.__cause__, redis.AuthenticationError | ClusterDownError
+    heals = isinstance(error, redis.BusyLoadingError) or (
+        isinstance(error, redis.ConnectionError)
+        and isinstance(error.__cause__, redis.AuthenticationError | ClusterDownError)
     )
     return heals and time.monotonic() - started < timeout
+
+
+def _unless_refused(error: redis.RedisError) -> dict[str, Any]:
+    """Nothing, where it is INFO alone that an ACL or a renamed command keeps from us."""
+    if isinstance(error, redis.ResponseError) and "info" in str(error).lower():
+        return {}
+    raise error
 
 
 def _judge(target: Endpoint, facts: dict[str, Any]) -> bool:
@@ -253,7 +246,6 @@ def _judge(target: Endpoint, facts: dict[str, Any]) -> bool:
 
 
 def _check_arguments(
-    endpoint: object,
     password: object,
     iam: object,
     cluster: object,
@@ -261,8 +253,6 @@ def _check_arguments(
     patience: object,
     client_options: dict[str, Any],
 ) -> None:
-    if not isinstance(endpoint, str | Endpoint | None):
-        raise TypeError(f"endpoint is a {type(endpoint).__name__}; it takes text or an Endpoint.")
     if not isinstance(password, str | None):
         raise TypeError(f"password is a {type(password).__name__}; it takes text (str).")
     check_seconds("timeout", timeout)
@@ -291,6 +281,8 @@ def _resolve(
     timeout: float,
 ) -> Endpoint:
     """The endpoint with everything that is given beside it, its address found."""
+    if not isinstance(endpoint, str | Endpoint | None):
+        raise TypeError(f"endpoint is a {type(endpoint).__name__}; it takes text or an Endpoint.")
     if password is not None and iam:
         raise EndpointError("Both password= and iam= are given: keep one of them.")
     target = _read(endpoint, password, iam)
@@ -311,10 +303,8 @@ def _resolve(
             if target.password
             else f"password= is given, and {target.resource} has AUTH switched off: leave it out."
         )
-    if iam is False:
-        target = replace(target, credential_provider=None)
-    elif iam:
-        provider = IamCredentials() if iam is True else iam
+    if iam is not None:
+        provider = IamCredentials() if iam is True else iam or None
         target = replace(target, credential_provider=provider)
     if ca_certs is not None and not target.tls:
         raise EndpointError(
@@ -332,7 +322,7 @@ def _read(
         endpoint = environment_endpoint()
     if password is None and not iam:
         password = environment_password(endpoint)
-    if not isinstance(endpoint, Endpoint):
+    if isinstance(endpoint, str):
         return Endpoint.parse(endpoint, password=password)
     has_login = endpoint.password or endpoint.credential_provider
     # What Google Cloud was asked about is known to have AUTH or not.

@@ -16,7 +16,6 @@ from redis.asyncio.retry import Retry as AsyncRetry
 from redis.backoff import ExponentialWithJitterBackoff
 from redis.exceptions import (
     AuthenticationError,
-    AuthorizationError,
     ClusterError,
     MaxConnectionsError,
     RedisClusterException,
@@ -29,10 +28,6 @@ FIRST_PAUSE, LONGEST_PAUSE = 0.05, 1.0
 
 OUTAGES = (redis.ConnectionError, redis.TimeoutError, OSError)
 CLUSTER_OUTAGES = (*OUTAGES, ClusterError, RedisClusterException)
-
-# Waiting mends neither a refused login nor, after the pool has waited already, a lack of
-# connections.
-_FINAL = (AuthenticationError, AuthorizationError, MaxConnectionsError)
 
 _inside: ContextVar[bool] = ContextVar("inside_a_try", default=False)
 
@@ -50,23 +45,17 @@ def single_attempt() -> Iterator[None]:
 class _Outages:
     """Which errors are outages, and how long one is waited for."""
 
-    def __init__(
-        self,
-        patience: float,
-        outages: tuple[type[Exception], ...] = OUTAGES,
-        final: tuple[type[Exception], ...] = _FINAL,
-        *,
-        timeout: float = 0,
-        refreshes: bool = False,
-    ) -> None:
+    # Waiting mends neither a refused login nor, after the pool has waited, a lack of connections.
+    final: tuple[type[Exception], ...] = (AuthenticationError, MaxConnectionsError)
+
+    def __init__(self, patience: float, *, timeout: float = 0, cluster: bool = False) -> None:
+        self.outages: tuple[type[Exception], ...] = CLUSTER_OUTAGES if cluster else OUTAGES
         self.pauses = ExponentialWithJitterBackoff(LONGEST_PAUSE, FIRST_PAUSE)
         # No counted tries: the cluster clients would make them without a pause.
-        super().__init__(self.pauses, 0, outages)  # type: ignore[call-arg]
+        super().__init__(self.pauses, 0, self.outages)  # type: ignore[call-arg]
         self.patience = patience
-        self.outages = outages
-        self.final = final
         self.timeout = timeout
-        self.refreshes = refreshes
+        self.cluster = cluster
 
     def update_supported_errors(self, specified_errors: Iterable[type[Exception]]) -> None:
         """Count more errors as outages, as redis-py does for ``retry_on_error=``."""
@@ -82,9 +71,9 @@ class _Outages:
         )
         if final:
             return None
-        if not self.refreshes:
+        if not self.cluster:
             return float(self.pauses.compute(failures))
-        # The failure brought the news of who serves what: the next try uses them at once.
+        # The failure made the client look up who serves what: the next try uses it at once.
         return 0.0 if failures % 2 else float(self.pauses.compute(failures // 2))
 
 
@@ -119,10 +108,8 @@ class OutageRetry(_Outages, Retry):
 
     Args:
         patience: Seconds from the first failure after which no new attempt begins.
-        outages: The errors after which to try again.
-        final: Those among them after which not to.
         timeout: Seconds that a socket waits before it is out of time.
-        refreshes: Whether a failure makes the client look up who serves what, as in a cluster.
+        cluster: Whether the client is one of a cluster.
     """
 
     def call_with_retry(
