@@ -5,6 +5,7 @@ import contextlib
 import threading
 import time
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 import pytest
@@ -54,25 +55,30 @@ class Conversation:
 # ASK
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def growing() -> Iterator[tuple[Cluster, Server]]:
-    """A cluster of two primaries, and a third that has just joined and has no slots yet."""
+    """A cluster of two primaries, and a third that has joined and has no slots yet."""
     with (
+        # Both wait for two seconds before they serve, and do it at the same time.
+        servers.valkey(
+            cluster_enabled="yes", cluster_port=servers.free_port(), cluster_node_timeout=500
+        ) as newcomer,
         servers.cluster(primaries=2, replicas=0) as group,
-        servers.valkey(cluster_enabled="yes", cluster_port=servers.free_port()) as newcomer,
-        group.nodes[0].admin() as first,
         newcomer.admin() as admin,
     ):
         bus = group.nodes[0].config["cluster-port"]
         admin.execute_command("CLUSTER", "MEET", "127.0.0.1", group.nodes[0].port, bus)
-        servers.wait_until(
-            lambda: (
-                int(first.execute_command("CLUSTER INFO")["cluster_known_nodes"]) == 3
-                and admin.execute_command("CLUSTER INFO")["cluster_state"] == "ok"
-            ),
-            "the newcomer being known",
-        )
+        for node in (newcomer, *group.nodes):
+            servers.wait_until(partial(knows_all, node), "three nodes that know each other")
         yield group, newcomer
+
+
+def knows_all(node: Server) -> bool:
+    with node.admin() as admin:
+        info = admin.execute_command("CLUSTER INFO")
+        nodes = str(admin.execute_command("CLUSTER NODES"))
+    known = info["cluster_known_nodes"] == "3" and "handshake" not in nodes
+    return known and info["cluster_state"] == "ok"
 
 
 def ask(group: Cluster, newcomer: Server, session: str) -> None:
@@ -92,16 +98,16 @@ async def test_ask_to_a_node_that_the_client_does_not_know(
     """Append, read and delete follow it, through address_remap as well, with many connections."""
     group, newcomer = growing
     ports: dict[int, int] = {}
-    options: dict[str, Any] = {}
-    url = group.url
-    with servers_behind([*group.nodes, newcomer], ports if remapped else None):
-        if remapped:
-            options["address_remap"] = lambda place: ("127.0.0.1", ports.get(place[1], place[1]))
-            url = f"redis://127.0.0.1:{ports[group.nodes[0].port]}"
-        with connect(url, **options) as client:
-            async with await connect_async(url, **options) as async_client:
+    with contextlib.ExitStack() as ways:
+        for node in [*group.nodes, newcomer] if remapped else []:
+            ports[node.port] = ways.enter_context(Proxy(node.host, node.port)).port
+        remap = {"address_remap": lambda place: ("127.0.0.1", ports.get(place[1], place[1]))}
+        url = f"redis://127.0.0.1:{ports.get(group.nodes[0].port, group.nodes[0].port)}"
+        with connect(url, **remap) as client:
+            async with await connect_async(url, **remap) as async_client:
                 talks = [
-                    Conversation(kind, f"ask{number}", client, async_client) for number in range(8)
+                    Conversation(kind, f"{kind}{remapped}{number}", client, async_client)
+                    for number in range(8)
                 ]
                 await asyncio.gather(*(talk.read() for talk in talks))
                 for talk in talks:
@@ -120,23 +126,19 @@ async def test_ask_to_a_node_that_the_client_does_not_know(
                     assert used <= set(ports.values()), "a node was reached around the proxies"
 
 
-def servers_behind(nodes: list[Server], ports: dict[int, int] | None) -> Any:
-    """Proxies in front of the nodes; ``ports`` says afterwards where each is."""
-    ways = contextlib.ExitStack()
-    if ports is not None:
-        for node in nodes:
-            ports[node.port] = ways.enter_context(Proxy(node.host, node.port)).port
-    return ways
-
-
 async def test_ask_to_a_node_that_is_gone(growing: tuple[Cluster, Server], kind: str) -> None:
     """It is a ConnectError once the patience is over, and nothing less clear."""
     group, newcomer = growing
-    with connect(group.url, timeout=0.5, patience=0.5) as client:
-        async with await connect_async(group.url, timeout=0.5, patience=0.5) as async_client:
-            talk = Conversation(kind, "gone", client, async_client)
-            ask(group, newcomer, "gone")
-            newcomer.kill()
+    nowhere = servers.free_port()
+    options: dict[str, Any] = {
+        "address_remap": lambda place: (place[0], nowhere) if place[1] == newcomer.port else place,
+        "timeout": 0.5,
+        "patience": 0.5,
+    }
+    with connect(group.url, **options) as client:
+        async with await connect_async(group.url, **options) as async_client:
+            talk = Conversation(kind, f"gone{kind}", client, async_client)
+            ask(group, newcomer, talk.history.key)
             with pytest.raises(ConnectError):
                 await talk.append("never")
 
@@ -148,7 +150,7 @@ async def test_ask_to_a_node_that_is_gone(growing: tuple[Cluster, Server], kind:
 def pair() -> Iterator[tuple[Server, Server]]:
     """A primary and its replica."""
     with (
-        servers.valkey() as primary,
+        servers.valkey(repl_diskless_sync_delay=0) as primary,
         servers.valkey(replicaof=f"127.0.0.1 {primary.port}") as replica,
     ):
         in_step(replica)
