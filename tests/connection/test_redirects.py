@@ -101,7 +101,9 @@ async def test_ask_to_a_node_that_the_client_does_not_know(
     with contextlib.ExitStack() as ways:
         for node in [*group.nodes, newcomer] if remapped else []:
             ports[node.port] = ways.enter_context(Proxy(node.host, node.port)).port
-        remap = {"address_remap": lambda place: ("127.0.0.1", ports.get(place[1], place[1]))}
+        remap: dict[str, Any] = {
+            "address_remap": lambda place: ("127.0.0.1", ports.get(place[1], place[1]))
+        }
         url = f"redis://127.0.0.1:{ports.get(group.nodes[0].port, group.nodes[0].port)}"
         with connect(url, **remap) as client:
             async with await connect_async(url, **remap) as async_client:
