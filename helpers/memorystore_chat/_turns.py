@@ -1,7 +1,6 @@
 """What a turn of an agent is: which messages are new in a call, and which were said until it ended.
 
-Messages are told apart by their ids, which LangGraph gives to all that have none. Nothing here
-asks a server; `agents` does.
+Messages are told apart by their ids, which LangGraph gives to all that have none.
 """
 
 from collections.abc import Iterable, Sequence
@@ -18,9 +17,6 @@ from langchain_core.messages import (
 )
 from langgraph.checkpoint.base import CheckpointTuple
 from langgraph.graph.message import REMOVE_ALL_MESSAGES
-
-NOT_CARRIED_OUT = "The call was not carried out."
-"""The answer to a tool call that a turn ended without."""
 
 START_STEPS = 3
 """Steps from the end of one run to the first node of the next: LangGraph takes one for the input,
@@ -46,7 +42,8 @@ def merged(left: Turn, right: Any) -> Turn:
     Tools that run side by side each add their results.
     """
     if not left or "noted" not in right:
-        return right if "noted" not in right else left
+        whole: Turn = left if "noted" in right else right
+        return whole
     known = {message.id for message in left["messages"]}
     added = [message for message in right["noted"] if message.id not in known]
     return {**left, "messages": [*left["messages"], *added], "step": right["step"]}
@@ -54,9 +51,8 @@ def merged(left: Turn, right: Any) -> Turn:
 
 def open_turn(messages: Sequence[BaseMessage], turn: Turn | None) -> Sequence[BaseMessage]:
     """The agent's messages that came after the last turn that it noted."""
-    if turn and (split := _split(turn, messages)):
-        return split[1]
-    return messages
+    newest = turn and _newest(turn, messages)
+    return messages[newest[0] + 1 :] if newest else messages
 
 
 def of_this_call(
@@ -65,22 +61,17 @@ def of_this_call(
     step: int,
     checkpoints: Iterable[CheckpointTuple],
 ) -> list[BaseMessage]:
-    """Leave out the input of calls that failed before the session was loaded.
+    """Leave out, of the messages after the last turn, the input of calls that did not get there.
 
     A call that is cancelled or fails early leaves its input in the checkpoint, and one that runs
     at the same time has put its own there already.
-
-    Args:
-        messages: The agent's messages after the last noted turn.
-        turn: The last noted turn.
-        step: The present step.
-        checkpoints: The thread's checkpoints before the present one, newest first.
     """
     begin: set[str | None] | None = None  # the ids that were there when this call began
     by_hand: set[str | None] = set()  # added between calls, with update_state()
     expected, newer = step - 2, None
     for checkpoint in checkpoints:
-        ids = {message.id for message in _messages_of(checkpoint)}
+        values = checkpoint.checkpoint["channel_values"]
+        ids = {message.id for message in values.get("messages") or []}
         source, at = checkpoint.metadata.get("source"), checkpoint.metadata.get("step", 0)
         if begin is None:
             if at == expected and source != "input":
@@ -96,41 +87,22 @@ def of_this_call(
         return [*messages]
     new = [m for m in messages if m.id not in begin or m.id in by_hand]
     if turn is None:
-        # The thread was begun without the middleware: its turns move into the session.
+        # The thread was begun without the middleware: its turns, each up to an answer, move into
+        # the session.
         before = [m for m in messages if m.id in begin]
-        return [*_whole_turns(before), *new]
+        while before and not (isinstance(before[-1], AIMessage) and not before[-1].tool_calls):
+            before.pop()
+        return before + new
     return new
 
 
-def _messages_of(checkpoint: CheckpointTuple) -> list[BaseMessage]:
-    return checkpoint.checkpoint["channel_values"].get("messages") or []
-
-
-def _whole_turns(messages: Sequence[BaseMessage]) -> Sequence[BaseMessage]:
-    """The messages up to the last answer of a model that calls no tool."""
-    for index in range(len(messages), 0, -1):
-        message = messages[index - 1]
-        if isinstance(message, AIMessage) and not message.tool_calls:
-            return messages[:index]
-    return []
-
-
 def new_messages(
-    given: Sequence[BaseMessage],
-    stored: Sequence[BaseMessage],
-    *,
-    whole_conversation: bool,
+    given: Sequence[BaseMessage], stored: Sequence[BaseMessage], *, whole_conversation: bool
 ) -> list[BaseMessage]:
-    """The messages of a call that the session does not hold.
-
-    Args:
-        given: What the call may have brought.
-        stored: What was read of the session.
-        whole_conversation: Whether each call passes all messages, so that those after the last
-            answer are new. Instructions before it are given anew, because none is stored.
-    """
+    """The messages of a call that the session does not hold."""
     known = {message.id for message in stored}
     if whole_conversation and stored:
+        # Those after the last answer are new, and so are all instructions, which are not stored.
         answered = next((i for i in range(len(given), 0, -1) if given[i - 1].type == "ai"), 0)
         instructions = [m for m in given[:answered] if isinstance(m, SystemMessage)]
         given = [*instructions, *given[answered:]]
@@ -157,74 +129,56 @@ def replaced(messages: Sequence[BaseMessage], stored: Sequence[BaseMessage]) -> 
 def may_be_old(given: Sequence[BaseMessage], new: Sequence[BaseMessage]) -> bool:
     """Whether messages that a window does not show may still be in the session.
 
-    That is so if an unknown message is an answer, or stands before a message that is no new one.
-    Instructions are in no session.
+    That is so if a new message is an answer, or stands before one that is known. Instructions are
+    in no session.
     """
-    given = [message for message in given if not isinstance(message, SystemMessage)]
     ids = {message.id for message in new}
-    last_known = max((i for i, m in enumerate(given) if m.id not in ids), default=-1)
-    return any(m.id in ids and (m.type != "human" or i < last_known) for i, m in enumerate(given))
-
-
-def without_dropped(
-    given: Sequence[BaseMessage], stored: Sequence[BaseMessage]
-) -> Sequence[BaseMessage]:
-    """Leave out what stands before the session's first message: ``max_messages`` dropped it."""
-    first = stored[0].id if stored else None
-    return next((given[i:] for i, message in enumerate(given) if message.id == first), given)
+    order = [m.type if m.id in ids else "known" for m in given if not isinstance(m, SystemMessage)]
+    while order and order[-1] == "human":
+        order.pop()
+    return any(kind != "known" for kind in order)
 
 
 def said(
     turn: Turn, messages: Sequence[BaseMessage], *, before_model: bool = False
 ) -> list[BaseMessage]:
-    """All messages of the turn, those another middleware trimmed away included.
+    """All messages of the turn, in their present form.
 
-    Of the noted messages all are kept up to the newest that is still among the agent's
-    ``messages``, in their present form: what is missing before it was trimmed, what is missing
-    after it was taken back. Before a further call of the model nothing is taken back of a tool
-    call that has its results, and a result stays as long as its call does.
+    What is missing before the newest noted one that the agent still has was trimmed away, and
+    belongs to the turn; what is missing after it was taken back. Before a further call of the
+    model nothing is taken back of a tool call that has its results, and a result stays as long as
+    its call does.
     """
-    split = _split(turn, messages)
-    if split is None:
-        return turn["messages"]
-    kept, rest = split
-    missing = turn["messages"][len(kept) :]
+    noted, newest = turn["messages"], _newest(turn, messages)
+    if newest is None:
+        return noted
+    index, place = newest
+    kept, missing = noted[: place + 1], noted[place + 1 :]
     if before_model:
         results = {m.tool_call_id for m in missing if isinstance(m, ToolMessage)}
         kept += [m for m in missing if _calls(m) and _calls(m) <= results]
     called = set().union(*map(_calls, kept))
+    kept += [m for m in missing if isinstance(m, ToolMessage) and m.tool_call_id in called]
+    present = {message.id: message for message in messages}
     answered = {m.tool_call_id for m in messages if isinstance(m, ToolMessage)}
-    kept += [
-        m for m in missing if isinstance(m, ToolMessage) and m.tool_call_id in called - answered
-    ]
-    order = {message.id: place for place, message in enumerate(turn["messages"])}
-    present = {message.id for message in messages}
-    return [
-        *(
-            m
-            for m in sorted(kept, key=lambda m: order[m.id])
-            # Another result of the call has taken the place of this one.
-            if not (
-                isinstance(m, ToolMessage) and m.id not in present and m.tool_call_id in answered
-            )
-        ),
-        *rest,
-    ]
+    # In the place of a result that is missing there may be another one of the same call.
+    gone = {m.id for m in kept if isinstance(m, ToolMessage) and m.tool_call_id in answered}
+    staying = {message.id for message in kept} - (gone - present.keys())
+    said = [present.get(message.id, message) for message in noted if message.id in staying]
+    return [*said, *messages[index + 1 :]]
 
 
-def _split(
-    turn: Turn, messages: Sequence[BaseMessage]
-) -> tuple[list[BaseMessage], Sequence[BaseMessage]] | None:
-    """The noted part of the turn and what came after it; None if neither shows."""
+def _newest(turn: Turn, messages: Sequence[BaseMessage]) -> tuple[int, int] | None:
+    """Where the newest of the messages stands that was noted, and its place in the turn.
+
+    -1 is the place of the message before the turn.
+    """
     places = {message.id: place for place, message in enumerate(turn["messages"])}
     if turn["after"]:
         places.setdefault(turn["after"], -1)
     for index in range(len(messages) - 1, -1, -1):
-        place = places.get(messages[index].id)
-        if place is not None:
-            current = {message.id: message for message in messages}
-            kept = [current.get(m.id, m) for m in turn["messages"][: place + 1]]
-            return kept, messages[index + 1 :]
+        if (place := places.get(messages[index].id)) is not None:
+            return index, place
     return None
 
 
@@ -242,7 +196,7 @@ def to_store(messages: Sequence[BaseMessage]) -> list[BaseMessage]:
         if isinstance(message, AIMessage):
             pending = [
                 ToolMessage(
-                    NOT_CARRIED_OUT,
+                    "The call was not carried out.",
                     name=call["name"],
                     tool_call_id=call["id"],
                     status="error",
@@ -264,20 +218,11 @@ def change(present: Sequence[BaseMessage], wanted: Sequence[BaseMessage]) -> lis
 
     A checkpointer stores each update, so what is there already is not written again.
     """
-    ids = {message.id for message in wanted}
-    staying = [message for message in present if message.id in ids]
-    if any(old.id != new.id for old, new in zip(staying, wanted, strict=False)):
+    there = {message.id: (message.type, message.content) for message in present}
+    ids = [message.id for message in wanted]
+    gone = there.keys() - set(ids)
+    staying = [message.id for message in present if message.id not in gone]
+    if staying != ids[: len(staying)]:
         return [RemoveMessage(id=REMOVE_ALL_MESSAGES), *wanted]
-    gone = [RemoveMessage(id=message.id or "") for message in present if message.id not in ids]
-    changed = [
-        new
-        for old, new in zip(staying, wanted, strict=False)
-        if (old.type, old.content) != (new.type, new.content)
-    ]
-    return [*gone, *changed, *wanted[len(staying) :]]
-
-
-def results(messages: Any) -> list[BaseMessage]:
-    """The tool results in an update of the agent's messages."""
-    several = messages if isinstance(messages, list | tuple) else [messages]
-    return [message for message in several if isinstance(message, ToolMessage)]
+    removals = [RemoveMessage(id=message.id or "") for message in present if message.id in gone]
+    return [*removals, *(m for m in wanted if there.get(m.id) != (m.type, m.content))]

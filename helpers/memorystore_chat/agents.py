@@ -1,13 +1,11 @@
 """Memory for agents: a middleware for LangChain's ``create_agent``. Needs the extra ``agents``."""
 
 from collections.abc import Awaitable, Callable
-from copy import copy
 from dataclasses import replace
-from itertools import islice
 from typing import Annotated, Any, NotRequired
 from uuid import uuid4
 
-from langchain_core.messages import BaseMessage, RemoveMessage, ToolMessage
+from langchain_core.messages import ToolMessage
 
 from memorystore_chat._checks import thread_id_of
 from memorystore_chat._extras import require
@@ -26,25 +24,13 @@ from langchain.agents.middleware import (  # noqa: E402
 )
 from langchain.agents.middleware.types import PrivateStateAttr  # noqa: E402
 from langgraph.config import get_config  # noqa: E402
-from langgraph.graph.message import REMOVE_ALL_MESSAGES  # noqa: E402
 from langgraph.runtime import Runtime  # noqa: E402
 from langgraph.types import Command  # noqa: E402
 from typing_extensions import override  # noqa: E402
 
 from memorystore_chat import _turns  # noqa: E402
-from memorystore_chat._beginning import (  # noqa: E402
-    CHECKPOINTS_SEARCHED,
-    REWOUND,
-    Beginning,
-    names_checkpoint,
-    step_of,
-    turn_of,
-    update_of,
-)
+from memorystore_chat._middleware import at_once, begin, end, step_of, turn_of  # noqa: E402
 from memorystore_chat._turns import Turn  # noqa: E402
-
-# LangGraph hands this to each task of a run, and has no public name for it.
-_RESUMING = "__pregel_resuming"
 
 
 class _State(AgentState[Any]):
@@ -159,26 +145,16 @@ class ChatHistoryMiddleware(AgentMiddleware[AgentState[Any], Any, Any]):
                 goes back to a checkpoint that the session has left behind.
             MemorystoreChatError: The session cannot be read.
         """
-        beginning = Beginning(self._history(), state, runtime, self._whole_conversation)
-        stored = beginning.history.messages
-        if search := beginning.search:
-            beginning.narrow(islice(search.saver.list(**search.arguments), CHECKPOINTS_SEARCHED))
-        if beginning.needs_whole_session(stored):
-            beginning.session = _whole(beginning.history).messages
-        return beginning.update(stored)
+        return at_once(
+            begin(self._history(), state, runtime, self._whole_conversation, waits=False)
+        )
 
     @override
     async def abefore_agent(  # type: ignore[override]
         self, state: AgentState[Any], runtime: Runtime[Any]
     ) -> Command[Any]:
         """``before_agent``, without blocking the event loop."""
-        beginning = Beginning(self._history(), state, runtime, self._whole_conversation)
-        stored = await beginning.history.aget_messages()
-        if search := beginning.search:
-            beginning.narrow([each async for each in search.saver.alist(**search.arguments)])
-        if beginning.needs_whole_session(stored):
-            beginning.session = await _whole(beginning.history).aget_messages()
-        return beginning.update(stored)
+        return await begin(self._history(), state, runtime, self._whole_conversation, waits=True)
 
     @override
     def wrap_model_call(
@@ -226,31 +202,14 @@ class ChatHistoryMiddleware(AgentMiddleware[AgentState[Any], Any, Any]):
             ValueError: The call went back to a checkpoint that the session has left behind.
             MemorystoreChatError: The turn cannot be stored.
         """
-        history = self._history()
-        turn = turn_of(state)
-        if turn is None:  # a middleware before this one has jumped past before_agent
-            turn = Beginning(history, state, runtime, False).turn(history.messages)
-        messages = _turns.said(turn, state["messages"])
-        if not _is_resumed() or not _stored_already(messages, _whole(history).messages):
-            history.add_messages(_turns.to_store(messages), append_id=turn["append_id"])
-        return _ended(turn, messages, state)
+        return at_once(end(self._history(), state, waits=False))
 
     @override
     async def aafter_agent(  # type: ignore[override]
         self, state: AgentState[Any], runtime: Runtime[Any]
     ) -> Command[Any]:
         """``after_agent``, without blocking the event loop."""
-        history = self._history()
-        turn = turn_of(state)
-        if turn is None:
-            stored = await history.aget_messages()
-            turn = Beginning(history, state, runtime, False).turn(stored)
-        messages = _turns.said(turn, state["messages"])
-        if not _is_resumed() or not _stored_already(
-            messages, await _whole(history).aget_messages()
-        ):
-            await history.aadd_messages(_turns.to_store(messages), append_id=turn["append_id"])
-        return _ended(turn, messages, state)
+        return await end(self._history(), state, waits=True)
 
     def _history(self) -> MemorystoreChatMessageHistory:
         if isinstance(self._source, MemorystoreChatMessageHistory):
@@ -264,32 +223,6 @@ class ChatHistoryMiddleware(AgentMiddleware[AgentState[Any], Any, Any]):
                 "MemorystoreChatMessageHistory."
             )
         return history
-
-
-def _is_resumed() -> bool:
-    """Whether this call goes on from a checkpoint, so that its turn may be stored already."""
-    config = get_config()
-    return bool(config["configurable"].get(_RESUMING)) or names_checkpoint(config)
-
-
-def _whole(history: MemorystoreChatMessageHistory) -> MemorystoreChatMessageHistory:
-    """The history without its window."""
-    whole = copy(history)
-    whole._window = None
-    return whole
-
-
-def _stored_already(messages: list[BaseMessage], stored: list[BaseMessage]) -> bool:
-    """Whether a resumed turn was stored before its run was interrupted.
-
-    Raises:
-        ValueError: Another ending of it was.
-    """
-    known = {message.id for message in stored}
-    found = [message for message in messages if message.id in known]
-    if found and len(found) < len(messages):
-        raise ValueError(REWOUND)
-    return bool(found)
 
 
 def _with_turn(
@@ -321,29 +254,10 @@ def _with_result(
         result = Command(update={"messages": [result]})
     if result.graph is not None or not isinstance(result.update, dict):
         return result
-    noted = _turns.results(result.update.get("messages") or [])
+    messages = result.update.get("messages") or []
+    several = messages if isinstance(messages, list | tuple) else [messages]
+    noted = [message for message in several if isinstance(message, ToolMessage)]
     for message in noted:
         message.id = message.id or str(uuid4())
     note = {"noted": noted, "step": step_of(get_config())}
     return replace(result, update={**result.update, "memorystore_turn": note})
-
-
-def _ended(turn: Turn, messages: list[BaseMessage], state: AgentState[Any]) -> Command[Any]:
-    """The state update that ends a turn."""
-    present: list[BaseMessage] = list(state["messages"])
-    change: list[BaseMessage] = []
-    if turn["given"]:
-        # The parent graph appends what it does not know, so it gets its own messages and what
-        # is new, and not the session's.
-        current = {message.id: message for message in messages}
-        given = [current.pop(message.id, message) for message in turn["given"]]
-        present = [*given, *current.values()]
-        change = [RemoveMessage(id=REMOVE_ALL_MESSAGES), *present]
-    ended: Turn = {
-        "append_id": None,
-        "messages": [],
-        "after": present[-1].id if present else None,
-        "step": step_of(get_config()),
-        "given": [],
-    }
-    return update_of(ended, change)

@@ -475,8 +475,8 @@ def test_langgraph_names_its_settings_as_expected() -> None:
     """The two settings of a task that have no public name are still called so."""
     from langgraph._internal import _constants
 
-    from memorystore_chat import _beginning, agents
+    from memorystore_chat import _middleware
 
-    changed = "LangGraph has renamed a setting that is read here: see agents.py, _beginning.py"
-    assert _beginning._CHECKPOINTER == _constants.CONFIG_KEY_CHECKPOINTER, changed
-    assert agents._RESUMING == _constants.CONFIG_KEY_RESUMING, changed
+    changed = "LangGraph has renamed a setting that is read here: see _middleware.py"
+    assert _middleware.CHECKPOINTER == _constants.CONFIG_KEY_CHECKPOINTER, changed
+    assert _middleware.RESUMING == _constants.CONFIG_KEY_RESUMING, changed
