@@ -61,9 +61,7 @@ def test_hints_grow_and_begin_anew_when_solved(history: MemorystoreChatMessageHi
     assert len(set(said)) == 3
     assert said[2] == said[3]
     history.add_messages([HumanMessage("q"), AIMessage("a")])
-    verdict = checks.check_turn(history)
-    assert verdict
-    assert str(verdict).startswith("Solved.")
+    assert checks.check_turn(history).startswith("Solved.")
     history.clear()
     assert str(checks.check_turn(history)) == said[0]
     checks._failed.clear()
@@ -77,7 +75,7 @@ def test_hints_grow_and_begin_anew_when_solved(history: MemorystoreChatMessageHi
         ("valkeys://10.1.2.4", "10.1.2.4"),
         ("rediss://10.1.2.3:6378", "6378"),
         ("http://10.1.2.3", "EndpointError"),
-        (None, "is empty"),
+        (None, "still None"),
         (6379, "EndpointError|TypeError"),
     ],
 )
@@ -90,4 +88,4 @@ def test_usual_mistakes_get_a_hint_of_their_own(text: str, problem: str) -> None
 @pytest.mark.parametrize("text", ["valkeys://10.1.2.3:6379", "rediss://10.1.2.3"])
 def test_every_right_answer_is_taken(text: str) -> None:
     """Both spellings of TLS solve the exercise."""
-    assert checks.check_endpoint(text)
+    assert checks.check_endpoint(text).startswith("Solved.")
