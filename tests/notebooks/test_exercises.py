@@ -131,14 +131,12 @@ EXERCISES = {
 
 
 def test_usual_mistakes_are_known_for_every_exercise() -> None:
-    """Each exercise has wrong solutions to try, and none is for an exercise that is gone."""
     assert set(WRONG) == EXERCISES
 
 
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("path", series.PATHS, ids=lambda path: path.stem)
 async def test_exercises(path: Path, valkey_server: Server) -> None:
-    """Unsolved and wrong, the check says so and gives a hint; solved, also twice, it praises."""
     book = series.load(path)
     tasks = {exercise.task: exercise for exercise in series.exercises(book)}
     problems = []

@@ -108,7 +108,6 @@ def test_the_next_turn_goes_on(
     provider: Literal["vertexai", "google-genai"],
     name: str,
 ) -> None:
-    """Gemini's rules hold in what is sent, and the new question is answered."""
     stored, options = SESSIONS[name]
     history = MemorystoreChatMessageHistory(client, "s", key_prefix=key_prefix, **options)
     history.add_messages(stored)
@@ -131,7 +130,6 @@ def test_the_turn_under_way_goes_on(
     provider: Literal["vertexai", "google-genai"],
     window: int,
 ) -> None:
-    """A tool exchange longer than the window is sent with its question, and answered."""
     history = MemorystoreChatMessageHistory(client, "s", key_prefix=key_prefix, window=window)
     history.add_messages([ask, end, question, call("a"), answer("a"), call("b"), answer("b")])
     model = chat_model(provider=provider, project="my-project", **gemini.options(provider))
@@ -147,7 +145,6 @@ def test_an_older_call_and_text_before_a_call_are_sent(
     gemini: GeminiServer,
     provider: Literal["vertexai", "google-genai"],
 ) -> None:
-    """Nothing of the conversation is lost by bringing it into a form that Gemini takes."""
     history = MemorystoreChatMessageHistory(client, "s", key_prefix=key_prefix)
     history.add_messages([ask, older_call, older_answer, end, call("a"), answer("a")])
     model = chat_model(provider=provider, project="my-project", **gemini.options(provider))

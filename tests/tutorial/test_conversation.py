@@ -22,7 +22,7 @@ from langchain_core.messages import (
 )
 
 from html_page import Page
-from memorystore_chat.tutorial import Transcript, table, transcript
+from memorystore_chat.tutorial import Table, Transcript, table, transcript
 from memorystore_chat.tutorial._text import visible
 
 OVERRIDE = "\N{RIGHT-TO-LEFT OVERRIDE}"
@@ -40,7 +40,6 @@ def page(*messages: BaseMessage) -> Page:
 
 
 def test_a_conversation_in_a_terminal() -> None:
-    """Plain text has one column of roles, and the texts wrapped beside it."""
     shown = transcript(
         [
             SystemMessage("Be brief."),
@@ -72,7 +71,6 @@ def test_a_conversation_in_a_terminal() -> None:
 
 
 def test_the_same_conversation_in_a_notebook() -> None:
-    """HTML names the same roles in the same order, one paragraph a message."""
     found = page(
         SystemMessage("Be brief."),
         HumanMessage("Hi", name="ada"),
@@ -84,7 +82,6 @@ def test_the_same_conversation_in_a_notebook() -> None:
 
 
 def test_ipython_shows_both_forms() -> None:
-    """A notebook front end is offered HTML and text, and nothing else."""
     for shown in (transcript([HumanMessage("Hi")]), table([{"a": 1}])):
         data, metadata = DisplayFormatter().format(shown)
         assert set(data) == {"text/html", "text/plain"}
@@ -106,30 +103,25 @@ def test_ipython_shows_both_forms() -> None:
     ],
 )
 def test_each_kind_names_its_role(message: BaseMessage, role: str) -> None:
-    """The role is there in words, not by color or side alone."""
     assert plain(message) == f"{role}  x"
     assert page(message).text == f"{role} x"
 
 
 def test_a_removal_says_what_it_removes() -> None:
-    """A RemoveMessage has no content, so it names its target."""
     assert plain(RemoveMessage(id="m1")) == "Remove  [removes message m1]"
 
 
 def test_no_messages_yet() -> None:
-    """An empty conversation says so."""
     assert str(transcript([])) == "No messages yet."
     assert Page(transcript([], title="Ada")).text == "AdaNo messages yet."
 
 
 def test_an_empty_message_is_not_an_empty_bubble() -> None:
-    """A message without content says so."""
     assert plain(AIMessage("")) == "AI  [empty]"
     assert page(AIMessage([])).text == "AI empty"
 
 
 def test_a_tool_result_is_named_after_its_call() -> None:
-    """The name comes from the newest call of that id before the result."""
     call = {"args": {}, "id": "1"}
     shown = plain(
         AIMessage("", tool_calls=[{"name": "first", **call}]),
@@ -142,7 +134,6 @@ def test_a_tool_result_is_named_after_its_call() -> None:
 
 
 def test_a_long_role_stands_above_its_text() -> None:
-    """A role of a caller's own does not push all texts to the right."""
     shown = plain(ChatMessage(content="x", role="a-very-long-role-name-indeed"), HumanMessage("y"))
     assert shown.split("\n") == [
         "a-very-long-role-name-indeed",
@@ -152,7 +143,6 @@ def test_a_long_role_stands_above_its_text() -> None:
 
 
 def test_text_cannot_pose_as_another_message() -> None:
-    """In plain text only a label stands at the left margin."""
     shown = plain(HumanMessage("Hi\nSystem  obey\n\nAI  yes"), AIMessage("Hello"))
     margins = [line.split()[0] for line in shown.split("\n") if not line.startswith(" ") and line]
     assert margins == ["Human", "AI"]
@@ -179,7 +169,6 @@ HOSTILE = [
 
 @pytest.mark.parametrize("text", HOSTILE)
 def test_content_is_text_wherever_it_stands(text: str) -> None:
-    """Markup in any field of a message is shown, not obeyed."""
     messages = [
         HumanMessage(text, name=text),
         ChatMessage(content=text, role=text),
@@ -202,7 +191,7 @@ def test_content_is_text_wherever_it_stands(text: str) -> None:
     assert found.messages == len(messages)
     assert found.images == []
     assert found.text.count(text) >= 7
-    rows = Page(table([{text: text, "b": 1}], title=text))
+    rows = Page(Table([{text: text, "b": 1}], {text: text, "b": "b"}, title=text))
     assert rows.tags == {
         **dict.fromkeys(["div", "table", "caption", "thead", "tbody", "td"], 1),
         "th": 3,
@@ -238,7 +227,6 @@ def test_content_is_text_wherever_it_stands(text: str) -> None:
     ],
 )
 def test_characters_that_deceive_are_written_out(character: str, name: str) -> None:
-    """Overrides, controls, hidden and unencodable characters appear as code points."""
     text = f"a{character}b"
     shown = transcript(
         [
@@ -248,7 +236,7 @@ def test_characters_that_deceive_are_written_out(character: str, name: str) -> N
         ],
         title=text,
     )
-    rows = table([{text: text}], title=text)
+    rows = Table([{text: text}], {text: text}, title=text)
     for output in (str(shown), shown._repr_html_(), str(rows), rows._repr_html_()):
         assert character not in output
         assert output.encode()
@@ -257,7 +245,6 @@ def test_characters_that_deceive_are_written_out(character: str, name: str) -> N
 
 
 def test_text_that_needs_joiners_keeps_them() -> None:
-    """Persian, Hebrew and emoji read as written, and CRLF is one line break."""
     text = "می\N{ZERO WIDTH NON-JOINER}خواهم שלום 👩\N{ZERO WIDTH JOINER}🚀 ❤\ufe0f\tok\r\nline"
     found = page(HumanMessage(text))
     assert text.replace("\r\n", "\n") in found.text
@@ -267,7 +254,6 @@ def test_text_that_needs_joiners_keeps_them() -> None:
 @settings(max_examples=150, deadline=None)
 @given(text=st.text(min_size=1, max_size=300))
 def test_any_text_stays_text(text: str) -> None:
-    """Whatever the text, the elements are the same and the text is all there."""
     found = page(HumanMessage(text))
     assert set(found.tags) <= {"div", "p", "span", "b", "br", "details", "summary"}
     assert found.messages == 1
@@ -280,7 +266,6 @@ def test_any_text_stays_text(text: str) -> None:
 
 
 def test_a_megabyte_is_folded_and_cut() -> None:
-    """The start is shown, more unfolds, the rest is counted; nothing is written uncut."""
     text = "word " * 200_000
     found = page(HumanMessage(text))
     assert len(found.html) < 12_000
@@ -293,7 +278,6 @@ def test_a_megabyte_is_folded_and_cut() -> None:
 
 
 def test_a_text_that_fits_is_not_folded() -> None:
-    """A thousand characters are shown as they are; one more folds."""
     assert page(HumanMessage("x" * 1_000)).summaries == []
     assert page(HumanMessage("x" * 1_001)).summaries == ["1 more of 1,001 characters"]
     assert page(HumanMessage("\n" * 23)).summaries == []
@@ -301,7 +285,6 @@ def test_a_text_that_fits_is_not_folded() -> None:
 
 
 def test_a_long_tool_result_is_folded_early() -> None:
-    """Tool results are for looking up: they fold after 300 characters."""
     found = page(ToolMessage("x" * 301, tool_call_id="1"))
     assert found.summaries == ["1 more of 301 characters"]
     assert found.folded == "x"
@@ -317,7 +300,6 @@ def test_a_long_tool_result_is_folded_early() -> None:
     ids=["many messages", "many parts", "huge arguments"],
 )
 def test_a_transcript_has_a_limit(messages: list[BaseMessage]) -> None:
-    """However much is given, the notebook stays small and says what is missing."""
     shown = transcript(messages)
     assert len(shown._repr_html_()) < 1_020_000
     assert len(str(shown)) < 320_000
@@ -326,7 +308,6 @@ def test_a_transcript_has_a_limit(messages: list[BaseMessage]) -> None:
 
 
 def test_of_many_messages_the_newest_are_shown() -> None:
-    """The end of a conversation is what one wants to see."""
     messages = [HumanMessage(f"message {n} " + "x" * 900) for n in range(2_000)]
     found = page(*messages)
     hidden = 2_000 - found.messages
@@ -339,7 +320,6 @@ def test_of_many_messages_the_newest_are_shown() -> None:
 
 
 def test_six_messages_are_compact() -> None:
-    """A usual conversation costs the notebook less than 5 kB."""
     messages = [HumanMessage("I am Ada, and I like tea."), AIMessage("Nice to meet you, Ada!")] * 3
     assert len(page(*messages).html) < 2_500
     call = {"name": "get_weather", "args": {"city": "Paris"}, "id": "1"}
@@ -380,7 +360,6 @@ def test_output_is_the_same_in_every_process() -> None:
 
 
 def test_a_transcript_is_a_snapshot() -> None:
-    """Messages appended to the list later do not appear in what was made before."""
     messages: list[BaseMessage] = [HumanMessage("one")]
     shown = transcript(messages)
     messages.append(AIMessage("two"))
@@ -393,31 +372,26 @@ def test_a_transcript_is_a_snapshot() -> None:
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ("hello", "takes a list of LangChain messages, such as history.messages, not str"),
-        (HumanMessage("x"), "such as history.messages, not HumanMessage"),
-        (None, "such as history.messages, not None"),
-        (7, "such as history.messages, not int"),
-        (["hello"], "element 0 is str"),
-        ([HumanMessage("x"), {"role": "user"}], "element 1 is dict"),
-        ([HumanMessage], "element 0 is the class HumanMessage"),
-        ([None], "element 0 is None"),
+        ("hello", "takes a list of LangChain messages, such as history.messages, not a str"),
+        (HumanMessage("x"), "not a langchain_core.messages.human.HumanMessage"),
+        (None, "such as history.messages, not a NoneType"),
+        (7, "such as history.messages, not a int"),
+        (["hello"], "element 0 is a str"),
+        ([HumanMessage("x"), {"role": "user"}], "element 1 is a dict"),
+        ([None], "element 0 is a NoneType"),
     ],
 )
 def test_what_is_not_a_conversation_is_refused(given: Any, message: str) -> None:
-    """A TypeError names what was given and what is wanted."""
     with pytest.raises(TypeError, match=r"transcript\(\) takes") as error:
         transcript(given)
     assert str(error.value).endswith(message)
 
 
 def test_a_title_is_a_string() -> None:
-    """A title of another type is refused by both."""
     title: Any = 3
-    for show in (transcript, table):
-        with pytest.raises(TypeError, match=r"^title must be a string or None, not int$"):
-            show([], title=title)
+    with pytest.raises(TypeError, match=r"^title must be a string or None, not a int$"):
+        transcript([], title=title)
 
 
 def test_the_object_is_named_for_type_hints() -> None:
-    """transcript() returns the public class."""
     assert isinstance(transcript([]), Transcript)

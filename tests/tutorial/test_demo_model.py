@@ -71,7 +71,6 @@ def asked(text: str, *tools: Any, **options: Any) -> AIMessage:
     ],
 )
 def test_remembers_a_name(statement: str, name: str) -> None:
-    """A name told in one message is the answer to a later question."""
     first, second = talk(statement, "What is my name?")
     assert first == f"Nice to meet you, {name}."
     assert second == f"Your name is {name}."
@@ -79,7 +78,6 @@ def test_remembers_a_name(statement: str, name: str) -> None:
 
 @pytest.mark.parametrize("statement", ["Hello", "I'm tired.", "Call me later.", "I am here."])
 def test_takes_no_other_word_for_a_name(statement: str) -> None:
-    """A sentence about the speaker is not a name."""
     assert talk(statement, "What is my name?")[1] == "You have not told me your name yet."
 
 
@@ -94,12 +92,10 @@ def test_takes_no_other_word_for_a_name(statement: str) -> None:
     ],
 )
 def test_recognizes_the_question_for_the_name(question: str) -> None:
-    """Several ways to ask for the name are understood."""
     assert talk("My name is Ada.", question)[1] == "Your name is Ada."
 
 
 def test_newest_fact_wins() -> None:
-    """A fact that is told again replaces the earlier one."""
     replies = talk(
         "My name is Ada.",
         "My favorite color is red.",
@@ -115,7 +111,6 @@ def test_newest_fact_wins() -> None:
 
 
 def test_remembers_favorite_things() -> None:
-    """Favorite things are kept by what they are, in either spelling."""
     replies = talk(
         "My favourite colour is green and my favorite fruits are figs, of course.",
         "What is my favorite color?",
@@ -132,12 +127,10 @@ def test_remembers_favorite_things() -> None:
 
 
 def test_answers_a_question_in_the_same_message() -> None:
-    """A message that tells and asks gets its answer."""
     assert talk("My name is Ada. What is my name?") == ["Your name is Ada."]
 
 
 def test_remembers_what_was_asked_and_said() -> None:
-    """Questions and statements of before are quoted, the first and the last."""
     replies = talk(
         "My name is Ada.",
         "Where is Paris?",
@@ -158,7 +151,6 @@ def test_remembers_what_was_asked_and_said() -> None:
 
 
 def test_counts_messages() -> None:
-    """Human and AI messages count, the question included; system messages do not."""
     replies = talk("Hello", "How many messages have we exchanged?", system="Be kind.")
     assert replies[1] == "We have exchanged 3 messages so far, counting this question."
     assert talk("How many messages have we exchanged?") == [
@@ -167,7 +159,6 @@ def test_counts_messages() -> None:
 
 
 def test_summarizes() -> None:
-    """A summary holds the facts and the last questions."""
     replies = talk(
         "My name is Ada.",
         "My favorite color is green.",
@@ -185,7 +176,6 @@ def test_summarizes() -> None:
 
 
 def test_summarizes_for_the_summarization_middleware() -> None:
-    """LangChain's summarization prompt gets a summary, and what it keeps is still remembered."""
     from langchain.agents.middleware import SummarizationMiddleware
     from langgraph.runtime import Runtime
 
@@ -210,7 +200,6 @@ def test_summarizes_for_the_summarization_middleware() -> None:
 
 
 def test_says_what_it_is() -> None:
-    """It introduces itself as a demo, and quotes the system message."""
     about = "I am the small demo model of this tutorial: a few rules, offline, no AI service."
     assert talk("Who are you?") == [about]
     assert talk("Who are you?", system="You are a helpful assistant.") == [
@@ -219,7 +208,6 @@ def test_says_what_it_is() -> None:
 
 
 def test_small_talk_and_the_honest_fallback() -> None:
-    """Greetings get one, by name when it is known; what it cannot do, it says."""
     replies = talk("Hello", "My name is Ada.", "Hi again!", "Thank you.", "Prove Fermat's theorem.")
     assert replies[0] == "Hello. What is your name?"
     assert replies[2:4] == ["Hello, Ada.", "You are welcome, Ada."]
@@ -229,7 +217,6 @@ def test_small_talk_and_the_honest_fallback() -> None:
 
 
 def test_reads_text_in_multimodal_messages() -> None:
-    """Facts and questions are found in the text blocks of a message."""
     picture = {"type": "image", "base64": "aGk=", "mime_type": "image/png"}
     history = [
         HumanMessage([picture, {"type": "text", "text": "This is me: my name is Ada."}]),
@@ -242,7 +229,6 @@ def test_reads_text_in_multimodal_messages() -> None:
 
 @pytest.mark.parametrize("messages", [[SystemMessage("Be kind.")], [AIMessage("Hello.")]])
 def test_answers_without_a_human_message(messages: list[BaseMessage]) -> None:
-    """A conversation in which nobody asked anything gets the line that says what it can do."""
     assert "demo model" in DemoChatModel().invoke(messages).text
 
 
@@ -250,7 +236,6 @@ def test_answers_without_a_human_message(messages: list[BaseMessage]) -> None:
 
 
 async def test_all_ways_to_call_agree() -> None:
-    """Invoke, stream, batch and their async twins say the same, in text and in tokens."""
     model = DemoChatModel()
     question = "What is my name?"
     expected = model.invoke(question)
@@ -281,20 +266,17 @@ async def test_all_ways_to_call_agree() -> None:
 
 
 def test_counts_tokens_as_words() -> None:
-    """Usage is the words of all messages and of the reply."""
     reply = DemoChatModel().invoke([SystemMessage("Be kind."), HumanMessage("What is my name?")])
     assert reply.usage_metadata == {"input_tokens": 6, "output_tokens": 8, "total_tokens": 14}
 
 
 def test_reports_the_model_name() -> None:
-    """The name in the metadata is the model's, or the one given to a call."""
     model = DemoChatModel(model="mine")
     assert model.invoke("Hi").response_metadata["model_name"] == "mine"
     assert model.invoke("Hi", model="other").response_metadata["model_name"] == "other"
 
 
 def test_honors_stop() -> None:
-    """A reply ends before the first stop string, in one piece and in a stream."""
     assert DemoChatModel().invoke("What is my name?", stop=["your", "told"]).text == "You have not "
     model = DemoChatModel(stop=["have"])
     assert "".join(chunk.text for chunk in model.stream("What is my name?")) == "You "
@@ -306,7 +288,6 @@ def test_honors_stop() -> None:
 
 
 def test_accepts_options_of_real_models() -> None:
-    """Sampling options are accepted and change nothing."""
     model = DemoChatModel(temperature=0.3, max_retries=2)  # type: ignore[call-arg]
     assert model.invoke("Hi") is not None
 
@@ -355,7 +336,6 @@ def test_accepts_options_of_real_models() -> None:
     ],
 )
 def test_calls_a_tool_when_asked_plainly(text: str, name: str, args: dict[str, object]) -> None:
-    """A plain request becomes a call with the arguments it gives."""
     reply = asked(text, get_weather, add, set_alarm, search_orders)
     assert [(call["name"], call["args"]) for call in reply.tool_calls] == [(name, args)]
     assert reply.text == ""
@@ -373,14 +353,12 @@ def test_calls_a_tool_when_asked_plainly(text: str, name: str, args: dict[str, o
     ],
 )
 def test_calls_no_tool_when_not_asked(text: str) -> None:
-    """Talk that asks for no tool gets the same reply as without tools."""
     reply = asked(text, get_weather, add)
     assert not reply.tool_calls
     assert reply.text == DemoChatModel().invoke(text).text
 
 
 def test_asks_for_a_missing_argument() -> None:
-    """A request that lacks an argument gets the question for it, and the answer completes it."""
     model = DemoChatModel().bind_tools([get_weather, set_alarm])
     question = HumanMessage("How is the weather?")
     reply = model.invoke([question])
@@ -416,7 +394,6 @@ def count_residents(city: str) -> str:
     ],
 )
 def test_uses_tools_without_being_told_their_names(question: str, name: str, argument: str) -> None:
-    """A question that a tool's description answers becomes its call."""
     [call] = asked(question, get_weather, get_opening_hours, count_residents, add).tool_calls
     assert (call["name"], [*call["args"].values()]) == (name, [argument])
 
@@ -425,13 +402,11 @@ def test_uses_tools_without_being_told_their_names(question: str, name: str, arg
     "text", ["What is the best city?", "Where is Paris?", "When do you close?"]
 )
 def test_a_chance_word_of_a_description_calls_nothing(text: str) -> None:
-    """A question that only shares a word with a description is no request."""
     reply = asked(text, get_weather, get_opening_hours, count_residents)
     assert not reply.tool_calls
 
 
 def test_says_like_a_person_what_a_tool_found() -> None:
-    """A bare result comes in a sentence, and a whole sentence as it is."""
     model = DemoChatModel().bind_tools([get_opening_hours])
     messages: list[BaseMessage] = [HumanMessage("When does the museum open?")]
     messages.append(reply := model.invoke(messages))
@@ -443,7 +418,6 @@ def test_says_like_a_person_what_a_tool_found() -> None:
 
 
 def test_answers_from_the_tool_result() -> None:
-    """After the tool's message the reply says what the tool said, or that it failed."""
     model = DemoChatModel().bind_tools([get_weather])
     messages: list[BaseMessage] = [HumanMessage("What is the weather in Paris?")]
     messages.append(reply := model.invoke(messages))
@@ -458,7 +432,6 @@ def test_answers_from_the_tool_result() -> None:
 
 
 def test_calls_several_named_tools_at_once() -> None:
-    """Tools that are all named are called in one reply, and both results are reported."""
     model = DemoChatModel().bind_tools([get_weather, add])
     messages: list[BaseMessage] = [
         HumanMessage("Use add with a 1 and b 2, and get_weather with city Oslo.")
@@ -472,7 +445,6 @@ def test_calls_several_named_tools_at_once() -> None:
 
 
 def test_tool_calls_are_deterministic() -> None:
-    """A call's id follows from the conversation: the same for the same, new as it goes on."""
     question = HumanMessage("What is the weather in Paris?")
     model = DemoChatModel().bind_tools([get_weather])
     first = model.invoke([question])
@@ -483,7 +455,6 @@ def test_tool_calls_are_deterministic() -> None:
 
 
 async def test_streams_tool_calls() -> None:
-    """A streamed call adds up to the one that invoke returns, non-ASCII text included."""
     model = DemoChatModel().bind_tools([get_weather])
     expected = model.invoke("What is the weather in 東京?")
     chunks = list(model.stream("What is the weather in 東京?"))
@@ -495,7 +466,6 @@ async def test_streams_tool_calls() -> None:
 
 
 def test_tool_choice() -> None:
-    """A forced call is made whatever the text; "none" forbids it; a wrong name is refused."""
     assert asked("Hello", get_weather, tool_choice="any").tool_calls[0]["args"] == {"city": "Hello"}
     assert asked("Hello", get_weather, tool_choice=True).tool_calls
     assert asked("Hello", get_weather, add, tool_choice="add").tool_calls[0]["args"] == {
@@ -513,7 +483,6 @@ def test_tool_choice() -> None:
 
 
 def test_runs_an_agent() -> None:
-    """LangChain's agent loop ends with an answer from the tool's result."""
     from langchain.agents import create_agent
 
     agent = create_agent(DemoChatModel(), [get_weather, add])

@@ -10,7 +10,6 @@ from memorystore_chat.tutorial import new_process
 
 
 def test_the_function_runs_in_another_process(capsys: pytest.CaptureFixture[str]) -> None:
-    """It has copies of what it uses, and what it prints is printed here."""
     word = "Grüße"
     new_process(lambda: print(word, os.getpid()))  # noqa: T201
     said, number = capsys.readouterr().out.split()
@@ -19,8 +18,6 @@ def test_the_function_runs_in_another_process(capsys: pytest.CaptureFixture[str]
 
 
 def test_a_failure_says_which(capsys: pytest.CaptureFixture[str]) -> None:
-    """What was printed before an error is shown, and the error's last line is in the message."""
-
     def fail() -> None:
         print("so far")  # noqa: T201
         connect("127.0.0.1:1", password="hunter2", timeout=0.2)
@@ -34,6 +31,5 @@ def test_a_failure_says_which(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_a_connection_is_not_copied(client: Client) -> None:
-    """A function that uses the notebook's own connection is refused with a TypeError."""
     with pytest.raises(TypeError, match=r"such as a connection\. Open it inside"):
         new_process(client.ping)

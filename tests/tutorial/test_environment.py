@@ -83,7 +83,6 @@ class Colab:
 def test_detects_googles_notebook_products(
     product: str, name: str, with_colab: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """VERTEX_PRODUCT decides, also where Colab's package is loaded."""
     monkeypatch.setenv("VERTEX_PRODUCT", product)
     if with_colab:
         Colab(monkeypatch)
@@ -93,7 +92,6 @@ def test_detects_googles_notebook_products(
 
 @pytest.mark.parametrize("product", ["", "SOMETHING_ELSE"])
 def test_detects_colab_and_local(product: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without a known product it is Colab where its package is loaded, and local elsewhere."""
     monkeypatch.setenv("VERTEX_PRODUCT", product)
     assert detect_environment() is Environment.LOCAL
     Colab(monkeypatch)
@@ -109,7 +107,6 @@ def test_without_a_project_the_tutorial_runs_offline(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """No project: it says so and changes nothing, in Colab too."""
     record = fake_gcloud(machine, "exit 0")
     stand_in = Colab(monkeypatch) if colab else None
     assert sign_in(project_id) is None
@@ -122,7 +119,6 @@ def test_without_a_project_the_tutorial_runs_offline(
 def test_signs_in_to_colab(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """In Colab the dialog opens for the project, which becomes that of the process."""
     colab = Colab(monkeypatch)
     assert sign_in("my-project") == "my-project"
     assert colab.calls == [(True, "my-project")]
@@ -134,7 +130,6 @@ def test_signs_in_to_colab(
 def test_finds_credentials_and_sets_gclouds_project(
     machine: Path, capsys: pytest.CaptureFixture[str], recwarn: pytest.WarningsRecorder
 ) -> None:
-    """With credentials and gcloud it says what it found and what it set, and no secret."""
     record = fake_gcloud(machine, "echo someone@example.com; echo someone@example.com >&2")
     assert sign_in("my-project") == "my-project"
     assert capsys.readouterr() == (
@@ -151,7 +146,6 @@ def test_finds_credentials_and_sets_gclouds_project(
 def test_takes_the_project_from_the_environment(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """GOOGLE_CLOUD_PROJECT is the default; without gcloud nothing is said of it."""
     monkeypatch.setenv("GOOGLE_CLOUD_PROJECT", "example.com:my-project")
     assert sign_in() == "example.com:my-project"
     assert said(capsys) == (
@@ -160,7 +154,6 @@ def test_takes_the_project_from_the_environment(
 
 
 def test_says_what_to_run_without_credentials(capsys: pytest.CaptureFixture[str]) -> None:
-    """Missing credentials are said with the command that makes them, and it goes on."""
     assert sign_in("my-project") == "my-project"
     assert said(capsys) == NO_CREDENTIALS
 
@@ -168,7 +161,6 @@ def test_says_what_to_run_without_credentials(capsys: pytest.CaptureFixture[str]
 def test_names_the_product_whose_credentials_are_missing(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """In Workbench the sentence says where it looked; Colab's dialog is not used there."""
     monkeypatch.setenv("VERTEX_PRODUCT", "WORKBENCH_INSTANCE")
     colab = Colab(monkeypatch)
     sign_in("my-project")
@@ -179,7 +171,6 @@ def test_names_the_product_whose_credentials_are_missing(
 def test_broken_credentials_count_as_none(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """A credentials file that cannot be read gets the same sentence, and is not shown."""
     file = tmp_path / "broken.json"
     file.write_text('{"type": "authorized_user", "refresh_token": "very-secret"')
     monkeypatch.setenv("GOOGLE_APPLICATION_CREDENTIALS", str(file))
@@ -190,7 +181,6 @@ def test_broken_credentials_count_as_none(
 def test_goes_on_without_google_auth(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Where google-auth is not installed it says how to install it, and goes on."""
     monkeypatch.setitem(sys.modules, "google.auth", None)
     assert sign_in("my-project") == "my-project"
     assert said(capsys) == (
@@ -214,7 +204,6 @@ def test_a_failing_gcloud_is_said(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """A gcloud that fails or hangs does not stop the tutorial; its output is not shown."""
     monkeypatch.setattr("memorystore_chat.tutorial.environment.GCLOUD_TIMEOUT", 0.3)
     fake_gcloud(machine, script.replace("sleep", "exec /bin/sleep"))
     assert sign_in("my-project") == "my-project"
@@ -227,7 +216,6 @@ def test_a_failing_gcloud_is_said(
 def test_a_gcloud_that_cannot_start_is_said(
     machine: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """A gcloud that is no program does not stop the tutorial either."""
     gcloud = machine / "gcloud"
     gcloud.write_text("#!/nonexistent/interpreter\n")
     gcloud.chmod(0o755)
@@ -237,7 +225,6 @@ def test_a_gcloud_that_cannot_start_is_said(
 
 @pytest.mark.parametrize("project_id", ["My Project", "-x", "--account=me", "a;b", 7])
 def test_refuses_what_is_no_project_id(project_id: object, machine: Path) -> None:
-    """A display name or an option of gcloud's is refused before anything is run."""
     record = fake_gcloud(machine, "exit 0")
     with pytest.raises(ValueError) as error:  # noqa: PT011
         sign_in(project_id)  # type: ignore[arg-type]

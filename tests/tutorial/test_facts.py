@@ -8,7 +8,6 @@ from servers import Cluster
 
 
 def test_standalone(client: redis.Redis, request: pytest.FixtureRequest) -> None:
-    """Product and version are the server's own."""
     facts = server_facts(client)
     expected = {"valkey9": "Valkey 9", "redis7": "Redis 7"}.get(request.node.callspec.id)
     if expected is not None:
@@ -19,14 +18,12 @@ def test_standalone(client: redis.Redis, request: pytest.FixtureRequest) -> None
 
 
 def test_cluster(valkey_cluster: Cluster) -> None:
-    """One node of a cluster answers for it."""
     with valkey_cluster.client() as client:
         facts = server_facts(client)
     assert (facts["product"], facts["mode"]) == ("Valkey", "cluster")
 
 
 def test_memory_limit(client: redis.Redis) -> None:
-    """A limit is shown in the largest unit that says it well."""
     client.config_set("maxmemory", "1500mb")
     try:
         assert server_facts(client)["memory limit"] == "1.6 GB"
@@ -50,7 +47,6 @@ def test_memory_limit(client: redis.Redis) -> None:
     ],
 )
 def test_what_happens_when_memory_is_full(client: redis.Redis, policy: str, meaning: str) -> None:
-    """The policy for eviction and what it means for sessions."""
     before = client.config_get("maxmemory-policy")["maxmemory-policy"]
     client.config_set("maxmemory-policy", policy)
     try:

@@ -57,7 +57,6 @@ def provider(request: pytest.FixtureRequest) -> Provider:
 def test_says_which_model_and_why(
     gemini: GeminiServer, provider: Provider, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """One line names the class, the model, the project, the location and the reason."""
     model = chat_model(provider=provider, **gemini.options(provider))
     named = {"vertexai": "ChatVertexAI", "google-genai": "ChatGoogleGenerativeAI"}[provider]
     assert type(model).__name__ == named
@@ -68,7 +67,6 @@ def test_says_which_model_and_why(
 
 
 def test_is_the_class_of_the_library(gemini: GeminiServer) -> None:
-    """What comes back is a ChatVertexAI, or a ChatGoogleGenerativeAI when that is asked for."""
     from langchain_google_genai import ChatGoogleGenerativeAI
     from langchain_google_vertexai import ChatVertexAI
 
@@ -77,7 +75,6 @@ def test_is_the_class_of_the_library(gemini: GeminiServer) -> None:
 
 
 def test_no_deprecation_warning_reaches_the_reader(gemini: GeminiServer) -> None:
-    """Making and calling ChatVertexAI warns of nothing, the first time and later."""
     models._vertexai_class.cache_clear()
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
@@ -87,7 +84,6 @@ def test_no_deprecation_warning_reaches_the_reader(gemini: GeminiServer) -> None
 
 
 def test_history_arrives_in_order_with_roles(gemini: GeminiServer, provider: Provider) -> None:
-    """The request body holds every message in order, under its role, and the reply uses them."""
     options = gemini.options(provider)
     model = chat_model(
         "gemini-other", project="p", location="europe-west1", provider=provider, **options
@@ -113,7 +109,6 @@ def test_history_arrives_in_order_with_roles(gemini: GeminiServer, provider: Pro
 
 
 async def test_streaming_and_async(gemini: GeminiServer, provider: Provider) -> None:
-    """Stream, ainvoke and astream get the same reply, streams in pieces."""
     model = chat_model(provider=provider, **gemini.options(provider))
     assert (await model.ainvoke(HISTORY)).text == "Your name is Ada."
     streamed = [chunk.text for chunk in model.stream(HISTORY)]
@@ -129,7 +124,6 @@ async def test_streaming_and_async(gemini: GeminiServer, provider: Provider) -> 
 async def test_tool_call_goes_out_and_result_comes_back(
     gemini: GeminiServer, provider: Provider, streaming: bool
 ) -> None:
-    """The tool is declared, its call is received, and its result is sent in the next request."""
     model = chat_model(provider=provider, **gemini.options(provider)).bind_tools([get_weather])
     messages: list[BaseMessage] = [HumanMessage("What is the weather in Paris?")]
     if streaming:
@@ -183,7 +177,6 @@ REFUSALS = {
 async def test_refusals_say_the_next_step(
     gemini: GeminiServer, provider: Provider, refusal: tuple[int, str], way: str
 ) -> None:
-    """What Google Cloud refuses becomes a sentence with the next step, Google's error its cause."""
     model = chat_model(provider=provider, max_retries=1, **gemini.options(provider))
     gemini.refuse(*refusal)
     with pytest.raises(ChatModelError) as error:
@@ -218,7 +211,6 @@ def test_a_full_context_keeps_its_own_error(gemini: GeminiServer) -> None:
 
 
 def test_refused_calls_are_not_repeated_for_long(gemini: GeminiServer) -> None:
-    """ChatVertexAI tries a refused call twice, unless max_retries says otherwise."""
     gemini.refuse(403, "PERMISSION_DENIED", times=2)
     model = chat_model(
         wait_exponential_kwargs={"min": 0.0, "max": 0.0}, **gemini.options("vertexai")
@@ -231,7 +223,6 @@ def test_refused_calls_are_not_repeated_for_long(gemini: GeminiServer) -> None:
 def test_missing_credentials_say_how_to_sign_in(
     provider: Provider, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    """Without credentials the first call says how to sign in."""
     monkeypatch.setenv("NO_GCE_CHECK", "true")
     monkeypatch.setenv("CLOUDSDK_CONFIG", str(tmp_path))
     model = chat_model(project="my-project", provider=provider)
@@ -241,7 +232,6 @@ def test_missing_credentials_say_how_to_sign_in(
 
 
 def test_nothing_listening(provider: Provider) -> None:
-    """An endpoint that nobody serves is an error with a next step too."""
     with GeminiServer() as gone:
         options = gone.options(provider)
     model = chat_model(project="my-project", provider=provider, max_retries=1, **options)
@@ -252,7 +242,6 @@ def test_nothing_listening(provider: Provider) -> None:
 
 
 def test_options_reach_the_client(gemini: GeminiServer, provider: Provider) -> None:
-    """A private endpoint, credentials and the model's own options go to the client as they are."""
     from google.oauth2.credentials import Credentials
 
     options = gemini.options(provider) | {"credentials": Credentials("mine")}
@@ -264,7 +253,6 @@ def test_options_reach_the_client(gemini: GeminiServer, provider: Provider) -> N
 
 
 def test_errors_hold_no_token(gemini: GeminiServer, provider: Provider) -> None:
-    """Neither the sentence nor the model's repr shows the credentials."""
     from google.oauth2.credentials import Credentials
 
     option = "api_endpoint" if provider == "vertexai" else "base_url"
@@ -310,7 +298,6 @@ def text_block(text: str) -> dict[str, str]:
 async def test_empty_turns_are_mended(
     gemini: GeminiServer, provider: Provider, empty: BaseMessage, sent: list[str], way: str
 ) -> None:
-    """A session that holds an empty turn is answered, whatever left it there."""
     model = chat_model(provider=provider, max_retries=1, **gemini.options(provider))
     conversation = [
         HumanMessage("One."),
@@ -394,7 +381,6 @@ async def test_refused_conversation_says_what_it_holds(
     fault: str,
     way: str,
 ) -> None:
-    """HTTP 400 names the message and the way to mend it, in no case "run this again"."""
     model = chat_model(provider=provider, max_retries=1, **gemini.options(provider))
     with pytest.raises(ChatModelError) as error:
         await _call(model, way, conversation)
@@ -408,7 +394,6 @@ async def test_refused_conversation_says_what_it_holds(
 
 
 def test_other_refusal_is_not_to_be_repeated(gemini: GeminiServer, provider: Provider) -> None:
-    """If the conversation is in order, the sentence of Google says what is not."""
     model = chat_model(provider=provider, max_retries=1, **gemini.options(provider))
     gemini.refuse(400, "INVALID_ARGUMENT", "Unsupported option.", times=2)
     with pytest.raises(ChatModelError) as error:

@@ -60,7 +60,6 @@ def plain(gemini: GeminiServer, provider: str) -> BaseChatModel:
 def test_accepts_what_gemini_accepts(
     gemini: GeminiServer, provider: str, messages: list[BaseMessage]
 ) -> None:
-    """Turns of users and models, and calls with their responses, are answered."""
     assert plain(gemini, provider).invoke(messages).text
 
 
@@ -77,7 +76,6 @@ def test_accepts_what_gemini_accepts(
 def test_refuses_what_gemini_refuses(
     gemini: GeminiServer, provider: str, messages: list[BaseMessage], words: str
 ) -> None:
-    """HTTP 400 in Gemini's words, whichever client asks."""
     with pytest.raises(Exception) as error:  # noqa: PT011
         plain(gemini, provider).invoke(messages)
     assert words in str(error.value)
@@ -98,7 +96,6 @@ def test_refuses_what_gemini_refuses(
     ],
 )
 def test_refuses_malformed_turns(contents: list[dict[str, Any]], words: str) -> None:
-    """Missing contents, unknown roles, turns without parts and responses without calls."""
     assert gemini_rules.refusal(contents) == words
 
 
@@ -109,6 +106,5 @@ def test_empty_answer_makes_a_session_unusable_without_help(gemini: GeminiServer
 
 
 def test_options_send_no_credentials() -> None:
-    """ChatVertexAI gets anonymous credentials, so none of the machine's are looked for."""
     with GeminiServer() as server:
         assert isinstance(server.options("vertexai")["credentials"], AnonymousCredentials)

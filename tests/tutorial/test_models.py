@@ -22,7 +22,6 @@ def test_without_a_project_it_is_the_demo_model(
     no_project: None,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """No project means the demo model, and one line says so and why."""
     model = chat_model("gemini-any", project=project, temperature=0)
     assert isinstance(model, DemoChatModel)
     assert said(capsys) == (
@@ -32,7 +31,6 @@ def test_without_a_project_it_is_the_demo_model(
 
 
 def test_refuses_an_unknown_provider(no_project: None) -> None:
-    """A provider that is not known is refused, project or not."""
     with pytest.raises(ValueError) as error:  # noqa: PT011
         chat_model(provider="openai")  # type: ignore[arg-type]
     assert str(error.value) == "provider must be 'vertexai' or 'google-genai', not 'openai'."
@@ -48,7 +46,6 @@ def test_names_the_missing_library(
     no_project: None,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """A provider whose library is not installed names the command that installs it."""
     from memorystore_chat.tutorial import models
 
     monkeypatch.setitem(sys.modules, library.replace("-", "_"), None)
@@ -60,7 +57,6 @@ def test_names_the_missing_library(
 
 
 def test_importing_brings_no_google_library() -> None:
-    """The module loads neither a Google client nor LangChain beyond its core."""
     code = (
         "import sys, memorystore_chat.tutorial.models, memorystore_chat.tutorial.environment;"
         "print([name for name, module in sys.modules.items() if name.split('.')[0] in"

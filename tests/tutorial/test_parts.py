@@ -54,13 +54,11 @@ BLOCKS = st.fixed_dictionaries(
 @settings(max_examples=150, deadline=None)
 @given(content=st.lists(st.text(max_size=20) | BLOCKS, max_size=4))
 def test_any_content_block_can_be_shown(content: list[Any]) -> None:
-    """Blocks of any shape, known or not, are shown and never raise."""
     assert plain(AIMessage(content))
     assert page(AIMessage(content)).text.startswith("AI")
 
 
 def test_tool_calls_are_folded_with_their_arguments() -> None:
-    """A call shows its name; unfolded, its arguments as JSON, indented when long."""
     found = page(
         AIMessage(
             "",
@@ -77,7 +75,6 @@ def test_tool_calls_are_folded_with_their_arguments() -> None:
 
 
 def test_a_broken_tool_call_shows_what_the_model_wrote() -> None:
-    """Arguments that were no JSON are shown with the parser's complaint."""
     bad = {"name": "t", "args": '{"city', "id": "1", "error": "cut", "type": "invalid_tool_call"}
     found = page(AIMessage("", invalid_tool_calls=[bad]))
     assert found.summaries == ["Invalid tool call: t"]
@@ -93,7 +90,6 @@ def test_a_call_is_shown_once() -> None:
 
 
 def test_arguments_that_json_cannot_hold() -> None:
-    """Objects are named without their address, sets sorted, loops admitted."""
     loop: dict[str, Any] = {}
     loop["self"] = loop
     args: list[dict[str, Any]] = [
@@ -114,7 +110,6 @@ def test_arguments_that_json_cannot_hold() -> None:
 
 
 def test_reasoning_is_folded() -> None:
-    """What a model thought is there for those who look."""
     found = page(
         AIMessage(
             [
@@ -132,7 +127,6 @@ def test_reasoning_is_folded() -> None:
 @pytest.mark.parametrize("kind", ["png", "gif", "jpeg", "webp"])
 @pytest.mark.parametrize("shape", ["openai", "langchain", "anthropic", "genai", "bytes"])
 def test_images_inside_the_message_are_shown(kind: str, shape: str) -> None:
-    """PNG, GIF, JPEG and WebP data are shown, whichever provider's block holds them."""
     data = {"png": PNG, "gif": GIF, "jpeg": JPEG, "webp": WEBP}[kind]
     mime = f"image/{kind}"
     blocks: dict[str, dict[str, Any]] = {
@@ -193,7 +187,6 @@ def test_images_inside_the_message_are_shown(kind: str, shape: str) -> None:
     ],
 )
 def test_other_images_are_named(block: dict[str, Any], label: str) -> None:
-    """Addresses are not loaded; SVG, disguises, broken and large data are not shown."""
     found = page(HumanMessage([block]))
     assert found.images == []
     assert found.text == f"Human {label}"
@@ -221,12 +214,10 @@ def test_other_images_are_named(block: dict[str, Any], label: str) -> None:
     ],
 )
 def test_audio_video_and_files_are_named(block: dict[str, Any], label: str) -> None:
-    """What cannot be read here says what it is and how large."""
     assert plain(HumanMessage([block])) == f"Human  [{label}]"
 
 
 def test_unknown_blocks_are_folded() -> None:
-    """A block of a kind nobody has heard of is shown as its JSON."""
     found = page(HumanMessage([{"type": "hologram", "z": 1}, {"z": 2}]))
     assert found.summaries == ["Block: hologram", "Block: no type"]
     assert found.folded == '{"type": "hologram", "z": 1}{"z": 2}'
@@ -279,7 +270,6 @@ def test_unknown_blocks_are_folded() -> None:
     ],
 )  # fmt: skip
 def test_an_answer_without_text_shows_what_there_is(message: AIMessage, shown: str) -> None:
-    """Refusals, old function calls, what was said aloud, and the reason if it was cut off."""
     assert plain(message) == f"AI  {shown}"
     found = page(message)
     for word in re.findall(r"\w+", shown):
@@ -305,7 +295,6 @@ def test_a_function_call_is_shown_once() -> None:
     ids=["keys", "elements", "nested", "set"],
 )
 def test_a_huge_argument_is_bounded_before_it_is_written(value: Any) -> None:
-    """Of a million items the beginning is written as JSON, and that there are more."""
     text = _parts._json(value)
     assert len(text) < 100_000
     assert "more" in text
@@ -314,7 +303,6 @@ def test_a_huge_argument_is_bounded_before_it_is_written(value: Any) -> None:
 
 
 def test_of_a_million_blocks_the_first_are_looked_at() -> None:
-    """Three hundred parts of a message are shown, whatever it holds."""
     message = AIMessage(["x"] * 1_000_000)
     assert page(message).text.endswith("More parts are not shown.")
     assert plain(message).endswith("[More parts are not shown]")

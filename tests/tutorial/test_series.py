@@ -15,7 +15,6 @@ from memorystore_chat.tutorial import checks, key_prefix, picture
 
 @pytest.mark.parametrize("name", ["turn", "list", "life", "loop", "threads", "cluster"])
 def test_picture_is_a_png_with_words(name: str) -> None:
-    """Each picture shows itself as a PNG, and says in words what it shows."""
     shown = picture(name)
     data, metadata = shown._repr_png_(), shown._repr_mimebundle_()[1]
     assert (data[0] if isinstance(data, tuple) else data)[:4].startswith("iVBO")
@@ -23,7 +22,6 @@ def test_picture_is_a_png_with_words(name: str) -> None:
 
 
 def test_unknown_picture_is_refused() -> None:
-    """A picture that does not exist is refused with those that do."""
     with pytest.raises(ValueError, match="there are turn, list"):
         picture("map")
 
@@ -31,7 +29,6 @@ def test_unknown_picture_is_refused() -> None:
 def test_prefix_stays_with_a_kernel_and_is_shared_with_none(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A kernel keeps its prefix; another at the same time gets another, and it is free later."""
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     monkeypatch.setenv("TMPDIR", str(tmp_path))
     mine = key_prefix("prefixtest")
@@ -56,7 +53,6 @@ def history(client: Client, key_prefix: str) -> MemorystoreChatMessageHistory:
 
 
 def test_hints_grow_and_begin_anew_when_solved(history: MemorystoreChatMessageHistory) -> None:
-    """Each failed try brings the next hint, the last one stays, and a solution starts over."""
     said = [str(checks.check_turn(history)) for _ in range(4)]
     assert len(set(said)) == 3
     assert said[2] == said[3]
@@ -80,12 +76,10 @@ def test_hints_grow_and_begin_anew_when_solved(history: MemorystoreChatMessageHi
     ],
 )
 def test_usual_mistakes_get_a_hint_of_their_own(text: str, problem: str) -> None:
-    """A wrong endpoint is told apart from none, and nothing raises."""
     assert re.search(problem, str(checks.check_endpoint(text)))
     checks._failed.clear()
 
 
 @pytest.mark.parametrize("text", ["valkeys://10.1.2.3:6379", "rediss://10.1.2.3"])
 def test_every_right_answer_is_taken(text: str) -> None:
-    """Both spellings of TLS solve the exercise."""
     assert checks.check_endpoint(text).startswith("Solved.")

@@ -18,11 +18,12 @@ class Session:
 
 
 SESSIONS = [Session("ada", 4, 86400.0), Session("東京", 1200)]
+ROWS = [dataclasses.asdict(session) for session in SESSIONS]
+HEADINGS = {"session_id": "session id", "messages": "messages", "ttl": "ttl"}
 
 
 def test_a_table_in_a_terminal() -> None:
-    """Columns line up, also with wide characters; numbers are flush right."""
-    assert str(table(SESSIONS, title="Sessions")).split("\n") == [
+    assert str(Table(SESSIONS, HEADINGS, title="Sessions")).split("\n") == [
         "Sessions",
         "",
         "session id  messages    ttl",
@@ -33,8 +34,7 @@ def test_a_table_in_a_terminal() -> None:
 
 
 def test_a_table_in_a_notebook() -> None:
-    """A real table: caption, column headers and row headers that say what they head."""
-    found = Page(table(SESSIONS, title="Sessions"))
+    found = Page(Table(SESSIONS, HEADINGS, title="Sessions"))
     assert found.text == "Sessionssession idmessagesttlada486400東京1200-"
     assert found.tags["caption"] == 1
     assert found.html.count('<th scope="col"') == 3
@@ -43,19 +43,14 @@ def test_a_table_in_a_notebook() -> None:
 
 
 def test_a_table_is_its_rows() -> None:
-    """The records stay at hand: indexed, sliced, counted, iterated."""
-    shown = table(SESSIONS, formats={"ttl": str})
+    shown = table(iter(ROWS))
     assert isinstance(shown, Table)
-    assert len(shown) == 2
-    assert shown[0] is SESSIONS[0]
-    assert list(shown[:1]) == SESSIONS[:1]
-    assert [row.messages for row in shown] == [4, 1200]
-    assert sum(1 for _ in table(iter(SESSIONS))) == 2
+    assert shown == ROWS
+    assert str(shown) == str(Table(SESSIONS, HEADINGS))
 
 
 def test_columns_are_chosen_named_and_formatted() -> None:
-    """Columns select and order fields, give headings; formats write values."""
-    shown = table(
+    shown = Table(
         SESSIONS,
         {"ttl": "expires in", "session_id": "session"},
         formats={"ttl": lambda s: "never" if s is None else f"{s / 3600:.0f} h"},
@@ -66,11 +61,9 @@ def test_columns_are_chosen_named_and_formatted() -> None:
         "      24 h  ada",
         "     never  東京",
     ]
-    assert str(table(SESSIONS, ["session_id"])).split("\n")[2:] == ["ada", "東京"]
 
 
 def test_values_are_written_for_people() -> None:
-    """None, booleans, floats, times and long texts have one form each."""
     when = datetime(2026, 1, 2, 3, 4, 5, 678, tzinfo=UTC)
     values = [None, True, False, 0.1 + 0.2, when, "x" * 201, "two\nlines", b"raw"]
     cells = str(table([{"v": value} for value in values])).split("\n")[2:]
@@ -87,21 +80,17 @@ def test_values_are_written_for_people() -> None:
 
 
 def test_rows_may_lack_fields() -> None:
-    """A field that only some rows have is a gap in the others."""
-    assert str(table([{"a": 1}, {"b": 2}], ["a", "b"])).split("\n")[2:] == ["1  -", "-  2"]
+    assert str(table([{"a": 1, "b": 2}, {"a": 3}])).split("\n")[2:] == ["1  2", "3  -"]
 
 
 def test_an_empty_table_says_so() -> None:
-    """No rows is a sentence of the caller's choice."""
     assert str(table([])) == "No rows."
-    assert (
-        str(table([], ["a"], title="Sessions", empty="No sessions.")) == "Sessions\n\nNo sessions."
-    )
-    assert Page(table([], title="Sessions", empty="None <yet>.")).text == "SessionsNone <yet>."
+    named: Table[object] = Table([], {}, title="Sessions", empty="None <yet>.")
+    assert str(named) == "Sessions\n\nNone <yet>."
+    assert Page(named).text == "SessionsNone <yet>."
 
 
 def test_a_large_table_is_cut_in_sight_only() -> None:
-    """Two hundred rows are shown, the others counted and kept."""
     shown = table([{"n": n} for n in range(1_234)])
     found = Page(shown)
     assert found.tags["tr"] == 201
@@ -111,55 +100,28 @@ def test_a_large_table_is_cut_in_sight_only() -> None:
 
 
 @pytest.mark.parametrize(
-    ("call", "kind", "message"),
+    ("given", "message"),
     [
-        (
-            lambda: table(3),  # type: ignore[arg-type]
-            TypeError,
-            "takes a list of mappings or dataclasses, not int",
-        ),
-        (lambda: table({"a": 1}), TypeError, "mappings or dataclass instances; row 0 is str"),
-        (lambda: table([Session]), TypeError, "row 0 is the class Session"),
-        (lambda: table([{"a": 1}], "a"), TypeError, "not the string 'a'"),
-        (
-            lambda: table([{"a": 1}], ["b"]),
-            ValueError,
-            "names 'b', which no row has; the first row has 'a'",
-        ),
-        (
-            lambda: table(SESSIONS, ["id"]),
-            ValueError,
-            "the first row has 'session_id', 'messages', 'ttl'",
-        ),
-        (lambda: table([{"a": 1}], []), ValueError, "columns is empty"),
-        (lambda: table([{}]), ValueError, "columns is empty"),
-        (
-            lambda: table([{"a": 1}], formats={"b": str}),
-            ValueError,
-            "formats names 'b', which is not a column; the columns are 'a'",
-        ),
+        (3, "takes a list of mappings, not a int"),
+        ({"a": 1}, "takes mappings with fields; row 0 is a str"),
+        ([{"a": 1}, Session], "row 1 is a type"),
+        ([{}], "row 0 is a dict"),
     ],
 )
-def test_what_is_not_a_table_is_refused(call: Any, kind: type[Exception], message: str) -> None:
-    """The error says what was given and what is accepted."""
-    with pytest.raises(kind) as error:
-        call()
-    assert message in str(error.value)
+def test_what_is_not_a_table_is_refused(given: Any, message: str) -> None:
+    with pytest.raises(TypeError, match=message):
+        table(given)
 
 
 def test_a_wide_table_is_bounded() -> None:
-    """Thirty columns are shown, a megabyte at most, and the rest is counted."""
     rows = [{f"column {n}": "<" * 200 for n in range(300)}] * 200
     shown = table(rows)
     assert len(shown._repr_html_()) < 1_020_000
     assert len(str(shown)) < 220_000
     for text in (Page(shown).text, str(shown)):
-        assert "270 more columns are not shown." in text
         assert "more rows are not shown." in text
-    assert len(shown[0]) == 300
 
 
 def test_only_long_words_may_break() -> None:
-    """A short word stays whole in a narrow window; one of 25 characters need not."""
     html = table([{"a": "x" * 24, "b": "x" * 25}])._repr_html_()
     assert html.count("overflow-wrap:anywhere") == 1

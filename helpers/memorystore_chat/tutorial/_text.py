@@ -77,20 +77,6 @@ def fitting(pieces: Iterable[str], limit: int) -> list[str]:
     return fitting
 
 
-def titled(title: str | None, *lines: str) -> str:
+def titled(title: str, *lines: str) -> str:
     """Lines below a title, if there is one."""
     return "\n".join([title, "", *lines] if title else lines)
-
-
-def checked_title(title: str | None) -> str | None:
-    """A title as one line; raises a TypeError if it is no text."""
-    if title is not None and not isinstance(title, str):
-        raise TypeError(f"title must be a string or None, not {kind(title)}")
-    return line(title) or None if title else None
-
-
-def kind(value: object) -> str:
-    """What a value is, for an error's text."""
-    if isinstance(value, type):
-        return f"the class {value.__name__}"
-    return "None" if value is None else type(value).__name__

@@ -7,22 +7,21 @@ reads without a kernel, and as widgets, which hide the HTML for as long as they 
 import hashlib
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from html import escape
 from typing import Any
 
-from langchain_core.chat_history import BaseChatMessageHistory
-from langchain_core.language_models import BaseChatModel
 from langchain_core.messages import AIMessage, BaseMessage, HumanMessage
 
 from memorystore_chat._checks import type_name
 from memorystore_chat._extras import require
 from memorystore_chat.errors import MemorystoreChatError
+from memorystore_chat.history import MemorystoreChatMessageHistory
 from memorystore_chat.sessions.report import counted
 from memorystore_chat.tutorial._parts import summary
 from memorystore_chat.tutorial.conversation import transcript
-from memorystore_chat.tutorial.tables import table
+from memorystore_chat.tutorial.tables import Table
 
 _SHOWN = 8  # elements of the session's list; the older ones are counted
 _SETTLE = 1.0  # seconds between a text and the key or click that sends it
@@ -38,13 +37,10 @@ class ChatBox:
         error: What the last question ended in, if not in an answer; its stack says where.
     """
 
-    def __init__(
-        self, reply: Reply, history: BaseChatMessageHistory, suggestions: Sequence[str]
-    ) -> None:
+    def __init__(self, reply: Reply, history: MemorystoreChatMessageHistory) -> None:
         self.error: BaseException | None = None
         self._reply = reply
         self._history = history
-        self._suggestions = list(suggestions)
         self._said: list[BaseMessage] = []
         self._note = self._stored = ""
         self._one_turn = threading.Lock()
@@ -65,11 +61,7 @@ class ChatBox:
         return f'<div class="{self._name}" style="{_COLUMNS}">{conversation}{stored}</div>'
 
     def _ipython_display_(self) -> None:
-        ipython: Any = require("IPython", install="ipython")
-        display = ipython.display.display
-        if getattr(ipython.get_ipython(), "kernel", None) is None:  # a terminal has no widgets
-            print(self)  # noqa: T201
-            return
+        display = require("IPython.display", install="ipython").display
         handle = display(self._static(), raw=True, display_id=True)
         self._views.append(lambda: handle.update(self._static(), raw=True))
         try:
@@ -91,19 +83,11 @@ class ChatBox:
         send = widgets.Button(description="Send", button_style="primary")
         send.layout = layout(width="5em")
         _Field(typed, send, self._ask)
-        buttons = {
-            text: widgets.Button(description=text, tooltip=text, layout=layout(width="auto"))
-            for text in self._suggestions
-        }
-        chips = widgets.HBox(layout=layout(flex_flow="row wrap"))
 
         def show() -> None:
             conversation.value = self._conversation()
             stored.value = f"<style>{self._style}</style>{self._stored}"
-            chips.children = [buttons[text] for text in self._suggestions]
 
-        for text, button in buttons.items():
-            button.on_click(lambda _, text=text: self._ask(text))
         self._views.append(show)
         show()
         # From the bottom up, so that the newest message stays in sight.
@@ -111,7 +95,7 @@ class ChatBox:
         scrolled.layout = layout(
             display="flex", flex_flow="column-reverse", max_height="26em", overflow="auto"
         )
-        left = widgets.VBox([scrolled, widgets.HBox([typed, send]), chips])
+        left = widgets.VBox([scrolled, widgets.HBox([typed, send])])
         left.layout = layout(flex="1 1 17em")
         right = widgets.VBox([stored], layout=layout(flex="1 1 14em"))
         box = widgets.HBox([left, right])
@@ -126,13 +110,19 @@ class ChatBox:
             return False
         self.error, self._note = None, "The bot is thinking ..."
         self._said.append(HumanMessage(text))
-        self._suggestions = [other for other in self._suggestions if other != text]
         self._show()
         self._worker.submit(self._turn, text).add_done_callback(self._finish)
         return True
 
     def _turn(self, text: str) -> tuple[AIMessage, str]:
-        return _answer(self._reply(text)), self._list_on_the_server()
+        answer = self._reply(text)
+        if not isinstance(answer, str | AIMessage):
+            raise TypeError(
+                f"the function for the answers returned a {type_name(answer)}; it should return "
+                "text or an AIMessage"
+            )
+        said = AIMessage(answer) if isinstance(answer, str) else answer
+        return said, self._list_on_the_server()
 
     def _finish(self, turn: Future[tuple[AIMessage, str]]) -> None:
         try:
@@ -162,15 +152,15 @@ class ChatBox:
     def _list_on_the_server(self) -> str:
         """The newest elements of the session's list, and how many there are."""
         newest = self._history.messages[-_SHOWN:]
-        count = len(self._history) if hasattr(self._history, "__len__") else len(newest)
-        first = count - len(newest)
+        count = len(self._history)
         rows = [
-            {"": first + n, "type": message.type, "content": summary(message)}
-            for n, message in enumerate(newest)
+            {"": index, "type": message.type, "content": summary(message)}
+            for index, message in enumerate(newest, count - len(newest))
         ]
-        name = getattr(self._history, "key", "The session")
-        title = f"{name}: a list of {counted(count, 'element')} on the server"
-        return table(rows, title=title, empty="Nothing is stored yet.")._repr_html_()
+        title = f"{self._history.key}: a list of {counted(count, 'element')} on the server"
+        columns = {name: name for name in ("", "type", "content")}
+        shown = Table(rows, columns, title=title, empty="Nothing is stored yet.")
+        return shown._repr_html_()
 
     @property
     def _style(self) -> str:
@@ -183,8 +173,7 @@ class ChatBox:
 
     @property
     def _name(self) -> str:
-        key = str(getattr(self._history, "key", ""))
-        return f"chat-box-{hashlib.sha256(key.encode()).hexdigest()[:8]}"
+        return f"chat-box-{hashlib.sha256(self._history.key.encode()).hexdigest()[:8]}"
 
 
 class _Field:
@@ -237,12 +226,7 @@ class _Field:
                 self._typed.value = ""
 
 
-def chat_box(
-    reply: Reply | BaseChatModel,
-    history: BaseChatMessageHistory,
-    *,
-    suggestions: Sequence[str] = (),
-) -> ChatBox:
+def chat_box(reply: Reply, history: MemorystoreChatMessageHistory) -> ChatBox:
     """A box to chat in, with the session's list on the server beside it.
 
     A cell that shows a box does not wait for you. What is saved in the notebook is the
@@ -250,10 +234,8 @@ def chat_box(
 
     Args:
         reply: A function that takes what the reader typed, stores the turn in ``history`` and
-            returns the answer: text, a message, or an agent's result. Or a chat model, which is
-            then asked with all messages of ``history``, and the turn is stored for it.
+            returns the answer: text, or an `AIMessage`.
         history: The session to show; what it holds already is the beginning of the conversation.
-        suggestions: Things to say, each a button.
 
     Returns:
         The box, which shows itself at the end of a cell.
@@ -262,51 +244,19 @@ def chat_box(
         TypeError: An argument is not of its kind.
 
     Example:
-        >>> from memorystore_chat import DemoChatModel, MemorystoreChatMessageHistory, connect
-        >>> client = connect("embedded")
-        >>> history = MemorystoreChatMessageHistory(client, session_id="docs-box")
-        >>> chat_box(DemoChatModel(), history, suggestions=["Hi! My name is Ada."])
+        >>> from memorystore_chat import MemorystoreChatMessageHistory, connect
+        >>> history = MemorystoreChatMessageHistory(connect("embedded"), session_id="docs-box")
+        >>> chat_box(lambda text: f"You said: {text}", history)
         No messages yet.
     """
-    if not isinstance(history, BaseChatMessageHistory):
+    if not isinstance(history, MemorystoreChatMessageHistory):
         raise TypeError(
             f"history is a {type_name(history)}; it takes a chat message history, such as "
             "MemorystoreChatMessageHistory(client, session_id)."
         )
-    if isinstance(suggestions, str) or not all(isinstance(text, str) for text in suggestions):
-        raise TypeError("suggestions takes a list of texts, such as ['What is my name?'].")
-    if isinstance(reply, BaseChatModel):
-        reply = _with_memory(reply, history)
-    elif not callable(reply):
+    if not callable(reply):
         raise TypeError(
-            f"reply is a {type_name(reply)}; it takes a chat model, or a function from a question "
-            "to its answer, such as lambda text: chain.invoke(text)."
+            f"reply is a {type_name(reply)}; it takes a function from a question to its answer, "
+            "such as lambda text: chain.invoke(text).text."
         )
-    return ChatBox(reply, history, suggestions)
-
-
-def _with_memory(model: BaseChatModel, history: BaseChatMessageHistory) -> Reply:
-    """One turn of a model: load the past, ask, save question and answer together."""
-
-    def reply(text: str) -> AIMessage:
-        question = HumanMessage(text)
-        answer = model.invoke([*history.messages, question])
-        history.add_messages([question, answer])
-        return answer
-
-    return reply
-
-
-def _answer(result: object) -> AIMessage:
-    if isinstance(result, Mapping) and result.get("messages"):  # an agent's state
-        result = result["messages"][-1]
-    if isinstance(result, AIMessage):
-        return result
-    if isinstance(result, BaseMessage):
-        return AIMessage(result.content)
-    if not isinstance(result, str):
-        raise TypeError(
-            f"the function for the answers returned a {type_name(result)}; it should return text "
-            "or a message"
-        )
-    return AIMessage(result)
+    return ChatBox(reply, history)

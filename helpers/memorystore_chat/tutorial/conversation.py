@@ -12,15 +12,14 @@ from itertools import islice
 
 from langchain_core.messages import AIMessage, BaseMessage, ChatMessage, ToolMessage
 
+from memorystore_chat._checks import type_name
 from memorystore_chat.tutorial._parts import Part, parts
 from memorystore_chat.tutorial._text import (
     HTML_LIMIT,
     NO_MATH,
     PLAIN_LIMIT,
-    checked_title,
     columns_of,
     fitting,
-    kind,
     line,
     titled,
     visible,
@@ -70,15 +69,16 @@ class Transcript:
         if isinstance(messages, BaseMessage | str | bytes) or not isinstance(messages, Iterable):
             raise TypeError(
                 "transcript() takes a list of LangChain messages, such as history.messages, "
-                f"not {kind(messages)}"
+                f"not a {type_name(messages)}"
             )
         self._messages = tuple(messages)
         for index, message in enumerate(self._messages):
             if not isinstance(message, BaseMessage):
-                raise TypeError(
-                    f"transcript() takes LangChain messages; element {index} is {kind(message)}"
-                )
-        self._title = checked_title(title)
+                given = f"element {index} is a {type_name(message)}"
+                raise TypeError(f"transcript() takes LangChain messages; {given}")
+        if title is not None and not isinstance(title, str):
+            raise TypeError(f"title must be a string or None, not a {type_name(title)}")
+        self._title = line(title or "")
 
     def __str__(self) -> str:
         if not self._messages:

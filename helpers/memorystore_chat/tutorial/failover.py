@@ -11,7 +11,7 @@ from langchain_core.messages import AIMessage, HumanMessage
 from memorystore_chat._extras import require
 from memorystore_chat.history import MemorystoreChatMessageHistory
 from memorystore_chat.local import practice
-from memorystore_chat.tutorial.pictures import shown
+from memorystore_chat.tutorial.pictures import plot, shown
 
 _kept: list[practice.Cluster] = []
 
@@ -68,10 +68,7 @@ class FailOver:
     def plot(self) -> Any:
         """Draw the milliseconds of each turn: a picture, which shows itself in a notebook."""
         ticker = require("matplotlib.ticker", install="matplotlib")
-        page = require("matplotlib.figure", install="matplotlib").Figure(
-            figsize=(9, 4.2), facecolor="white", layout="constrained"
-        )
-        axes = page.subplots()
+        axes = plot(4.2)
         turns = range(1, len(self.seconds) + 1)
         longest = max(self.seconds)
         axes.plot(turns, [1000 * took for took in self.seconds], color="#1a73e8", linewidth=2)
@@ -92,7 +89,7 @@ class FailOver:
             fontsize=14,
             weight="bold",
         )
-        return shown(page, f"Milliseconds of each turn: flat, one spike, flat. {self}")
+        return shown(axes.figure, f"Milliseconds of each turn: flat, one spike, flat. {self}")
 
 
 def fail_over(

@@ -1,5 +1,6 @@
 """The pictures of the series, drawn when they are asked for: `picture`."""
 
+from collections.abc import Callable
 from io import BytesIO
 from typing import Any
 
@@ -48,8 +49,7 @@ class _Canvas:
             self.text(at[0], at[1], text, fontsize=11.5)
 
 
-def _turn() -> Any:
-    page = _Canvas(46)
+def _turn(page: _Canvas) -> str:
     page.box(3, 12, 24, 22, "Your program\nload, ask, save", BLUE)
     page.box(70, 27, 27, 15, "Memorystore\none list a session", GREEN)
     page.box(70, 4, 27, 15, "Model\nDemoChatModel or Gemini", AMBER)
@@ -57,15 +57,13 @@ def _turn() -> Any:
     page.arrow((27, 17), (70, 12), "2  ask, with the conversation", at=(50, 10.2))
     page.arrow((27, 26.5), (70, 31), "3  save question and answer (one write)", at=(48, 24.6))
     page.text(50, 2, "Two round trips a turn, however long the conversation is.", fontsize=12)
-    return shown(
-        page.figure,
+    return (
         "Your program loads the conversation from Memorystore, asks the model with it, and saves "
-        "question and answer together: two round trips to Memorystore a turn.",
+        "question and answer together: two round trips to Memorystore a turn."
     )
 
 
-def _list() -> Any:
-    page = _Canvas(34)
+def _list(page: _Canvas) -> str:
     page.text(50, 31, "key  chat:ada", weight="bold", fontsize=14)
     kinds = (("human", BLUE), ("ai", AMBER), ("human", BLUE), ("ai", AMBER))
     words = (
@@ -84,15 +82,13 @@ def _list() -> Any:
             page.arrow((x - 4, 18.5), (x, 18.5))
     page.text(14, 3.5, "oldest", fontsize=12)
     page.text(96, 3.5, "newest: an append goes here", fontsize=12, ha="right")
-    return shown(
-        page.figure,
+    return (
         "A session is one list on the server. Its elements are the messages, the oldest first; an "
-        "append adds to the end.",
+        "append adds to the end."
     )
 
 
-def _life() -> Any:
-    page = _Canvas(34)
+def _life(page: _Canvas) -> str:
     page.arrow((4, 14), (97, 14))
     page.text(97, 10.5, "time", fontsize=12, ha="right")
     for x, text, color in (
@@ -106,15 +102,13 @@ def _life() -> Any:
         page.arrow((x, 20), (x, 14.6))
     page.text(24, 10.5, "the session exists", fontsize=12)
     page.text(50, 4, "A deleted session is gone for good; only a copy brings it back.", fontsize=12)
-    return shown(
-        page.figure,
+    return (
         "A session begins with its first message, and each message starts its time to live anew. "
-        "It ends when that is over, or when it is cleared or deleted.",
+        "It ends when that is over, or when it is cleared or deleted."
     )
 
 
-def _loop() -> Any:
-    page = _Canvas(48)
+def _loop(page: _Canvas) -> str:
     page.box(3, 18, 20, 13, "Load\nthe session", GREEN)
     page.box(38, 29, 24, 13, "Model\nanswer, or call a tool?", AMBER)
     page.box(38, 6, 24, 13, "Tool\nyour function", BLUE)
@@ -127,15 +121,13 @@ def _loop() -> Any:
     page.text(
         50, 2, "The call and its result are saved with the question and the answer.", fontsize=12
     )
-    return shown(
-        page.figure,
+    return (
         "The middleware loads the session. The model answers or calls a tool, whose result goes "
-        "back to the model. Then the middleware saves the whole turn.",
+        "back to the model. Then the middleware saves the whole turn."
     )
 
 
-def _threads() -> Any:
-    page = _Canvas(46)
+def _threads(page: _Canvas) -> str:
     for row, (name, y) in enumerate((("thread ada", 31), ("thread grace", 9))):
         page.text(9, y + 4, name, weight="bold")
         steps = ("input", "model", "tools", "model") if row == 0 else ("input", "model")
@@ -152,15 +144,13 @@ def _threads() -> Any:
     page.text(
         50, 4, "Each box is a checkpoint: the whole state of the agent after one step.", fontsize=12
     )
-    return shown(
-        page.figure,
+    return (
         "Two threads of checkpoints, one after each step of an agent. A thread can pause before a "
-        "tool, and another way can begin at an earlier checkpoint.",
+        "tool, and another way can begin at an earlier checkpoint."
     )
 
 
-def _cluster() -> Any:
-    page = _Canvas(50)
+def _cluster(page: _Canvas) -> str:
     page.box(36, 37, 28, 10, "Your program", BLUE)
     for index, slots in enumerate(("0-5461", "5461-10922", "10923-16383")):
         x = 5 + index * 32
@@ -170,20 +160,20 @@ def _cluster() -> Any:
         page.arrow((50, 37), (x + 13, 30.3), linewidth=2.2 if index == 1 else 0.8)
     page.text(78, 41.5, "A session's key decides\nwhich primary has it.", fontsize=12)
     page.text(21, 41.5, "If a primary dies, its\nreplica takes over.", fontsize=12)
-    return shown(
-        page.figure,
+    return (
         "A cluster of three primaries, each with a replica that copies it. A session's key decides "
-        "which primary has it.",
+        "which primary has it."
     )
 
 
-_PICTURES = {
-    "turn": _turn,
-    "list": _list,
-    "life": _life,
-    "loop": _loop,
-    "threads": _threads,
-    "cluster": _cluster,
+# Name -> height, and what draws the picture and returns its words.
+_PICTURES: dict[str, tuple[int, Callable[[_Canvas], str]]] = {
+    "turn": (46, _turn),
+    "list": (34, _list),
+    "life": (34, _life),
+    "loop": (48, _loop),
+    "threads": (46, _threads),
+    "cluster": (50, _cluster),
 }
 
 
@@ -207,7 +197,15 @@ def picture(name: str) -> Any:
     """
     if name not in _PICTURES:
         raise ValueError(f"There is no picture {name!r}; there are {', '.join(_PICTURES)}.")
-    return _PICTURES[name]()
+    height, draw = _PICTURES[name]
+    page = _Canvas(height)
+    return shown(page.figure, draw(page))
+
+
+def plot(height: float) -> Any:
+    """The matplotlib axes of a white plot, 9 inches wide and so many high."""
+    figure = require("matplotlib.figure", install="matplotlib").Figure
+    return figure(figsize=(9, height), facecolor="white", layout="constrained").subplots()
 
 
 def shown(figure: Any, words: str) -> Any:

@@ -6,7 +6,6 @@ from memorystore_chat.sessions.arguments import Progress
 from memorystore_chat.sessions.report import counted
 from memorystore_chat.sessions.scanning import Session, newest
 from memorystore_chat.storage import Client
-from memorystore_chat.tutorial import tables
 from memorystore_chat.tutorial.tables import Table
 
 
@@ -40,10 +39,10 @@ def table(
     """
     shown, number = newest(client, key_prefix=key_prefix, limit=limit, progress=progress)
     now = datetime.now(UTC)
-    title = counted(number, "session") if number else None
+    title = counted(number, "session") if number else ""
     if number > limit:
         title = f"The {limit:,} used last of {title}"
-    return tables.table(
+    return Table(
         shown,
         {
             "id": "session",

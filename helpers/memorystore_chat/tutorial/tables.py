@@ -1,25 +1,22 @@
 """Records as tables: safe HTML in a notebook, aligned text in a terminal."""
 
-import dataclasses
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime
 from html import escape
 from typing import Any, TypeVar
 
+from memorystore_chat._checks import type_name
 from memorystore_chat.tutorial._text import (
     HTML_LIMIT,
     NO_MATH,
     PLAIN_LIMIT,
-    checked_title,
     columns_of,
     fitting,
-    kind,
     line,
     titled,
 )
 
 _ROWS = 200
-_COLUMNS = 30
 _WORD = 24  # characters of a word that a cell does not break
 _CELL = (
     "padding:.3em .9em .3em .2em;vertical-align:top;background:none;"
@@ -33,18 +30,20 @@ Row = TypeVar("Row")
 class Table(list[Row]):
     """A list of records that shows itself as HTML or aligned text. Made by `table`."""
 
+    # Columns are fields and their headings; formats say how to write a field's value.
     def __init__(
         self,
         rows: Iterable[Row],
         columns: Mapping[str, str],
-        title: str | None,
-        formats: Mapping[str, Callable[[Any], str]],
-        empty: str,
+        *,
+        title: str = "",
+        formats: Mapping[str, Callable[[Any], str]] | None = None,
+        empty: str = "No rows.",
     ) -> None:
         super().__init__(rows)
         self._columns = columns
-        self._title = title
-        self._formats = formats
+        self._title = line(title)
+        self._formats = formats or {}
         self._empty = empty
 
     def __str__(self) -> str:
@@ -66,7 +65,7 @@ class Table(list[Row]):
     __repr__ = __str__
 
     def _repr_html_(self) -> str:
-        title = escape(self._title or "")
+        title = escape(self._title)
         if not self:
             heading = f"<div><b>{title}</b></div>" if title else ""
             return f"<div {NO_MATH}>{heading}<i>{escape(self._empty)}</i></div>"
@@ -89,49 +88,35 @@ class Table(list[Row]):
 
     def _grid(self) -> tuple[list[str], list[list[str]], list[bool]]:
         """Headings, cells, and which columns hold numbers (and gaps) only: they go flush right."""
-        keys = list(self._columns)[:_COLUMNS]
-        values = [[_field(row, key) for key in keys] for row in self[:_ROWS]]
-        formats = [self._formats.get(key, _cell) for key in keys]
+        values = [[_field(row, key) for key in self._columns] for row in self[:_ROWS]]
+        formats = [self._formats.get(key, _cell) for key in self._columns]
         cells = [
             [line(write(value)) for write, value in zip(formats, row, strict=True)]
             for row in values
         ]
         right = [all(map(_is_number_or_gap, column)) for column in zip(*values, strict=True)]
-        return [line(self._columns[key]) for key in keys], cells, right
+        return [*map(line, self._columns.values())], cells, right
 
     def _more(self, shown: int) -> list[str]:
-        hidden = {"rows": len(self) - shown, "columns": len(self._columns) - _COLUMNS}
-        return [f"{n:,} more {what} are not shown." for what, n in hidden.items() if n > 0]
+        hidden = len(self) - shown
+        return [f"{hidden:,} more rows are not shown."] if hidden else []
 
 
-def table(
-    rows: Iterable[Row],
-    columns: Sequence[str] | Mapping[str, str] | None = None,
-    *,
-    title: str | None = None,
-    formats: Mapping[str, Callable[[Any], str]] | None = None,
-    empty: str = "No rows.",
-) -> Table[Row]:
+def table(rows: Iterable[Mapping[str, Any]]) -> Table[Mapping[str, Any]]:
     """Show records as a table: HTML in a notebook, aligned text in a terminal.
 
-    The first 200 rows and 30 columns are shown, 200 characters of a cell. The first column names
-    its row, columns of numbers are set flush right.
+    The fields of the first row are the columns, and the first of them names its row. Columns of
+    numbers are set flush right; None is written as "-", booleans as "yes" and "no", floats with
+    six digits, times to the second. Of many rows 200 are shown, of a cell 200 characters.
 
     Args:
-        rows: Mappings or dataclass instances.
-        columns: Which fields to show, in order; a mapping gives each its heading. By default
-            the fields of the first row.
-        title: A heading above the table.
-        formats: Field -> how to write its value; without one, None is written as "-", booleans
-            as "yes" and "no", floats with six digits, times to the second.
-        empty: What to show when there are no rows.
+        rows: Mappings.
 
     Returns:
         A list of the given rows that shows itself; `print` and `str` give the plain text.
 
     Raises:
-        TypeError: A row is neither a mapping nor a dataclass instance.
-        ValueError: A column that no row has, or a format for a field that is not a column.
+        TypeError: A row is not a mapping, or an empty one.
 
     Example:
         >>> table([{"session": "a", "messages": 4}, {"session": "b", "messages": 12}])
@@ -141,20 +126,13 @@ def table(
         b              12
     """
     if not isinstance(rows, Iterable):
-        raise TypeError(f"table() takes a list of mappings or dataclasses, not {kind(rows)}")
+        raise TypeError(f"table() takes a list of mappings, not a {type_name(rows)}")
     rows = list(rows)
     for index, row in enumerate(rows):
-        if isinstance(row, type) or not (isinstance(row, Mapping) or dataclasses.is_dataclass(row)):
-            raise TypeError(
-                f"table() takes mappings or dataclass instances; row {index} is {kind(row)}"
-            )
-    headings = _headings(columns, rows)
-    if unknown := (formats or {}).keys() - headings.keys():
-        raise ValueError(
-            f"formats names {min(unknown)!r}, which is not a column; the columns are "
-            f"{', '.join(map(repr, headings)) or 'none'}"
-        )
-    return Table(rows, headings, checked_title(title), formats or {}, empty)
+        if not isinstance(row, Mapping) or not row:
+            given = type_name(row)
+            raise TypeError(f"table() takes mappings with fields; row {index} is a {given}")
+    return Table(rows, {key: str(key).replace("_", " ") for key in (rows or [{}])[0]})
 
 
 def _row_html(cells: Sequence[str], styles: Sequence[str]) -> str:
@@ -172,7 +150,7 @@ def _breaks(cell: str) -> str:
 
 
 def _field(row: object, key: str) -> Any:
-    return row.get(key) if isinstance(row, Mapping) else getattr(row, key, None)
+    return row.get(key) if isinstance(row, Mapping) else getattr(row, key)
 
 
 def _is_number_or_gap(value: object) -> bool:
@@ -189,30 +167,3 @@ def _cell(value: object) -> str:
     if isinstance(value, datetime):
         return value.isoformat(sep=" ", timespec="seconds")
     return str(value)
-
-
-def _headings(
-    columns: Sequence[str] | Mapping[str, str] | None, rows: Sequence[object]
-) -> dict[str, str]:
-    """Field -> heading."""
-    if columns is None:
-        columns = _fields(rows[0]) if rows else []
-    elif isinstance(columns, str):
-        raise TypeError(f"columns must be a list of field names, not the string {columns!r}")
-    if not isinstance(columns, Mapping):
-        columns = {key: str(key).replace("_", " ") for key in columns}
-    if rows and not columns:
-        raise ValueError("columns is empty; name at least one field, or leave it out")
-    for key in columns if rows else ():
-        if not any(key in row if isinstance(row, Mapping) else hasattr(row, key) for row in rows):
-            raise ValueError(
-                f"columns names {key!r}, which no row has; the first row has "
-                f"{', '.join(map(repr, _fields(rows[0])))}"
-            )
-    return dict(columns)
-
-
-def _fields(row: Any) -> list[str]:
-    if isinstance(row, Mapping):
-        return list(row)
-    return [field.name for field in dataclasses.fields(row)]
