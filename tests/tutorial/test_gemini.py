@@ -19,6 +19,7 @@ from memorystore_chat.tutorial.models import ChatModelError, chat_model
 from printed import said
 
 Provider = Literal["vertexai", "google-genai"]
+WAYS = ["invoke", "astream"]  # the others are made of these
 
 HISTORY: list[BaseMessage] = [
     SystemMessage("You are a helpful assistant."),
@@ -52,6 +53,11 @@ def gemini(monkeypatch: pytest.MonkeyPatch) -> Iterator[GeminiServer]:
 def provider(request: pytest.FixtureRequest) -> Provider:
     chosen: Provider = request.param
     return chosen
+
+
+@pytest.fixture
+def model(gemini: GeminiServer, provider: Provider) -> BaseChatModel:
+    return chat_model(provider=provider, max_retries=1, **gemini.options(provider))
 
 
 def test_says_which_model_and_why(
@@ -108,8 +114,7 @@ def test_history_arrives_in_order_with_roles(gemini: GeminiServer, provider: Pro
     assert reply.response_metadata["model_name"] == "gemini-other"
 
 
-async def test_streaming_and_async(gemini: GeminiServer, provider: Provider) -> None:
-    model = chat_model(provider=provider, **gemini.options(provider))
+async def test_streaming_and_async(gemini: GeminiServer, model: BaseChatModel) -> None:
     assert (await model.ainvoke(HISTORY)).text == "Your name is Ada."
     streamed = [chunk.text for chunk in model.stream(HISTORY)]
     astreamed = [chunk.text async for chunk in model.astream(HISTORY)]
@@ -122,19 +127,19 @@ async def test_streaming_and_async(gemini: GeminiServer, provider: Provider) -> 
 
 @pytest.mark.parametrize("streaming", [False, True])
 async def test_tool_call_goes_out_and_result_comes_back(
-    gemini: GeminiServer, provider: Provider, streaming: bool
+    gemini: GeminiServer, model: BaseChatModel, streaming: bool
 ) -> None:
-    model = chat_model(provider=provider, **gemini.options(provider)).bind_tools([get_weather])
+    bound = model.bind_tools([get_weather])
     messages: list[BaseMessage] = [HumanMessage("What is the weather in Paris?")]
     if streaming:
-        chunks = [chunk async for chunk in model.astream(messages)]
+        chunks = [chunk async for chunk in bound.astream(messages)]
         call_message: AIMessage = sum(chunks[1:], chunks[0])
     else:
-        call_message = model.invoke(messages)
+        call_message = bound.invoke(messages)
     [call] = call_message.tool_calls
     assert (call["name"], call["args"]) == ("get_weather", {"city": "Paris"})
     messages += [call_message, get_weather.invoke(call)]
-    reply = await model.ainvoke(messages)
+    reply = await bound.ainvoke(messages)
     assert reply.text == "It is sunny in Paris."
     first, second = gemini.requests
     [declared] = first.body["tools"][0]["functionDeclarations"]
@@ -173,11 +178,10 @@ REFUSALS = {
 
 
 @pytest.mark.parametrize("refusal", REFUSALS)
-@pytest.mark.parametrize("way", ["invoke", "stream", "ainvoke", "astream"])
+@pytest.mark.parametrize("way", WAYS)
 async def test_refusals_say_the_next_step(
-    gemini: GeminiServer, provider: Provider, refusal: tuple[int, str], way: str
+    gemini: GeminiServer, model: BaseChatModel, refusal: tuple[int, str], way: str
 ) -> None:
-    model = chat_model(provider=provider, max_retries=1, **gemini.options(provider))
     gemini.refuse(*refusal)
     with pytest.raises(ChatModelError) as error:
         await _call(model, way)
@@ -192,10 +196,6 @@ async def _call(
 ) -> None:
     if way == "invoke":
         model.invoke(messages)
-    elif way == "stream":
-        list(model.stream(messages))
-    elif way == "ainvoke":
-        await model.ainvoke(messages)
     else:
         [chunk async for chunk in model.astream(messages)]
 
@@ -235,10 +235,9 @@ def test_nothing_listening(provider: Provider) -> None:
     with GeminiServer() as gone:
         options = gone.options(provider)
     model = chat_model(project="my-project", provider=provider, max_retries=1, **options)
-    with pytest.raises(ChatModelError) as error:
+    words = r"^Gemini \(gemini-3.8-flash\) did not answer.* run this again\.$"
+    with pytest.raises(ChatModelError, match=words):
         model.invoke("Hello")
-    assert str(error.value).startswith("Gemini (gemini-3.8-flash) did not answer")
-    assert str(error.value).endswith("If the cause is a passing one, run this again.")
 
 
 def test_options_reach_the_client(gemini: GeminiServer, provider: Provider) -> None:
@@ -273,7 +272,7 @@ def text_block(text: str) -> dict[str, str]:
     return {"type": "text", "text": text}
 
 
-@pytest.mark.parametrize("way", ["invoke", "stream", "ainvoke", "astream"])
+@pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize(
     ("empty", "sent"),
     [
@@ -296,9 +295,8 @@ def text_block(text: str) -> dict[str, str]:
     ],
 )
 async def test_empty_turns_are_mended(
-    gemini: GeminiServer, provider: Provider, empty: BaseMessage, sent: list[str], way: str
+    gemini: GeminiServer, model: BaseChatModel, empty: BaseMessage, sent: list[str], way: str
 ) -> None:
-    model = chat_model(provider=provider, max_retries=1, **gemini.options(provider))
     conversation = [
         HumanMessage("One."),
         AIMessage("Two."),
@@ -312,7 +310,7 @@ async def test_empty_turns_are_mended(
 
 
 def test_result_of_a_call_that_was_not_parsed_is_not_sent(
-    gemini: GeminiServer, provider: Provider
+    gemini: GeminiServer, model: BaseChatModel
 ) -> None:
     """Such a call is not sent either, so that its result would answer nothing."""
     bad: Any = {"name": "a", "args": "{", "id": "x", "error": "no JSON"}
@@ -322,7 +320,6 @@ def test_result_of_a_call_that_was_not_parsed_is_not_sent(
         ToolMessage("It was not JSON.", tool_call_id="x", name="a"),
         HumanMessage("Two."),
     ]
-    model = chat_model(provider=provider, max_retries=1, **gemini.options(provider))
     assert model.invoke(conversation).text
     assert [text for _, text in gemini.requests[0].turns] == ["One.", "Two."]
 
@@ -342,7 +339,7 @@ def test_answers_in_a_row_are_joined_where_they_stand() -> None:
     assert joined[:3] == conversation[:3]
 
 
-def test_of_two_results_the_second_is_sent(gemini: GeminiServer, provider: Provider) -> None:
+def test_of_two_results_the_second_is_sent(gemini: GeminiServer, model: BaseChatModel) -> None:
     """As when a history hands out a stand-in for the result that is passed after it."""
     conversation = [
         HumanMessage("One."),
@@ -351,7 +348,6 @@ def test_of_two_results_the_second_is_sent(gemini: GeminiServer, provider: Provi
         ToolMessage("7", tool_call_id="id-b", name="b"),
         ToolMessage("Sunny.", tool_call_id="id-a", name="a"),
     ]
-    model = chat_model(provider=provider, max_retries=1, **gemini.options(provider))
     assert model.invoke(conversation).text
     assert [text for _, text in gemini.requests[0].turns[-2:]] == ["result b 7", "result a Sunny."]
 
@@ -373,15 +369,10 @@ def test_of_two_results_the_second_is_sent(gemini: GeminiServer, provider: Provi
         ),
     ],
 )
-@pytest.mark.parametrize("way", ["invoke", "astream"])
+@pytest.mark.parametrize("way", WAYS)
 async def test_refused_conversation_says_what_it_holds(
-    gemini: GeminiServer,
-    provider: Provider,
-    conversation: list[BaseMessage],
-    fault: str,
-    way: str,
+    model: BaseChatModel, conversation: list[BaseMessage], fault: str, way: str
 ) -> None:
-    model = chat_model(provider=provider, max_retries=1, **gemini.options(provider))
     with pytest.raises(ChatModelError) as error:
         await _call(model, way, conversation)
     text = str(error.value)
@@ -393,8 +384,7 @@ async def test_refused_conversation_says_what_it_holds(
     assert "run this again" not in text
 
 
-def test_other_refusal_is_not_to_be_repeated(gemini: GeminiServer, provider: Provider) -> None:
-    model = chat_model(provider=provider, max_retries=1, **gemini.options(provider))
+def test_other_refusal_is_not_to_be_repeated(gemini: GeminiServer, model: BaseChatModel) -> None:
     gemini.refuse(400, "INVALID_ARGUMENT", "Unsupported option.", times=2)
     with pytest.raises(ChatModelError) as error:
         model.invoke("Hello")

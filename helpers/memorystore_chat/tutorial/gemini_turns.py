@@ -37,6 +37,8 @@ def mended(messages: Sequence[BaseMessage]) -> list[BaseMessage]:
     messages = [*_with_tool_calls(messages)]
     messages = [m for i, m in enumerate(messages) if not _is_superseded(messages, i)]
     called = {call["id"] for message in messages for call in _calls(message)}
+    answers = [message for message in messages if isinstance(message, AIMessage)]
+    unparsed = {call["id"] for message in answers for call in message.invalid_tool_calls} - called
     kept = []
     for message in messages:
         content = message.content
@@ -47,7 +49,7 @@ def mended(messages: Sequence[BaseMessage]) -> list[BaseMessage]:
                 continue
         elif isinstance(message, HumanMessage) and not content:
             content = _BLANK
-        elif isinstance(message, ToolMessage) and _is_unparsed(message, messages, called):
+        elif isinstance(message, ToolMessage) and message.tool_call_id in unparsed:
             continue
         changed = content != message.content
         kept.append(message.model_copy(update={"content": content}) if changed else message)
@@ -175,15 +177,3 @@ def _is_empty(block: str | dict[str, Any]) -> bool:
     # A signature may come with an empty text, and has to be sent.
     is_signed = {"extras", "signature", "thought_signature"} & block.keys()
     return block.get("type") == "text" and not block.get("text") and not is_signed
-
-
-def _is_unparsed(
-    result: ToolMessage, messages: Sequence[BaseMessage], called: set[str | None]
-) -> bool:
-    """Whether the result belongs to a call whose arguments could not be parsed."""
-    return result.tool_call_id not in called and any(
-        call["id"] == result.tool_call_id
-        for message in messages
-        if isinstance(message, AIMessage)
-        for call in message.invalid_tool_calls
-    )

@@ -7,9 +7,9 @@ next. The offline model needs no account and answers from the conversation it is
 import os
 import re
 import warnings
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from functools import cache, partial
+from functools import cache
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from langchain_core.exceptions import ContextOverflowError
@@ -157,36 +157,15 @@ class _Gemini(_ChatModel):
         with self._next_steps(messages):
             return super()._generate(mended(messages), stop, run_manager, **kwargs)  # type: ignore[safe-super]
 
-    async def _agenerate(
-        self, messages: list[BaseMessage], stop: Any = None, run_manager: Any = None, **kwargs: Any
-    ) -> ChatResult:
-        with self._next_steps(messages):
-            generate = self._async_method("_agenerate")
-            result: ChatResult = await generate(mended(messages), stop, run_manager, **kwargs)
-            return result
-
     def _stream(
         self, messages: list[BaseMessage], stop: Any = None, run_manager: Any = None, **kwargs: Any
     ) -> Iterator[ChatGenerationChunk]:
         with self._next_steps(messages):
             yield from super()._stream(mended(messages), stop, run_manager, **kwargs)
 
-    async def _astream(
-        self, messages: list[BaseMessage], stop: Any = None, run_manager: Any = None, **kwargs: Any
-    ) -> AsyncIterator[ChatGenerationChunk]:
-        with self._next_steps(messages):
-            stream = self._async_method("_astream")
-            async for chunk in stream(mended(messages), stop, run_manager, **kwargs):
-                yield chunk
-
-    def _async_method(self, name: str) -> Any:
-        """The client's own; or LangChain's, which runs the sync one in a thread.
-
-        The async client of `ChatVertexAI` cannot await a REST answer.
-        """
-        if getattr(self, "api_transport", None) == "rest":
-            return partial(getattr(BaseChatModel, name), self)
-        return getattr(super(), name)
+    # In a thread, which serves both: the async client of ChatVertexAI cannot await a REST answer.
+    _agenerate = BaseChatModel._agenerate
+    _astream = BaseChatModel._astream
 
     @contextmanager
     def _next_steps(self, messages: list[BaseMessage]) -> Iterator[None]:
@@ -197,10 +176,9 @@ class _Gemini(_ChatModel):
             # LangChain's summarization waits for this one.
             raise
         except self.google_errors as error:
-            name = getattr(settings, "model_name", None) or settings.model
-            raise ChatModelError(
-                _next_step(error, messages, name, settings.project, settings.location)
-            ) from error
+            names = {name: getattr(settings, name) for name in ("project", "location")}
+            names["model"] = getattr(settings, "model_name", None) or settings.model
+            raise ChatModelError(_next_step(error, messages, **names)) from error
 
 
 def _told(error: BaseException | None) -> tuple[int, str]:
@@ -219,38 +197,32 @@ def _told(error: BaseException | None) -> tuple[int, str]:
     return status, words
 
 
-def _next_step(
-    error: Exception, messages: Sequence[BaseMessage], model: str, project: str, location: str
-) -> str:
+def _next_step(error: Exception, messages: Sequence[BaseMessage], **names: str) -> str:
     """Say why Gemini did not answer and what to do about it."""
     status, words = _told(error)
-    if status == 401:
-        return (
-            "Google Cloud got no valid credentials. Run sign_in(), or in a terminal: "
-            "gcloud auth application-default login"
-        )
-    if status == 403:
-        return (
-            f"This account may not call Gemini in project {project}. Enable the API with "
-            f"gcloud services enable aiplatform.googleapis.com --project={project}, ask for the "
-            "role roles/aiplatform.user, and allow some minutes for both to take effect."
-        )
-    if status == 404:
-        return (
-            f"Vertex AI has no model {model!r} for project {project} in location {location}. "
-            "Check the name, or pass another: chat_model('MODEL', location='LOCATION')."
-        )
-    if status == 429:
-        return (
-            f"The quota for {model} in project {project} is used up for now. Wait a minute and "
-            "run this again, pass another model or location to chat_model(), or ask for more on "
-            "the Quotas page of the Google Cloud console."
-        )
+    if status in _NEXT_STEPS:
+        return _NEXT_STEPS[status].format(**names)
     said = f': "{words}"' if words else ""
     if status == 400:
-        return f"Gemini ({model}) refuses this request (HTTP 400){said} {refused(messages)}"
+        return (
+            f"Gemini ({names['model']}) refuses this request (HTTP 400){said} {refused(messages)}"
+        )
     number = f" (HTTP {status})" if status else ""
     return (
-        f"Gemini ({model}) did not answer{number}{said or '.'} If the cause is a passing one, run "
-        "this again."
+        f"Gemini ({names['model']}) did not answer{number}{said or '.'} If the cause is a passing "
+        "one, run this again."
     )
+
+
+_NEXT_STEPS = {
+    401: "Google Cloud got no valid credentials. Run sign_in(), or in a terminal: "
+    "gcloud auth application-default login",
+    403: "This account may not call Gemini in project {project}. Enable the API with "
+    "gcloud services enable aiplatform.googleapis.com --project={project}, ask for the role "
+    "roles/aiplatform.user, and allow some minutes for both to take effect.",
+    404: "Vertex AI has no model {model!r} for project {project} in location {location}. "
+    "Check the name, or pass another: chat_model('MODEL', location='LOCATION').",
+    429: "The quota for {model} in project {project} is used up for now. Wait a minute and "
+    "run this again, pass another model or location to chat_model(), or ask for more on "
+    "the Quotas page of the Google Cloud console.",
+}
