@@ -32,6 +32,12 @@ _RESOURCE = re.compile(
     r"(?://(?P<service>redis|memorystore)\.googleapis\.com/)?"
     r"(?P<name>projects/[\w.:-]+/locations/[\w-]+/(?P<kind>instances|clusters)/[\w.-]+)"
 )
+_PRODUCTS: dict[tuple[str | None, str], Product] = {
+    ("redis", "instances"): "redis",
+    ("redis", "clusters"): "redis-cluster",
+    (None, "clusters"): "redis-cluster",
+    ("memorystore", "instances"): "valkey",
+}
 
 
 class _Secret(str):
@@ -119,12 +125,11 @@ class Endpoint:
         """Read an endpoint; touches no network and no file.
 
         Args:
-            text: One of ``embedded``, ``redis://`` / ``rediss://`` / ``valkey://`` /
-                ``valkeys://`` URLs (``//USER:PASSWORD@HOST:PORT/DB``, percent-encoding
-                understood), ``unix:///PATH``, ``HOST``, ``HOST:PORT``, ``[IPV6]:PORT``,
-                ``projects/P/locations/R/instances/I``, ``projects/P/locations/R/clusters/C``, or
-                either as a full resource name, ``//redis.googleapis.com/projects/...`` or
-                ``//memorystore.googleapis.com/projects/...``.
+            text: ``embedded``, a ``redis://``, ``rediss://``, ``valkey://`` or ``valkeys://`` URL
+                (``//USER:PASSWORD@HOST:PORT/DB``, percent-encoding understood), ``unix:///PATH``,
+                ``HOST``, ``HOST:PORT``, ``[IPV6]:PORT``, or a resource's name
+                (``projects/P/locations/R/instances/I`` or ``.../clusters/C``), also with
+                ``//redis.googleapis.com/`` or ``//memorystore.googleapis.com/`` in front.
             password: Used if ``text`` holds none; never for ``embedded``.
 
         Raises:
@@ -142,11 +147,13 @@ class Endpoint:
         if text == "embedded":
             return cls(product="embedded", cluster=False)
         if resource := _RESOURCE.fullmatch(text):
-            return cls(
-                password=password,
-                product=_product(resource["service"], resource["kind"], text),
-                resource=resource["name"],
-            )
+            product = _PRODUCTS.get((resource["service"], resource["kind"]))
+            if product is None and resource["kind"] == "clusters":
+                raise EndpointError(
+                    f"{text!r}: Memorystore for Valkey has instances, no clusters; "
+                    "a Redis Cluster is //redis.googleapis.com/projects/..."
+                )
+            return cls(password=password, product=product, resource=resource["name"])
         if text.startswith(("projects/", "//")):
             raise EndpointError(
                 f"{redact(text)!r} is not the full name of an instance. {_ACCEPTED}."
@@ -226,12 +233,7 @@ class Endpoint:
 
 
 def environment_endpoint() -> str:
-    """``$MEMORYSTORE_ENDPOINT``, or ``embedded`` if it is unset or empty.
-
-    Example:
-        >>> environment_endpoint()
-        'embedded'
-    """
+    """``$MEMORYSTORE_ENDPOINT``, or ``embedded`` if it is unset or empty."""
     return os.environ.get(ENDPOINT_VARIABLE) or "embedded"
 
 
@@ -251,8 +253,6 @@ def redact(text: str) -> str:
     Example:
         >>> redact("redis://me:secret@10.0.0.3:port/x")
         'redis://***@10.0.0.3:***'
-        >>> redact("redis://:secret")
-        'redis://***'
     """
     if _NAME_ALIKE.fullmatch(text):
         return text
@@ -260,12 +260,14 @@ def redact(text: str) -> str:
     rest = text[scheme.end() :] if scheme else text
     _login, at, place = rest.rpartition("@")
     # An address says where; a name may be anything, and so may what follows it.
-    host = re.match(r"[0-9.]+|\[[0-9A-Fa-f:.]+\]|localhost\b", place)
-    shown = host[0] if host and (host[0] == "localhost" or _address(host[0].strip("[]"))) else ""
-    more = "" if shown and re.fullmatch(r"(?::[0-9]{1,5})?/?", place[len(shown) :]) else "***"
-    port = place[len(shown) :] if shown and not more else ""
-    gap = ":" if shown and more and place[len(shown) :].startswith(":") else ""
-    return f"{scheme[0] if scheme else ''}{'***@' if at else ''}{shown}{port}{gap}{more}"
+    shown = "***"
+    found = re.match(r"[0-9.]+|\[[0-9A-Fa-f:.]+\]|localhost\b", place)
+    if found and (found[0] == "localhost" or _address(found[0].strip("[]"))):
+        more = place[found.end() :]
+        if not re.fullmatch(r"(?::[0-9]{1,5})?/?", more):
+            more = ":***" if more.startswith(":") else "***"
+        shown = found[0] + more
+    return f"{scheme[0] if scheme else ''}{'***@' if at else ''}{shown}"
 
 
 def _parse_url(scheme: str, rest: str, text: str, password: str | None) -> Endpoint:
@@ -310,7 +312,7 @@ def _host_and_port(place: str, shown: str) -> tuple[str, int]:
         address = _address(host)
         if not closing or not isinstance(address, IPv6Address) or (port and port[0] != ":"):
             raise EndpointError(f"{shown!r} has no IPv6 address in its brackets: write [::1]:6379.")
-        return host, _port(port[1:] if port else None, shown)
+        return host, _port(port[1:], shown) if port else 6379
     if isinstance(_address(place), IPv6Address):
         return place, 6379
     host, colon, port = place.partition(":")
@@ -322,12 +324,10 @@ def _host_and_port(place: str, shown: str) -> tuple[str, int]:
         raise EndpointError(f"{shown!r} has digits and dots, and is not an IPv4 address.")
     if len(host) > 253 or not _HOST.fullmatch(host):
         raise EndpointError(f"{shown!r} has no host name that can be read. {_ACCEPTED}.")
-    return host, _port(port if colon else None, shown)
+    return host, _port(port, shown) if colon else 6379
 
 
-def _port(text: str | None, shown: str) -> int:
-    if text is None:
-        return 6379
+def _port(text: str, shown: str) -> int:
     if not re.fullmatch(r"[0-9]{1,9}", text) or not 1 <= int(text) <= 65535:
         raise EndpointError(
             f"{shown!r}: what follows the colon is not a port; give a number from 1 to 65535."
@@ -340,14 +340,3 @@ def _address(text: str) -> IPv4Address | IPv6Address | None:
         return ip_address(text)
     except ValueError:
         return None
-
-
-def _product(service: str | None, kind: str, text: str) -> Product | None:
-    if kind == "clusters":
-        if service == "memorystore":
-            raise EndpointError(
-                f"{text!r}: Memorystore for Valkey has instances, no clusters; "
-                "a Redis Cluster is //redis.googleapis.com/projects/..."
-            )
-        return "redis-cluster"
-    return {"redis": "redis", "memorystore": "valkey"}.get(service or "")  # type: ignore[return-value]

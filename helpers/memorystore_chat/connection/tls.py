@@ -57,22 +57,24 @@ def _is_address(host: str) -> bool:
 
 def certificates(ca_certs: CaCerts) -> tuple[str, ...]:
     """The PEM texts of what was given as text or path."""
-    if not isinstance(ca_certs, str | os.PathLike | Iterable):
-        raise EndpointError(
-            f"ca_certs= takes PEM text or paths of PEM files, not {type(ca_certs).__name__}."
-        )
-    several = [ca_certs] if isinstance(ca_certs, str | os.PathLike) else list(ca_certs)
-    texts = tuple(_certificate(item) for item in several)
+    several = [ca_certs] if isinstance(ca_certs, str | os.PathLike) else ca_certs
+    if not isinstance(several, Iterable):
+        raise _no_certificates(several)
+    texts = tuple(map(_certificate, several))
     if not texts:
         raise EndpointError("ca_certs= is empty: give PEM text or the path of a PEM file.")
     return texts
 
 
+def _no_certificates(given: object) -> EndpointError:
+    return EndpointError(
+        f"ca_certs= takes PEM text or paths of PEM files, not {type(given).__name__}."
+    )
+
+
 def _certificate(item: str | os.PathLike[str]) -> str:
     if not isinstance(item, str | os.PathLike):
-        raise EndpointError(
-            f"ca_certs= takes PEM text or paths of PEM files, not {type(item).__name__}."
-        )
+        raise _no_certificates(item)
     if isinstance(item, str) and "-----BEGIN" in item:
         text, shown = item, "The PEM text in ca_certs="
     else:

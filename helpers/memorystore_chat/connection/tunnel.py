@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 
 import redis
 
+from memorystore_chat._seams import AS_BYTES
 from memorystore_chat.connection.endpoint import Endpoint
 from memorystore_chat.errors import EndpointError
 
@@ -167,13 +168,9 @@ def cluster_nodes(client: redis.Redis) -> list[Address]:
         6
     """
     # As two words: redis-py then leaves the answer as the server sent it.
-    slots = client.execute_command("CLUSTER", "SLOTS")
+    slots = client.execute_command("CLUSTER", "SLOTS", **AS_BYTES)
     places = [place for _, _, *nodes in slots for place in nodes]
-    return list(dict.fromkeys((_text(place[0]), int(place[1])) for place in places))
-
-
-def _text(value: str | bytes) -> str:
-    return value.decode() if isinstance(value, bytes) else value
+    return list(dict.fromkeys((host.decode(), port) for host, port, *_ in places))
 
 
 def _node(node: str | Address) -> Address:
