@@ -33,8 +33,8 @@ def diagnose(
 
     Args:
         endpoint: What was connected to; it appears in the message without its password.
-        error: The exception; the result does not have it as its cause yet.
-        timeout: Seconds that were waited, for the message.
+        error: The exception, which may have causes.
+        timeout: Seconds that were waited.
         reached: Whether the endpoint itself has answered before.
 
     Example:
@@ -57,9 +57,9 @@ def _reason(endpoint: Endpoint, error: BaseException, timeout: float, reached: b
         if isinstance(link, MasterDownError | ClusterDownError):
             return "it has no primary just now, as during a fail-over. Try again in a minute."
         if isinstance(link, InvalidResponse):
-            return f"{NO_REDIS_HINT[0].lower()}{NO_REDIS_HINT[1:]}"
+            return NO_REDIS_HINT
         if "max number of clients reached" in str(link):
-            return f"{MAXCLIENTS_HINT[0].lower()}{MAXCLIENTS_HINT[1:]}"
+            return MAXCLIENTS_HINT
         if isinstance(link, ssl.SSLCertVerificationError):
             return _certificate(endpoint, link)
         if isinstance(link, ssl.SSLError):
@@ -72,7 +72,7 @@ def _reason(endpoint: Endpoint, error: BaseException, timeout: float, reached: b
     if reached and endpoint.cluster and not isinstance(error, redis.ResponseError):
         return (
             "it answers, and the cluster's nodes do not under the addresses they give each other. "
-            + way_in(cluster=bool(endpoint.cluster))
+            + way_in(cluster=True)
         )
     for link in links:
         if isinstance(link, redis.TimeoutError | TimeoutError):
@@ -88,16 +88,18 @@ def _reason(endpoint: Endpoint, error: BaseException, timeout: float, reached: b
         )
     if isinstance(error, redis.ResponseError):
         return _refused_command(endpoint, str(error))
-    if any(isinstance(link, ConnectionResetError | BrokenPipeError) for link in links) or any(
-        "closed" in str(link) for link in links
+    if any(
+        isinstance(link, ConnectionResetError | BrokenPipeError) or "closed" in str(link)
+        for link in links
     ):
         return _closed(endpoint)
     return f"{type(error).__name__}. The cause above says more."
 
 
 def _login(endpoint: Endpoint, answer: str) -> str:
+    has_none = "without any password" in answer or "no password is set" in answer
     if endpoint.credential_provider is not None:
-        if "without any password" in answer or "no password is set" in answer:
+        if has_none:
             return "the server has no IAM authentication. Leave iam=True out."
         return (
             "the server refuses the access token. Give the identity that runs this the role "
@@ -110,7 +112,7 @@ def _login(endpoint: Endpoint, answer: str) -> str:
             "$MEMORYSTORE_PASSWORD (gcloud redis instances get-auth-string INSTANCE "
             "--region=REGION shows it), or pass iam=True if the instance uses IAM."
         )
-    if "without any password" in answer or "no password is set" in answer:
+    if has_none:
         return (
             "a password was given, and the server has none. Leave it out, also in the URL and in "
             "$MEMORYSTORE_PASSWORD."

@@ -184,7 +184,7 @@ class Endpoint:
     @property
     def address(self) -> IPv4Address | IPv6Address | None:
         """The IP address in ``host``; None if it is a name."""
-        return _address(self.host)
+        return parse_address(self.host)
 
     @property
     def is_loopback(self) -> bool:
@@ -262,7 +262,7 @@ def redact(text: str) -> str:
     # An address says where; a name may be anything, and so may what follows it.
     shown = "***"
     found = re.match(r"[0-9.]+|\[[0-9A-Fa-f:.]+\]|localhost\b", place)
-    if found and (found[0] == "localhost" or _address(found[0].strip("[]"))):
+    if found and (found[0] == "localhost" or parse_address(found[0].strip("[]"))):
         more = place[found.end() :]
         if not re.fullmatch(r"(?::[0-9]{1,5})?/?", more):
             more = ":***" if more.startswith(":") else "***"
@@ -309,18 +309,18 @@ def _parse_url(scheme: str, rest: str, text: str, password: str | None) -> Endpo
 def _host_and_port(place: str, shown: str) -> tuple[str, int]:
     if place.startswith("["):
         host, closing, port = place[1:].partition("]")
-        address = _address(host)
+        address = parse_address(host)
         if not closing or not isinstance(address, IPv6Address) or (port and port[0] != ":"):
             raise EndpointError(f"{shown!r} has no IPv6 address in its brackets: write [::1]:6379.")
         return host, _port(port[1:], shown) if port else 6379
-    if isinstance(_address(place), IPv6Address):
+    if isinstance(parse_address(place), IPv6Address):
         return place, 6379
     host, colon, port = place.partition(":")
     if not host:
         raise EndpointError(
             f"{shown!r} names no host. {_ACCEPTED}. With a password: redis://:PASSWORD@HOST:PORT."
         )
-    if re.fullmatch(r"[0-9.]+", host) and _address(host) is None:
+    if re.fullmatch(r"[0-9.]+", host) and parse_address(host) is None:
         raise EndpointError(f"{shown!r} has digits and dots, and is not an IPv4 address.")
     if len(host) > 253 or not _HOST.fullmatch(host):
         raise EndpointError(f"{shown!r} has no host name that can be read. {_ACCEPTED}.")
@@ -335,7 +335,8 @@ def _port(text: str, shown: str) -> int:
     return int(text)
 
 
-def _address(text: str) -> IPv4Address | IPv6Address | None:
+def parse_address(text: str) -> IPv4Address | IPv6Address | None:
+    """The IP address that a text is; None if it is a name."""
     try:
         return ip_address(text)
     except ValueError:

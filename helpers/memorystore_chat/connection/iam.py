@@ -51,9 +51,8 @@ class IamCredentials(redis.CredentialProvider):
     """What redis-py asks for user and password: ``("default", access token)``.
 
     A token is requested once, kept until shortly before it expires, and shared by all threads,
-    event loops and connections that use this object. While a token is good nobody waits: it is
-    renewed in the background, and a renewal that fails is tried again some seconds later. Without
-    a good token all who ask wait for one request and share its outcome.
+    event loops and connections that use this object. It is renewed in the background while it is
+    still good; without a good token all who ask wait for one request and share its outcome.
 
     Args:
         credentials: From google-auth; by default ``google.auth.default()``, asked for at the
@@ -109,8 +108,7 @@ class IamCredentials(redis.CredentialProvider):
     def refused(self, token: str) -> bool:
         """Note that a server refused this token; return whether a new login can do better.
 
-        It can if the token was good before, which is what an expired one looks like, or if
-        a newer one is there already. A token that was never let in is refused for good.
+        It can if the token was good before, as an expired one was, or if there is a newer one.
         """
         with self._lock:
             current = self._token

@@ -70,13 +70,13 @@ def connect(
     most ``timeout`` seconds for a connection or an answer, tries again after an outage (with
     growing, random pauses, for ``patience`` seconds) but not after a refused login, checks a
     connection that was idle, and keeps at most 20 connections a node. An interrupt (Ctrl-C, an
-    alarm) leaves no connection with another command's reply on it. Closing the client closes all
-    connections; it is a context manager too.
+    alarm) leaves no connection with another command's reply on it. The client is a context
+    manager; closing it closes all connections.
 
     Args:
         endpoint: What `Endpoint.parse` reads, or an `Endpoint`. None takes
-            ``$MEMORYSTORE_ENDPOINT``, and the embedded server where that is not set. The name of a
-            Google Cloud resource (``projects/...``) is looked up there.
+            ``$MEMORYSTORE_ENDPOINT``, and the embedded server where that is not set. A name
+            (``projects/...``) is looked up in Google Cloud.
         password: AUTH string or ACL password, instead of one in the URL. Without either,
             ``$MEMORYSTORE_PASSWORD`` is used.
         iam: True logs in with Google access tokens (`memorystore_chat.connection.IamCredentials`);

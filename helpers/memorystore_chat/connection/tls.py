@@ -5,9 +5,9 @@ import re
 import ssl
 from collections.abc import Iterable
 from functools import lru_cache
-from ipaddress import ip_address
 from pathlib import Path
 
+from memorystore_chat.connection.endpoint import parse_address
 from memorystore_chat.errors import EndpointError
 
 CaCerts = str | os.PathLike[str] | Iterable[str | os.PathLike[str]]
@@ -21,18 +21,16 @@ def tls_context(ca_data: str | None, host: str) -> ssl.SSLContext:
     """What a TLS connection to ``host`` trusts.
 
     Args:
-        ca_data: PEM text of the certificate authorities to trust, and no others; None trusts what
-            the system trusts.
-        host: Name or address the connection goes to. The certificate must name it, unless it is
-            an IP address or this machine (the near end of a tunnel) and ``ca_data`` is given:
-            Memorystore's certificates do not always name the address, and no other server has a
-            certificate of that authority.
+        ca_data: PEM text of the only certificate authorities to trust; None trusts the system's.
+        host: What the certificate must name, unless ``ca_data`` is given and it is an IP address
+            or this machine (the near end of a tunnel): Memorystore's certificates do not always
+            name the address, and no other server has one of that authority.
 
     Example:
         >>> tls_context(None, "10.0.0.3").check_hostname
         True
     """
-    return trusting(ca_data, ca_data is None or not _is_address(host))
+    return trusting(ca_data, ca_data is None or not (host == "localhost" or parse_address(host)))
 
 
 @lru_cache(maxsize=32)
@@ -47,34 +45,22 @@ def trusting(ca_data: str | None, check_hostname: bool) -> ssl.SSLContext:
     return context
 
 
-def _is_address(host: str) -> bool:
-    try:
-        ip_address(host)
-    except ValueError:
-        return host == "localhost"
-    return True
-
-
 def certificates(ca_certs: CaCerts) -> tuple[str, ...]:
     """The PEM texts of what was given as text or path."""
-    several = [ca_certs] if isinstance(ca_certs, str | os.PathLike) else ca_certs
-    if not isinstance(several, Iterable):
-        raise _no_certificates(several)
+    several: Iterable[object] = [ca_certs]
+    if isinstance(ca_certs, Iterable) and not isinstance(ca_certs, str | os.PathLike):
+        several = ca_certs
     texts = tuple(map(_certificate, several))
     if not texts:
         raise EndpointError("ca_certs= is empty: give PEM text or the path of a PEM file.")
     return texts
 
 
-def _no_certificates(given: object) -> EndpointError:
-    return EndpointError(
-        f"ca_certs= takes PEM text or paths of PEM files, not {type(given).__name__}."
-    )
-
-
-def _certificate(item: str | os.PathLike[str]) -> str:
+def _certificate(item: object) -> str:
     if not isinstance(item, str | os.PathLike):
-        raise _no_certificates(item)
+        raise EndpointError(
+            f"ca_certs= takes PEM text or paths of PEM files, not {type(item).__name__}."
+        )
     if isinstance(item, str) and "-----BEGIN" in item:
         text, shown = item, "The PEM text in ca_certs="
     else:

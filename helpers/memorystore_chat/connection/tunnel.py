@@ -44,15 +44,14 @@ class Tunnel:
         """
 
         def remap(address: Address) -> Address:
-            host, port = address
-            if (host, port) in self.forwards.values():
+            if address in self.forwards.values():
                 return address
-            if (host, port) not in self.forwards:
+            if address not in self.forwards:
                 raise EndpointError(
-                    f"The cluster has a node {host}:{port} without a forward. List its nodes "
-                    "again with cluster_nodes() and open a new tunnel."
+                    f"The cluster has a node {address[0]}:{address[1]} without a forward. List its "
+                    "nodes again with cluster_nodes() and open a new tunnel."
                 )
-            return self.forwards[host, port]
+            return self.forwards[address]
 
         return remap
 
