@@ -14,7 +14,7 @@ from redis.retry import Retry
 
 from memorystore_chat._seams import send_again
 from memorystore_chat.connection.pools import OneLoop, exhausted
-from memorystore_chat.connection.retries import CLUSTER_OUTAGES, AsyncOutageRetry, OutageRetry
+from memorystore_chat.connection.retries import CLUSTER_OUTAGES, AsyncOutageRetry
 
 # The node that the current task was told to ask, by name.
 _to_ask: ContextVar[str | None] = ContextVar("node_to_ask", default=None)
@@ -31,10 +31,6 @@ def _remap(connection: Any, error: AskError, remap: Callable[..., tuple[str, int
 
 class ClusterClient(RedisCluster):
     """A cluster client that waits for a fail-over, and closes all that it opened."""
-
-    def __init__(self, *, retry: OutageRetry, **options: Any) -> None:
-        self._remap = options.get("address_remap") or _unchanged
-        super().__init__(retry=retry, **options)
 
     def __enter__(self) -> Self:
         return self
@@ -59,7 +55,7 @@ class ClusterClient(RedisCluster):
         super().on_connect(connection)  # type: ignore[no-untyped-call]
 
     def _follow(self, connection: Any, error: AskError) -> None:
-        _remap(connection, error, lambda *address: self._remap(address))
+        _remap(connection, error, self.nodes_manager.remap_host_port)
         if not isinstance(error, MovedError):
             # A node that is given its first slots is in no topology yet, and redis-py only looks.
             node = ClusterNode(error.host, error.port, PRIMARY)
@@ -152,10 +148,6 @@ class _Asking:
             if isinstance(command.result, Exception):
                 raise command.result
         return commands[-1].result
-
-
-def _unchanged(address: tuple[str, int]) -> tuple[str, int]:
-    return address
 
 
 async def _nothing(_error: Exception) -> None:

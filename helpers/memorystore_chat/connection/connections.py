@@ -120,13 +120,11 @@ class _Ours:
             self._login = self.credential_provider = _Login(self.credential_provider)
 
     def pack_command(self, *args: Any) -> Any:
-        """Pack a command, unless a server cannot take it."""
         packed = super().pack_command(*args)  # type: ignore[misc]
         _check_size(packed, [args])
         return packed
 
     def pack_commands(self, commands: Iterable[Any]) -> Packed:
-        """Pack commands, and note how many replies to expect."""
         commands = list(commands)
         packed = Packed(super().pack_commands(commands))  # type: ignore[misc]
         packed.replies = len(commands)
@@ -141,8 +139,11 @@ class _Ours:
         elif isinstance(error, AskError):
             if self.follow is not None:
                 self.follow(self, error)
-        elif isinstance(error, ResponseError) and _no_primary(error):
-            return _caused(redis.ConnectionError(f"{_code(error)}{error}"), error)
+        elif isinstance(error, ResponseError):
+            # redis-py takes some codes off the text.
+            text = f"{error.status_code or ''} {error}".strip()
+            if _NO_PRIMARY.search(text):
+                return _caused(redis.ConnectionError(text), error)
         return error
 
     def _as_the_server_said(self, error: Exception) -> Exception:
@@ -169,15 +170,6 @@ def _raise(problem: Exception | None) -> None:
 def _caused(error: RedisError, cause: RedisError) -> RedisError:
     error.__cause__ = cause
     return error
-
-
-def _code(error: ResponseError) -> str:
-    """The code that redis-py took off the text."""
-    return f"{error.status_code} " if error.status_code else ""
-
-
-def _no_primary(error: ResponseError) -> bool:
-    return _NO_PRIMARY.search(f"{_code(error)}{error}") is not None
 
 
 def _check_size(packed: Iterable[bytes], commands: Iterable[Iterable[Any]]) -> None:
@@ -213,7 +205,6 @@ class _OursSync(_Ours):
         return self._owed == 0 and not self._unfinished
 
     def connect_check_health(self, *args: Any, **kwargs: Any) -> None:
-        """Connect and log in."""
         if self.is_connected:
             return
         problem = None
@@ -226,7 +217,6 @@ class _OursSync(_Ours):
         self._unfinished = False
 
     def disconnect(self, *args: Any, **kwargs: Any) -> None:
-        """Disconnect; what was still to come is never read."""
         self._unfinished = True
         if self._sending:
             self._last_words = last_words(self)
@@ -234,16 +224,14 @@ class _OursSync(_Ours):
         self._owed, self._unfinished = 0, False
 
     def register_connect_callback(self, callback: Any) -> None:
-        """Be told of a new login, which only subscribers ask for; they are sent more than asked."""
+        # Only subscribers ask for this; they are sent more than they asked for.
         self._subscribed = True
         super().register_connect_callback(callback)  # type: ignore[misc]
 
     def send_command(self, *args: Any, **kwargs: Any) -> None:
-        """Send a command."""
         self.send_packed_command(self.pack_command(*args), kwargs.get("check_health", True))
 
     def send_packed_command(self, command: Any, check_health: bool = True) -> None:
-        """Send what `pack_command` or `pack_commands` made."""
         if not self.is_connected:
             self.connect_check_health(check_health=False)
         if check_health:
@@ -263,7 +251,6 @@ class _OursSync(_Ours):
         _raise(problem)
 
     def read_response(self, *args: Any, **kwargs: Any) -> Any:
-        """Read one reply."""
         problem = None
         try:
             response = super().read_response(*args, **kwargs)  # type: ignore[misc]
@@ -281,7 +268,6 @@ class _OursSync(_Ours):
 
 class _OursAsync(_Ours):
     async def send_packed_command(self, command: Any, check_health: bool = True) -> None:
-        """Send what `pack_command` or `pack_commands` made."""
         problem: Exception | None = None
         self._sending = True
         try:
@@ -293,13 +279,11 @@ class _OursAsync(_Ours):
         _raise(problem)
 
     async def disconnect(self, *args: Any, **kwargs: Any) -> None:
-        """Disconnect; what was still to come is never read."""
         if self._sending:
             self._last_words = last_words(self)
         await super().disconnect(*args, **kwargs)  # type: ignore[misc]
 
     async def connect_check_health(self, *args: Any, **kwargs: Any) -> None:
-        """Connect and log in; without a login there is no connection."""
         problem = None
         try:
             await super().connect_check_health(*args, **kwargs)  # type: ignore[misc]
@@ -311,7 +295,6 @@ class _OursAsync(_Ours):
         _raise(problem)
 
     async def read_response(self, *args: Any, **kwargs: Any) -> Any:
-        """Read one reply."""
         problem = None
         try:
             response = await super().read_response(*args, **kwargs)  # type: ignore[misc]

@@ -39,10 +39,9 @@ class _Loan:
     __slots__ = ("__weakref__", "_connection", "_permit", "_pool")
 
     def __init__(self, pool: "Pool", connection: Any, permit: _Permit) -> None:
-        set_own = super().__setattr__
-        set_own("_pool", pool)
-        set_own("_connection", connection)
-        set_own("_permit", permit)
+        self._pool = pool
+        self._connection = connection
+        self._permit: Any = permit
 
     def __getattr__(self, name: str) -> Any:
         if self._connection is not None:
@@ -55,14 +54,8 @@ class _Loan:
         raise AttributeError(f"{name}: this connection went back to its pool")
 
     def __setattr__(self, name: str, value: object) -> None:
-        setattr(self._connection, name, value)
-
-    def take_back(self) -> tuple[Any, _Permit]:
-        """The connection and its permit, once; afterwards the connection is None."""
-        connection, permit = self._connection, self._permit
-        super().__setattr__("_connection", None)
-        super().__setattr__("_permit", None)
-        return connection, permit
+        own = name in _Loan.__slots__
+        object.__setattr__(self if own else self._connection, name, value)
 
 
 def _nothing(*_: object, **__: object) -> None:
@@ -139,7 +132,8 @@ class Pool(OwnListsPool):
             return
         if not connection.in_step or connection.should_reconnect():
             connection.disconnect()
-        own, permit = connection.take_back()
+        own, permit = connection._connection, connection._permit
+        connection._connection = connection._permit = None
         self._free.append(own)
         self._permits.put(permit)
 
@@ -149,26 +143,18 @@ class Pool(OwnListsPool):
             connection.disconnect()
 
     def _permit(self) -> _Permit:
-        try:
-            return self._permits.get_nowait()
-        except Empty:
-            pass
-        deadline = time.monotonic() + self.timeout
+        deadline, pause = time.monotonic() + self.timeout, 0.0
         while True:
+            with suppress(Empty):
+                return self._permits.get(timeout=pause)
+            left = max(0.0, deadline - time.monotonic())
+            if not left:
+                # What an interrupt dropped may hang on a traceback that refers to itself.
+                gc.collect()
             self._replace_lost_permits()
-            left = deadline - time.monotonic()
-            try:
-                return self._permits.get(timeout=max(0.0, min(left, _LOOK_EVERY)))
-            except Empty:
-                if left <= 0:
-                    break
-        # What an interrupt dropped may hang on a traceback that refers to itself.
-        gc.collect()
-        self._replace_lost_permits()
-        try:
-            return self._permits.get_nowait()
-        except Empty:
-            raise MaxConnectionsError(exhausted(self.max_connections, self.timeout)) from None
+            if not left and self._permits.empty():
+                raise MaxConnectionsError(exhausted(self.max_connections, self.timeout))
+            pause = min(left, _LOOK_EVERY)
 
     def _replace_lost_permits(self) -> None:
         """Make a permit for each that was dropped instead of being given back."""

@@ -61,13 +61,20 @@ class _Outages:
         """Count more errors as outages, as redis-py does for ``retry_on_error=``."""
         self.outages = (*self.outages, *specified_errors)
 
-    def _pause(self, error: Exception, failures: int, started: float) -> float | None:
+    def _pause(
+        self,
+        error: Exception,
+        failures: int,
+        started: float,
+        is_retryable: Callable[[Exception], bool] | None,
+    ) -> float | None:
         """Seconds to wait before the next attempt; None when there should be none."""
         final = (
             _inside.get()
             or time.monotonic() - started >= self.patience
             or isinstance(error, self.final)
             or (type(error) is RedisClusterException and not _unreachable(error))
+            or (is_retryable is not None and not is_retryable(error))
         )
         if final:
             return None
@@ -124,8 +131,6 @@ class OutageRetry(_Outages, Retry):
         while True:
             began = time.monotonic()
             try:
-                if _inside.get():
-                    return do()
                 with single_attempt():
                     return do()
             except self.outages as error:
@@ -133,9 +138,7 @@ class OutageRetry(_Outages, Retry):
                     raise alarm from None
                 failures += 1
                 started = started or time.monotonic()
-                pause = self._pause(error, failures, started)
-                if is_retryable is not None and not is_retryable(error):
-                    pause = None
+                pause = self._pause(error, failures, started, is_retryable)
                 fail(error, failures) if with_failure_count else fail(error)
                 if pause is None:
                     raise
@@ -156,16 +159,12 @@ class AsyncOutageRetry(_Outages, AsyncRetry):
         started, failures = 0.0, 0
         while True:
             try:
-                if _inside.get():
-                    return await do()
                 with single_attempt():
                     return await do()
             except self.outages as error:
                 failures += 1
                 started = started or time.monotonic()
-                pause = self._pause(error, failures, started)
-                if is_retryable is not None and not is_retryable(error):
-                    pause = None
+                pause = self._pause(error, failures, started, is_retryable)
                 await (fail(error, failures) if with_failure_count else fail(error))
                 if pause is None:
                     raise
