@@ -158,9 +158,7 @@ class ChatHistoryMiddleware(AgentMiddleware[AgentState[Any], Any, Any]):
 
     @override
     def wrap_model_call(
-        self,
-        request: ModelRequest[Any],
-        handler: Callable[[ModelRequest[Any]], ModelResponse[Any]],
+        self, request: ModelRequest[Any], handler: Callable[[ModelRequest[Any]], ModelResponse[Any]]
     ) -> ExtendedModelResponse[Any]:
         """Note the turn so far, before another middleware trims it away."""
         return _with_turn(request, handler(request))

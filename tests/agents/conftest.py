@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 import redis
 import redis.asyncio
+from langgraph.checkpoint.memory import InMemorySaver
 
 from memorystore_chat import MemorystoreChatMessageHistory
 from scripted import Make
@@ -27,3 +28,8 @@ def make(client: redis.Redis, key_prefix: str) -> Make:
 async def async_client(server: Server) -> AsyncIterator[redis.asyncio.Redis]:
     async with redis.asyncio.Redis(host=server.host, port=server.port, protocol=2) as connected:
         yield connected
+
+
+@pytest.fixture(params=[False, True], ids=["no checkpointer", "checkpointer"])
+def checkpointer(request: pytest.FixtureRequest) -> InMemorySaver | None:
+    return InMemorySaver() if request.param else None

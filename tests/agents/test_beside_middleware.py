@@ -3,7 +3,6 @@
 from typing import Annotated, Any
 
 import pytest
-from langchain.agents import create_agent
 from langchain.agents.middleware import (
     AgentMiddleware,
     ModelRetryMiddleware,
@@ -12,28 +11,24 @@ from langchain.agents.middleware import (
     hook_config,
 )
 from langchain.agents.structured_output import ToolStrategy
-from langchain_core.messages import (
-    AIMessage,
-    HumanMessage,
-    RemoveMessage,
-    ToolMessage,
-)
+from langchain_core.messages import AIMessage, HumanMessage, RemoveMessage, ToolMessage
 from langchain_core.tools import InjectedToolCallId, tool
-from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.graph.message import REMOVE_ALL_MESSAGES
 from langgraph.types import Command
 from pydantic import BaseModel
 
-from memorystore_chat.agents import ChatHistoryMiddleware
 from scripted import (
     THREAD,
     Make,
     Scripted,
     ask,
     call,
-    look_up,
+    drain,
     nowhere,
+    remembering,
+    say,
     texts,
+    words,
 )
 
 
@@ -47,30 +42,26 @@ class Guard(AgentMiddleware[Any, Any, Any]):
         return None
 
 
-@pytest.mark.parametrize("checkpointed", [False, True])
-@pytest.mark.parametrize("first", ["memory", "guard"])
-def test_turn_that_jumps_to_the_end_is_stored(make: Make, first: str, checkpointed: bool) -> None:
+@pytest.mark.parametrize("last", [False, True])
+def test_turn_that_jumps_to_the_end_is_stored(make: Make, last: bool, checkpointer: Any) -> None:
     """A refusal without the model is a turn like any other, wherever the middleware stands."""
-    memory = ChatHistoryMiddleware(make)
-    middleware: Any = [memory, Guard()] if first == "memory" else [Guard(), memory]
-    model = Scripted(replies=["a", "b"])
-    saver = InMemorySaver() if checkpointed else None
-    agent: Any = create_agent(model, middleware=middleware, checkpointer=saver)
-    result = agent.invoke(ask("1"), THREAD)
+    agent, model = remembering(make, ["a", "b"], Guard(), last=last, saver=checkpointer)
+    result = say(agent, "1")
     agent.invoke(ask("the secret", *result["messages"]), THREAD)
-    agent.invoke(ask("2"), THREAD)
+    say(agent, "2")
     expected = ["1", "a", "the secret", "No.", "2", "b"]
-    assert [message.text for message in make().messages] == expected
-    assert [message.text for message in model.asked[-1]] == expected[:-1]
+    assert words(make().messages) == expected
+    assert words(model.asked[-1]) == expected[:-1]
 
 
 async def test_jump_to_the_end_is_stored_async(make: Make, async_client: Any) -> None:
     """The asynchronous hook opens the turn too where the other was skipped."""
-    memory = ChatHistoryMiddleware(lambda s: make(s, client=nowhere(), async_client=async_client))
-    agent: Any = create_agent(Scripted(replies=[]), middleware=[Guard(), memory])
-    make().add_messages([HumanMessage("1", id="1"), AIMessage("a", id="2")])
-    await agent.ainvoke(ask("secret", HumanMessage("1", id="1"), AIMessage("a", id="2")), THREAD)
-    assert [message.text for message in make().messages] == ["1", "a", "secret", "No."]
+    history = make(client=nowhere(), async_client=async_client)
+    agent, _ = remembering(history, [], Guard(), last=True)
+    before = [HumanMessage("1", id="1"), AIMessage("a", id="2")]
+    make().add_messages(before)
+    await agent.ainvoke(ask("secret", *before), THREAD)
+    assert words(make().messages) == ["1", "a", "secret", "No."]
 
 
 class Withholds(AgentMiddleware[Any, Any, Any]):
@@ -85,11 +76,9 @@ class Withholds(AgentMiddleware[Any, Any, Any]):
 def test_question_that_was_taken_back_is_not_stored(make: Make) -> None:
     """Only what replaced it is, also after messages that have no ids."""
     make().add_messages([HumanMessage("0"), AIMessage("a")])
-    agent: Any = create_agent(
-        Scripted(replies=[]), middleware=[ChatHistoryMiddleware(make), Withholds()]
-    )
-    agent.invoke(ask("secret"), THREAD)
-    assert [message.text for message in make().messages] == ["0", "a", "Never mind."]
+    agent, _ = remembering(make, [], Withholds())
+    say(agent, "secret")
+    assert words(make().messages) == ["0", "a", "Never mind."]
 
 
 class Weather(BaseModel):
@@ -104,14 +93,10 @@ def test_structured_output_is_stored_as_an_exchange(make: Make) -> None:
         AIMessage("", tool_calls=[{"name": "Weather", "args": args, "id": f"c{number}"}])
         for number, args in enumerate([{"town": "Paris"}, {"city": "Paris"}, {"city": "Rome"}])
     ]
-    model = Scripted(replies=answers)
-    agent: Any = create_agent(
-        model, response_format=ToolStrategy(Weather), middleware=[ChatHistoryMiddleware(make)]
-    )
-    result = agent.invoke(ask("1"), THREAD)
-    assert result["structured_response"] == Weather(city="Paris")
+    agent, model = remembering(make, answers, response_format=ToolStrategy(Weather))
+    assert say(agent, "1")["structured_response"] == Weather(city="Paris")
     assert [message.type for message in make().messages] == ["human", "ai", "tool", "ai", "tool"]
-    assert agent.invoke(ask("2"), THREAD)["structured_response"] == Weather(city="Rome")
+    assert say(agent, "2")["structured_response"] == Weather(city="Rome")
     assert len(model.asked[-1]) == 6
     assert [message.type for message in make().messages[5:]] == ["human", "ai", "tool"]
 
@@ -129,16 +114,9 @@ class Edits(AgentMiddleware[Any, Any, Any]):
 
 def test_what_other_middleware_made_of_the_turn_is_stored(make: Make) -> None:
     """First in the list, it stores changed messages as changed, and not what was taken back."""
-    agent: Any = create_agent(
-        Scripted(replies=["rude words"]),
-        middleware=[ChatHistoryMiddleware(make), PIIMiddleware("email"), Edits()],
-    )
-    agent.invoke(ask("I am ada@example.com"), THREAD)
-    assert texts(make().messages) == [
-        ("human", "I am [REDACTED_EMAIL]"),
-        ("ai", "[removed]"),
-        ("ai", "[checked]"),
-    ]
+    agent, _ = remembering(make, ["rude words"], PIIMiddleware("email"), Edits())
+    say(agent, "I am ada@example.com")
+    assert words(make().messages) == ["I am [REDACTED_EMAIL]", "[removed]", "[checked]"]
 
 
 class Replaces(AgentMiddleware[Any, Any, Any]):
@@ -152,46 +130,36 @@ class Replaces(AgentMiddleware[Any, Any, Any]):
 def test_turn_survives_a_middleware_that_replaces_every_message(make: Make) -> None:
     """Question and answer are stored as they were, though the question's id is gone."""
     make().add_user_message("0")
-    model = Scripted(replies=["a"])
-    agent: Any = create_agent(model, middleware=[ChatHistoryMiddleware(make), Replaces()])
-    agent.invoke(ask("1"), THREAD)
+    agent, model = remembering(make, ["a"], Replaces())
+    say(agent, "1")
     assert texts(model.asked[0]) == [("human", "0 / 1")]
-    assert [message.text for message in make().messages] == ["0", "1", "a"]
+    assert words(make().messages) == ["0", "1", "a"]
 
 
-@pytest.mark.parametrize("first", ["memory", "summary"])
-def test_summarizing_changes_what_is_seen_not_what_is_stored(make: Make, first: str) -> None:
+def summarizing(trigger: int) -> Any:
+    """Puts a summary in the place of all but the last message once there are so many."""
+    summaries = Scripted(replies=["SUMMARY"] * 9)
+    return SummarizationMiddleware(summaries, trigger=("messages", trigger), keep=("messages", 1))
+
+
+@pytest.mark.parametrize("last", [False, True])
+def test_summarizing_changes_what_is_seen_not_what_is_stored(make: Make, last: bool) -> None:
     """The model gets a summary of the old turns; the session keeps them and not the summary."""
-    model = Scripted(replies=[*"abc"])
-    summaries = Scripted(replies=["SUMMARY"])
-    memory: Any = ChatHistoryMiddleware(make)
-    summary: Any = SummarizationMiddleware(summaries, trigger=("messages", 5), keep=("messages", 1))
-    agent: Any = create_agent(
-        model, middleware=[memory, summary] if first == "memory" else [summary, memory]
-    )
-    for question in "123":
-        agent.invoke(ask(question), THREAD)
+    agent, model = remembering(make, [*"abc"], summarizing(5), last=last)
+    say(agent, *"123")
     assert "SUMMARY" in model.asked[-1][0].text
-    assert [message.text for message in model.asked[-1][1:]] == ["3"]
-    assert [message.text for message in make().messages] == [*"1a2b3c"]
+    assert words(model.asked[-1][1:]) == ["3"]
+    assert words(make().messages) == [*"1a2b3c"]
 
 
 def test_summary_within_the_turn_loses_nothing_of_it(make: Make) -> None:
     """A long turn whose own question is summarized away is stored whole."""
-    model = Scripted(replies=[call("1"), call("2", "3"), call("4"), "done"])
-    summaries = Scripted(replies=["S"] * 9)
-    agent: Any = create_agent(
-        model,
-        [look_up],
-        middleware=[
-            ChatHistoryMiddleware(make),
-            SummarizationMiddleware(summaries, trigger=("messages", 3), keep=("messages", 1)),
-        ],
-    )
+    replies = [call("1"), call("2", "3"), call("4"), "done"]
+    agent, model = remembering(make, replies, summarizing(3))
     make().add_user_message("old")
-    agent.invoke(ask("go"), THREAD)
-    assert "go" not in [message.text for message in model.asked[-1]]
-    assert [message.text for message in make().messages] == [
+    say(agent, "go")
+    assert "go" not in words(model.asked[-1])
+    assert words(make().messages) == [
         *("old", "go", "", "facts about 1", "", "facts about 2", "facts about 3"),
         *("", "facts about 4", "done"),
     ]
@@ -210,41 +178,23 @@ class Stops(AgentMiddleware[Any, Any, Any]):
         return {"jump_to": "end"} | ({"messages": [AIMessage("Stopped.")]} if self.says else {})
 
 
-@pytest.mark.parametrize("checkpointed", [False, True])
 @pytest.mark.parametrize("says", [False, True])
 @pytest.mark.parametrize("way", ["invoke", "astream"])
 async def test_pending_call_is_stored_with_an_answer(
-    make: Make, way: str, says: bool, checkpointed: bool
+    make: Make, way: str, says: bool, checkpointer: Any
 ) -> None:
     """A call that was never carried out gets a result that says so, stored and replayed."""
-    model = Scripted(replies=[call("tea", "milk"), "fine"])
-    agent: Any = create_agent(
-        model,
-        [look_up],
-        middleware=[ChatHistoryMiddleware(make), Stops(says=says)],
-        checkpointer=InMemorySaver() if checkpointed else None,
-    )
-    if way == "invoke":
-        agent.invoke(ask("1"), THREAD)
-    else:
-        [each async for each in agent.astream(ask("1"), THREAD)]
-    not_done = ("tool", "The call was not carried out.")
-    first = [
-        ("human", "1"),
-        ("ai", ""),
-        not_done,
-        not_done,
-        *([("ai", "Stopped.")] if says else []),
-    ]
+    replies = [call("tea", "milk"), "fine"]
+    agent, model = remembering(make, replies, Stops(says=says), saver=checkpointer)
+    await drain(agent, way, ask("1"))
     stored = make().messages
-    assert texts(stored) == first
-    assert [m.tool_call_id for m in stored if isinstance(m, ToolMessage)] == [
-        "call-tea",
-        "call-milk",
-    ]
-    agent.invoke(ask("2"), THREAD)
-    assert texts(model.asked[-1]) == [*first, ("human", "2")]
-    assert texts(make().messages) == [*first, ("human", "2"), ("ai", "fine")]
+    first = ["1", "", *["The call was not carried out."] * 2, *(["Stopped."] if says else [])]
+    assert words(stored) == first
+    answered = [m.tool_call_id for m in stored if isinstance(m, ToolMessage)]
+    assert answered == ["call-tea", "call-milk"]
+    say(agent, "2")
+    assert words(model.asked[-1]) == [*first, "2"]
+    assert words(make().messages) == [*first, "2", "fine"]
 
 
 class Forgets(AgentMiddleware[Any, Any, Any]):
@@ -256,10 +206,8 @@ class Forgets(AgentMiddleware[Any, Any, Any]):
     def before_model(self, state: Any, runtime: Any) -> Any:
         if state["messages"][-1].type != "tool":
             return None
-        kept = state["messages"][: self.keep]
-        return {
-            "messages": [RemoveMessage(id=REMOVE_ALL_MESSAGES), *kept, HumanMessage("in short")]
-        }
+        kept = [*state["messages"][: self.keep], HumanMessage("in short")]
+        return {"messages": [RemoveMessage(id=REMOVE_ALL_MESSAGES), *kept]}
 
 
 @pytest.mark.parametrize("keep", [0, 1, 2])
@@ -268,22 +216,10 @@ async def test_result_survives_a_replacement_of_the_conversation(
     make: Make, way: str, keep: int
 ) -> None:
     """Results are noted when tools end, so that no call is stored without them."""
-    model = Scripted(replies=[call("tea", "milk"), "fine"])
-    agent: Any = create_agent(
-        model, [look_up], middleware=[ChatHistoryMiddleware(make), Forgets(keep)]
-    )
-    if way == "invoke":
-        agent.invoke(ask("1"), THREAD)
-    else:
-        await agent.ainvoke(ask("1"), THREAD)
-    stored = [message for message in make().messages if message.text != "in short"]
-    assert texts(stored) == [
-        ("human", "1"),
-        ("ai", ""),
-        ("tool", "facts about tea"),
-        ("tool", "facts about milk"),
-        ("ai", "fine"),
-    ]
+    agent, _ = remembering(make, [call("tea", "milk"), "fine"], Forgets(keep))
+    await drain(agent, way, ask("1"))
+    stored = [text for text in words(make().messages) if text != "in short"]
+    assert stored == ["1", "", "facts about tea", "facts about milk", "fine"]
 
 
 @pytest.mark.parametrize("remove", [True, False])
@@ -298,18 +234,9 @@ def test_tool_that_replaces_the_conversation(make: Make, remove: bool) -> None:
         return Command(update={"messages": [*removal, result]})
 
     asked = AIMessage("", tool_calls=[{"name": "start_over", "args": {}, "id": "c1"}])
-    model = Scripted(replies=["a", asked, "Let us begin."])
-    agent: Any = create_agent(model, [start_over], middleware=[ChatHistoryMiddleware(make)])
-    agent.invoke(ask("1"), THREAD)
-    agent.invoke(ask("2"), THREAD)
-    assert texts(make().messages) == [
-        ("human", "1"),
-        ("ai", "a"),
-        ("human", "2"),
-        ("ai", ""),
-        ("tool", "forgotten"),
-        ("ai", "Let us begin."),
-    ]
+    agent, _ = remembering(make, ["a", asked, "Let us begin."], tools=[start_over])
+    say(agent, "1", "2")
+    assert words(make().messages) == ["1", "a", "2", "", "forgotten", "Let us begin."]
 
 
 class Redacts(AgentMiddleware[Any, Any, Any]):
@@ -325,28 +252,21 @@ class Redacts(AgentMiddleware[Any, Any, Any]):
 
 def test_exchanged_result_is_stored_once(make: Make) -> None:
     """A result that another middleware replaced is stored as replaced, and not twice."""
-    model = Scripted(replies=[call("tea"), "fine"])
-    agent: Any = create_agent(model, [look_up], middleware=[ChatHistoryMiddleware(make), Redacts()])
-    agent.invoke(ask("1"), THREAD)
-    assert texts(make().messages) == [
-        ("human", "1"),
-        ("ai", ""),
-        ("tool", "[redacted]"),
-        ("ai", "fine"),
-    ]
+    agent, _ = remembering(make, [call("tea"), "fine"], Redacts())
+    say(agent, "1")
+    assert words(make().messages) == ["1", "", "[redacted]", "fine"]
 
 
 @pytest.mark.parametrize("on_failure", ["continue", "error"])
 def test_stand_in_of_a_failed_model(make: Make, on_failure: Any) -> None:
     """What the user was told in the model's place is stored; an error stores nothing."""
     retries = ModelRetryMiddleware(max_retries=0, on_failure=on_failure)
-    model = Scripted(replies=[RuntimeError("quota")])
-    agent: Any = create_agent(model, middleware=[ChatHistoryMiddleware(make), retries])
+    agent, _ = remembering(make, [RuntimeError("quota")], retries)
     if on_failure == "error":
         with pytest.raises(RuntimeError, match="quota"):
-            agent.invoke(ask("1"), THREAD)
+            say(agent, "1")
         assert len(make()) == 0
     else:
-        shown = agent.invoke(ask("1"), THREAD)["messages"][-1].text
+        shown = say(agent, "1")["messages"][-1].text
         assert "failed" in shown
         assert texts(make().messages) == [("human", "1"), ("ai", shown)]

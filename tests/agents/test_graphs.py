@@ -1,21 +1,19 @@
 """Agents with ChatHistoryMiddleware as nodes of a graph, alone and in pairs."""
 
+from functools import partial
 from typing import Any
 
 import pytest
 from langchain.agents import create_agent
 from langchain_core.messages import BaseMessage, HumanMessage
+from langchain_core.runnables import RunnableLambda
 from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.graph import START, MessagesState, StateGraph
 
 from memorystore_chat.agents import ChatHistoryMiddleware
-from scripted import THREAD, Make, Scripted, ask, call, look_up
+from scripted import THREAD, Make, Scripted, ask, call, drain, look_up, remembering, words
 
 WAYS = ["invoke", "stream", "ainvoke", "astream"]
-
-
-def words(messages: list[BaseMessage]) -> list[str]:
-    return [message.text for message in messages]
 
 
 def node(make: Make, name: str, model: Scripted) -> Any:
@@ -42,8 +40,6 @@ def graph(agents: dict[str, Any], saver: InMemorySaver | None, *, as_functions: 
                 answer = await agent.ainvoke({"messages": state["messages"]})
                 return {"messages": answer["messages"]}
 
-            from langchain_core.runnables import RunnableLambda
-
             built.add_node(name, RunnableLambda(run, arun))
         else:
             built.add_node(name, agent)
@@ -54,58 +50,45 @@ def graph(agents: dict[str, Any], saver: InMemorySaver | None, *, as_functions: 
 
 async def turn(graph: Any, way: str, question: str) -> list[str]:
     """One call of the graph; the texts of the messages that it ends with."""
-    given = {"messages": [("user", question)]}
-    if way == "invoke":
-        last = graph.invoke(given, THREAD)
-    elif way == "ainvoke":
-        last = await graph.ainvoke(given, THREAD)
-    elif way == "stream":
-        last = [*graph.stream(given, THREAD, stream_mode="values")][-1]
-    else:
-        last = [each async for each in graph.astream(given, THREAD, stream_mode="values")][-1]
-    return words(last["messages"])
+    return words((await drain(graph, way, ask(question)))[-1]["messages"])
 
 
 @pytest.mark.parametrize("as_functions", [False, True])
 @pytest.mark.parametrize("way", WAYS)
-@pytest.mark.parametrize("checkpointed", [False, True])
 async def test_one_agent_as_a_node(
-    make: Make, checkpointed: bool, way: str, as_functions: bool
+    make: Make, checkpointer: Any, way: str, as_functions: bool
 ) -> None:
     """The parent graph's messages stay in order, whether it holds the session or not."""
     model = Scripted(replies=["a1", call("tea"), "a2", "a3"])
-    saver = InMemorySaver() if checkpointed else None
-    parent = graph({"a": node(make, "a", model)}, saver, as_functions=as_functions)
+    parent = graph({"a": node(make, "a", model)}, checkpointer, as_functions=as_functions)
     turns = [await turn(parent, way, question) for question in ("q1", "q2", "q3")]
     second = ["q2", "", "facts about tea", "a2"]
     whole = ["q1", "a1", *second, "q3", "a3"]
     assert session(make, "a") == whole
     assert words(model.asked[-1]) == whole[:-1]
-    assert turns[1] == (whole[:6] if checkpointed else second)
-    assert turns[2] == (whole if checkpointed else ["q3", "a3"])
+    assert turns[1] == (whole[:6] if checkpointer else second)
+    assert turns[2] == (whole if checkpointer else ["q3", "a3"])
 
 
 @pytest.mark.parametrize("as_functions", [False, True])
 @pytest.mark.parametrize("way", WAYS)
-@pytest.mark.parametrize("checkpointed", [False, True])
 async def test_two_agents_as_nodes(
-    make: Make, checkpointed: bool, way: str, as_functions: bool
+    make: Make, checkpointer: Any, way: str, as_functions: bool
 ) -> None:
     """Each agent is asked the user's question and told what the other one said, once."""
     models = {name: Scripted(replies=[f"{name}{n}" for n in (1, 2, 3)]) for name in "ab"}
     agents = {name: node(make, name, model) for name, model in models.items()}
-    saver = InMemorySaver() if checkpointed else None
-    parent = graph(agents, saver, as_functions=as_functions)
+    parent = graph(agents, checkpointer, as_functions=as_functions)
     turns = [await turn(parent, way, question) for question in ("q1", "q2", "q3")]
     both = ["q1", "a1", "b1", "q2", "a2", "b2", "q3", "a3", "b3"]
-    if checkpointed:
+    if checkpointer:
         assert words(models["a"].asked[-1]) == both[:-2]
     else:
         # The second agent's answers reach the first one with the parent's messages only.
         assert words(models["a"].asked[-1]) == ["q1", "a1", "q2", "a2", "q3"]
     assert words(models["b"].asked[-1]) == both[:-1]
     assert session(make, "b") == both
-    assert turns[2] == (both if checkpointed else both[-3:])
+    assert turns[2] == (both if checkpointer else both[-3:])
 
 
 async def test_stream_of_a_node_shows_no_old_message(make: Make) -> None:
@@ -113,42 +96,22 @@ async def test_stream_of_a_node_shows_no_old_message(make: Make) -> None:
     agent = node(make, "a", Scripted(replies=["one", "two"]))
     parent = graph({"a": agent}, None, as_functions=False)
     parent.invoke(ask("q1"), THREAD)
-    shown = [
-        chunk[1][0].text
-        for chunk in parent.stream(ask("q2"), THREAD, stream_mode="messages", subgraphs=True)
-    ]
-    assert "".join(shown) == "two"
+    chunks = parent.stream(ask("q2"), THREAD, stream_mode="messages", subgraphs=True)
+    assert "".join(chunk[1][0].text for chunk in chunks) == "two"
 
 
 def test_unknown_question_before_known_messages_is_asked(make: Make) -> None:
     """What is new is decided by ids: a question that stands first is asked and stored too."""
-    model = Scripted(replies=["a1", "a2"])
-    agent: Any = create_agent(model, middleware=[ChatHistoryMiddleware(make)])
+    agent, model = remembering(make, ["a1", "a2"])
     first = agent.invoke(ask("q1"), THREAD)["messages"]
     agent.invoke({"messages": [HumanMessage("q2", id="new"), *first]}, THREAD)
     assert words(model.asked[-1]) == ["q1", "a1", "q2"]
     assert words(make().messages) == ["q1", "a1", "q2", "a2"]
 
 
-def test_window_does_not_make_old_messages_new(make: Make) -> None:
-    """Messages older than the window are recognized, though a new one stands before them."""
-    model = Scripted(replies=[*"abcd"])
-    agent: Any = create_agent(
-        model, middleware=[ChatHistoryMiddleware(lambda s: make(s, window=2))]
-    )
-    own: list[BaseMessage] = []
-    for question in "123":
-        own.append(HumanMessage(question))
-        own = [*own, agent.invoke({"messages": own}, THREAD)["messages"][-1]]
-    agent.invoke({"messages": [HumanMessage("4", id="new"), *own]}, THREAD)
-    assert words(make().messages) == [*"1a2b3c4d"]
-
-
 def test_cap_does_not_make_dropped_messages_new(make: Make) -> None:
     """What max_messages dropped from the session stays dropped if the caller still passes it."""
-    model = Scripted(replies=[*"abcd"])
-    memory = ChatHistoryMiddleware(lambda s: make(s, max_messages=4))
-    agent: Any = create_agent(model, middleware=[memory])
+    agent, model = remembering(lambda s: make(s, max_messages=4), [*"abcd"])
     own: list[BaseMessage] = []
     for question in "1234":
         own = [*own, HumanMessage(question)]
@@ -159,9 +122,8 @@ def test_cap_does_not_make_dropped_messages_new(make: Make) -> None:
 
 def test_front_end_that_resends_the_conversation(make: Make) -> None:
     """whole_conversation=True takes the messages after the last answer, ids or not."""
-    model = Scripted(replies=[call("tea"), "a1", "a2", "a3"])
-    memory = ChatHistoryMiddleware(make, whole_conversation=True)
-    agent: Any = create_agent(model, [look_up], middleware=[memory])
+    replies = [call("tea"), "a1", "a2", "a3"]
+    agent, model = remembering(make, replies, whole_conversation=True)
     shown: list[dict[str, str]] = []
     for question in ("q1", "again", "again"):
         shown.append({"role": "user", "content": question})
@@ -175,9 +137,8 @@ def test_front_end_that_resends_the_conversation(make: Make) -> None:
 @pytest.mark.parametrize("window", [None, 1])
 def test_resent_instructions_are_given_anew(make: Make, window: int | None) -> None:
     """A system message at the head of what is resent reaches the model in each turn."""
-    model = Scripted(replies=["a1", "a2"])
-    memory = ChatHistoryMiddleware(lambda s: make(s, window=window), whole_conversation=True)
-    agent: Any = create_agent(model, middleware=[memory])
+    history = partial(make, window=window)
+    agent, model = remembering(history, ["a1", "a2"], whole_conversation=True)
     shown = [("system", "be brief"), ("user", "q1")]
     agent.invoke({"messages": shown}, THREAD)
     agent.invoke({"messages": [*shown, ("assistant", "a1"), ("user", "q2")]}, THREAD)
@@ -187,9 +148,7 @@ def test_resent_instructions_are_given_anew(make: Make, window: int | None) -> N
 
 def test_resent_conversation_restores_an_empty_session(make: Make) -> None:
     """A session that has expired is taken over from the front end as a whole."""
-    agent: Any = create_agent(
-        Scripted(replies=["a2"]), middleware=[ChatHistoryMiddleware(make, whole_conversation=True)]
-    )
+    agent, _ = remembering(make, ["a2"], whole_conversation=True)
     shown = [("user", "q1"), ("assistant", "a1"), ("user", "q2")]
     agent.invoke({"messages": shown}, THREAD)
     assert words(make().messages) == ["q1", "a1", "q2", "a2"]
@@ -202,12 +161,9 @@ def test_whole_conversation_is_a_bool(make: Make) -> None:
         ChatHistoryMiddleware(make, whole_conversation=wrong)
 
 
-@pytest.mark.parametrize("checkpointed", [False, True])
-def test_reused_id_is_asked(make: Make, checkpointed: bool) -> None:
+def test_reused_id_is_asked(make: Make, checkpointer: Any) -> None:
     """A front end that gives the same id to each message loses none of them."""
-    model = Scripted(replies=["a1", "a2"])
-    saver = InMemorySaver() if checkpointed else None
-    agent: Any = create_agent(model, middleware=[ChatHistoryMiddleware(make)], checkpointer=saver)
+    agent, model = remembering(make, ["a1", "a2"], saver=checkpointer)
     for question in ("q1", "q2"):
         agent.invoke({"messages": [HumanMessage(question, id="1")]}, THREAD)
     assert words(model.asked[-1]) == ["q1", "a1", "q2"]
@@ -218,21 +174,16 @@ def test_reused_id_is_asked(make: Make, checkpointed: bool) -> None:
 
 def test_same_message_object_is_asked_again(make: Make) -> None:
     """LangGraph gives the caller's object its id, so that a loop passes a known one."""
-    agent: Any = create_agent(
-        Scripted(replies=["a", "b"]), middleware=[ChatHistoryMiddleware(make)]
-    )
+    agent, _ = remembering(make, ["a", "b"])
     again = HumanMessage("again")
     for _ in range(2):
         agent.invoke({"messages": [again]}, THREAD)
     assert words(make().messages) == ["again", "a", "again", "b"]
 
 
-@pytest.mark.parametrize("checkpointed", [False, True])
-def test_call_that_asks_nothing_says_so(make: Make, checkpointed: bool) -> None:
+def test_call_that_asks_nothing_says_so(make: Make, checkpointer: Any) -> None:
     """Passing the last result alone is an error that says what to pass, and asks no model."""
-    model = Scripted(replies=["a"])
-    saver = InMemorySaver() if checkpointed else None
-    agent: Any = create_agent(model, middleware=[ChatHistoryMiddleware(make)], checkpointer=saver)
+    agent, model = remembering(make, ["a"], saver=checkpointer)
     result = agent.invoke(ask("q"), THREAD)
     with pytest.raises(ValueError, match=r"asks nothing.*Pass a new message"):
         agent.invoke(result, THREAD)

@@ -2,16 +2,12 @@
 
 import asyncio
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
 from langchain.agents import create_agent
-from langchain_core.messages import (
-    AIMessage,
-    AIMessageChunk,
-    HumanMessage,
-    ToolMessage,
-)
+from langchain_core.messages import AIMessage, AIMessageChunk, HumanMessage, ToolMessage
 
 import servers
 from memorystore_chat import ConnectError, MemorystoreChatError, MemorystoreChatMessageHistory
@@ -25,9 +21,11 @@ from scripted import (
     ask,
     call,
     drain,
-    look_up,
     nowhere,
+    remembering,
+    say,
     texts,
+    words,
 )
 from servers import Server
 
@@ -48,26 +46,13 @@ async def test_all_ways_to_run_store_the_same(
     options: dict[str, Any] = {}
     if with_async_client:
         options = {"client": nowhere(), "async_client": async_client}
-    agent: Any = create_agent(
-        Scripted(replies=[call("tea"), "Tea is quite fine."]),
-        [look_up],
-        middleware=[ChatHistoryMiddleware(lambda s: make(s, **options))],
-    )
+    agent, _ = remembering(lambda s: make(s, **options), [call("tea"), "Tea is quite fine."])
     make().add_messages([HumanMessage("before", id="old")])
-    await drain(agent, how, mode)
+    await drain(agent, how, ask("tea?"), mode)
     stored = make().messages
-    assert [type(message) for message in stored[1:]] == [
-        HumanMessage,
-        AIMessage,
-        ToolMessage,
-        AIMessage,
-    ]
-    assert [message.text for message in stored] == [
-        "before",
-        "tea?",
-        "",
-        "facts about tea",
-        "Tea is quite fine.",
+    assert texts(stored) == [
+        *(("human", "before"), ("human", "tea?"), ("ai", "")),
+        *(("tool", "facts about tea"), ("ai", "Tea is quite fine.")),
     ]
     assert isinstance(stored[2], AIMessage)
     assert stored[2].tool_calls == call("tea").tool_calls
@@ -79,12 +64,8 @@ async def test_streamed_messages_are_those_of_the_turn(make: Make) -> None:
     for how in ("stream", "astream"):
         make().clear()
         make().add_messages([HumanMessage("old"), AIMessage("older answer")])
-        agent: Any = create_agent(
-            Scripted(replies=[call("tea"), "Tea is fine."]),
-            [look_up],
-            middleware=[ChatHistoryMiddleware(make)],
-        )
-        chunks = [message for message, _ in await drain(agent, how, "messages")]
+        agent, _ = remembering(make, [call("tea"), "Tea is fine."])
+        chunks = [message for message, _ in await drain(agent, how, ask("tea?"), "messages")]
         shown = [message.text for message in chunks if message.text]
         assert shown == ["facts about tea", "Tea ", "is ", "fine."]
         assert {type(message) for message in chunks} == {AIMessageChunk, ToolMessage}
@@ -92,16 +73,10 @@ async def test_streamed_messages_are_those_of_the_turn(make: Make) -> None:
 
 def test_updates_of_every_step_have_messages(make: Make) -> None:
     """stream_mode="updates" gives the model and the tools their usual updates."""
-    agent: Any = create_agent(
-        Scripted(replies=[call("tea"), "fine"]), [look_up], middleware=[ChatHistoryMiddleware(make)]
-    )
+    agent, _ = remembering(make, [call("tea"), "fine"])
     updates = [*agent.stream(ask("1"), THREAD, stream_mode="updates")]
-    said = [
-        texts(update["messages"])
-        for chunk in updates
-        for step, update in chunk.items()
-        if step in ("model", "tools")
-    ]
+    steps = [step for chunk in updates for step in chunk.items()]
+    said = [texts(update["messages"]) for name, update in steps if name in ("model", "tools")]
     assert said == [[("ai", "")], [("tool", "facts about tea")], [("ai", "fine")]]
 
 
@@ -109,8 +84,7 @@ def test_outage_at_the_read_reaches_the_caller() -> None:
     """A session that cannot be read is an error, and the model is not asked without it."""
     with servers.valkey() as server, server.client(retry=NO_RETRY) as client:
         history = MemorystoreChatMessageHistory(client, "s")
-        model = Scripted(replies=["never"])
-        agent: Any = create_agent(model, middleware=[ChatHistoryMiddleware(history)])
+        agent, model = remembering(history, ["never"])
         server.kill()
         with pytest.raises(ConnectError, match="reading the session 's'"):
             agent.invoke(ask("1"))
@@ -146,22 +120,18 @@ def test_outage_at_the_write_reaches_the_caller() -> None:
 
 async def test_refused_write_reaches_the_caller_async(make: Make, client: Any) -> None:
     """So does a write that the server refuses, in the asynchronous hooks too."""
-    agent: Any = create_agent(
-        Scripted(replies=[lambda: client.set(make().key, "no list") and "answer"]),
-        middleware=[ChatHistoryMiddleware(make)],
-    )
+    agent, _ = remembering(make, [lambda: client.set(make().key, "no list") and "answer"])
     with pytest.raises(MemorystoreChatError, match="WRONGTYPE"):
         await agent.ainvoke(ask("1"), THREAD)
 
 
 def test_model_that_raises_stores_nothing(make: Make) -> None:
     """A failed turn leaves no trace, not even its question; the next one is whole."""
-    model = Scripted(replies=[call("tea"), RuntimeError("quota"), "fine"])
-    agent: Any = create_agent(model, [look_up], middleware=[ChatHistoryMiddleware(make)])
+    agent, _ = remembering(make, [call("tea"), RuntimeError("quota"), "fine"])
     with pytest.raises(RuntimeError, match="quota"):
-        agent.invoke(ask("1"), THREAD)
+        say(agent, "1")
     assert len(make()) == 0
-    agent.invoke(ask("2"), THREAD)
+    say(agent, "2")
     assert texts(make().messages) == [("human", "2"), ("ai", "fine")]
 
 
@@ -172,11 +142,9 @@ def test_tool_that_raises_stores_nothing(make: Make) -> None:
         """Look something up."""
         raise RuntimeError(thing)
 
-    agent: Any = create_agent(
-        Scripted(replies=[call("tea")]), [look_up], middleware=[ChatHistoryMiddleware(make)]
-    )
+    agent, _ = remembering(make, [call("tea")], tools=[look_up])
     with pytest.raises(RuntimeError, match="tea"):
-        agent.invoke(ask("1"), THREAD)
+        say(agent, "1")
     assert len(make()) == 0
 
 
@@ -190,11 +158,8 @@ async def test_cancelled_turn_stores_nothing(make: Make, async_client: Any) -> N
         await asyncio.sleep(30)
         return thing
 
-    agent: Any = create_agent(
-        Scripted(replies=[call("tea"), "never"]),
-        [look_up],
-        middleware=[ChatHistoryMiddleware(lambda s: make(s, async_client=async_client))],
-    )
+    history = make(async_client=async_client)
+    agent, _ = remembering(history, [call("tea"), "never"], tools=[look_up])
     task = asyncio.create_task(agent.ainvoke(ask("1"), THREAD))
     await running.wait()
     task.cancel()
@@ -205,9 +170,8 @@ async def test_cancelled_turn_stores_nothing(make: Make, async_client: Any) -> N
 
 def test_stream_left_early_stores_nothing(make: Make) -> None:
     """A turn is stored when its stream has been read to the end."""
-    memory = ChatHistoryMiddleware(make)
     for stop_after, stored in ((1, 0), (None, 2)):
-        agent: Any = create_agent(Scripted(replies=["a b c"]), middleware=[memory])
+        agent, _ = remembering(make, ["a b c"])
         stream: Any = agent.stream(ask("1"), THREAD, stream_mode="messages")
         for number, _ in enumerate(stream, start=1):
             if number == stop_after:
@@ -219,33 +183,22 @@ def test_stream_left_early_stores_nothing(make: Make) -> None:
 def test_two_turns_at_once_are_each_in_one_piece(make: Make) -> None:
     """Turns that overlap on a session do not mix; neither sees the other."""
     both_ask = threading.Barrier(2)
-    memory = ChatHistoryMiddleware(make)
 
     def turn(name: str) -> Scripted:
         def answer() -> str:
             both_ask.wait(10)
             return f"{name} answered"
 
-        model = Scripted(replies=[call(name), answer])
-        agent: Any = create_agent(model, [look_up], middleware=[memory])
-        agent.invoke(ask(name), THREAD)
+        agent, model = remembering(make, [call(name), answer])
+        say(agent, name)
         return model
 
     make().add_user_message("before")
-    models: dict[str, Scripted] = {}
-    threads = [
-        threading.Thread(target=lambda name=name: models.update({name: turn(name)}))
-        for name in ("tea", "milk")
-    ]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(20)
-
-    stored = [message.text for message in make().messages]
-    turns = {
-        name: [name, "", f"facts about {name}", f"{name} answered"] for name in ("tea", "milk")
-    }
-    first, second = stored[1], stored[5]
-    assert stored == ["before", *turns[first], *turns[second]]
-    assert [len(model.asked[-1]) for model in models.values()] == [4, 4]
+    with ThreadPoolExecutor() as threads:
+        models = [*threads.map(turn, ("tea", "milk"))]
+    stored = words(make().messages)
+    assert stored[0] == "before"
+    for name, *turn_of in (stored[1:5], stored[5:]):
+        assert turn_of == ["", f"facts about {name}", f"{name} answered"]
+    assert {stored[1], stored[5]} == {"tea", "milk"}
+    assert [len(model.asked[-1]) for model in models] == [4, 4]

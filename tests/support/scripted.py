@@ -1,18 +1,14 @@
 """A scripted chat model and small helpers for the tests of agents."""
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import redis
 import redis.asyncio
+from langchain.agents import create_agent
 from langchain_core.language_models import BaseChatModel
-from langchain_core.messages import (
-    AIMessage,
-    AIMessageChunk,
-    BaseMessage,
-    HumanMessage,
-)
+from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage, HumanMessage
 from langchain_core.messages.tool import tool_call_chunk
 from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, ChatResult
 from pydantic import Field
@@ -21,6 +17,7 @@ from redis.retry import Retry
 
 import servers
 from memorystore_chat import MemorystoreChatMessageHistory
+from memorystore_chat.agents import ChatHistoryMiddleware
 
 Make = Callable[..., MemorystoreChatMessageHistory]
 NO_RETRY = Retry(NoBackoff(), 0)
@@ -82,8 +79,37 @@ def ask(text: str, *before: BaseMessage) -> dict[str, Any]:
     return {"messages": [*before, HumanMessage(text)]}
 
 
+def say(agent: Any, *questions: str) -> Any:
+    """Ask one question after the other, and return what the last call ended with."""
+    for question in questions:
+        ended = agent.invoke(ask(question), THREAD)
+    return ended
+
+
+def words(messages: list[BaseMessage]) -> list[str]:
+    return [message.text for message in messages]
+
+
 def texts(messages: list[BaseMessage]) -> list[tuple[str, str]]:
     return [(message.type, message.text) for message in messages]
+
+
+def remembering(
+    history: Any,
+    replies: list[Any],
+    *others: Any,
+    last: bool = False,
+    saver: Any = None,
+    tools: Sequence[Any] = (look_up,),
+    whole_conversation: bool = False,
+    **options: Any,
+) -> tuple[Any, Scripted]:
+    """An agent with ChatHistoryMiddleware first (or last) and others, and its model."""
+    model = Scripted(replies=replies)
+    memory = ChatHistoryMiddleware(history, whole_conversation=whole_conversation)
+    middleware = [*others, memory] if last else [memory, *others]
+    options |= {"middleware": middleware, "checkpointer": saver}
+    return create_agent(model, [*tools], **options), model
 
 
 def nowhere() -> redis.Redis:
@@ -98,12 +124,14 @@ OTHER: Any = {"configurable": {"thread_id": "grace/1"}}
 MODES = ("messages", "updates", "values")
 
 
-async def drain(agent: Any, how: str, mode: Any) -> list[Any]:
+async def drain(
+    agent: Any, how: str, given: Any, mode: Any = "values", config: Any = THREAD
+) -> list[Any]:
     """Run one turn in one of the four ways."""
     if how == "invoke":
-        return [agent.invoke(ask("tea?"), THREAD)]
+        return [agent.invoke(given, config)]
     if how == "ainvoke":
-        return [await agent.ainvoke(ask("tea?"), THREAD)]
+        return [await agent.ainvoke(given, config)]
     if how == "stream":
-        return [*agent.stream(ask("tea?"), THREAD, stream_mode=mode)]
-    return [chunk async for chunk in agent.astream(ask("tea?"), THREAD, stream_mode=mode)]
+        return [*agent.stream(given, config, stream_mode=mode)]
+    return [chunk async for chunk in agent.astream(given, config, stream_mode=mode)]
