@@ -132,8 +132,6 @@ def check_once(history: MemorystoreChatMessageHistory, acknowledged: dict[str, l
 async def test_a_thousand_appends_with_one_reply_in_three_lost_sync(
     target: Server | Cluster, key_prefix: str
 ) -> None:
-    """Two threads append 500 times each over a link that loses replies: 1,000 are stored, once."""
-
     def write(link: Link, writer: str) -> list[int]:
         with link.client() as client:
             history = MemorystoreChatMessageHistory(client, "s", key_prefix=key_prefix)
@@ -151,8 +149,6 @@ async def test_a_thousand_appends_with_one_reply_in_three_lost_sync(
 async def test_a_thousand_appends_with_one_reply_in_three_lost_async(
     target: Server | Cluster, key_prefix: str
 ) -> None:
-    """Two tasks append 500 times each over a link that loses replies: 1,000 are stored, once."""
-
     async def write(link: Link, plain: Any, writer: str) -> list[int]:
         async with link.aclient() as client:
             history = MemorystoreChatMessageHistory(
@@ -172,7 +168,6 @@ async def test_a_thousand_appends_with_one_reply_in_three_lost_async(
 async def test_a_try_that_overtakes_the_first_one_is_recognized(
     server: Server, key_prefix: str
 ) -> None:
-    """Connections cut before the server has answered: every batch is stored once all the same."""
     with lossy(server, 2, await_reply=False) as link, link.client() as client:
         history = MemorystoreChatMessageHistory(client, "s", key_prefix=key_prefix)
         batches = [[said("a", n)[0], said("a", n + 1)[0]] for n in range(0, 200, 2)]
@@ -185,7 +180,6 @@ async def test_a_try_that_overtakes_the_first_one_is_recognized(
 
 
 def test_tries_that_pile_up_before_a_hanging_server_are_stored_once() -> None:
-    """The client times out and tries again while the first try still waits to be executed."""
     with servers.valkey() as server:
         retry = Retry(ConstantBackoff(0.01), 20)
         with server.client(socket_timeout=0.2, retry=retry) as client:
@@ -219,7 +213,6 @@ def test_without_retries_it_raises_and_an_append_id_makes_it_safe_to_repeat(
 
 
 async def test_without_retries_it_raises_async(server: Server, key_prefix: str) -> None:
-    """The async twin raises the same error, and is as safe to repeat with an append_id."""
     append_id = codec.new_append_id()
     with server.client() as direct, lossy(server, 2) as link:
         async with link.aclient(retries=0) as client:
@@ -258,7 +251,6 @@ DAY = 24 * 60 * 60 * 1000
 def test_an_earlier_try_is_found_behind_what_others_appended(
     client: redis.Redis, key_prefix: str, age: int, others: list[tuple[int, int]]
 ) -> None:
-    """However much was appended since the id was made, as far as clocks agree within a minute."""
     append_id = id_from(age)
     history = MemorystoreChatMessageHistory(client, "s", key_prefix=key_prefix)
     history.add_messages(said("z", 1), append_id=id_from(age + DAY))
@@ -336,7 +328,6 @@ def test_a_first_try_that_arrives_after_clear_is_stored(
 
 
 def test_a_long_batch_is_recognized(server: Server, key_prefix: str) -> None:
-    """A batch of thousands of messages whose reply is lost is stored once, in order."""
     size = 3000
     with lossy(server, 2) as link, link.client() as client:
         history = MemorystoreChatMessageHistory(client, "s", key_prefix=key_prefix)
@@ -360,7 +351,6 @@ def test_a_batch_longer_than_the_cap_is_recognized(server: Server, key_prefix: s
 
 
 def test_a_try_again_leaves_the_time_to_live_alone(client: redis.Redis, key_prefix: str) -> None:
-    """The session expires `ttl` after the message was stored, not after it was sent again."""
     append_id = codec.new_append_id()
     history = MemorystoreChatMessageHistory(client, "s", 100, key_prefix=key_prefix)
     history.add_messages(said("a", 1), append_id=append_id)
@@ -373,7 +363,6 @@ def test_a_try_again_leaves_the_time_to_live_alone(client: redis.Redis, key_pref
 def test_scripts_that_were_flushed_are_sent_again(
     target: Server | Cluster, key_prefix: str
 ) -> None:
-    """The server forgets its scripts again and again while replies are lost: all stored, once."""
     with lossy(target) as link, link.client() as client, target.client() as direct:
         history = MemorystoreChatMessageHistory(client, "s", key_prefix=key_prefix)
         for number in range(120):
@@ -399,7 +388,6 @@ def test_the_cause_of_an_error_is_the_real_one_after_a_flush(
 
 
 async def test_a_fail_over_loses_and_doubles_nothing() -> None:
-    """Sync and async writers keep appending while a replica takes over in an orderly way."""
     acknowledged: dict[str, list[int]] = {"a": [], "b": []}
     stop = threading.Event()
     with servers.cluster() as cluster, lossy(cluster) as link, cluster.client() as direct:
@@ -460,7 +448,6 @@ def batch_of(name: str, size: int) -> list[BaseMessage]:
 
 
 def test_two_hundred_threads_append_to_one_session(server: Server, key_prefix: str) -> None:
-    """Every batch of every thread is stored once and in one piece."""
     with server.client(max_connections=200) as client, ThreadPoolExecutor(200) as threads:
         history = MemorystoreChatMessageHistory(client, "s", key_prefix=key_prefix)
         together = threading.Barrier(200)
@@ -476,7 +463,6 @@ def test_two_hundred_threads_append_to_one_session(server: Server, key_prefix: s
 
 
 async def test_two_hundred_tasks_append_to_one_session(server: Server, key_prefix: str) -> None:
-    """Every batch of every task is stored once and in one piece."""
     with server.client() as direct:
         async with redis.asyncio.Redis(port=server.port, protocol=2, max_connections=200) as client:
             history = MemorystoreChatMessageHistory(
@@ -509,7 +495,6 @@ def append_until_cut(server: Server, messages: list[BaseMessage]) -> int:
 def test_a_server_killed_in_the_middle_of_a_batch_keeps_all_or_none_of_it(
     start: Callable[..., Server],
 ) -> None:
-    """SIGKILL during batches of 10,000, with an append-only file: no part of a batch is left."""
     size = 10_000
     messages = batch_of("x", size)
     for delay in (0.15, 0.22, 0.27):
@@ -530,7 +515,6 @@ def test_a_server_killed_in_the_middle_of_a_batch_keeps_all_or_none_of_it(
 def test_an_append_only_file_cut_inside_a_batch_keeps_none_of_it(
     start: Callable[..., Server], share: float
 ) -> None:
-    """Wherever in the batch the crash cut the file: the batch is gone, what was before is there."""
     size = 10_000
     with start(appendonly="yes") as server:
         append_and_cut(server, size, share)

@@ -1,22 +1,14 @@
 """Servers of every kind, and how the tests of connect() try them."""
 
-import asyncio
 import socket
-import time
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
 import servers
-from connecting import BLOCKED, Attempt
-from memorystore_chat.connection.endpoint import Endpoint
-from memorystore_chat.connection.opening import connect, connect_async
-from memorystore_chat.errors import ConnectError
+from connecting import BLOCKED
 from servers import Cluster, Server, Tls
-
-# Seconds that a busy machine may add to what is promised; trying again would cost more.
-SLACK = 2.0
 
 
 @pytest.fixture(autouse=True)
@@ -89,31 +81,3 @@ def names(monkeypatch: pytest.MonkeyPatch) -> None:
         return real("127.0.0.1" if str(host).endswith(".test") else host, *rest, **options)
 
     monkeypatch.setattr(socket, "getaddrinfo", lookup)
-
-
-@pytest.fixture(params=["sync", "async"])
-def attempt(request: pytest.FixtureRequest) -> Attempt:
-    """Connect, sync or async, expect a ConnectError, and check its time and its manners."""
-
-    def open_client(*given: Any, **options: Any) -> None:
-        if request.param == "sync":
-            connect(*given, **options)
-        else:
-            asyncio.run(connect_async(*given, **options))
-
-    def run(*given: Any, within: float, secrets: tuple[str, ...] = (), **options: Any) -> str:
-        started = time.monotonic()
-        with pytest.raises(ConnectError) as caught:
-            open_client(*given, **options)
-        elapsed = time.monotonic() - started
-        assert elapsed < within + SLACK
-        message = str(caught.value)
-        assert message.startswith(f"Cannot connect to {Endpoint.parse(given[0], **_pw(options))}")
-        assert not any(secret in message for secret in secrets)
-        return message
-
-    return run
-
-
-def _pw(options: dict[str, Any]) -> dict[str, Any]:
-    return {"password": options["password"]} if "password" in options else {}

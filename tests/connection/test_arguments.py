@@ -75,19 +75,16 @@ async def test_arguments_are_checked(given: dict[str, Any], message: str) -> Non
     ],
 )
 def test_endpoints_are_checked(endpoint: str, given: dict[str, Any], message: str) -> None:
-    """What cannot be understood is an EndpointError and a ValueError."""
     with pytest.raises(EndpointError, match=message) as caught:
         connect(endpoint, **given)
     assert isinstance(caught.value, ValueError)
 
 
 def test_both_have_the_same_signature() -> None:
-    """The twins take the same arguments."""
     one, other = inspect.signature(connect), inspect.signature(connect_async)
     assert one.parameters == other.parameters
 
 
 def test_a_typing_error_in_an_option_is_a_type_error(valkey_server: Server) -> None:
-    """An option redis-py does not know is named."""
     with pytest.raises(TypeError, match="decode_response"):
         connect(valkey_server.url, decode_response=True)

@@ -100,7 +100,6 @@ def ask(api: CloudApi, name: str | Endpoint, **options: Any) -> Endpoint:
 
 
 def redis_instance(**fields: Any) -> dict[str, Any]:
-    """A Memorystore for Redis instance as documented."""
     return {
         "name": INSTANCE,
         "host": "10.0.0.3",
@@ -113,7 +112,6 @@ def redis_instance(**fields: Any) -> dict[str, Any]:
 
 
 def redis_cluster(**fields: Any) -> dict[str, Any]:
-    """A Memorystore for Redis Cluster as documented."""
     return {
         "name": CLUSTER,
         "state": "ACTIVE",
@@ -124,7 +122,6 @@ def redis_cluster(**fields: Any) -> dict[str, Any]:
 
 
 def valkey_instance(*connections: dict[str, Any], **fields: Any) -> dict[str, Any]:
-    """A Memorystore for Valkey instance as documented."""
     return {
         "name": INSTANCE,
         "state": "ACTIVE",
@@ -136,7 +133,6 @@ def valkey_instance(*connections: dict[str, Any], **fields: Any) -> dict[str, An
 
 
 def psc(kind: str, address: str, *, auto: bool = True) -> dict[str, Any]:
-    """One Private Service Connect connection of a Valkey instance."""
     connection = {
         "ipAddress": address,
         "port": 6379,
@@ -154,7 +150,6 @@ def psc(kind: str, address: str, *, auto: bool = True) -> dict[str, Any]:
 @pytest.mark.parametrize("tls", [False, True])
 @pytest.mark.parametrize("auth", [False, True])
 def test_redis(api: CloudApi, auth: bool, tls: bool) -> None:
-    """Memorystore for Redis: address, AUTH string, and every authority."""
     mode = "SERVER_AUTHENTICATION" if tls else "DISABLED"
     authorities = [{"serialNumber": pem, "cert": pem} for pem in PEMS] if tls else []
     api.says(
@@ -185,7 +180,6 @@ def test_redis(api: CloudApi, auth: bool, tls: bool) -> None:
 @pytest.mark.parametrize("tls", [False, True])
 @pytest.mark.parametrize("mode", ["DISABLED", "IAM_AUTH", "TOKEN_AUTH"])
 def test_redis_cluster(api: CloudApi, mode: str, tls: bool) -> None:
-    """Redis Cluster: discovery address, IAM, and every authority."""
     encryption = "SERVER_AUTHENTICATION" if tls else "DISABLED"
     api.says(
         CLUSTER,
@@ -263,7 +257,6 @@ def test_valkey_in_other_shapes(
 
 
 def test_short_name_is_looked_for_in_both(api: CloudApi) -> None:
-    """An instance without its service is looked for in Redis, then in Valkey."""
     api.says(INSTANCE, redis_instance())
     assert ask(api, INSTANCE).product == "redis"
 
@@ -279,7 +272,6 @@ def test_short_name_in_valkey(api: CloudApi) -> None:
 
 @pytest.mark.parametrize("state", ["UPDATING", "MAINTENANCE", "REPAIRING", "FAILING_OVER"])
 def test_busy_instances_are_used(api: CloudApi, state: str) -> None:
-    """An instance that is being worked on still has its address."""
     api.says(INSTANCE, redis_instance(state=state))
     assert ask(api, REDIS).host == "10.0.0.3"
 
@@ -361,7 +353,6 @@ def test_a_name_becomes_a_client(
     ],
 )
 def test_not_found(api: CloudApi, name: str, hint: str) -> None:
-    """No such resource: the command that lists what there is."""
     with pytest.raises(EndpointError, match="There is no Memorystore for") as caught:
         ask(api, name)
     assert hint in str(caught.value)
@@ -377,7 +368,6 @@ def test_not_found(api: CloudApi, name: str, hint: str) -> None:
     ],
 )
 def test_no_permission(api: CloudApi, name: str, resource: str, role: str) -> None:
-    """No permission: the role, and the command that grants it."""
     api.says(resource, refusal(403, "PERMISSION_DENIED", "Permission denied"), 403)
     with pytest.raises(EndpointError, match="You may not read") as caught:
         ask(api, name)
@@ -387,7 +377,6 @@ def test_no_permission(api: CloudApi, name: str, resource: str, role: str) -> No
 
 
 def test_no_permission_for_the_auth_string(api: CloudApi) -> None:
-    """A viewer may not read the AUTH string: give it, or have the role."""
     api.says(INSTANCE, redis_instance(authEnabled=True))
     api.says(f"{INSTANCE}/authString", refusal(403, "PERMISSION_DENIED"), 403)
     with pytest.raises(EndpointError, match="AUTH string") as caught:
@@ -408,7 +397,6 @@ def test_no_permission_for_the_auth_string(api: CloudApi) -> None:
 def test_api_not_enabled(
     api: CloudApi, name: str, resource: str, service: str, reason: str
 ) -> None:
-    """API not enabled: the command that enables it."""
     text = "API has not been used in project 1 before or it is disabled."
     api.says(resource, refusal(403, "PERMISSION_DENIED", text, reason), 403)
     with pytest.raises(EndpointError, match="is not enabled in my-project") as caught:
@@ -425,7 +413,6 @@ def test_api_not_enabled(
     ],
 )
 def test_still_creating(api: CloudApi, name: str, resource: str, body: Any) -> None:
-    """Still creating: the command that shows how far it is."""
     api.says(resource, body)
     with pytest.raises(EndpointError, match="is creating") as caught:
         ask(api, name)
@@ -433,7 +420,6 @@ def test_still_creating(api: CloudApi, name: str, resource: str, body: Any) -> N
 
 
 def test_deleting(api: CloudApi) -> None:
-    """An instance that is being deleted is of no use."""
     api.says(INSTANCE, redis_instance(state="DELETING"))
     with pytest.raises(EndpointError, match="is deleting"):
         ask(api, REDIS)
@@ -448,35 +434,30 @@ def test_deleting(api: CloudApi) -> None:
     ],
 )
 def test_no_address(api: CloudApi, name: str, resource: str, body: Any) -> None:
-    """An instance without a network connection."""
     api.says(resource, body)
     with pytest.raises(EndpointError, match="has no address"):
         ask(api, name)
 
 
 def test_no_authority(api: CloudApi) -> None:
-    """TLS with an authority Google Cloud does not tell."""
     api.says(INSTANCE, redis_instance(transitEncryptionMode="SERVER_AUTHENTICATION"))
     with pytest.raises(EndpointError, match="give it as ca_certs="):
         ask(api, REDIS)
 
 
 def test_bad_region(api: CloudApi) -> None:
-    """A name Google Cloud does not take."""
     api.says(INSTANCE, refusal(400, "INVALID_ARGUMENT"), 400)
     with pytest.raises(EndpointError, match="check project, region and name"):
         ask(api, REDIS)
 
 
 def test_sign_in_not_accepted(api: CloudApi) -> None:
-    """A sign-in Google Cloud does not take."""
     api.says(INSTANCE, refusal(401, "UNAUTHENTICATED"), 401)
     with pytest.raises(EndpointError, match="gcloud auth application-default login"):
         ask(api, REDIS)
 
 
 def test_nothing_answers(api: CloudApi) -> None:
-    """An API that cannot be reached, or is out of order."""
     api.says(INSTANCE, refusal(500, "INTERNAL"), 500)
     with pytest.raises(EndpointError, match="does not answer"):
         ask(api, REDIS)
@@ -492,7 +473,6 @@ def test_nothing_answers(api: CloudApi) -> None:
 
 
 def test_slow_answer(api: CloudApi) -> None:
-    """An API that takes too long is given up."""
     api.answers[f"/v1/{INSTANCE}"] = (0, None)
     started = time.monotonic()
     with pytest.raises(EndpointError, match="does not answer"):
@@ -501,7 +481,6 @@ def test_slow_answer(api: CloudApi) -> None:
 
 
 def test_no_sign_in(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """Without any Google credentials: the command that makes them, also through connect()."""
     monkeypatch.setenv("CLOUDSDK_CONFIG", str(tmp_path))
     monkeypatch.delenv("GOOGLE_APPLICATION_CREDENTIALS", raising=False)
     monkeypatch.setattr("google.auth.compute_engine._metadata._NO_GCE_CHECK", True)
@@ -511,7 +490,6 @@ def test_no_sign_in(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 
 def test_a_missing_library_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without the client library: the command that installs it."""
     monkeypatch.setitem(__import__("sys").modules, "google.cloud.redis_v1", None)
     with pytest.raises(ModuleNotFoundError, match="pip install google-cloud-redis"):
         discover(REDIS, credentials=AnonymousCredentials())
@@ -519,6 +497,5 @@ def test_a_missing_library_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("name", ["10.0.0.3", "embedded", "redis://10.0.0.3"])
 def test_only_resources_are_looked_up(name: str) -> None:
-    """An address is nothing to ask Google Cloud about."""
     with pytest.raises(EndpointError, match="nothing to ask"):
         discover(name)

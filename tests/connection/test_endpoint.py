@@ -54,7 +54,6 @@ CLUSTER = "projects/my-project/locations/europe-west1/clusters/chat"
     ],
 )
 def test_every_form_is_read(text: str, expected: Endpoint) -> None:
-    """Each documented way to write an endpoint gives the endpoint it means."""
     assert Endpoint.parse(text) == expected
 
 
@@ -97,7 +96,6 @@ def test_every_form_is_read(text: str, expected: Endpoint) -> None:
     ],
 )
 def test_nonsense_is_refused(text: str, message: str) -> None:
-    """What is no endpoint is an EndpointError, a ValueError too, that names the trouble."""
     with pytest.raises(EndpointError, match=message) as caught:
         Endpoint.parse(text)
     assert isinstance(caught.value, ValueError)
@@ -105,7 +103,6 @@ def test_nonsense_is_refused(text: str, message: str) -> None:
 
 @pytest.mark.parametrize("value", [None, 6379, b"redis://h", ["h"], 1.5])
 def test_what_is_no_text_is_refused(value: object) -> None:
-    """An endpoint that is no str is refused with its type."""
     with pytest.raises(EndpointError, match=f"not {type(value).__name__}"):
         Endpoint.parse(value)  # type: ignore[arg-type]
 
@@ -137,7 +134,6 @@ def test_what_is_no_text_is_refused(value: object) -> None:
     ],
 )
 def test_errors_hold_no_password(text: str) -> None:
-    """The password in a text that cannot be read is in no part of the error."""
     with pytest.raises(EndpointError) as caught:
         Endpoint.parse(text)
     assert "hunter2" not in str(caught.value)
@@ -145,7 +141,6 @@ def test_errors_hold_no_password(text: str) -> None:
 
 
 def test_str_and_repr_hold_no_password() -> None:
-    """Neither str nor repr shows the password, and str shows the rest as a URL."""
     endpoint = Endpoint.parse("rediss://me:hunter2@[fd00::3]:6378/2")
     assert str(endpoint) == "rediss://me:***@[fd00::3]:6378/2"
     assert repr(endpoint) == "Endpoint('rediss://me:***@[fd00::3]:6378/2')"
@@ -165,13 +160,10 @@ def test_str_and_repr_hold_no_password() -> None:
     ],
 )
 def test_repr_says_what_is_known(endpoint: Endpoint, text: str) -> None:
-    """Repr adds what the URL does not say."""
     assert repr(endpoint) == text
 
 
 def test_parsing_does_no_io(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A name is not looked up and a socket's path is not opened."""
-
     def refuse(*_: object, **__: object) -> None:
         raise AssertionError("network")
 
@@ -182,7 +174,6 @@ def test_parsing_does_no_io(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_it_is_frozen() -> None:
-    """An endpoint does not change."""
     with pytest.raises(dataclasses.FrozenInstanceError):
         Endpoint.parse("h").host = "other"  # type: ignore[misc]
 
@@ -202,20 +193,17 @@ def test_it_is_frozen() -> None:
     ],
 )
 def test_fields_are_checked(fields: dict[str, object], message: str) -> None:
-    """An endpoint that is put together by hand is checked as well."""
     with pytest.raises(EndpointError, match=message):
         Endpoint(**fields)  # type: ignore[arg-type]
 
 
 def test_password_beside_the_text() -> None:
-    """A password that is given beside the text fills the place the text leaves open."""
     assert Endpoint.parse("redis://me@h", password="x") == Endpoint("h", user="me", password="x")
     assert Endpoint.parse("redis://me:y@h", password="x").password == "y"
     assert Endpoint.parse("embedded", password="x").password is None
 
 
 def test_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The environment's endpoint and password are used, and embedded where there are none."""
     monkeypatch.setenv("MEMORYSTORE_ENDPOINT", "rediss://10.0.0.3")
     monkeypatch.setenv("MEMORYSTORE_PASSWORD", "x")
     assert Endpoint.from_environment() == Endpoint("10.0.0.3", tls=True, password="x")
@@ -240,7 +228,6 @@ def test_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     ],
 )
 def test_kind_of_address(host: str, loopback: bool, private: bool) -> None:
-    """Loopback and private addresses are told apart from the rest."""
     endpoint = Endpoint(host)
     assert (endpoint.is_loopback, endpoint.is_private) == (loopback, private)
 
@@ -258,13 +245,11 @@ def test_kind_of_address(host: str, loopback: bool, private: bool) -> None:
     ],
 )
 def test_redact(text: str, shown: str) -> None:
-    """Only addresses, ports, schemes and resource names are shown."""
     assert redact(text) == shown
 
 
 @pytest.mark.parametrize("take", [copy.copy, copy.deepcopy, pickle.dumps, vars])
 def test_password_does_not_come_along(take: Callable[[Endpoint], object]) -> None:
-    """An endpoint with a password refuses whatever would take the password elsewhere."""
     provider = redis.UsernamePasswordCredentialProvider("me", "hunter2")
     for endpoint in (Endpoint.parse("redis://:hunter2@h"), Endpoint(credential_provider=provider)):
         with pytest.raises(TypeError):
@@ -272,7 +257,6 @@ def test_password_does_not_come_along(take: Callable[[Endpoint], object]) -> Non
 
 
 def test_asdict_and_repr_of_the_password_hide_it() -> None:
-    """dataclasses.asdict() has stars in its place, and dataclasses.replace() keeps it."""
     endpoint = Endpoint.parse("redis://:hunter2@h")
     assert "hunter2" not in repr(dataclasses.asdict(endpoint))
     assert "hunter2" not in repr(endpoint.password)
@@ -280,6 +264,5 @@ def test_asdict_and_repr_of_the_password_hide_it() -> None:
 
 
 def test_endpoint_without_a_password_is_copied() -> None:
-    """Without a password an endpoint can be copied and pickled like any other value."""
     endpoint = Endpoint.parse("rediss://10.0.0.3")
     assert copy.deepcopy(endpoint) == pickle.loads(pickle.dumps(endpoint)) == endpoint

@@ -10,32 +10,17 @@ import pytest
 import redis
 from blockbuster import blockbuster_ctx
 from langchain_core.messages import HumanMessage
+from redis.backoff import NoBackoff
 from redis.exceptions import DataError
+from redis.retry import Retry
 
 import servers
-from connecting import answering
+from connecting import answering, refused
 from memorystore_chat.connection import clients, connections
 from memorystore_chat.connection.opening import connect, connect_async
 from memorystore_chat.errors import ConnectError, MemorystoreChatError
 from memorystore_chat.history import MemorystoreChatMessageHistory
 from servers import Cluster, Server
-
-
-def refused(*given: Any, **options: Any) -> str:
-    """What connect() and connect_async() both say, each within two seconds."""
-    said = []
-    for attempt in (
-        lambda: connect(*given, **options),
-        lambda: asyncio.run(connect_async(*given, **options)),
-    ):
-        started = time.monotonic()
-        with pytest.raises(ConnectError) as caught:
-            attempt()
-        assert time.monotonic() - started < 2
-        said.append(str(caught.value))
-    assert said[0] == said[1]
-    return said[0]
-
 
 # Too many
 
@@ -46,7 +31,7 @@ def test_the_server_takes_no_more_clients() -> None:
         history = MemorystoreChatMessageHistory(client, "full")
         assert isinstance(client, clients.ServerClient)
         client.connection_pool.disconnect()
-        taken = [server.client() for _ in range(20)]
+        taken = [server.client(retry=Retry(NoBackoff(), 0)) for _ in range(20)]
         with suppress(redis.ConnectionError):
             for each in taken:
                 each.ping()
@@ -88,7 +73,6 @@ def hold(client: Any) -> Callable[[], Any]:
 
 
 async def hold_async(client: Any) -> Callable[[], Any]:
-    """The same, asynchronous."""
     if hasattr(client, "get_node_from_key"):
         node = client.get_node_from_key("busy")
         connection = node.acquire_connection()
@@ -104,7 +88,6 @@ async def hold_async(client: Any) -> Callable[[], Any]:
 def test_a_value_that_no_server_takes(
     valkey_server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It is refused before anything is sent, at once, as command, in a pipeline and async."""
     monkeypatch.setattr(connections, "LARGEST_VALUE", 1_000_000)
     large = "x" * 1_000_001
     with connect(valkey_server.url) as client:
@@ -147,30 +130,6 @@ def _in_a_thread(history: MemorystoreChatMessageHistory) -> Any:
     return lambda messages: asyncio.to_thread(history.add_messages, messages)
 
 
-# Wrong address
-
-
-def test_a_database_that_is_not_there(valkey_server: Server) -> None:
-    """The number is named."""
-    assert "it has no database 99" in refused(f"{valkey_server.url}/99")
-
-
-@pytest.mark.parametrize("databases", [1, 4])
-def test_a_database_on_a_cluster(databases: int) -> None:
-    """A cluster has one, also if its server can have more, and none is chosen silently."""
-    with servers.cluster(primaries=1, replicas=0, cluster_databases=databases) as group:
-        for options in ({}, {"cluster": True}):
-            said = refused(f"{group.url}/1", **options)
-            assert "only database 0" in said or "it has no database 1" in said
-
-
-@pytest.mark.parametrize("answer", [b"HTTP/1.1 400 Bad Request\r\n\r\n", b"220 mail ready\r\n"])
-def test_something_else_answers(answer: bytes) -> None:
-    """It is called what it is not."""
-    with answering(lambda _: answer) as place:
-        assert "is no Redis or Valkey server" in refused(place)
-
-
 # Secrets
 
 
@@ -179,13 +138,14 @@ def test_something_else_answers(answer: bytes) -> None:
 def test_a_server_that_repeats_the_login(secret: str, kind: str) -> None:
     """Neither the password nor a part of it is in the error, its causes or its contexts."""
     answer = f"{kind} unknown command 'AUTH', with args beginning with: '{secret[:128]}'\r\n"
+    attempts: tuple[Callable[..., Any], ...] = (
+        connect,
+        lambda *given, **options: asyncio.run(connect_async(*given, **options)),
+    )
     with answering(lambda _: answer.encode()) as place:
-        for attempt in (
-            lambda: connect(place, password=secret),
-            lambda: asyncio.run(connect_async(place, password=secret)),
-        ):
+        for attempt in attempts:
             with pytest.raises(ConnectError) as caught:
-                attempt()
+                attempt(place, password=secret)
             links: list[BaseException | None] = [caught.value]
             while links:
                 if (link := links.pop()) is not None:

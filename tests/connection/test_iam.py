@@ -180,7 +180,6 @@ def target(request: pytest.FixtureRequest, google: TokenServer) -> Server | Clus
 
 
 def tls(target: Server | Cluster) -> dict[str, Any]:
-    """The certificate authority of a TLS server, as connect() takes it."""
     certificates = nodes_of(target)[0].tls
     return {"ca_certs": certificates.ca} if certificates else {}
 
@@ -206,7 +205,6 @@ def test_rotation_is_not_noticed(target: Server | Cluster, google: TokenServer) 
 
 
 async def test_rotation_is_not_noticed_async(target: Server | Cluster, google: TokenServer) -> None:
-    """The asynchronous clients come through rotations the same way."""
     provider = IamCredentials()
     async_client = await connect_async(target.url, iam=provider, **tls(target))
     with connect(target.url, iam=provider, **tls(target)) as client:
@@ -243,7 +241,6 @@ async def test_lost_login_is_renewed(target: Server | Cluster, google: TokenServ
 
 
 def test_a_pipeline_is_renewed_too(redis7: Server, google: TokenServer) -> None:
-    """A pipeline whose connection lost its login goes through."""
     accept_only(redis7, "token-1")
     with connect(redis7.url, iam=True) as client:
         accept_only(redis7, "token-2")
@@ -254,7 +251,6 @@ def test_a_pipeline_is_renewed_too(redis7: Server, google: TokenServer) -> None:
 
 
 def test_one_token_per_lifetime_with_16_threads(google: TokenServer) -> None:
-    """Sixteen threads ask all the time; each lifetime costs one request."""
     google.lifetime, google.delay = 1.0, 0.05
     provider = IamCredentials()
     end = time.monotonic() + 2.3
@@ -275,7 +271,6 @@ def test_one_token_per_lifetime_with_16_threads(google: TokenServer) -> None:
 
 
 def test_16_threads_append_through_a_rotation(redis7: Server, google: TokenServer) -> None:
-    """Sixteen threads share a client whose token is rotated: nothing lost, one new token."""
     google.delay = 0.05
     accept_only(redis7, "token-1")
     with connect(redis7.url, iam=True) as client:
@@ -297,7 +292,6 @@ def test_16_threads_append_through_a_rotation(redis7: Server, google: TokenServe
 
 
 async def test_the_event_loop_runs_while_google_is_asked(google: TokenServer) -> None:
-    """Sixteen tasks wait for one token, and other tasks go on meanwhile."""
     google.delay = 0.5
     provider = IamCredentials()
     ticks = 0
@@ -317,7 +311,6 @@ async def test_the_event_loop_runs_while_google_is_asked(google: TokenServer) ->
 
 
 def test_refused_token_is_reported_with_the_role(redis7: Server, google: TokenServer) -> None:
-    """A token the server never took is reported within two seconds, after one request."""
     accept_only(redis7, "another")
     started = time.monotonic()
     with pytest.raises(ConnectError, match="refuses the access token") as caught:
@@ -378,7 +371,6 @@ def service_account(
 
 
 def test_service_account_file(redis7: Server, service_account: TokenServer) -> None:
-    """A service account's tokens come from its token service."""
     accept_only(redis7, "token-1")
     with connect(redis7.url, iam=True) as client:
         assert client.ping()
@@ -386,7 +378,6 @@ def test_service_account_file(redis7: Server, service_account: TokenServer) -> N
 
 
 def test_failed_renewal_keeps_the_good_token(google: TokenServer) -> None:
-    """While the old token is good, a token service that is down disturbs nobody."""
     google.lifetime = 20.0
     provider = IamCredentials()
     provider.get_credentials()
@@ -405,7 +396,6 @@ def test_failed_renewal_keeps_the_good_token(google: TokenServer) -> None:
 
 
 def test_waiters_share_a_failure(google: TokenServer) -> None:
-    """With no good token and a token service that is down, fifty threads cost one request."""
     google.status, google.delay = 404, 0.5
     provider, gate = IamCredentials(), threading.Barrier(50)
 
@@ -422,7 +412,6 @@ def test_waiters_share_a_failure(google: TokenServer) -> None:
 
 
 def test_refused_by_google_is_reported(service_account: TokenServer) -> None:
-    """Google's refusal to hand out a token says what to run, and is an authentication error."""
     service_account.status = 401
     with pytest.raises(TokenError, match="gcloud auth application-default login"):
         IamCredentials().get_credentials()
@@ -431,7 +420,6 @@ def test_refused_by_google_is_reported(service_account: TokenServer) -> None:
 def test_unreachable_token_service_is_an_outage(
     redis7: Server, service_account: TokenServer
 ) -> None:
-    """A token service that does not answer is a ConnectError that says so."""
     service_account.shutdown()
     service_account.server_close()
     with pytest.raises(ConnectError, match="token server cannot be reached"):
@@ -441,7 +429,6 @@ def test_unreachable_token_service_is_an_outage(
 def test_no_sign_in_is_reported(
     redis7: Server, google: TokenServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Without any Google credentials the error names the command that makes them."""
     monkeypatch.setenv("NO_GCE_CHECK", "true")
     importlib.reload(importlib.import_module(METADATA))
     started = time.monotonic()
@@ -451,7 +438,6 @@ def test_no_sign_in_is_reported(
 
 
 def test_fixed_credentials_are_used_as_they_are(google: TokenServer) -> None:
-    """Credentials that hold a token already are not refreshed."""
     credentials = importlib.import_module("google.oauth2.credentials").Credentials("given")
     assert IamCredentials(credentials).get_credentials() == ("default", "given")
     assert google.issued == []

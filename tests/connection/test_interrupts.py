@@ -19,7 +19,6 @@ from servers import Cluster, Server
 
 @pytest.fixture(params=["one server", "cluster"])
 def url(request: pytest.FixtureRequest, valkey_server: Server, valkey_cluster: Cluster) -> str:
-    """A server, and a cluster."""
     return valkey_server.url if request.param == "one server" else valkey_cluster.url
 
 
@@ -54,7 +53,6 @@ def interrupt(monkeypatch: pytest.MonkeyPatch) -> Callable[[int, type[BaseExcept
 def test_a_command_interrupted_between_sending_and_reading(
     client: Any, key_prefix: str, interrupt: Any, kind: type[BaseException]
 ) -> None:
-    """The next command reads its own reply, not the interrupted one's."""
     interrupt(1, kind)
     with pytest.raises(kind):
         client.get(f"{key_prefix}a")
@@ -65,7 +63,6 @@ def test_a_command_interrupted_between_sending_and_reading(
 def test_a_pipeline_interrupted_between_two_replies(
     client: Any, key_prefix: str, interrupt: Any, number: int
 ) -> None:
-    """The next command reads its own reply, whichever reply of the pipeline was the last read."""
     interrupt(number, KeyboardInterrupt)
     with client.pipeline(transaction=False) as pipe:
         for _ in range(3):
@@ -79,7 +76,6 @@ def test_a_pipeline_interrupted_between_two_replies(
 def test_a_transaction_interrupted_between_two_replies(
     valkey_server: Server, key_prefix: str, interrupt: Any, number: int
 ) -> None:
-    """MULTI and EXEC are no exception."""
     with connect(valkey_server.url, timeout=1) as client:
         client.set(f"{key_prefix}b", "b")
         interrupt(number, KeyboardInterrupt)
@@ -106,7 +102,6 @@ def test_a_watching_pipeline_that_goes_on_after_an_interrupt(
 def test_an_interrupted_login_is_not_used(
     client: Any, key_prefix: str, interrupt: Any, url: str
 ) -> None:
-    """A connection that was interrupted while it logged in logs in again."""
     with connect(url, timeout=1) as fresh:
         interrupt(1, KeyboardInterrupt)
         for pool in interrupts.pools(fresh):
@@ -117,7 +112,6 @@ def test_an_interrupted_login_is_not_used(
 
 
 def test_connections_that_were_dropped_are_replaced(client: Any, key_prefix: str) -> None:
-    """What an interrupt took without giving it back takes no connection away."""
     for pool in interrupts.pools(client):
         for _ in range(10):
             pool.get_connection()
@@ -150,7 +144,6 @@ def test_a_lock_that_an_interrupt_left_held_stops_nobody(client: Any, key_prefix
 
 
 def test_a_connection_is_given_back_once(valkey_server: Server) -> None:
-    """Giving back twice, also to another pool, lends a connection to nobody else."""
     with connect(valkey_server.url, max_connections=2) as one, connect(valkey_server.url) as other:
         (pool,), (another,) = interrupts.pools(one), interrupts.pools(other)
         first = pool.get_connection()
@@ -216,7 +209,6 @@ def test_a_time_limit_is_no_time_out(url: str) -> None:
 
 
 def test_threads_go_on_while_one_is_interrupted(client: Any, key_prefix: str) -> None:
-    """Nothing that an interrupt drops is lent to two at once."""
     wrong: list[Any] = []
     done = threading.Event()
 

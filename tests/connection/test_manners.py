@@ -44,7 +44,6 @@ async def test_refused_commands_on_a_cluster(auth_cluster: Cluster) -> None:
     ("opening", "enter"), [(connect, "__enter__"), (connect_async, "__aenter__")]
 )
 def test_type_checkers_know_what_a_with_block_is_given(opening: Any, enter: str) -> None:
-    """Both kinds of client say that it is themselves, where redis-py says nothing."""
     for kind in get_args(get_type_hints(opening)["return"]):
         returned = get_type_hints(getattr(kind, enter)).get("return")
         assert returned is Self or isinstance(returned, TypeVar), kind
@@ -65,7 +64,6 @@ async def test_manners(server: Server, valkey_cluster: Cluster) -> None:
 
 
 async def test_repr_shows_no_password(auth_server: Server, auth_cluster: Cluster) -> None:
-    """The repr of a client, its pool and its connections holds no password."""
     for url in (auth_server.url, auth_cluster.url):
         with connect(url, password="hunter2") as client:
             shown = [client, getattr(client, "connection_pool", None), *sync_connections(client)]
@@ -75,7 +73,6 @@ async def test_repr_shows_no_password(auth_server: Server, auth_cluster: Cluster
 
 
 async def test_many_tasks_share_a_client(valkey_server: Server, auth_cluster: Cluster) -> None:
-    """More tasks than connections wait for their turn, on one server and on a cluster."""
     for url in (valkey_server.url, auth_cluster.url.replace("//", "//:hunter2@")):
         async with await connect_async(url, max_connections=5) as client:
             counts = await asyncio.gather(*(client.incr("many") for _ in range(100)))
@@ -112,7 +109,6 @@ def check_manners(connection: Any) -> None:
 
 
 def test_pool_is_bounded_and_waits(valkey_server: Server) -> None:
-    """More threads than connections wait for their turn instead of failing."""
     with connect(valkey_server.url, max_connections=2) as client:
         failures: list[BaseException] = []
 
@@ -134,7 +130,6 @@ def test_pool_is_bounded_and_waits(valkey_server: Server) -> None:
 
 
 async def test_close_closes_everything(valkey_server: Server, auth_cluster: Cluster) -> None:
-    """After close, and after a with block, no connection is left at any server."""
     for url, nodes in (
         (valkey_server.url, [valkey_server]),
         (auth_cluster.url.replace("//", "//:hunter2@"), auth_cluster.nodes),
@@ -177,7 +172,6 @@ def test_failed_connect_leaves_nothing_open(valkey_server: Server) -> None:
 
 
 def test_idle_connection_that_died_is_replaced() -> None:
-    """A connection that the server closed meanwhile is replaced without an error."""
     with servers.valkey() as server, connect(server.url) as client:
         client.ping()
         server.restart()

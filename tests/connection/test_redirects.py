@@ -23,7 +23,6 @@ from servers import Cluster, Server
 
 @pytest.fixture(params=["sync", "async"])
 def kind(request: pytest.FixtureRequest) -> str:
-    """Which half of the history is used."""
     return str(request.param)
 
 
@@ -150,7 +149,6 @@ async def test_ask_to_a_node_that_is_gone(growing: tuple[Cluster, Server], kind:
 
 @pytest.fixture
 def pair() -> Iterator[tuple[Server, Server]]:
-    """A primary and its replica."""
     with (
         servers.valkey(repl_diskless_sync_delay=0) as primary,
         servers.valkey(replicaof=f"127.0.0.1 {primary.port}") as replica,
@@ -223,7 +221,6 @@ async def test_a_proxy_that_switches_late(pair: tuple[Server, Server], kind: str
 
 
 async def test_a_replica_says_so_in_the_end(pair: tuple[Server, Server], kind: str) -> None:
-    """Whoever connected to a replica is told, after the patience, what to do."""
     _, replica = pair
     with connect(replica.url, patience=1) as client:
         async with await connect_async(replica.url, patience=1) as async_client:

@@ -24,7 +24,6 @@ PLACE: dict[str, Any] = {"project": "my-project", "zone": "europe-west1-b", "jum
 
 
 def test_commands_for_one_server() -> None:
-    """The three commands, filled in, and the endpoint to use while the tunnel is open."""
     tunnel = tunnel_commands(
         "rediss://:secret@10.0.0.3:6378", **PLACE, network="chat-net", subnet="chat-subnet"
     )
@@ -49,7 +48,6 @@ def test_commands_for_one_server() -> None:
 
 
 def test_commands_for_a_cluster() -> None:
-    """Each node has a forward of its own, and address_remap knows them."""
     endpoint = Endpoint("10.0.0.4", tls=True, cluster=True, product="redis-cluster")
     tunnel = tunnel_commands(
         endpoint, **PLACE, nodes=["10.0.0.5:11000", ("10.0.0.6", 11000)], local_port=7000
@@ -83,7 +81,6 @@ def test_ipv6_and_quoting() -> None:
     ],
 )
 def test_what_makes_no_sense(endpoint: str, given: dict[str, Any], message: str) -> None:
-    """An endpoint without an address, and ports that do not exist."""
     with pytest.raises(EndpointError, match=message):
         tunnel_commands(endpoint, **PLACE, **given)
 
@@ -127,7 +124,6 @@ def pump(source: socket.socket, sink: socket.socket) -> None:
 
 
 def free_run(length: int) -> int:
-    """The first of several neighboring ports that are free."""
     while True:
         first = servers.free_port()
         with ExitStack() as stack, suppress(OSError):

@@ -22,7 +22,6 @@ from servers import Cluster, Server, Tls
 
 
 async def test_plain(server: Server) -> None:
-    """A URL, HOST:PORT, valkey://, a database and an Endpoint connect to a plain server."""
     plain = [ServerClient, redis.asyncio.Redis]
     place = f"{server.host}:{server.port}"
     for endpoint in (f"redis://{place}", f"valkey://{place}/2", place, Endpoint.parse(place)):
@@ -33,18 +32,15 @@ async def test_plain(server: Server) -> None:
 
 @pytest.mark.own_server
 async def test_unix_socket(server: Server) -> None:
-    """unix:// connects over a socket."""
     assert await use(f"unix://{server.socket}") == [ServerClient, redis.asyncio.Redis]
 
 
 async def test_ipv6() -> None:
-    """An IPv6 address connects."""
     with servers.valkey(host="::1") as server:
         await use(f"redis://[::1]:{server.port}")
 
 
 async def test_cluster_is_found(valkey_cluster: Cluster) -> None:
-    """A cluster is found out from the server, or given, for bytes and for text."""
     for options in ({}, {"cluster": True}, {"decode_responses": True}):
         client, async_client = await use(valkey_cluster.url, **options)
         assert issubclass(client, RedisCluster)
@@ -52,14 +48,12 @@ async def test_cluster_is_found(valkey_cluster: Cluster) -> None:
 
 
 def test_cluster_false_talks_to_one_node(valkey_cluster: Cluster) -> None:
-    """cluster=False gives a client of that node alone."""
     with connect(valkey_cluster.url, cluster=False) as client:
         assert isinstance(client, redis.Redis)
         assert client.info("server")["tcp_port"] == valkey_cluster.nodes[0].port
 
 
 async def test_decode_responses(server: Server, valkey_cluster: Cluster) -> None:
-    """Options of redis-py are passed on."""
     for url in (server.url, valkey_cluster.url):
         with connect(url, decode_responses=True) as client:
             client.set("text", "grün")
@@ -72,7 +66,6 @@ async def test_decode_responses(server: Server, valkey_cluster: Cluster) -> None
 
 @pytest.mark.parametrize("user", ["", "default"])
 async def test_password(auth_server: Server, monkeypatch: pytest.MonkeyPatch, user: str) -> None:
-    """The password may be in the URL, beside it, or in the environment."""
     place = f"{auth_server.host}:{auth_server.port}"
     login = f"{user}@" if user else ""
     await use(f"redis://{user}:hunter2@{place}")
@@ -85,7 +78,6 @@ async def test_password(auth_server: Server, monkeypatch: pytest.MonkeyPatch, us
 
 
 async def test_acl_user(auth_server: Server) -> None:
-    """A user of the server's own is logged in by name."""
     place = f"{auth_server.host}:{auth_server.port}"
     with connect(f"redis://alice@{place}", password="wonder") as client:
         assert client.acl_whoami() in ("alice", b"alice")
@@ -93,12 +85,10 @@ async def test_acl_user(auth_server: Server) -> None:
 
 
 async def test_cluster_with_password(auth_cluster: Cluster) -> None:
-    """A cluster with AUTH takes the password on every node."""
     await use(auth_cluster.url, password="hunter2")
 
 
 async def test_tls(tls_server: Server, modern: Tls, tmp_path: Path) -> None:
-    """A given authority is trusted as text, as path, and among several."""
     other = servers.certificates(tmp_path, "other.test").ca
     pem = modern.ca.read_text()
     for ca_certs in (pem, modern.ca, str(modern.ca), [other, pem], (modern.ca, other)):
@@ -119,30 +109,25 @@ async def test_authority_without_key_identifier(old_tls_server: Server, old_styl
 
 
 async def test_tls_with_password(tls_auth_server: Server, old_style: Tls) -> None:
-    """AUTH and TLS together."""
     await use(tls_auth_server.url, ca_certs=old_style.ca, password="hunter2")
 
 
 async def test_tls_cluster(tls_cluster: Cluster, old_style: Tls) -> None:
-    """A cluster with TLS on every node, AUTH, and certificates that name no address."""
     classes = await use(tls_cluster.url, ca_certs=old_style.ca, password="hunter2")
     assert issubclass(classes[0], RedisCluster)
 
 
 async def test_tls_by_name(tls_server: Server, modern: Tls, names: None) -> None:
-    """Connecting by name works with the name the certificate carries."""
     await use(f"rediss://memorystore.test:{tls_server.port}", ca_certs=modern.ca)
 
 
 async def test_tunnel_to_tls(tls_server: Server, modern: Tls) -> None:
-    """Through a tunnel, on localhost, the certificate need not name this machine."""
     await use(f"rediss://localhost:{tls_server.port}", ca_certs=modern.ca)
 
 
 def test_system_authorities_are_not_trusted_beside_a_given_one(
     tls_server: Server, tmp_path: Path, modern: Tls, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Where ca_certs is given, an authority that the system trusts opens no other door."""
     other = servers.certificates(tmp_path, "other.test").ca
     monkeypatch.setenv("SSL_CERT_FILE", str(modern.ca))
     tls.trusting.cache_clear()
@@ -152,7 +137,6 @@ def test_system_authorities_are_not_trusted_beside_a_given_one(
 
 
 async def test_embedded(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without an endpoint it is the embedded server."""
     with tempfile.TemporaryDirectory() as folder:
         monkeypatch.setenv("MEMORYSTORE_EMBEDDED_DIR", folder)
         try:

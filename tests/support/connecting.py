@@ -1,19 +1,44 @@
 """What the tests of connect() share: trying a client, and a server that answers as it is told."""
 
+import asyncio
 import socket
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
 
+import pytest
+
+from memorystore_chat.connection.endpoint import Endpoint
 from memorystore_chat.connection.opening import connect, connect_async
+from memorystore_chat.errors import ConnectError
 from memorystore_chat.history import MemorystoreChatMessageHistory
 
 # What Memorystore blocks, and what a cluster client asks for in vain.
 BLOCKED = ["CONFIG", "CLIENT", "ACL", "OBJECT", "DEBUG", "MODULE", "COMMAND"]
 
-# Connects, expects a ConnectError, and returns its text.
-Attempt = Callable[..., str]
+# Seconds that a busy machine may add to what is promised; trying again would cost more.
+SLACK = 2.0
+
+
+def refused(*given: Any, within: float = 1.0, **options: Any) -> str:
+    """What connect() and connect_async() both say, each soon."""
+    said = []
+    attempts: tuple[Callable[..., Any], ...] = (
+        connect,
+        lambda *given, **options: asyncio.run(connect_async(*given, **options)),
+    )
+    for attempt in attempts:
+        started = time.monotonic()
+        with pytest.raises(ConnectError) as caught:
+            attempt(*given, **options)
+        assert time.monotonic() - started < within + SLACK
+        said.append(str(caught.value))
+    assert said[0] == said[1]
+    login = {"password": options["password"]} if "password" in options else {}
+    assert said[0].startswith(f"Cannot connect to {Endpoint.parse(given[0], **login)}")
+    return said[0]
 
 
 async def use(*given: Any, **options: Any) -> list[type]:
