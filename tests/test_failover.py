@@ -127,13 +127,17 @@ async def test_commands_of_one_round_trip_wait_for_an_outage_to_end() -> None:
                     pipe.llen(key)
                 return pipe.execute()
 
-        for ask in (piped, lambda: run(client, several()), lambda: arun(async_client, several())):
-            assert await wait_for(ask()) == [0] * 5
-            node.kill()
-            back = threading.Timer(0.5, node.restart)
-            back.start()
-            assert await wait_for(ask()) == [0] * 5
-            back.join()
+        asks = (
+            lambda: asyncio.to_thread(piped),
+            lambda: asyncio.to_thread(run, client, several()),
+            lambda: arun(async_client, several()),
+        )
+        assert await asyncio.gather(*(ask() for ask in asks)) == [[0] * 5] * 3
+        node.kill()
+        back = threading.Timer(0.5, node.restart)
+        back.start()
+        assert await asyncio.gather(*(ask() for ask in asks)) == [[0] * 5] * 3
+        back.join()
         await async_client.aclose()
 
 

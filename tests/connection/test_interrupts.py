@@ -4,6 +4,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -115,11 +116,11 @@ def test_connections_that_were_dropped_are_replaced(client: Any, key_prefix: str
     for pool in interrupts.pools(client):
         for _ in range(10):
             pool.get_connection()
-        held = [pool.get_connection() for _ in range(3)]
-        with pytest.raises(MaxConnectionsError, match="all 3 connections were in use for 1 s"):
-            pool.get_connection()
-        for connection in held:
-            pool.release(connection)
+    held = [pool.get_connection() for _ in range(3)]
+    with pytest.raises(MaxConnectionsError, match="all 3 connections were in use for 1 s"):
+        pool.get_connection()
+    for connection in held:
+        pool.release(connection)
     assert client.get(f"{key_prefix}b") == b"b"
 
 
@@ -129,18 +130,15 @@ def test_a_lock_that_an_interrupt_left_held_stops_nobody(client: Any, key_prefix
         pool._counting.acquire()
         pool.disconnect()
         pool._free.clear()
-    found: list[Any] = []
 
-    def use() -> None:
+    def use() -> Any:
         for pool in interrupts.pools(client):
             for _ in range(10):
                 pool.get_connection()
-        found.append(client.get(f"{key_prefix}b"))
+        return client.get(f"{key_prefix}b")
 
-    thread = threading.Thread(target=use, daemon=True)
-    thread.start()
-    thread.join(10)
-    assert found == [b"b"]
+    with ThreadPoolExecutor(1) as threads:
+        assert threads.submit(use).result(10) == b"b"
 
 
 def test_a_connection_is_given_back_once(valkey_server: Server) -> None:
@@ -162,47 +160,42 @@ def test_a_connection_is_given_back_once(valkey_server: Server) -> None:
             pool.release(lent)
 
 
-def test_a_pause_between_two_tries_is_interrupted() -> None:
-    """An alarm ends the waiting for a server that is away; afterwards all is as before."""
+@pytest.fixture
+def time_limit() -> Iterator[Callable[[float], None]]:
+    """Set an alarm that raises TimeoutError, as sockets do."""
 
     def stop(*_: object) -> None:
         raise TimeoutError("the job's time is up")
 
+    before = signal.signal(signal.SIGALRM, stop)
+    yield lambda seconds: signal.setitimer(signal.ITIMER_REAL, seconds) and None
+    signal.signal(signal.SIGALRM, before)
+
+
+def test_a_pause_between_two_tries_is_interrupted(time_limit: Callable[[float], None]) -> None:
+    """An alarm ends the waiting for a server that is away; afterwards all is as before."""
     with servers.valkey() as server, connect(server.url, patience=30, max_connections=2) as client:
         client.set("b", "b")
         server.kill()
-        before = signal.signal(signal.SIGALRM, stop)
-        try:
-            for _ in range(5):
-                signal.setitimer(signal.ITIMER_REAL, 0.4)
-                started = time.monotonic()
-                # It is an OSError, and yet none of the network's.
-                with pytest.raises(TimeoutError, match="time is up"):
-                    client.get("b")
-                assert time.monotonic() - started < 2
-        finally:
-            signal.signal(signal.SIGALRM, before)
+        for _ in range(4):
+            time_limit(0.3)
+            started = time.monotonic()
+            with pytest.raises(TimeoutError, match="time is up"):
+                client.get("b")
+            assert time.monotonic() - started < 2
         server.restart()
         assert client.get("b") is None
         (pool,) = interrupts.pools(client)
         assert interrupts.missing_connections(pool, 2) == 0
 
 
-def test_a_time_limit_is_no_time_out(url: str) -> None:
-    """An alarm that raises TimeoutError, as sockets do, ends the command and is not tried again."""
-
-    def stop(*_: object) -> None:
-        raise TimeoutError("the job's time is up")
-
+def test_a_time_limit_is_no_time_out(url: str, time_limit: Callable[[float], None]) -> None:
+    """It ends the command, which is not tried again."""
     with connect(url, timeout=5) as client:
-        before = signal.signal(signal.SIGALRM, stop)
-        try:
-            for _ in range(3):
-                signal.setitimer(signal.ITIMER_REAL, 0.3)
-                with pytest.raises(TimeoutError, match="time is up"):
-                    client.blpop("nothing comes here", timeout=2)
-        finally:
-            signal.signal(signal.SIGALRM, before)
+        for _ in range(3):
+            time_limit(0.2)
+            with pytest.raises(TimeoutError, match="time is up"):
+                client.blpop("nothing comes here", timeout=2)
         client.set("b", "b")
         assert client.get("b") == b"b"
         client.delete("b")

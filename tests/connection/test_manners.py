@@ -1,9 +1,10 @@
 """What every client of connect() is like: polite, bounded, patient, and closed in the end."""
 
 import asyncio
-import inspect
 import threading
 import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any, Self, TypeVar, get_args, get_type_hints
 
@@ -110,21 +111,13 @@ def check_manners(connection: Any) -> None:
 
 def test_pool_is_bounded_and_waits(valkey_server: Server) -> None:
     with connect(valkey_server.url, max_connections=2) as client:
-        failures: list[BaseException] = []
 
-        def work() -> None:
-            try:
-                for _ in range(20):
-                    client.ping()
-            except redis.RedisError as error:
-                failures.append(error)
+        def work(_: int) -> None:
+            for _turn in range(20):
+                client.ping()
 
-        threads = [threading.Thread(target=work) for _ in range(12)]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
-        assert failures == []
+        with ThreadPoolExecutor(12) as threads:
+            list(threads.map(work, range(12)))
         (pool,) = interrupts.pools(client)
         assert len(pool.idle()) == 2
 
@@ -146,9 +139,7 @@ async def test_close_closes_everything(valkey_server: Server, auth_cluster: Clus
                 await async_client.get(f"key{number}")
         async_client = await connect_async(url)
         await async_client.aclose()
-        servers.wait_until(
-            partial(as_before, nodes, before), "the connections being closed", within=3
-        )
+        wait_until_closed(nodes, before)
 
 
 def connected(nodes: list[Server]) -> list[int]:
@@ -159,8 +150,8 @@ def connected(nodes: list[Server]) -> list[int]:
     return found
 
 
-def as_before(nodes: list[Server], before: list[int]) -> bool:
-    return connected(nodes) == before
+def wait_until_closed(nodes: list[Server], before: list[int]) -> None:
+    servers.wait_until(lambda: connected(nodes) == before, "the close", within=3)
 
 
 def test_failed_connect_leaves_nothing_open(valkey_server: Server) -> None:
@@ -168,7 +159,7 @@ def test_failed_connect_leaves_nothing_open(valkey_server: Server) -> None:
     before = connected([valkey_server])
     with pytest.raises(ConnectError, match="not part of one"):
         connect(valkey_server.url, cluster=True)
-    servers.wait_until(lambda: connected([valkey_server]) == before, "the close", within=3)
+    wait_until_closed([valkey_server], before)
 
 
 def test_idle_connection_that_died_is_replaced() -> None:
@@ -178,63 +169,48 @@ def test_idle_connection_that_died_is_replaced() -> None:
         assert client.ping()
 
 
-async def test_restart_in_the_middle_is_waited_for() -> None:
-    """A server that is away for half a second is waited for, sync and async."""
-    with servers.valkey() as server, connect(server.url) as client:
-        async_client = await connect_async(server.url)
-        for run in (client.ping, async_client.ping):
-            server.kill()
-            back = threading.Timer(0.4, server.restart)
-            back.start()
-            answer = run()
-            assert (await answer if inspect.isawaitable(answer) else answer) is True
-            back.join()
-        await async_client.aclose()
+async def both_asked(before: Callable[[Server], object], **options: Any) -> list[tuple[Any, float]]:
+    """Connect to a server, do something to it, and ping it sync and async at the same time.
 
+    What both answered or raised, and the seconds they took.
+    """
 
-@pytest.mark.parametrize("patience", [0, 1.5])
-async def test_server_that_stays_away_is_waited_for_as_promised(patience: float) -> None:
-    """Nothing listens any more: an error after the patience, sync and async, not before."""
-    with servers.valkey() as server, connect(server.url, patience=patience) as client:
-        async_client = await connect_async(server.url, patience=patience)
-        server.kill()
+    async def timed(ping: Callable[[], Any]) -> tuple[Any, float]:
         started = time.monotonic()
-        with pytest.raises(redis.ConnectionError):
-            client.ping()
-        middle = time.monotonic()
-        with pytest.raises(redis.ConnectionError):
-            await async_client.ping()
-        for waited in (middle - started, time.monotonic() - middle):
-            assert patience <= waited < patience + 2.5
-        await async_client.aclose()
+        try:
+            answer = await ping()
+        except redis.RedisError as error:
+            answer = error
+        return answer, time.monotonic() - started
+
+    with servers.valkey() as server, connect(server.url, **options) as client:
+        async with await connect_async(server.url, **options) as async_client:
+            before(server)
+            pings = partial(asyncio.to_thread, client.ping), async_client.ping
+            return list(await asyncio.gather(*map(timed, pings)))
 
 
-async def test_patience_is_twice_the_timeout_unless_given() -> None:
-    """A server that comes back after 1.5 times the timeout is still waited for."""
-    with servers.valkey() as server, connect(server.url, timeout=1) as client:
-        async_client = await connect_async(server.url, timeout=1)
-        for run in (client.ping, async_client.ping):
-            server.kill()
-            back = threading.Timer(1.5, server.restart)
-            back.start()
-            answer = run()
-            assert (await answer if inspect.isawaitable(answer) else answer) is True
-            back.join()
-        await async_client.aclose()
+@pytest.mark.parametrize(("seconds", "away"), [(5, 0.4), (1, 1.5)])
+async def test_a_server_that_comes_back_is_waited_for(seconds: float, away: float) -> None:
+    """For twice the timeout, unless a patience is given."""
+
+    def restart(server: Server) -> None:
+        server.kill()
+        threading.Timer(away, server.restart).start()
+
+    answers = await both_asked(restart, timeout=seconds)
+    assert [answer for answer, _ in answers] == [True, True]
+
+
+@pytest.mark.parametrize("patience", [0, 1])
+async def test_server_that_stays_away_is_waited_for_as_promised(patience: float) -> None:
+    for answer, waited in await both_asked(Server.kill, patience=patience):
+        assert isinstance(answer, redis.ConnectionError)
+        assert patience <= waited < patience + 2.5
 
 
 async def test_server_that_hangs_is_an_error_soon() -> None:
-    """A server that hangs is a time-out after about twice the time-out, sync and async."""
-    with servers.valkey() as server, connect(server.url, timeout=0.5) as client:
-        async_client = await connect_async(server.url, timeout=0.5)
-        server.pause()
-        started = time.monotonic()
-        with pytest.raises(redis.TimeoutError):
-            client.ping()
-        middle = time.monotonic()
-        with pytest.raises(redis.TimeoutError):
-            await async_client.ping()
-        assert middle - started < 3
-        assert time.monotonic() - middle < 3
-        server.resume()
-        await async_client.aclose()
+    """After about twice the time-out."""
+    for answer, waited in await both_asked(Server.pause, timeout=0.5):
+        assert isinstance(answer, redis.TimeoutError)
+        assert waited < 3
