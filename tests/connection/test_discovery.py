@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import re
 import threading
 import time
 from collections.abc import Iterator
@@ -292,31 +293,18 @@ def test_given_login_and_certificates_are_not_asked_for(api: CloudApi) -> None:
 # From a name to a client
 
 
-@pytest.fixture(scope="module")
-def certificates(tmp_path_factory: pytest.TempPathFactory) -> Tls:
-    folder: Path = tmp_path_factory.mktemp("certificates")
-    return servers.certificates(folder, "memorystore.test", key_identifiers=False)
-
-
-@pytest.fixture(scope="module")
-def server(certificates: Tls) -> Iterator[Server]:
-    with servers.redis7(tls=certificates, requirepass="hunter2") as running:
-        yield running
-
-
 def test_a_name_becomes_a_client(
-    api: CloudApi, server: Server, certificates: Tls, monkeypatch: pytest.MonkeyPatch
+    api: CloudApi, tls_auth_server: Server, old_style: Tls, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """connect() with the name of an instance with AUTH and TLS: nothing else is needed."""
-    monkeypatch.delenv("MEMORYSTORE_PASSWORD", raising=False)
+    place = {"host": tls_auth_server.host, "port": tls_auth_server.port}
     api.says(
         INSTANCE,
         redis_instance(
-            host=server.host,
-            port=server.port,
+            **place,
             authEnabled=True,
             transitEncryptionMode="SERVER_AUTHENTICATION",
-            serverCaCerts=[{"cert": certificates.ca.read_text()}],
+            serverCaCerts=[{"cert": old_style.ca.read_text()}],
         ),
     )
     api.says(f"{INSTANCE}/authString", {"authString": "hunter2"})
@@ -335,7 +323,7 @@ def test_a_name_becomes_a_client(
     asyncio.run(twin())
     with connect(REDIS, password="hunter2") as client:
         assert client.ping()
-    api.says(INSTANCE, redis_instance(host=server.host, port=server.port))
+    api.says(INSTANCE, redis_instance(**place))
     with pytest.raises(EndpointError, match="has AUTH switched off"):
         connect(REDIS, password="hunter2")
 
@@ -343,124 +331,85 @@ def test_a_name_becomes_a_client(
 # Every way it fails
 
 
-@pytest.mark.parametrize(
-    ("name", "hint"),
-    [
-        (REDIS, "gcloud redis instances list --region=europe-west1 --project=my-project"),
-        (CLUSTER, "gcloud redis clusters list --region=europe-west1 --project=my-project"),
-        (VALKEY, "gcloud memorystore instances list --location=europe-west1 --project=my-project"),
-        (INSTANCE, "gcloud memorystore instances list"),
-    ],
-)
-def test_not_found(api: CloudApi, name: str, hint: str) -> None:
-    with pytest.raises(EndpointError, match="There is no Memorystore for") as caught:
+def told(api: CloudApi, name: str, status: int, body: Any) -> str:
+    """What discover() says if Google Cloud answers so about a resource."""
+    api.says(name.partition(".com/")[2] or name, body, status)
+    with pytest.raises(EndpointError) as caught:
         ask(api, name)
-    assert hint in str(caught.value)
+    return str(caught.value)
+
+
+FORBIDDEN = refusal(403, "PERMISSION_DENIED", "Permission denied")
+GRANT = "gcloud projects add-iam-policy-binding my-project --member=user:YOU --role=roles/"
+DISABLED = "API has not been used in project 1 before or it is disabled."
 
 
 @pytest.mark.parametrize(
-    ("name", "resource", "role"),
+    ("name", "service", "listing"),
     [
-        (REDIS, INSTANCE, "roles/redis.viewer"),
-        (CLUSTER, CLUSTER, "roles/redis.viewer"),
-        (VALKEY, INSTANCE, "roles/memorystore.viewer"),
-        (INSTANCE, INSTANCE, "roles/redis.viewer"),
+        (REDIS, "redis", "gcloud redis instances list --region"),
+        (CLUSTER, "redis", "gcloud redis clusters list --region"),
+        (VALKEY, "memorystore", "gcloud memorystore instances list --location"),
     ],
 )
-def test_no_permission(api: CloudApi, name: str, resource: str, role: str) -> None:
-    api.says(resource, refusal(403, "PERMISSION_DENIED", "Permission denied"), 403)
-    with pytest.raises(EndpointError, match="You may not read") as caught:
-        ask(api, name)
-    assert f"gcloud projects add-iam-policy-binding my-project --member=user:YOU --role={role}" in (
-        str(caught.value)
-    )
+def test_the_next_step_is_that_of_the_service(
+    api: CloudApi, name: str, service: str, listing: str
+) -> None:
+    said = told(api, name, 404, refusal(404, "NOT_FOUND"))
+    assert "There is no Memorystore for" in said
+    assert f"{listing}=europe-west1 --project=my-project" in said
+    said = told(api, name, 403, FORBIDDEN)
+    assert "You may not read" in said
+    assert f"{GRANT}{service}.viewer" in said
+    for reason in ("SERVICE_DISABLED", ""):
+        said = told(api, name, 403, refusal(403, "PERMISSION_DENIED", DISABLED, reason))
+        assert "is not enabled in my-project" in said
+        assert f"gcloud services enable {service}.googleapis.com --project=my-project" in said
+
+
+def test_a_short_name_says_what_either_service_says(api: CloudApi) -> None:
+    said = told(api, INSTANCE, 404, refusal(404, "NOT_FOUND"))
+    assert "gcloud memorystore instances list" in said
+    assert f"{GRANT}redis.viewer" in told(api, INSTANCE, 403, FORBIDDEN)
 
 
 def test_no_permission_for_the_auth_string(api: CloudApi) -> None:
-    api.says(INSTANCE, redis_instance(authEnabled=True))
     api.says(f"{INSTANCE}/authString", refusal(403, "PERMISSION_DENIED"), 403)
-    with pytest.raises(EndpointError, match="AUTH string") as caught:
-        ask(api, REDIS)
-    assert "password=" in str(caught.value)
-    assert "redis.instances.getAuthString" in str(caught.value)
+    said = told(api, REDIS, 200, redis_instance(authEnabled=True))
+    assert "You may not read the AUTH string" in said
+    assert "password=" in said
+    assert "redis.instances.getAuthString" in said
+    assert f"{GRANT}redis.admin" in said
 
 
 @pytest.mark.parametrize(
-    ("name", "resource", "service"),
+    ("name", "status", "body", "text"),
     [
-        (REDIS, INSTANCE, "redis.googleapis.com"),
-        (CLUSTER, CLUSTER, "redis.googleapis.com"),
-        (VALKEY, INSTANCE, "memorystore.googleapis.com"),
+        (REDIS, 200, redis_instance(state="CREATING", host=""), "is creating.*describe chat"),
+        (CLUSTER, 200, redis_cluster(state="CREATING"), "is creating.*describe chat"),
+        (VALKEY, 200, valkey_instance(state="CREATING"), "is creating.*describe chat"),
+        (REDIS, 200, redis_instance(state="DELETING"), "is deleting"),
+        (REDIS, 200, redis_instance(host=""), "has no address"),
+        (CLUSTER, 200, redis_cluster(discoveryEndpoints=[]), "has no address"),
+        (VALKEY, 200, valkey_instance(endpoints=[]), "has no address"),
+        (
+            REDIS,
+            200,
+            redis_instance(transitEncryptionMode="SERVER_AUTHENTICATION"),
+            "give it as ca_certs=",
+        ),
+        (REDIS, 400, refusal(400, "INVALID_ARGUMENT"), "check project, region and name"),
+        (REDIS, 401, refusal(401, "UNAUTHENTICATED"), "gcloud auth application-default login"),
+        (REDIS, 500, refusal(500, "INTERNAL"), "does not answer"),
     ],
 )
-@pytest.mark.parametrize("reason", ["SERVICE_DISABLED", ""])
-def test_api_not_enabled(
-    api: CloudApi, name: str, resource: str, service: str, reason: str
+def test_an_answer_that_is_of_no_use(
+    api: CloudApi, name: str, status: int, body: Any, text: str
 ) -> None:
-    text = "API has not been used in project 1 before or it is disabled."
-    api.says(resource, refusal(403, "PERMISSION_DENIED", text, reason), 403)
-    with pytest.raises(EndpointError, match="is not enabled in my-project") as caught:
-        ask(api, name)
-    assert f"gcloud services enable {service} --project=my-project" in str(caught.value)
+    assert re.search(text, told(api, name, status, body))
 
 
-@pytest.mark.parametrize(
-    ("name", "resource", "body"),
-    [
-        (REDIS, INSTANCE, redis_instance(state="CREATING", host="")),
-        (CLUSTER, CLUSTER, redis_cluster(state="CREATING")),
-        (VALKEY, INSTANCE, valkey_instance(state="CREATING")),
-    ],
-)
-def test_still_creating(api: CloudApi, name: str, resource: str, body: Any) -> None:
-    api.says(resource, body)
-    with pytest.raises(EndpointError, match="is creating") as caught:
-        ask(api, name)
-    assert "describe chat" in str(caught.value)
-
-
-def test_deleting(api: CloudApi) -> None:
-    api.says(INSTANCE, redis_instance(state="DELETING"))
-    with pytest.raises(EndpointError, match="is deleting"):
-        ask(api, REDIS)
-
-
-@pytest.mark.parametrize(
-    ("name", "resource", "body"),
-    [
-        (REDIS, INSTANCE, redis_instance(host="")),
-        (CLUSTER, CLUSTER, redis_cluster(discoveryEndpoints=[])),
-        (VALKEY, INSTANCE, valkey_instance(endpoints=[])),
-    ],
-)
-def test_no_address(api: CloudApi, name: str, resource: str, body: Any) -> None:
-    api.says(resource, body)
-    with pytest.raises(EndpointError, match="has no address"):
-        ask(api, name)
-
-
-def test_no_authority(api: CloudApi) -> None:
-    api.says(INSTANCE, redis_instance(transitEncryptionMode="SERVER_AUTHENTICATION"))
-    with pytest.raises(EndpointError, match="give it as ca_certs="):
-        ask(api, REDIS)
-
-
-def test_bad_region(api: CloudApi) -> None:
-    api.says(INSTANCE, refusal(400, "INVALID_ARGUMENT"), 400)
-    with pytest.raises(EndpointError, match="check project, region and name"):
-        ask(api, REDIS)
-
-
-def test_sign_in_not_accepted(api: CloudApi) -> None:
-    api.says(INSTANCE, refusal(401, "UNAUTHENTICATED"), 401)
-    with pytest.raises(EndpointError, match="gcloud auth application-default login"):
-        ask(api, REDIS)
-
-
-def test_nothing_answers(api: CloudApi) -> None:
-    api.says(INSTANCE, refusal(500, "INTERNAL"), 500)
-    with pytest.raises(EndpointError, match="does not answer"):
-        ask(api, REDIS)
+def test_nothing_answers() -> None:
     started = time.monotonic()
     with pytest.raises(EndpointError, match=r"reaches redis\.googleapis\.com"):
         discover(

@@ -22,7 +22,7 @@ from memorystore_chat.connection.iam import IamCredentials, TokenError, TokenSer
 from memorystore_chat.connection.opening import connect, connect_async
 from memorystore_chat.errors import ConnectError
 from memorystore_chat.history import MemorystoreChatMessageHistory
-from servers import Cluster, Server, Tls
+from servers import Cluster, Server
 
 METADATA = "google.auth.compute_engine._metadata"
 
@@ -144,39 +144,16 @@ def valkey9() -> Iterator[Server]:
         yield server
 
 
-@pytest.fixture(scope="module")
-def cluster() -> Iterator[Cluster]:
-    with servers.cluster(replicas=0) as group:
-        yield group
-
-
-@pytest.fixture(scope="module")
-def tls_server(certificates: Tls) -> Iterator[Server]:
-    with servers.redis7(tls=certificates) as server:
-        yield server
-
-
-@pytest.fixture(scope="module")
-def tls_cluster(certificates: Tls) -> Iterator[Cluster]:
-    with servers.cluster("redis", replicas=0, tls=certificates) as group:
-        yield group
-
-
-@pytest.fixture(scope="module")
-def certificates(tmp_path_factory: pytest.TempPathFactory) -> Tls:
-    folder = tmp_path_factory.mktemp("certificates")
-    return servers.certificates(folder, "memorystore.test", key_identifiers=False)
-
-
-@pytest.fixture(params=["redis7", "valkey9", "cluster", "tls_server", "tls_cluster"])
-def target(request: pytest.FixtureRequest, google: TokenServer) -> Server | Cluster:
+@pytest.fixture(params=["redis7", "valkey9", "auth_cluster", "tls_auth_server", "tls_cluster"])
+def target(request: pytest.FixtureRequest, google: TokenServer) -> Iterator[Server | Cluster]:
     """A server, or a cluster, that takes only the first token of `google`."""
     chosen: Server | Cluster = request.getfixturevalue(request.param)
     for node in nodes_of(chosen):
         with node.admin() as admin:
             admin.flushall()
     accept_only(chosen, "token-1")
-    return chosen
+    yield chosen
+    accept_only(chosen, "hunter2")
 
 
 def tls(target: Server | Cluster) -> dict[str, Any]:
@@ -192,52 +169,46 @@ ROTATE_AT = {15, 30, 45, 60}
 EXPECTED = [str(number) for number in range(75)]
 
 
-def test_rotation_is_not_noticed(target: Server | Cluster, google: TokenServer) -> None:
+@pytest.mark.parametrize("kind", ["sync", "async"])
+async def test_rotation_is_not_noticed(
+    target: Server | Cluster, google: TokenServer, kind: str
+) -> None:
     """Tokens change and connections drop during a loop of appends: nothing lost, nothing twice."""
-    with connect(target.url, iam=True, **tls(target)) as client:
-        history = MemorystoreChatMessageHistory(client, "session")
-        for number in range(75):
-            if number in ROTATE_AT:
-                accept_only(target, f"token-{len(google.issued) + 1}")
-            history.add_messages([HumanMessage(str(number))])
-        assert texts(history.messages) == EXPECTED
-    assert google.issued == ["token-1", "token-2", "token-3", "token-4", "token-5"]
-
-
-async def test_rotation_is_not_noticed_async(target: Server | Cluster, google: TokenServer) -> None:
     provider = IamCredentials()
-    async_client = await connect_async(target.url, iam=provider, **tls(target))
     with connect(target.url, iam=provider, **tls(target)) as client:
-        history = MemorystoreChatMessageHistory(client, "session", async_client=async_client)
-        for number in range(75):
-            if number in ROTATE_AT:
-                accept_only(target, f"token-{len(google.issued) + 1}")
-            await history.aadd_messages([HumanMessage(str(number))])
-        assert texts(await history.aget_messages()) == EXPECTED
-    await async_client.aclose()
+        async with await connect_async(target.url, iam=provider, **tls(target)) as async_client:
+            history = MemorystoreChatMessageHistory(client, "session", async_client=async_client)
+            for number in range(75):
+                if number in ROTATE_AT:
+                    accept_only(target, f"token-{len(google.issued) + 1}")
+                message = [HumanMessage(str(number))]
+                if kind == "sync":
+                    history.add_messages(message)
+                else:
+                    await history.aadd_messages(message)
+            assert texts(history.messages) == texts(await history.aget_messages()) == EXPECTED
     assert google.issued == ["token-1", "token-2", "token-3", "token-4", "token-5"]
 
 
 async def test_lost_login_is_renewed(target: Server | Cluster, google: TokenServer) -> None:
     """NOAUTH on an open connection leads to a new login, and the command runs once."""
     provider = IamCredentials()
-    client: Any = connect(target.url, iam=provider, **tls(target))
-    async_client: Any = await connect_async(target.url, iam=provider, **tls(target))
-    for node in nodes_of(target):
-        with node.admin() as admin:
-            admin.execute_command("ACL", "SETUSER", "default", "resetpass", ">token-2")
-    # RESET takes a connection's login away: from here on the server answers NOAUTH.
-    if isinstance(target, Cluster):
-        client.execute_command("RESET", target_nodes=client.get_nodes())
-        await async_client.execute_command("RESET", target_nodes=async_client.get_nodes())
-    else:
-        client.execute_command("RESET")
-        await async_client.execute_command("RESET")
-    assert client.incr("{k}counter") == 1
-    assert await async_client.incr("{k}counter") == 2
-    assert google.issued == ["token-1", "token-2"]
-    client.close()
-    await async_client.aclose()
+    options: dict[str, Any] = {"iam": provider, **tls(target)}
+    with connect(target.url, **options) as client:
+        async with await connect_async(target.url, **options) as async_client:
+            for node in nodes_of(target):
+                with node.admin() as admin:
+                    admin.execute_command("ACL", "SETUSER", "default", "resetpass", ">token-2")
+            # RESET takes a connection's login away: from here on the server answers NOAUTH.
+            both: tuple[Any, ...] = (client, async_client)
+            for one in both:
+                nodes = {"target_nodes": one.get_nodes()} if isinstance(target, Cluster) else {}
+                answer = one.execute_command("RESET", **nodes)
+                if one is async_client:
+                    await answer
+            assert client.incr("{k}counter") == 1
+            assert await async_client.incr("{k}counter") == 2
+            assert google.issued == ["token-1", "token-2"]
 
 
 def test_a_pipeline_is_renewed_too(redis7: Server, google: TokenServer) -> None:

@@ -186,8 +186,8 @@ async def both_asked(before: Callable[[Server], object], **options: Any) -> list
     with servers.valkey() as server, connect(server.url, **options) as client:
         async with await connect_async(server.url, **options) as async_client:
             before(server)
-            pings = partial(asyncio.to_thread, client.ping), async_client.ping
-            return list(await asyncio.gather(*map(timed, pings)))
+            ping = partial(asyncio.to_thread, client.ping)
+            return list(await asyncio.gather(timed(ping), timed(async_client.ping)))
 
 
 @pytest.mark.parametrize(("seconds", "away"), [(5, 0.4), (1, 1.5)])
