@@ -72,7 +72,7 @@ def test_tls_is_spoken_and_its_authority_must_be_known(folders: Path) -> None:
             connect(server.endpoint, password="both")
         with pytest.raises(ConnectError, match="TLS port does that to a plain client"):
             connect(server.endpoint.replace("rediss", "redis"), password="both")
-        client = connect(server.endpoint, password="both", ca_certs=server.ca_cert)
+        client = connect(server.endpoint, password="both", ca_certs=server.ca_cert, patience=0)
         text = "x" * 2_000_000
         client.set("long", text)
         assert client.get("long") == text.encode()

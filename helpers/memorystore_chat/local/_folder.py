@@ -54,7 +54,10 @@ def pid_of(place: Path) -> str:
 
 
 def try_lock(file: Path, *, create: bool = False) -> int | None:
-    """Lock a file and answer its descriptor, or None when somebody else has it locked."""
+    """Lock a file and answer its descriptor, or None when somebody else has it locked.
+
+    The watcher must not create one: it would be in the way of whoever removes the folder.
+    """
     import fcntl  # Windows has none
 
     descriptor = os.open(file, os.O_RDWR | (os.O_CREAT if create else 0), 0o600)
@@ -89,11 +92,16 @@ def starting(place: Path, *, create: bool = False) -> Generator[None]:
         time.sleep(POLL)
 
 
-def runs(place: Path) -> bool:
-    lock = try_lock(place / "server.lock")
+def held(file: Path, *, create: bool = False) -> bool:
+    """Whether somebody has a file locked."""
+    lock = try_lock(file, create=create)
     if lock is not None:
         os.close(lock)
     return lock is None
+
+
+def runs(place: Path) -> bool:
+    return held(place / "server.lock")
 
 
 # Talking to the server: the standard library is enough for three commands
@@ -140,10 +148,7 @@ def used(place: Path) -> bool:
             clients = usage(connection)[1]
     except OSError:
         return False  # nobody can reach it
-    watch = try_lock(place / "watch.lock", create=True)
-    if watch is not None:
-        os.close(watch)
-    return clients > (2 if watch is None else 1)
+    return clients > (2 if held(place / "watch.lock", create=True) else 1)
 
 
 def shut_down(place: Path) -> None:

@@ -12,15 +12,13 @@ BUDGET = 8 * 1024 * 1024
 """About how many bytes of messages one round trip may carry."""
 
 
-def batches(
-    items: Iterable[T], size: Callable[[T], int], *, alone: Callable[[T], bool] = lambda _: False
-) -> Iterator[list[T]]:
-    """Group items so that a group fits into one round trip.
+def batches(items: Iterable[T], size: Callable[[T], int]) -> Iterator[list[T]]:
+    """Group items, in order, so that a group fits into one round trip.
 
     Args:
-        items: What to group, in order.
-        size: An item's bytes; a group has at most `BUDGET` bytes and `MOST` items.
-        alone: Whether an item must be a group of its own, as one larger than the budget is.
+        items: What to group.
+        size: An item's bytes. A group has at most `BUDGET` of them and `MOST` items; an item that
+            is larger is a group of its own.
 
     Example:
         >>> list(batches("abc", lambda _: BUDGET // 2))
@@ -29,7 +27,7 @@ def batches(
     group: list[T] = []
     total = 0
     for item in items:
-        weight = BUDGET + 1 if alone(item) else size(item)
+        weight = size(item)
         if group and (total + weight > BUDGET or len(group) == MOST):
             yield group
             group, total = [], 0

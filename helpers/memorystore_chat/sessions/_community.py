@@ -39,10 +39,10 @@ def from_langchain_community(
         that were copied before, ``unreadable`` the messages in the originals that cannot be read.
 
     Raises:
-        TypeError: An argument is of the wrong type.
-        ValueError: A prefix is not acceptable: the copies must not look like originals.
+        TypeError, ValueError: An argument is not acceptable; the copies must not look like
+            originals.
         ConnectError: The server cannot be reached or did not answer.
-        MemorystoreChatError: The server refused, or was replaced by another one meanwhile.
+        MemorystoreChatError: The server refused, or was replaced meanwhile.
 
     Example:
         >>> from memorystore_chat import connect, sessions

@@ -57,11 +57,9 @@ def delete(
         How many were, or would be, deleted, and how many were kept for which reason.
 
     Raises:
-        TypeError: An argument is of the wrong type.
-        ValueError: An argument is not acceptable, or nothing says which sessions to delete.
+        TypeError, ValueError: An argument is not acceptable, or nothing says which sessions.
         ConnectError: The server cannot be reached or did not answer; some may be deleted.
-        MemorystoreChatError: The server refused, or was replaced by another one meanwhile; some
-            may be deleted.
+        MemorystoreChatError: The server refused, or was replaced meanwhile; some may be deleted.
 
     Example:
         >>> from datetime import timedelta
@@ -97,21 +95,17 @@ def expire(
         ttl: Seconds from now until they are gone, whole and more than 0; None lets them stay
             until they are deleted.
         key_prefix: What the keys begin with, literally.
-        idle_for: As for `delete`: only sessions whose newest message is at least so old.
+        idle_for: As for `delete`.
         all_sessions: As for `delete`.
         dry_run: Only say which sessions it would concern.
         progress: As for `delete`.
 
     Returns:
-        How many sessions got, or would get, this time to live, and how many were left as they
-        are for which reason.
+        How many got, or would get, this time to live, and how many were left for which reason.
 
     Raises:
-        TypeError: An argument is of the wrong type.
-        ValueError: An argument is not acceptable, or nothing says which sessions are meant.
-        ConnectError: The server cannot be reached or did not answer; some may be set.
-        MemorystoreChatError: The server refused, or was replaced by another one meanwhile; some
-            may be set.
+        TypeError, ValueError: An argument is not acceptable, or nothing says which sessions.
+        ConnectError, MemorystoreChatError: As for `delete`.
 
     Example:
         >>> from memorystore_chat import connect, sessions

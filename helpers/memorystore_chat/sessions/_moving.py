@@ -34,7 +34,7 @@ def read(
         sessions: What to read; a session that is gone by now is left out.
         newest_first: Whether the lists are stored that way; pieces are oldest first always.
     """
-    for batch in batches(sessions, lambda session: session.bytes, alone=_is_long):
+    for batch in batches(sessions, lambda one: BUDGET + 1 if _is_long(one) else one.bytes):
         if _is_long(batch[0]):
             yield from _read_long(primaries, batch[0], newest_first)
             continue
@@ -104,7 +104,7 @@ def put(
         MemorystoreChatError: The server refused, or answered something else than was written.
     """
     writer = _Writer(primaries, key_prefix, existing, dry_run)
-    for batch in batches(pieces, lambda piece: piece.size, alone=_is_part):
+    for batch in batches(pieces, lambda one: BUDGET + 1 if _is_part(one) else one.size):
         if _is_part(batch[0]):
             writer.put_part(batch[0])
         else:

@@ -58,11 +58,9 @@ def export(
         How many sessions and messages were written, and how many ids have no session.
 
     Raises:
-        TypeError: An argument is of the wrong type, such as a file opened in text mode.
-        ValueError: An argument is not acceptable.
+        TypeError, ValueError: An argument is not acceptable, such as a file opened in text mode.
         ConnectError: The server cannot be reached or did not answer.
-        MemorystoreChatError: The server refused, or the servers changed too often to find
-            everything.
+        MemorystoreChatError: The server refused, or changed too often to find everything.
 
     Example:
         >>> import io
@@ -112,12 +110,9 @@ def load(
         with these messages (and perhaps newer ones), ``conflicting`` those with others.
 
     Raises:
-        TypeError: An argument is of the wrong type, such as a file opened in text mode or one
-            that cannot be rewound.
-        ValueError: An argument is not acceptable.
+        TypeError, ValueError: An argument is not acceptable, such as a file opened in text mode.
         MemorystoreChatError: The file is not complete or not sound; or the server refused, as
-            when its memory is full, or was replaced by another one meanwhile: then the sessions
-            loaded by then stay.
+            when its memory is full, or was replaced meanwhile: then what is loaded by then stays.
         ConnectError: The server cannot be reached or did not answer.
 
     Example:
@@ -129,8 +124,7 @@ def load(
         >>> sessions.load(client, file)
         Loaded 0 sessions (0 messages, less than 0.1 MB).
     """
-    texts = {} if key_prefix is None else {"key_prefix": key_prefix}
-    check(client, progress, **texts)
+    check(client, progress, key_prefix="" if key_prefix is None else key_prefix)
     check_flags(overwrite=overwrite)
     with _opened_for_reading(file) as archive:
         prefix, pieces = check_archive(archive)

@@ -72,8 +72,7 @@ def scan(client: Client, *, key_prefix: str = "", count: int = MOST) -> Iterator
         The sessions, in no particular order.
 
     Raises:
-        TypeError: An argument is of the wrong type.
-        ValueError: An argument is not acceptable.
+        TypeError, ValueError: An argument is not acceptable.
         ConnectError: The server cannot be reached or did not answer.
         MemorystoreChatError: The server refused, is a replica or a single node of a cluster, or
             the servers changed too often to find everything.
