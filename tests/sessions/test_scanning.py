@@ -1,6 +1,5 @@
 """Finding sessions: what is one, and that each is listed once."""
 
-import itertools
 import json
 import subprocess
 import sys
@@ -11,21 +10,14 @@ from typing import Any
 
 import pytest
 import redis
-from langchain_core.messages import (
-    HumanMessage,
-    message_to_dict,
-)
+from langchain_core.messages import HumanMessage, message_to_dict
 from redis.backoff import NoBackoff
 from redis.cluster import LoadBalancingStrategy
 from redis.retry import Retry
 
 import servers
 from interference import InterferingRedis
-from memorystore_chat import (
-    ConnectError,
-    MemorystoreChatMessageHistory,
-    sessions,
-)
+from memorystore_chat import ConnectError, MemorystoreChatMessageHistory, sessions
 from servers import Cluster, Server
 from stored import UNTIMED, element, exported, ids
 
@@ -50,17 +42,17 @@ def test_scan_says_what_a_session_is(server: Server, key_prefix: str, decode: bo
     assert begun - timedelta(seconds=1) < session.first < session.last <= datetime.now(UTC)
 
 
-def test_messages_without_a_time_have_none(client: redis.Redis, key_prefix: str) -> None:
-    """Elements of the older package do not say when they were appended."""
+def test_messages_of_other_libraries_have_no_time(client: redis.Redis, key_prefix: str) -> None:
     client.rpush(f"{key_prefix}a", UNTIMED, element())
-    (session,) = sessions.scan(client, key_prefix=key_prefix)
-    assert session.first is None
-    assert session.last is not None
+    client.lpush(f"{key_prefix}b", json.dumps(message_to_dict(HumanMessage("hi"))))
+    found = sorted(sessions.scan(client, key_prefix=key_prefix), key=lambda session: session.id)
+    assert [(one.id, one.messages, one.first) for one in found] == [("a", 2, None), ("b", 1, None)]
+    assert found[0].last is not None
+    assert found[1].last is None
 
 
 @pytest.mark.parametrize("odd", ["*", "?", "[a]", "\\", "a*b?[c]\\d", "[^x]", "ü-{tag}"])
 def test_a_prefix_is_taken_literally(client: redis.Redis, key_prefix: str, odd: str) -> None:
-    """Characters that SCAN's patterns give a meaning to match themselves only."""
     client.rpush(f"{key_prefix}{odd}1", element())
     client.rpush(f"{key_prefix}other", element())
     client.rpush(f"{key_prefix}a", element())
@@ -68,28 +60,23 @@ def test_a_prefix_is_taken_literally(client: redis.Redis, key_prefix: str, odd: 
 
 
 def test_scan_passes_over_what_is_no_session(client: redis.Redis, key_prefix: str) -> None:
-    """Other types, other people's lists, keys that are not text, and sessions being loaded."""
+    """Other types, other people's lists, keys that are not text, and sessions being loaded.
+
+    One readable message at either end makes a session, so that it can be found and mended.
+    """
     client.set(f"{key_prefix}string", "x")
     client.hset(f"{key_prefix}hash", "a", "b")
     client.rpush(f"{key_prefix}list", "x", '{"json": true}')
     client.rpush(f"{key_prefix}a:corrupt", "{broken", "[]")
     client.rpush(key_prefix.encode() + b"\xff", element())
     client.rpush(f"memorystore-chat:loading:{{{key_prefix}x}}", element())
-    client.rpush(f"{key_prefix}session", element())
+    client.rpush(f"{key_prefix}newest", element(), "{broken")
+    client.rpush(f"{key_prefix}oldest", "{broken", element())
     try:
-        assert ids(client, key_prefix) == ["session"]
+        assert ids(client, key_prefix) == ["newest", "oldest"]
         assert not any(key_prefix in id_ for id_ in ids(client, "memorystore-chat:"))
     finally:
         client.unlink(f"memorystore-chat:loading:{{{key_prefix}x}}")
-
-
-def test_a_session_with_a_broken_end_is_still_a_session(
-    client: redis.Redis, key_prefix: str
-) -> None:
-    """One readable message at either end is enough, so that it can be found and mended."""
-    client.rpush(f"{key_prefix}newest", element(), "{broken")
-    client.rpush(f"{key_prefix}oldest", "{broken", element())
-    assert ids(client, key_prefix) == ["newest", "oldest"]
 
 
 def test_scan_lists_each_of_many_once_and_in_few_round_trips(
@@ -212,7 +199,6 @@ def test_large_messages_do_not_fill_the_memory(valkey_server: Server, key_prefix
 def test_all_nodes_of_a_cluster_are_asked(
     valkey_cluster: Cluster, key_prefix: str, options: dict[str, Any]
 ) -> None:
-    """Sessions of every primary are listed, with all they have, and deleted."""
     with valkey_cluster.client(**options) as client:
         for number in range(60):
             history = MemorystoreChatMessageHistory(client, str(number), 60, key_prefix=key_prefix)
@@ -248,13 +234,6 @@ def test_an_outage_is_an_error() -> None:
         assert isinstance(caught.value.__cause__, redis.ConnectionError)
         with pytest.raises(ConnectError, match=r"while deleting sessions"):
             sessions.delete(client, ["1"])
-
-
-def test_sessions_of_the_other_libraries_are_listed(client: redis.Redis, key_prefix: str) -> None:
-    """What langchain-community and the older package store is a session without a time."""
-    client.lpush(f"{key_prefix}a", json.dumps(message_to_dict(HumanMessage("hi"))))
-    (session,) = itertools.islice(sessions.scan(client, key_prefix=key_prefix), 2)
-    assert (session.id, session.messages, session.last) == ("a", 1, None)
 
 
 @pytest.mark.parametrize("encoding", ["latin-1", "utf-16"])

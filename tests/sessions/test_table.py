@@ -6,14 +6,9 @@ from typing import Any
 
 import pytest
 import redis
-from langchain_core.messages import (
-    HumanMessage,
-)
+from langchain_core.messages import HumanMessage
 
-from memorystore_chat import (
-    MemorystoreChatMessageHistory,
-    sessions,
-)
+from memorystore_chat import MemorystoreChatMessageHistory, sessions
 from memorystore_chat.tutorial import session_table
 from servers import Cluster
 from stored import UNTIMED, element
@@ -45,7 +40,6 @@ def test_the_table_shows_the_sessions_used_last(client: redis.Redis, key_prefix:
 
 
 def test_the_table_keeps_only_the_newest(client: redis.Redis, key_prefix: str) -> None:
-    """Of more sessions than the limit the ones used last are shown, and how many there are."""
     for number in range(30):
         client.rpush(f"{key_prefix}{number:02}", element(ago=timedelta(hours=number)))
     shown = sessions.table(client, key_prefix=key_prefix, limit=3)
@@ -54,7 +48,6 @@ def test_the_table_keeps_only_the_newest(client: redis.Redis, key_prefix: str) -
 
 
 def test_the_table_of_nothing_says_so(client: redis.Redis, key_prefix: str) -> None:
-    """No heading, no columns: a sentence."""
     shown = sessions.table(client, key_prefix=key_prefix)
     assert list(shown) == []
     assert str(shown) == "No sessions."
@@ -70,7 +63,6 @@ def test_the_table_escapes_ids(client: redis.Redis, key_prefix: str) -> None:
 
 
 def test_the_table_has_the_sessions_of_all_nodes(valkey_cluster: Cluster, key_prefix: str) -> None:
-    """On a cluster every primary is asked."""
     with valkey_cluster.client() as client:
         for number in range(20):
             MemorystoreChatMessageHistory(client, str(number), key_prefix=key_prefix).add_messages(
@@ -92,7 +84,6 @@ def test_the_table_has_the_sessions_of_all_nodes(valkey_cluster: Cluster, key_pr
 def test_bad_options_of_the_table_are_refused(
     client: redis.Redis, error: type[Exception], options: dict[str, Any], message: str
 ) -> None:
-    """The error says what was given and what is accepted."""
     with pytest.raises(error, match=message):
         sessions.table(client, **options)
 
@@ -106,7 +97,6 @@ def test_bad_options_of_the_table_are_refused(
     ],
 )  # fmt: skip
 def test_durations_are_told_in_the_unit_that_suits(seconds: float, words: str) -> None:
-    """The largest unit that says it to within a few percent."""
     assert session_table.span(seconds) == words
 
 
@@ -118,12 +108,10 @@ def test_durations_are_told_in_the_unit_that_suits(seconds: float, words: str) -
     ],
 )  # fmt: skip
 def test_sizes_have_two_digits_and_a_unit(size: int, words: str) -> None:
-    """Decimal units, as in the reports."""
     assert session_table.size(size) == words
 
 
 def test_sessions_of_one_millisecond_keep_their_order(client: redis.Redis, key_prefix: str) -> None:
-    """The one that was used last comes first, however little time there was between them."""
     names = [f"{number * 37 % 101:03}" for number in range(100)]
     for name in names:
         MemorystoreChatMessageHistory(client, name, key_prefix=key_prefix).add_messages(

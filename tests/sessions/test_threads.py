@@ -69,7 +69,6 @@ def test_twice_is_once(
 
 
 def test_read_out(saver: BaseCheckpointSaver[Any], client: redis.Redis, key_prefix: str) -> None:
-    """What an agent said becomes a session, with ids, calls and artifacts."""
     agent = create_agent(DemoChatModel(), checkpointer=saver)
     said = agent.invoke({"messages": [HumanMessage("My name is Ada.")]}, CONFIG)["messages"]
     assert messages_of(saver, "t") == said
@@ -82,7 +81,6 @@ def test_read_out(saver: BaseCheckpointSaver[Any], client: redis.Redis, key_pref
 def test_an_empty_session(
     saver: BaseCheckpointSaver[Any], client: redis.Redis, key_prefix: str
 ) -> None:
-    """Nothing is written for a session that is not there."""
     nothing = MemorystoreChatMessageHistory(client, "nothing", key_prefix=key_prefix)
     assert take_over(nothing, saver, "t") == 0
     assert saver.get_tuple(CONFIG) is None
@@ -91,7 +89,6 @@ def test_an_empty_session(
 def test_other_things_are_refused(
     saver: BaseCheckpointSaver[Any], history: MemorystoreChatMessageHistory
 ) -> None:
-    """The error says what is accepted."""
     with pytest.raises(TypeError, match="takes a MemorystoreChatMessageHistory"):
         take_over([], saver, "t")  # type: ignore[arg-type]
     with pytest.raises(TypeError, match="takes a checkpointer"):

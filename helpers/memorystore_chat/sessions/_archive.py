@@ -16,13 +16,7 @@ from hashlib import sha256
 from itertools import islice
 from typing import Annotated, Any, BinaryIO, TypeAlias
 
-from pydantic import (
-    BeforeValidator,
-    Field,
-    PlainSerializer,
-    TypeAdapter,
-    ValidationError,
-)
+from pydantic import BeforeValidator, Field, PlainSerializer, TypeAdapter, ValidationError
 
 from memorystore_chat._checks import check_text
 from memorystore_chat.errors import MemorystoreChatError
