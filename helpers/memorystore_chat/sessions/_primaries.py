@@ -131,15 +131,15 @@ class Primaries:
             for index, command in enumerate(commands):
                 groups.setdefault(placement.node_of(command), []).append(index)
             replies: dict[int, Any] = {}
-            for node, indexes in groups.items():
-                order = [commands[index] for index in indexes]
-                asked = self._asked(placement, node, order, doing or self._doing)
-                if asked is None:
-                    break
-                replies |= zip(indexes, asked, strict=True)
+            try:
+                for node, indexes in groups.items():
+                    order = [commands[index] for index in indexes]
+                    asked = self._asked(placement, node, order, doing or self._doing)
+                    replies |= zip(indexes, asked, strict=True)
+            except _ChangedError:
+                self._renew()
             else:
                 return [replies[index] for index in range(len(commands))]
-            self._renew()
         raise self._restless()
 
     def keys(self, pattern: bytes, count: int) -> Iterator[list[bytes]]:
@@ -176,15 +176,14 @@ class Primaries:
             while cursor != 0:
                 step: Command = ("SCAN", cursor or 0, "MATCH", pattern, "COUNT", count, *of_type)
                 try:
-                    asked = self._asked(placement, node, [step], "listing sessions")
+                    ((cursor, keys),) = self._asked(placement, node, [step], "listing sessions")
+                except _ChangedError:
+                    return False
                 except MemorystoreChatError as error:
                     if not of_type or "syntax error" not in str(error.__cause__):
                         raise
                     of_type = ()  # Redis 5; keys that are no lists are sorted out later
                     continue
-                if asked is None:
-                    return False
-                cursor, keys = asked[0]
                 yield keys
                 if self._placement is not placement:
                     return False  # whoever asked about these keys noticed
@@ -192,8 +191,8 @@ class Primaries:
 
     def _asked(
         self, placement: _Placement, node: str, commands: Sequence[Command], doing: str
-    ) -> list[Any] | None:
-        """The replies of one server; None if it is not, or no longer, the one that was noted."""
+    ) -> list[Any]:
+        """The replies of one server."""
         try:
             with explaining(doing):
                 server, replication, *replies = _sent(
@@ -201,17 +200,16 @@ class Primaries:
                 )
                 _raise_first([server, replication])
                 if server["run_id"] != placement.run_ids[node] or replication["role"] != "master":
-                    return None
+                    raise _ChangedError
                 return [
                     self._checked(command, reply)
                     for command, reply in zip(commands, replies, strict=True)
                 ]
-        except _ChangedError:
-            return None
-        except ConnectError:
+        except ConnectError as error:
             if not self._is_cluster:
                 raise
-            return None  # another node takes over, or none does, which the next look finds
+            # Another node takes over, or none does, which the next look finds.
+            raise _ChangedError from error
 
     def _checked(self, command: Command, reply: Any) -> Any:
         if type(reply) is AskError and self._is_cluster:
