@@ -109,6 +109,8 @@ def test_a_bad_count_is_refused_by_the_call(client: redis.Redis, count: Any) -> 
     error = ValueError if type(count) is int else TypeError
     with pytest.raises(error, match=r"count is .*; it takes a whole number of keys from 1"):
         sessions.scan(client, count=count)
+    with pytest.raises(error, match=r"limit is .*; it takes a whole number of sessions from 1"):
+        sessions.table(client, limit=count)
 
 
 @pytest.mark.parametrize("client", ["redis://localhost", None, redis.asyncio.Redis()])

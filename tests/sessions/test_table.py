@@ -2,7 +2,6 @@
 
 import re
 from datetime import timedelta
-from typing import Any
 
 import pytest
 import redis
@@ -71,21 +70,6 @@ def test_the_table_has_the_sessions_of_all_nodes(valkey_cluster: Cluster, key_pr
         shown = sessions.table(client, key_prefix=key_prefix)
         assert {session.id for session in shown} == set(map(str, range(20)))
         assert len({client.get_node_from_key(session.key).port for session in shown}) == 3
-
-
-@pytest.mark.parametrize(
-    ("error", "options", "message"),
-    [
-        (ValueError, {"limit": 0}, r"limit is 0; it takes a whole number of sessions from 1"),
-        (TypeError, {"key_prefix": None}, r"key_prefix is None"),
-        (TypeError, {"progress": 1.5}, r"progress is 1\.5"),
-    ],
-)
-def test_bad_options_of_the_table_are_refused(
-    client: redis.Redis, error: type[Exception], options: dict[str, Any], message: str
-) -> None:
-    with pytest.raises(error, match=message):
-        sessions.table(client, **options)
 
 
 @pytest.mark.parametrize(

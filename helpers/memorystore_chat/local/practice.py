@@ -3,14 +3,6 @@
 Each is a real Valkey on this machine that listens on the loopback interface only, keeps nothing,
 and ends with the program that started it, however that ends. For practice and for trying out
 what your program does when a server fails; not for data.
-
-Example:
-    >>> from memorystore_chat import connect
-    >>> from memorystore_chat.local import practice
-    >>> with practice.server(password="open-sesame") as locked:
-    ...     with connect(locked.endpoint, password="open-sesame") as client:
-    ...         client.ping()
-    True
 """
 
 import secrets
