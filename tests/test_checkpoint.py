@@ -5,9 +5,10 @@ import logging
 import operator
 import os
 import threading
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from typing import Annotated, Any, TypedDict
 from uuid import uuid4
 
@@ -19,7 +20,12 @@ from langchain.agents import create_agent
 from langchain_core.messages import AIMessage, HumanMessage, RemoveMessage, ToolMessage
 from langchain_core.tools import InjectedToolCallId, tool
 from langgraph.channels.delta import DeltaChannel
-from langgraph.checkpoint.base import BaseCheckpointSaver, Checkpoint, empty_checkpoint
+from langgraph.checkpoint.base import (
+    BaseCheckpointSaver,
+    Checkpoint,
+    CheckpointTuple,
+    empty_checkpoint,
+)
 from langgraph.checkpoint.conformance import checkpointer_test, validate
 from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.checkpoint.serde.encrypted import EncryptedSerializer
@@ -46,6 +52,7 @@ EXTERNAL = os.environ.get("MEMORYSTORE_TEST_SERVER", "")
 NO_RETRY = Retry(NoBackoff(), 0)
 THREAD = "ada/{1}"
 CONFIG: Any = {"configurable": {"thread_id": THREAD}}
+ROOT: Any = {"configurable": {"thread_id": THREAD, "checkpoint_ns": ""}}
 
 
 _TARGETS: dict[str, Callable[[], Any]] = {
@@ -65,12 +72,11 @@ def target(request: pytest.FixtureRequest) -> Iterator[Server | Cluster]:
         yield running
 
 
-@asynccontextmanager
-async def asyncio_client(target: Server | Cluster) -> AsyncIterator[Any]:
-    node = target if isinstance(target, Server) else target.nodes[0]
-    kind: Any = redis.asyncio.Redis if isinstance(target, Server) else AsyncRedisCluster
-    async with kind(host=node.host, port=node.port, protocol=2) as client:
-        yield client
+def bridged(name: str) -> Any:
+    async def call(self: Any, *arguments: Any, **options: Any) -> Any:
+        return getattr(self.saver, name)(*arguments, **options)
+
+    return call
 
 
 class Bridge(BaseCheckpointSaver[str]):
@@ -80,37 +86,20 @@ class Bridge(BaseCheckpointSaver[str]):
         super().__init__(serde=saver.serde)
         self.saver = saver
 
-    async def aget_tuple(self, config: Any) -> Any:
-        return self.saver.get_tuple(config)
-
     async def alist(self, config: Any, **options: Any) -> AsyncIterator[Any]:
         for found in self.saver.list(config, **options):
             yield found
 
-    async def aput(self, *arguments: Any) -> Any:
-        return self.saver.put(*arguments)
-
-    async def aput_writes(self, *arguments: Any, **options: Any) -> None:
-        self.saver.put_writes(*arguments, **options)
-
-    async def adelete_thread(self, thread_id: str) -> None:
-        self.saver.delete_thread(thread_id)
-
-    async def adelete_for_runs(self, run_ids: Any) -> None:
-        self.saver.delete_for_runs(run_ids)
-
-    async def acopy_thread(self, source: str, to: str) -> None:
-        self.saver.copy_thread(source, to)
-
-    async def aprune(self, thread_ids: Any, **options: Any) -> None:
-        self.saver.prune(thread_ids, **options)
+    aget_tuple, aput, aput_writes = map(bridged, ("get_tuple", "put", "put_writes"))
+    adelete_thread, adelete_for_runs = map(bridged, ("delete_thread", "delete_for_runs"))
+    acopy_thread, aprune = map(bridged, ("copy_thread", "prune"))
 
 
 class TestConformance:
     """The official suite: all 81 of its tests."""
 
-    async def check(self, saver: BaseCheckpointSaver[str], name: str) -> None:
-        @checkpointer_test(name=name)
+    async def check(self, saver: BaseCheckpointSaver[str]) -> None:
+        @checkpointer_test(name=str(uuid4()))
         async def make() -> AsyncIterator[BaseCheckpointSaver[str]]:
             yield saver
 
@@ -119,34 +108,82 @@ class TestConformance:
         assert failures == []
         assert sum(found.tests_passed for found in report.results.values()) == 81
 
-    async def test_asynchronous(self, target: Server | Cluster, key_prefix: str) -> None:
+    async def test_asynchronous(self, target_saver: MemorystoreSaver) -> None:
         """The asyncio client's own methods pass."""
-        with target.client() as client:
-            async with asyncio_client(target) as async_client:
-                saver = MemorystoreSaver(client, key_prefix=key_prefix, async_client=async_client)
-                await self.check(saver, f"asynchronous {target.url}")
+        await self.check(target_saver)
 
     async def test_synchronous(self, target: Server | Cluster, key_prefix: str) -> None:
         """The synchronous methods pass, and so does a client that decodes."""
         with target.client(decode_responses=True) as client:
             saver = MemorystoreSaver(client, key_prefix=key_prefix, ttl=600)
-            await self.check(Bridge(saver), f"synchronous {target.url}")
+            await self.check(Bridge(saver))
 
-    async def test_in_threads(self, server: Server, key_prefix: str) -> None:
+    async def test_in_threads(self, saver: MemorystoreSaver) -> None:
         """Without an asyncio client the asynchronous methods pass, too."""
-        with server.client() as client:
-            await self.check(MemorystoreSaver(client, key_prefix=key_prefix), "in threads")
+        await self.check(saver)
+
+
+Make = Callable[..., MemorystoreSaver]
 
 
 @pytest.fixture
-def saver(client: redis.Redis, key_prefix: str) -> MemorystoreSaver:
-    return MemorystoreSaver(client, key_prefix=key_prefix)
+def make_saver(client: redis.Redis, key_prefix: str) -> Make:
+    return partial(MemorystoreSaver, client, key_prefix=key_prefix)
 
 
-def fields(client: redis.Redis, saver: MemorystoreSaver) -> bytes:
-    """All that is stored of the thread."""
-    stored: Any = client.hgetall(saver._key(THREAD))
-    return b"".join(stored.values())
+@pytest.fixture
+def saver(make_saver: Make) -> MemorystoreSaver:
+    return make_saver()
+
+
+@pytest.fixture
+async def target_saver(
+    target: Server | Cluster, key_prefix: str
+) -> AsyncIterator[MemorystoreSaver]:
+    """One with both kinds of client, on one server or a cluster."""
+    node = target if isinstance(target, Server) else target.nodes[0]
+    kind: Any = redis.asyncio.Redis if isinstance(target, Server) else AsyncRedisCluster
+    async with kind(host=node.host, port=node.port, protocol=2) as async_client:
+        with target.client() as client:
+            yield MemorystoreSaver(client, key_prefix=key_prefix, async_client=async_client)
+
+
+def newest(saver: BaseCheckpointSaver[str], config: Any = CONFIG) -> CheckpointTuple:
+    found = saver.get_tuple(config)
+    assert found is not None
+    return found
+
+
+def stored(saver: MemorystoreSaver) -> dict[bytes, bytes]:
+    """What the server has of the thread."""
+    client: Any = saver._client
+    return dict(client.hgetall(saver._key(THREAD)))
+
+
+def overwrite(saver: MemorystoreSaver, field: bytes, value: bytes | None) -> None:
+    """Set a field of the thread, or remove it."""
+    client: Any = saver._client
+    if value is None:
+        client.hdel(saver._key(THREAD), field)
+    else:
+        client.hset(saver._key(THREAD), field, value)
+
+
+def listed(saver: Any) -> list[Any]:
+    """The value of the channel "list" in each checkpoint."""
+    return [found.checkpoint["channel_values"]["list"] for found in saver.list(CONFIG)]
+
+
+def words(messages: Any) -> list[str]:
+    return [message.text for message in messages]
+
+
+def one_node(act: Any, saver: Any = None, state: Any = MessagesState) -> Any:
+    """The smallest graph."""
+    graph = StateGraph(state)
+    graph.add_node("node", act)
+    graph.add_edge(START, "node")
+    return graph.compile(checkpointer=saver)
 
 
 def ask(saver: BaseCheckpointSaver[str], *texts: str, config: Any = CONFIG, **options: Any) -> Any:
@@ -164,22 +201,16 @@ def get_weather(city: str) -> str:
 def simple(tuples: Any) -> list[Any]:
     """Checkpoints without what differs from saver to saver: the versions' random part."""
 
-    def plain(version: Any) -> int:
-        return int(str(version).partition(".")[0])
+    def plain(versions: Any) -> dict[str, int]:
+        return {name: int(str(each).partition(".")[0]) for name, each in versions.items()}
 
     return [
         (
             found.config["configurable"]["checkpoint_ns"],
             found.metadata,
             found.checkpoint["channel_values"],
-            {
-                name: plain(version)
-                for name, version in found.checkpoint["channel_versions"].items()
-            },
-            {
-                node: {name: plain(version) for name, version in seen.items()}
-                for node, seen in found.checkpoint["versions_seen"].items()
-            },
+            plain(found.checkpoint["channel_versions"]),
+            {node: plain(seen) for node, seen in found.checkpoint["versions_seen"].items()},
             [(channel, value) for _, channel, value in found.pending_writes],
         )
         for found in tuples
@@ -214,20 +245,13 @@ class TestAsInMemory:
         def approve(state: MessagesState) -> Any:
             return {"messages": [AIMessage(str(interrupt("sure?")), id="a")]}
 
-        inner = StateGraph(MessagesState)
-        inner.add_node("approve", approve)
-        inner.add_edge(START, "approve")
-        outer = StateGraph(MessagesState)
-        outer.add_node("inner", inner.compile())
-        outer.add_edge(START, "inner")
-        graph = outer.compile(checkpointer=saver)
+        graph = one_node(one_node(approve), saver)
         paused = graph.invoke({"messages": [HumanMessage("go")]}, CONFIG)
         assert paused["__interrupt__"][0].value == "sure?"
         namespaces = {found.config["configurable"]["checkpoint_ns"] for found in saver.list(CONFIG)}
         assert len(namespaces) == 2
         assert "" in namespaces
-        root = list(saver.list({"configurable": {**CONFIG["configurable"], "checkpoint_ns": ""}}))
-        assert 0 < len(root) < len(list(saver.list(CONFIG)))
+        assert 0 < len(list(saver.list(ROOT))) < len(list(saver.list(CONFIG)))
         done = graph.invoke(Command(resume="yes"), CONFIG)
         assert done["messages"][-1].text == "yes"
 
@@ -238,38 +262,28 @@ class TestAsInMemory:
         states = list(agent.get_state_history(CONFIG))
         fork = next(state for state in states if len(state.values["messages"]) == 2)
         agent.invoke({"messages": [HumanMessage("I like coffee.")]}, fork.config)
-        texts = [message.text for message in agent.get_state(CONFIG).values["messages"]]
+        texts = words(agent.get_state(CONFIG).values["messages"])
         assert "I like coffee." in texts
         assert "I like tea." not in texts
-        first = agent.get_state(states[0].config).values["messages"]
-        assert "I like tea." in [message.text for message in first]
+        assert "I like tea." in words(agent.get_state(states[0].config).values["messages"])
 
     def test_the_newest_is_that_of_the_highest_id(self, saver: MemorystoreSaver) -> None:
         """A checkpoint that arrives late, with an older id, is listed in its place."""
-        config: Any = {"configurable": {"thread_id": THREAD, "checkpoint_ns": ""}}
         ids = ["0b", "0d", "0a", "0c", "A", "0"]
         for checkpoint_id in ids:
-            saver.put(config, {**empty_checkpoint(), "id": checkpoint_id}, {}, {})
-        listed = [found.checkpoint["id"] for found in saver.list(config)]
-        assert listed == sorted(ids, reverse=True)
-        newest = saver.get_tuple(config)
-        assert newest is not None
-        assert newest.checkpoint["id"] == "A"
+            saver.put(ROOT, {**empty_checkpoint(), "id": checkpoint_id}, {}, {})
+        found = [each.checkpoint["id"] for each in saver.list(ROOT)]
+        assert found == sorted(ids, reverse=True)
+        assert newest(saver).checkpoint["id"] == "A"
         before: Any = {"configurable": {"thread_id": THREAD, "checkpoint_id": "0c"}}
-        listed = [found.checkpoint["id"] for found in saver.list(config, before=before, limit=2)]
-        assert listed == ["0b", "0a"]
+        found = [each.checkpoint["id"] for each in saver.list(ROOT, before=before, limit=2)]
+        assert found == ["0b", "0a"]
 
-    def test_all_threads(self, saver: MemorystoreSaver, client: redis.Redis) -> None:
+    def test_all_threads(self, saver: MemorystoreSaver) -> None:
         """Listing without a config reads every thread under the prefix, and no other key."""
         for number in range(120):
-            saver.put(
-                {"configurable": {"thread_id": f"t{number}", "checkpoint_ns": ""}},
-                empty_checkpoint(),
-                {"step": number},
-                {},
-            )
-        client.set(saver._key("text"), "no thread")
-        client.delete(saver._key("text"))
+            config: Any = {"configurable": {"thread_id": f"t{number}", "checkpoint_ns": ""}}
+            saver.put(config, empty_checkpoint(), {"step": number}, {})
         found = {each.config["configurable"]["thread_id"] for each in saver.list(None)}
         assert found == {f"t{number}" for number in range(120)}
         assert [each.metadata["step"] for each in saver.list(None, filter={"step": 7})] == [7]
@@ -285,14 +299,9 @@ class TestAsInMemory:
         """Checkpoints copied from InMemorySaver are read, and the conversation continues."""
         other = InMemorySaver()
         ask(other, "My name is Ada.")
-        first: Any = {"configurable": {"thread_id": THREAD, "checkpoint_ns": ""}}
         for found in reversed(list(other.list(CONFIG))):
-            saver.put(
-                found.parent_config or first,
-                found.checkpoint,
-                found.metadata,
-                found.checkpoint["channel_versions"],
-            )
+            versions = found.checkpoint["channel_versions"]
+            saver.put(found.parent_config or ROOT, found.checkpoint, found.metadata, versions)
         assert "Ada" in ask(saver, "What is my name?")["messages"][-1].text
 
 
@@ -336,10 +345,9 @@ class TestLists:
             [[1, [2, {"a": b"b"}]], None, True, "x" * 5000],
         ]
         put_versions(saver, edits)
-        found = [each.checkpoint["channel_values"]["list"] for each in saver.list(CONFIG)]
-        assert found == edits[::-1]
+        assert listed(saver) == edits[::-1]
 
-    def test_many_edits_do_not_pile_up(self, saver: MemorystoreSaver, client: redis.Redis) -> None:
+    def test_many_edits_do_not_pile_up(self, saver: MemorystoreSaver) -> None:
         """A version that many edits left in pieces is written in one piece again."""
         elements = ["e" * FULL + str(number) for number in range(300)]
         versions = []
@@ -347,11 +355,10 @@ class TestLists:
             elements = [*elements[:number], "changed" * FULL + str(number), *elements[number + 1 :]]
             versions.append(elements)
         put_versions(saver, versions)
-        stored = client.hgetall(saver._key(THREAD))
-        longest = max(len(value) for field, value in stored.items() if field[:1] == b"v")
+        fields = stored(saver)
+        longest = max(len(value) for field, value in fields.items() if field[:1] == b"v")
         assert longest < 1000
-        found = [each.checkpoint["channel_values"]["list"] for each in saver.list(CONFIG)]
-        assert found == versions[::-1]
+        assert listed(saver) == versions[::-1]
 
     def test_changed_in_place(self, saver: MemorystoreSaver) -> None:
         """A message that a node changes in place is stored as changed, and as it was before."""
@@ -360,44 +367,24 @@ class TestLists:
             state["messages"][0].content = "changed"
             return {"messages": [state["messages"][0]]}
 
-        graph = StateGraph(MessagesState)
-        graph.add_node("change", change)
-        graph.add_edge(START, "change")
-        graph.compile(checkpointer=saver).invoke(
-            {"messages": [HumanMessage("first", id="1"), HumanMessage("second", id="2")]},
-            CONFIG,
-            durability="sync",
-        )
-        texts = [
-            [message.text for message in each.checkpoint["channel_values"].get("messages", [])]
-            for each in saver.list(CONFIG)
-        ]
+        given = {"messages": [HumanMessage("first", id="1"), HumanMessage("second", id="2")]}
+        one_node(change, saver).invoke(given, CONFIG, durability="sync")
+        values = [each.checkpoint["channel_values"] for each in saver.list(CONFIG)]
+        texts = [words(each.get("messages", [])) for each in values]
         assert texts == [["changed", "second"], ["first", "second"], []]
 
-    def test_what_is_known_is_checked(self, saver: MemorystoreSaver, client: redis.Redis) -> None:
+    def test_what_is_known_is_checked(self, saver: MemorystoreSaver, make_saver: Make) -> None:
         """A thread that was deleted between two turns' writes is stored in full again."""
-        graph = create_agent(DemoChatModel(), checkpointer=saver)
-        ask(saver, "My name is Ada.")
-        state = graph.get_state(CONFIG)
-        client.delete(saver._key(THREAD))
-        found = saver.put(
-            state.config,
-            {
-                **empty_checkpoint(),
-                "channel_values": {"messages": [*state.values["messages"], AIMessage("!")]},
-                "channel_versions": {"messages": "9"},
-            },
-            {},
-            {"messages": "9"},
-        )
-        again = saver.get_tuple(found)
-        assert again is not None
-        assert len(again.checkpoint["channel_values"]["messages"]) == 3
+        config = put_versions(saver, [["a"], ["a", "b"]])
+        make_saver().delete_thread(THREAD)
+        put_versions(saver, [["a", "b", "c"]], config, start=2)
+        assert listed(saver) == [["a", "b", "c"]]
 
 
-def put_versions(saver: MemorystoreSaver, values: list[list[Any]], config: Any = CONFIG) -> Any:
-    config = {"configurable": {"checkpoint_ns": "", **config["configurable"]}}
-    for number, value in enumerate(values):
+def put_versions(
+    saver: MemorystoreSaver, values: list[list[Any]], config: Any = ROOT, *, start: int = 0
+) -> Any:
+    for number, value in enumerate(values, start):
         checkpoint: Checkpoint = {
             **empty_checkpoint(),
             "id": f"{number:04}",
@@ -406,17 +393,6 @@ def put_versions(saver: MemorystoreSaver, values: list[list[Any]], config: Any =
         }
         config = saver.put(config, checkpoint, {"step": number}, {"list": number})
     return config
-
-
-def put_another(saver: MemorystoreSaver) -> None:
-    """Store a checkpoint that comes after those of `put_versions`."""
-    checkpoint: Checkpoint = {
-        **empty_checkpoint(),
-        "channel_values": {"list": ["another"]},
-        "channel_versions": {"list": 9},
-    }
-    config: Any = {"configurable": {"checkpoint_ns": "", **CONFIG["configurable"]}}
-    saver.put(config, checkpoint, {"step": 9}, {"list": 9})
 
 
 def hashes(client: redis.Redis) -> dict[bytes, Any]:
@@ -444,6 +420,10 @@ def parallel(saver: BaseCheckpointSaver[str], nodes: int = 6) -> Any:
     return graph.compile(checkpointer=saver)
 
 
+def items(graph: Any) -> Any:
+    return graph.get_state(CONFIG).values["items"]
+
+
 class TestDeltaChannel:
     """A channel that is stored as what was written to it, and computed from that."""
 
@@ -452,66 +432,54 @@ class TestDeltaChannel:
     @pytest.mark.parametrize("durability", ["sync", "async", "exit"])
     @pytest.mark.parametrize("keep", [None, 1, 2])
     def test_parallel_nodes_come_back_in_order(
-        self, client: redis.Redis, key_prefix: str, durability: Any, keep: int | None
+        self, durability: Any, keep: int | None, make_saver: Make
     ) -> None:
         """n0 to n5 are in order, without a snapshot, after several turns, after pruning."""
-        saver = MemorystoreSaver(client, key_prefix=key_prefix, keep=keep)
+        saver = make_saver(keep=keep)
         graph = parallel(saver)
         for turn in range(1, 4):
             graph.invoke({"items": ["in"], "plain": ["p"]}, CONFIG, durability=durability)
-            assert graph.get_state(CONFIG).values["items"] == [*self.TURN] * turn
+            assert items(graph) == [*self.TURN] * turn
         saver.prune([THREAD])
-        assert graph.get_state(CONFIG).values["items"] == [*self.TURN] * 3
+        assert items(graph) == [*self.TURN] * 3
         graph.invoke({"items": ["in"]}, CONFIG, durability=durability)
-        assert graph.get_state(CONFIG).values["items"] == [*self.TURN] * 4
+        assert items(graph) == [*self.TURN] * 4
 
-    async def test_asynchronously(self, target: Server | Cluster, key_prefix: str) -> None:
+    async def test_asynchronously(self, target_saver: MemorystoreSaver) -> None:
         """The same through the asyncio client, on a cluster as well."""
-        with target.client() as client:
-            async with asyncio_client(target) as async_client:
-                saver = MemorystoreSaver(client, key_prefix=key_prefix, async_client=async_client)
-                graph = parallel(saver)
-                await graph.ainvoke({"items": ["in"]}, CONFIG)
-                assert (await graph.aget_state(CONFIG)).values["items"] == [*self.TURN]
+        graph = parallel(target_saver)
+        await graph.ainvoke({"items": ["in"]}, CONFIG)
+        assert (await graph.aget_state(CONFIG)).values["items"] == [*self.TURN]
 
-    def test_a_snapshot_ends_the_chain(self, client: redis.Redis, key_prefix: str) -> None:
+    def test_a_snapshot_ends_the_chain(self, saver: MemorystoreSaver) -> None:
         """Pruning keeps the ancestors back to a snapshot, and none before it."""
-        saver = MemorystoreSaver(client, key_prefix=key_prefix)
 
         class Snapshots(TypedDict):
             items: Annotated[list[str], DeltaChannel(extend, list, snapshot_frequency=3)]
 
-        builder = StateGraph(Snapshots)
-        builder.add_node("say", lambda state: {"items": ["said"]})
-        builder.add_edge(START, "say")
-        graph: Any = builder.compile(checkpointer=saver)
+        graph = one_node(lambda state: {"items": ["said"]}, saver, Snapshots)
         for _ in range(10):
             graph.invoke({"items": ["in"]}, CONFIG)
         expected = ["in", "said"] * 10
         before = len(list(saver.list(CONFIG)))
         saver.prune([THREAD])
         after = len(list(saver.list(CONFIG)))
-        assert graph.get_state(CONFIG).values["items"] == expected
+        assert items(graph) == expected
         assert after <= 6 < before
 
-    def test_a_channel_that_is_a_delta_channel_no_more(
-        self, client: redis.Redis, key_prefix: str
-    ) -> None:
+    def test_a_channel_that_is_a_delta_channel_no_more(self, make_saver: Make) -> None:
         """A graph that changed its annotation finds what was written before, with keep=1."""
 
         class Plain(TypedDict):
             items: Annotated[list[str], operator.add]
             other: str
 
-        saver = MemorystoreSaver(client, key_prefix=key_prefix, keep=1)
+        saver = make_saver(keep=1)
         parallel(saver).invoke({"items": ["in"]}, CONFIG)
-        builder = StateGraph(Plain)
-        builder.add_node("say", lambda state: {"other": "said"})
-        builder.add_edge(START, "say")
-        graph: Any = builder.compile(checkpointer=saver)
+        graph = one_node(lambda state: {"other": "said"}, saver, Plain)
         for _ in range(3):
             graph.invoke({"other": "x"}, CONFIG)
-        assert graph.get_state(CONFIG).values["items"] == [*self.TURN]
+        assert items(graph) == [*self.TURN]
 
     def test_deleting_runs_refuses_to_break_it(self, saver: MemorystoreSaver) -> None:
         """A run whose writes a later checkpoint is computed from stays, and the error says why."""
@@ -520,131 +488,118 @@ class TestDeltaChannel:
             graph.invoke({"items": ["in"]}, {**CONFIG, "metadata": {"run_id": run}})
         with pytest.raises(MemorystoreChatError, match=r"ada/\{1\}.*DeltaChannel.*later runs"):
             saver.delete_for_runs(["r1"])
-        assert graph.get_state(CONFIG).values["items"] == [*self.TURN] * 2
+        assert items(graph) == [*self.TURN] * 2
         saver.delete_for_runs(["r2"])
-        assert graph.get_state(CONFIG).values["items"] == [*self.TURN]
+        assert items(graph) == [*self.TURN]
         saver.delete_for_runs(["r1", "r2"])
         assert saver.get_tuple(CONFIG) is None
 
     def test_a_write_before_its_checkpoint(self, saver: MemorystoreSaver) -> None:
         """Writes that arrive first are no checkpoint yet, and are there when it comes."""
-        config: Any = {"configurable": {"thread_id": THREAD, "checkpoint_ns": ""}}
         checkpoint = empty_checkpoint()
-        early: Any = {"configurable": {**config["configurable"], "checkpoint_id": checkpoint["id"]}}
+        early: Any = {"configurable": {**ROOT["configurable"], "checkpoint_id": checkpoint["id"]}}
         saver.put_writes(early, [("items", ["a"])], "task", "path")
-        assert saver.get_tuple(config) is None
+        assert saver.get_tuple(ROOT) is None
         assert saver.get_tuple(early) is None
-        assert list(saver.list(config)) == []
-        saver.put(config, checkpoint, {}, {})
-        found = saver.get_tuple(config)
-        assert found is not None
-        assert found.pending_writes == [("task", "items", ["a"])]
+        assert list(saver.list(ROOT)) == []
+        saver.put(ROOT, checkpoint, {}, {})
+        assert newest(saver).pending_writes == [("task", "items", ["a"])]
 
     def test_writes_are_in_langgraphs_order(self, saver: MemorystoreSaver) -> None:
         """By path, task and place, and not as they arrived."""
-        config = saver.put(
-            {"configurable": {"thread_id": THREAD, "checkpoint_ns": ""}}, empty_checkpoint(), {}, {}
-        )
+        config = saver.put(ROOT, empty_checkpoint(), {}, {})
         saver.put_writes(config, [("c", 3), ("c", 4)], "a", "~2")
         saver.put_writes(config, [("c", 2)], "b", "~1")
         saver.put_writes(config, [("c", 1)], "c")
         saver.put_writes(config, [("c", number) for number in range(5, 17)], "z", "~9")
-        found = saver.get_tuple(config)
-        assert found is not None
-        assert [value for _, _, value in found.pending_writes or []] == list(range(1, 17))
+        writes = newest(saver).pending_writes or []
+        assert [value for _, _, value in writes] == list(range(1, 17))
 
 
 class TestKeep:
     """`keep` drops what is older, in the same write."""
 
-    def test_only_the_newest_are_kept(self, client: redis.Redis, key_prefix: str) -> None:
+    def test_only_the_newest_are_kept(self, make_saver: Make) -> None:
         """keep=3 leaves three, whose values are whole, and nothing of the others."""
-        saver = MemorystoreSaver(client, key_prefix=key_prefix, keep=3)
+        saver = make_saver(keep=3)
         ask(saver, *(f"This is sentence {number}." for number in range(6)))
         found = list(saver.list(CONFIG))
         assert len(found) == 3
         assert len(found[0].checkpoint["channel_values"]["messages"]) == 12
-        stored = client.hgetall(saver._key(THREAD))
-        assert sum(1 for field in stored if field[:1] == b"c") == 3
-        assert sum(1 for field in stored if field[:1] == b"s") <= 13
+        fields = stored(saver)
+        assert sum(1 for field in fields if field[:1] == b"c") == 3
+        assert sum(1 for field in fields if field[:1] == b"s") <= 13
 
-    def test_what_was_removed_is_gone(self, client: redis.Redis, key_prefix: str) -> None:
+    def test_what_was_removed_is_gone(self, make_saver: Make) -> None:
         """With keep=1 a removed message's text is in no field of the thread."""
-        saver = MemorystoreSaver(client, key_prefix=key_prefix, keep=1)
+        saver = make_saver(keep=1)
         agent = create_agent(DemoChatModel(), checkpointer=saver)
         ask(saver, "My PIN is 123456789.", "I like tea.")
         secret = [m for m in agent.get_state(CONFIG).values["messages"] if "123456789" in m.text]
         assert secret
         remove = [RemoveMessage(id=message.id) for message in secret]
         agent.update_state(CONFIG, {"messages": remove})
-        assert b"123456789" not in fields(client, saver)
+        assert b"123456789" not in b"".join(stored(saver).values())
         assert len(agent.get_state(CONFIG).values["messages"]) == 4 - len(secret)
 
-    def test_one_that_arrives_too_late_leaves_nothing(
-        self, client: redis.Redis, key_prefix: str
-    ) -> None:
+    def test_one_that_arrives_too_late_leaves_nothing(self, make_saver: Make) -> None:
         """A checkpoint that is dropped in the write that brings it takes its values with it."""
-        saver = MemorystoreSaver(client, key_prefix=key_prefix, keep=1)
+        saver = make_saver(keep=1)
         put_versions(saver, [["a"], ["b"]])
-        before = set(client.hkeys(saver._key(THREAD)))
-        late: Checkpoint = {
-            **empty_checkpoint(),
-            "id": "0000",
-            "channel_values": {"list": ["late"], "text": "late"},
-            "channel_versions": {"list": 5, "text": 5},
-        }
-        config: Any = {"configurable": {"thread_id": THREAD, "checkpoint_ns": ""}}
-        saver.put(config, late, {}, {"list": 5, "text": 5})
-        assert set(client.hkeys(saver._key(THREAD))) == before
+        before = set(stored(saver))
+        put_versions(saver, [["late"]])
+        assert set(stored(saver)) == before
 
-    def test_an_interrupted_turn_survives(self, client: redis.Redis, key_prefix: str) -> None:
+    def test_an_interrupted_turn_survives(self, make_saver: Make) -> None:
         """With keep=1 a turn that waits for an answer is resumed, by another saver."""
-        graph = StateGraph(MessagesState)
-        graph.add_node("ask", lambda state: {"messages": [AIMessage(interrupt("sure?"))]})
-        graph.add_edge(START, "ask")
-        first = graph.compile(checkpointer=MemorystoreSaver(client, key_prefix=key_prefix, keep=1))
-        first.invoke({"messages": [HumanMessage("go")]}, CONFIG)
-        second = graph.compile(checkpointer=MemorystoreSaver(client, key_prefix=key_prefix, keep=1))
-        done = second.invoke(Command(resume="yes"), CONFIG)
-        assert [message.text for message in done["messages"]] == ["go", "yes"]
+
+        def confirm(state: MessagesState) -> Any:
+            return {"messages": [AIMessage(interrupt("sure?"))]}
+
+        one_node(confirm, make_saver(keep=1)).invoke({"messages": [HumanMessage("go")]}, CONFIG)
+        done = one_node(confirm, make_saver(keep=1)).invoke(Command(resume="yes"), CONFIG)
+        assert words(done["messages"]) == ["go", "yes"]
 
 
 class TestLifetime:
     """What is written expires together and is deleted together."""
 
-    def test_each_write_renews_the_whole_thread(self, client: redis.Redis, key_prefix: str) -> None:
+    def test_each_write_renews_the_whole_thread(
+        self, client: redis.Redis, key_prefix: str, make_saver: Make
+    ) -> None:
         """Put and put_writes set the time to live; reading does not; there is one key."""
-        saver = MemorystoreSaver(client, key_prefix=key_prefix, ttl=100)
+        saver = make_saver(ttl=100)
         ask(saver, "My name is Ada.")
         (key,) = client.scan_iter(match=f"{key_prefix}*")
         assert 95 < client.ttl(key) <= 100
         client.expire(key, 10)
         list(saver.list(CONFIG))
-        found = saver.get_tuple(CONFIG)
-        assert found is not None
+        found = newest(saver)
         assert client.ttl(key) <= 10
         saver.put_writes(found.config, [("c", 1)], "task")
         assert 95 < client.ttl(key) <= 100
-        MemorystoreSaver(client, key_prefix=key_prefix).put_writes(found.config, [("c", 1)], "b")
+        make_saver().put_writes(found.config, [("c", 1)], "b")
         assert 95 < client.ttl(key) <= 100
 
-    @pytest.mark.parametrize("delete", ["delete_thread", "prune", "delete_for_runs"])
-    def test_deleting_leaves_no_key(
-        self, client: redis.Redis, key_prefix: str, delete: str
-    ) -> None:
+    @pytest.mark.parametrize(
+        "delete",
+        [
+            lambda saver: saver.delete_thread(THREAD),
+            lambda saver: saver.delete_for_runs(["r"]),
+            lambda saver: saver.prune([THREAD], strategy="delete"),
+        ],
+    )
+    def test_deleting_leaves_no_key(self, saver: MemorystoreSaver, delete: Any) -> None:
         """Whatever deletes the last checkpoint deletes the key."""
-        saver = MemorystoreSaver(client, key_prefix=key_prefix)
         ask(saver, "My name is Ada.", config={**CONFIG, "metadata": {"run_id": "r"}})
-        if delete == "prune":
-            saver.prune([THREAD], strategy="delete")
-        else:
-            getattr(saver, delete)(THREAD if delete == "delete_thread" else ["r"])
-        assert list(client.scan_iter(match=f"{key_prefix}*")) == []
+        delete(saver)
+        assert stored(saver) == {}
         assert saver.get_tuple(CONFIG) is None
 
-    def test_beside_a_history_of_the_same_name(self, client: redis.Redis, key_prefix: str) -> None:
+    def test_beside_a_history_of_the_same_name(
+        self, client: redis.Redis, key_prefix: str, saver: MemorystoreSaver
+    ) -> None:
         """A session and a thread of one id and prefix do not touch each other."""
-        saver = MemorystoreSaver(client, key_prefix=key_prefix)
         history = MemorystoreChatMessageHistory(client, THREAD, key_prefix=key_prefix)
         history.add_user_message("hello")
         ask(saver, "My name is Ada.")
@@ -660,9 +615,7 @@ class TestLifetime:
             copy: Any = {"configurable": {"thread_id": "copy"}}
             assert "Ada" in ask(saver, "What is my name?", config=copy)["messages"][-1].text
             assert 95 < client.ttl(saver._key("copy")) <= 100
-            original = saver.get_tuple(CONFIG)
-            assert original is not None
-            assert len(original.checkpoint["channel_values"]["messages"]) == 2
+            assert len(newest(saver).checkpoint["channel_values"]["messages"]) == 2
             with pytest.raises(MemorystoreChatError, match="'copy' already"):
                 saver.copy_thread(THREAD, "copy")
 
@@ -687,62 +640,42 @@ class TestAtMostOnce:
                 results.append(simple(saver.list(CONFIG)))
         assert results[0] == results[1]
 
-    def test_putting_it_again_is_the_same(
-        self, saver: MemorystoreSaver, client: redis.Redis
-    ) -> None:
+    def test_putting_it_again_is_the_same(self, saver: MemorystoreSaver, make_saver: Make) -> None:
         """A checkpoint and its writes that are put twice leave what one put leaves."""
         put_versions(saver, [["a" * 300], ["a" * 300, "b"]])
-        first = client.hgetall(saver._key(THREAD))
-        fresh = MemorystoreSaver(client, key_prefix=saver._prefix.decode().partition("check")[0])
+        first, fresh = stored(saver), make_saver()
         for _ in range(2):
-            found = fresh.get_tuple(CONFIG)
-            assert found is not None
+            found = newest(fresh)
             fresh.put(found.parent_config or {}, found.checkpoint, found.metadata, {"list": 1})
-        assert client.hgetall(saver._key(THREAD)) == first
+        assert stored(saver) == first
 
-    def test_turns_that_meet(self, server: Server, key_prefix: str) -> None:
+    def test_turns_that_meet(self, saver: MemorystoreSaver) -> None:
         """Eight turns at once on a thread: every write is whole, each turn ends on its branch."""
-        with server.client() as client:
-            saver = MemorystoreSaver(client, key_prefix=key_prefix)
-            barrier = threading.Barrier(8)
-            answers: list[Any] = []
+        barrier = threading.Barrier(8)
 
-            def turn(number: int) -> None:
-                barrier.wait()
-                answers.append(ask(saver, f"I am number {number}."))
+        def turn(number: int) -> list[str]:
+            barrier.wait()
+            return words(ask(saver, f"I am number {number}.")["messages"])
 
-            threads = [threading.Thread(target=turn, args=(number,)) for number in range(8)]
-            for thread in threads:
-                thread.start()
-            for thread in threads:
-                thread.join()
-            assert len(answers) == 8
-            ends = {
-                tuple(message.text for message in found.checkpoint["channel_values"]["messages"])
-                for found in saver.list(CONFIG)
-                if "messages" in found.checkpoint["channel_values"]
-            }
-            for answer in answers:
-                assert tuple(message.text for message in answer["messages"]) in ends
+        with ThreadPoolExecutor(8) as threads:
+            answers = [*threads.map(turn, range(8))]
+        values = [found.checkpoint["channel_values"] for found in saver.list(CONFIG)]
+        ends = [words(each.get("messages", [])) for each in values]
+        assert all(answer in ends for answer in answers)
 
-    async def test_tasks_that_meet(self, target: Server | Cluster, key_prefix: str) -> None:
+    async def test_tasks_that_meet(self, target_saver: MemorystoreSaver) -> None:
         """Turns of many threads at once through one asyncio client do not mix."""
-        with target.client() as client:
-            async with asyncio_client(target) as async_client:
-                saver = MemorystoreSaver(client, key_prefix=key_prefix, async_client=async_client)
-                agent = create_agent(DemoChatModel(), checkpointer=saver)
+        agent = create_agent(DemoChatModel(), checkpointer=target_saver)
 
-                async def talk(name: str) -> str:
-                    config: Any = {"configurable": {"thread_id": name}}
-                    await agent.ainvoke({"messages": [HumanMessage(f"My name is {name}.")]}, config)
-                    answer = await agent.ainvoke(
-                        {"messages": [HumanMessage("What is my name?")]}, config
-                    )
-                    return str(answer["messages"][-1].text)
+        async def talk(name: str) -> str:
+            config: Any = {"configurable": {"thread_id": name}}
+            for text in (f"My name is {name}.", "What is my name?"):
+                answer = await agent.ainvoke({"messages": [HumanMessage(text)]}, config)
+            return str(answer["messages"][-1].text)
 
-                names = [f"Ada{number}" for number in range(10)]
-                replies = await asyncio.gather(*map(talk, names))
-                assert all(name in reply for name, reply in zip(names, replies, strict=True))
+        names = [f"Ada{number}" for number in range(10)]
+        replies = await asyncio.gather(*map(talk, names))
+        assert all(name in reply for name, reply in zip(names, replies, strict=True))
 
 
 @dataclass
@@ -767,26 +700,19 @@ class TestSafe:
 
     @pytest.mark.parametrize("code", [0, 1, 2, 3, 4, 5])
     def test_a_hostile_value_is_not_made(
-        self, saver: MemorystoreSaver, client: redis.Redis, code: int, caplog: Any
+        self, saver: MemorystoreSaver, code: int, caplog: Any
     ) -> None:
         """A stored value that names a class and its arguments is data; no such class is made."""
         put_versions(saver, [["harmless"]])
-        arguments: Any = {0: "x", 1: ("x",), 2: {"argument": "x"}, 3: "x"}.get(
-            code, {"argument": "x"}
-        )
+        arguments: Any = {0: "x", 1: ["x"], 3: "x"}.get(code, {"argument": "x"})
         payload = ormsgpack.packb((__name__, "Hostile", arguments, "__init__"))
         evil = ormsgpack.packb(ormsgpack.Ext(code, payload))
         element = b"m:" + evil
-        for field in client.hkeys(saver._key(THREAD)):
+        for field in stored(saver):
             if field[:1] == b"s":
-                framed = len(element).to_bytes(4, "big") + element
-                client.hset(saver._key(THREAD), field, framed)
+                overwrite(saver, field, len(element).to_bytes(4, "big") + element)
         with caplog.at_level(logging.WARNING):
-            found = saver.get_tuple(CONFIG)
-        assert found is not None
-        assert found.checkpoint["channel_values"]["list"] == [
-            list(arguments) if code == 1 else arguments
-        ]
+            assert listed(saver) == [[arguments]]
         assert CALLED == []
         permissive = JsonPlusSerializer(allowed_msgpack_modules=True)
         if code != 3:  # methods are never called, whatever is allowed
@@ -795,14 +721,12 @@ class TestSafe:
             CALLED.clear()
 
     @pytest.mark.parametrize("kind", ["pickle", "json", "unheard-of"])
-    def test_other_formats_are_refused(
-        self, saver: MemorystoreSaver, client: redis.Redis, kind: str
-    ) -> None:
+    def test_other_formats_are_refused(self, saver: MemorystoreSaver, kind: str) -> None:
         """A value in another format raises and names thread, namespace and checkpoint."""
         put_versions(saver, [["harmless"]])
-        for field in client.hkeys(saver._key(THREAD)):
+        for field in stored(saver):
             if field[:1] == b"v":
-                client.hset(saver._key(THREAD), field, b"b" + kind.encode() + b":\x80\x04N.")
+                overwrite(saver, field, b"b" + kind.encode() + b":\x80\x04N.")
         with pytest.raises(CorruptCheckpointError, match=r"'0000'.*'ada/\{1\}'.*''") as raised:
             saver.get_tuple(CONFIG)
         assert raised.value.checkpoint_id == "0000"
@@ -810,52 +734,40 @@ class TestSafe:
         with pytest.raises(CorruptCheckpointError):
             list(saver.list(CONFIG))
 
-    def test_a_missing_part_is_an_error(self, saver: MemorystoreSaver, client: redis.Redis) -> None:
+    def test_a_missing_part_is_an_error(self, saver: MemorystoreSaver) -> None:
         """A list of which a segment is gone is not shortened silently."""
         put_versions(saver, [["a" * 300, "b" * 300]])
-        segment = next(f for f in client.hkeys(saver._key(THREAD)) if f[:1] == b"s")
-        client.hdel(saver._key(THREAD), segment)
+        overwrite(saver, next(f for f in stored(saver) if f[:1] == b"s"), None)
         with pytest.raises(CorruptCheckpointError, match="is missing"):
             saver.get_tuple(CONFIG)
 
     @pytest.mark.parametrize("damage", ["junk", "gone"])
     async def test_a_damaged_record_is_named(
-        self, target: Server | Cluster, key_prefix: str, damage: str
+        self, damage: str, target_saver: MemorystoreSaver
     ) -> None:
         """What ties a thread's parts together, if damaged, names thread and checkpoint, too."""
-        with target.client() as client:
-            async with asyncio_client(target) as async_client:
-                saver = MemorystoreSaver(client, key_prefix=key_prefix, async_client=async_client)
-                config = put_versions(saver, [["a"], ["b"]])
-                saver.put_writes(config, [("list", ["c"])], "task")
-                key, damaged = saver._key(THREAD), 0
-                for field, value in client.hgetall(key).items():
-                    if field[:1] not in (b"c", b"w"):
-                        continue
-                    damaged += 1
-                    if damage == "junk":
-                        client.hset(key, field, b"\xc1")
-                    else:
-                        client.hdel(key, field)
-                    with pytest.raises(CorruptCheckpointError, match=r"'ada/\{1\}'.*''") as raised:
-                        list(saver.list(CONFIG))
-                    assert raised.value.checkpoint_id == field.decode().split(":")[1]
-                    if b"0001" in field:  # the newest
-                        with pytest.raises(CorruptCheckpointError):
-                            await saver.aget_tuple(CONFIG)
-                    client.hset(key, field, value)
-                assert damaged == 3
-                assert len(list(saver.list(CONFIG))) == 2
-
-    def test_damage_found_by_a_write_is_named(self, client: redis.Redis, key_prefix: str) -> None:
-        """Storing and pruning, too, say which thread cannot be read, and what to do."""
-        saver = MemorystoreSaver(client, key_prefix=key_prefix)
+        saver = target_saver
         config = put_versions(saver, [["a"], ["b"]])
-        client.hset(saver._key(THREAD), "n", b"\xc1")
-        named = pytest.raises(
-            CorruptCheckpointError,
-            match=r"^What is stored of the thread 'ada/\{1\}'.*Delete the thread",
-        )
+        saver.put_writes(config, [("list", ["c"])], "task")
+        records = {field: value for field, value in stored(saver).items() if field[:1] in b"cw"}
+        assert len(records) == 3
+        for field, value in records.items():
+            overwrite(saver, field, b"\xc1" if damage == "junk" else None)
+            with pytest.raises(CorruptCheckpointError, match=r"'ada/\{1\}'.*''") as raised:
+                list(saver.list(CONFIG))
+            assert raised.value.checkpoint_id == field.decode().split(":")[1]
+            if b"0001" in field:  # the newest
+                with pytest.raises(CorruptCheckpointError):
+                    await saver.aget_tuple(CONFIG)
+            overwrite(saver, field, value)
+        assert len(list(saver.list(CONFIG))) == 2
+
+    def test_damage_found_by_a_write_is_named(self, saver: MemorystoreSaver) -> None:
+        """Storing and pruning, too, say which thread cannot be read, and what to do."""
+        config = put_versions(saver, [["a"], ["b"]])
+        overwrite(saver, b"n", b"\xc1")
+        text = r"^What is stored of the thread 'ada/\{1\}'.*Delete the thread"
+        named = pytest.raises(CorruptCheckpointError, match=text)
         with named:
             put_versions(saver, [["c"]])
         with named:
@@ -863,23 +775,18 @@ class TestSafe:
         with named:
             saver.prune([THREAD])
         saver.delete_thread(THREAD)
-        client.hset(saver._key(THREAD), "#", b"\xc1")
+        overwrite(saver, b"#", b"\xc1")
         with named:
             put_versions(saver, [["a"]])
 
-    def test_types_of_ones_own_are_named(self, client: redis.Redis, key_prefix: str) -> None:
+    def test_types_of_ones_own_are_named(self, saver: MemorystoreSaver) -> None:
         """A dataclass comes back as itself once its type is allowed, and as data before."""
-        saver = MemorystoreSaver(client, key_prefix=key_prefix)
         put_versions(saver, [[Order(7)]])
-        found = saver.get_tuple(CONFIG)
-        assert found is not None
-        assert found.checkpoint["channel_values"]["list"] == [{"number": 7}]
+        assert listed(saver) == [[{"number": 7}]]
         own = saver.with_allowlist([(__name__, "Order")])
-        found = own.get_tuple(CONFIG)
-        assert found is not None
-        assert found.checkpoint["channel_values"]["list"] == [Order(7)]
+        assert listed(own) == [[Order(7)]]
 
-    def test_encrypted(self, client: redis.Redis, key_prefix: str) -> None:
+    def test_encrypted(self, make_saver: Make) -> None:
         """With an EncryptedSerializer nothing of the conversation can be read on the server."""
 
         class Rot:
@@ -890,21 +797,24 @@ class TestSafe:
                 return bytes(255 - byte for byte in ciphertext[16:])
 
         serde = EncryptedSerializer(Rot(), JsonPlusSerializer(allowed_msgpack_modules=None))
-        saver = MemorystoreSaver(client, key_prefix=key_prefix, serde=serde)
+        saver = make_saver(serde=serde)
         ask(saver, "My name is Ada.")
         assert "Ada" in ask(saver, "What is my name?")["messages"][-1].text
-        assert b"Ada" not in fields(client, saver)
+        assert b"Ada" not in b"".join(stored(saver).values())
 
 
 class TestErrors:
     """What goes wrong is an error that says what to do."""
 
-    def test_an_outage_is_no_empty_thread(self, key_prefix: str) -> None:
+    async def test_an_outage_is_no_empty_thread(self) -> None:
         """Every method raises ConnectError once the server is gone."""
         with servers.valkey() as server:
-            client = server.client(retry=NO_RETRY)
-            saver = MemorystoreSaver(client, key_prefix=key_prefix)
+            async_client = redis.asyncio.Redis(
+                port=server.port, protocol=2, retry=AsyncRetry(NoBackoff(), 0)
+            )
+            saver = MemorystoreSaver(server.client(retry=NO_RETRY), async_client=async_client)
             found = put_versions(saver, [["a"]])
+            assert await saver.aget_tuple(ROOT) is not None
             server.kill()
             calls: list[Callable[[], Any]] = [
                 lambda: saver.get_tuple(CONFIG),
@@ -921,25 +831,9 @@ class TestErrors:
             for call in calls:
                 with pytest.raises(ConnectError):
                     call()
-
-    async def test_an_outage_asynchronously(self, key_prefix: str) -> None:
-        """The asynchronous methods raise it, too."""
-        with servers.valkey() as server:
-            client = server.client(retry=NO_RETRY)
-            async_client = redis.asyncio.Redis(
-                port=server.port, protocol=2, retry=AsyncRetry(NoBackoff(), 0)
-            )
-            saver = MemorystoreSaver(client, key_prefix=key_prefix, async_client=async_client)
-            assert await saver.aget_tuple(CONFIG) is None
-            server.kill()
-            calls: list[Awaitable[Any]] = [
-                saver.aget_tuple(CONFIG),
-                saver.adelete_thread(THREAD),
-                saver.aprune([THREAD]),
-            ]
-            for call in calls:
+            for awaited in (saver.aget_tuple(CONFIG), saver.adelete_thread(THREAD)):
                 with pytest.raises(ConnectError):
-                    await call
+                    await awaited
             await async_client.aclose()
 
     def test_a_client_of_another_loop(self, server: Server, key_prefix: str) -> None:
@@ -958,9 +852,8 @@ class TestErrors:
             ask(saver, "My name is Zoë.")
             assert len(list(MemorystoreSaver(plain, key_prefix=key_prefix).list(CONFIG))) == 3
 
-    def test_a_key_of_another_kind(self, client: redis.Redis, key_prefix: str) -> None:
+    def test_a_key_of_another_kind(self, client: redis.Redis, saver: MemorystoreSaver) -> None:
         """A list under the thread's key is left alone, and the error names the thread."""
-        saver = MemorystoreSaver(client, key_prefix=key_prefix)
         client.rpush(saver._key(THREAD), "mine")
         with pytest.raises(MemorystoreChatError, match=r"ada/\{1\}.*WRONGTYPE.*another kind"):
             ask(saver, "hello")
@@ -1001,7 +894,7 @@ class TestErrors:
     def test_what_is_refused_is_not_stored(self, start: Callable[[], Server]) -> None:
         """Each right is taken away in turn: a call is refused and changes nothing, or is done."""
         calls: list[Callable[[MemorystoreSaver], object]] = [
-            put_another,
+            lambda saver: put_versions(saver, [["another"]], start=9),
             lambda saver: saver.put_writes(next(saver.list(CONFIG)).config, [("a", ["b"])], "task"),
             lambda saver: saver.prune([THREAD]),
             lambda saver: saver.copy_thread(THREAD, "b{1}"),
@@ -1065,16 +958,16 @@ class TestErrors:
         assert repr(saver) == "MemorystoreSaver(key_prefix='a:', ttl=5, keep=1)"
 
 
-def test_beside_the_middleware(client: redis.Redis, key_prefix: str) -> None:
+def test_beside_the_middleware(
+    client: redis.Redis, key_prefix: str, saver: MemorystoreSaver
+) -> None:
     """With ChatHistoryMiddleware the session has each message once, and the thread as well."""
-    saver = MemorystoreSaver(client, key_prefix=key_prefix)
-    memory = ChatHistoryMiddleware(
-        lambda thread_id: MemorystoreChatMessageHistory(client, thread_id, key_prefix=key_prefix)
-    )
+    history = MemorystoreChatMessageHistory(client, THREAD, key_prefix=key_prefix)
+    memory = ChatHistoryMiddleware(history)
     agent = create_agent(DemoChatModel(), middleware=[memory], checkpointer=saver)
     for text in ("My name is Ada.", "What is my name?"):
         answer = agent.invoke({"messages": [HumanMessage(text)]}, CONFIG)
     assert "Ada" in answer["messages"][-1].text
-    assert len(MemorystoreChatMessageHistory(client, THREAD, key_prefix=key_prefix)) == 4
+    assert len(history) == 4
     state = agent.get_state(CONFIG).values["messages"]
-    assert [message.text for message in state] == [m.text for m in answer["messages"]]
+    assert words(state) == words(answer["messages"])
