@@ -5,6 +5,7 @@ import json
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 from langchain_core.messages import AIMessage, BaseMessage, RemoveMessage
@@ -12,7 +13,7 @@ from langchain_core.messages import AIMessage, BaseMessage, RemoveMessage
 from memorystore_chat.tutorial._text import line
 
 _IMAGE_LIMIT = 200_000  # bytes of one image
-_JSON_LIMIT = 20_000  # characters of an argument; more than is ever shown
+_JSON_PIECES = 5_000  # words and signs of an argument; more than is ever shown
 _BASE64_URL = re.compile(r"data:([\w.+-]+/[\w.+-]+)?[^,]*;base64,", re.ASCII | re.IGNORECASE)
 
 _IMAGE = re.compile(
@@ -195,22 +196,15 @@ def _image(data: str | bytes) -> str:
 def _json(value: object) -> str:
     """Arguments for reading: on one line if short, else indented; of huge ones the beginning."""
     try:
-        one = _written(value, 60)
-        return one if len(one) <= 60 else _written(value, _JSON_LIMIT, indent=2)
+        one, indented = (_written(value, indent) for indent in (None, 2))
     except (TypeError, ValueError, RecursionError):
         return f"{type(value).__name__} that cannot be written as JSON"
+    return one if len(one) <= 60 else indented
 
 
-def _written(value: object, limit: int, *, indent: int | None = None) -> str:
+def _written(value: object, indent: int | None) -> str:
     encoder = json.JSONEncoder(ensure_ascii=False, default=_named, indent=indent)
-    pieces: list[str] = []
-    length = 0
-    for piece in encoder.iterencode(value):
-        if length > limit:
-            return "".join([*pieces, "... and more"])
-        pieces.append(piece)
-        length += len(piece)
-    return "".join(pieces)
+    return "".join(islice(encoder.iterencode(value), _JSON_PIECES))
 
 
 def _named(value: object) -> str | list[str]:

@@ -66,13 +66,13 @@ def columns_of(text: str) -> int:
     return len(spacing) + sum(unicodedata.east_asian_width(c) in "WF" for c in spacing)
 
 
-def fitting(pieces: Iterable[str], limit: int) -> list[str]:
-    """The leading pieces that fit into ``limit`` characters, and always the first."""
+def fitting(pieces: Iterable[str], limit: int, *more: str) -> list[str]:
+    """The pieces that fit into ``limit`` characters, and always the first; ``more`` if not all."""
     fitting: list[str] = []
     for piece in pieces:
         limit -= len(piece)
         if fitting and limit < 0:
-            break
+            return [*fitting, *more]
         fitting.append(piece)
     return fitting
 

@@ -8,7 +8,6 @@ with their role in bold.
 
 from collections.abc import Iterable
 from html import escape
-from itertools import islice
 
 from langchain_core.messages import AIMessage, BaseMessage, ChatMessage, ToolMessage
 
@@ -32,7 +31,7 @@ _SHOWN_TOOL = 300
 _SHOWN_LINES = 24
 # Characters that unfold; what is beyond is counted, not written into the notebook.
 _FOLDED = 8_000
-_PARTS = 300  # of one message
+_MESSAGE = 100_000  # characters of one message, whatever they say
 _WIDTH = 88  # columns of plain text
 
 _ROLES = {
@@ -157,20 +156,16 @@ def _role(message: BaseMessage) -> str:
 
 
 def _message_html(role: str, name: str, message: BaseMessage) -> str:
-    given = list(islice(parts(message), _PARTS + 1))
     limit = _SHOWN_TOOL if role == "Tool" else _SHOWN
     # The space parts the role from the text if both are on one line, without styles.
     heading = (
         f'<span style="display:block;font-size:.85em">'
         f"<b>{escape(f'{role} {name}'.rstrip())}</b> </span>"
     )
-    pieces = fitting(
-        (_part_html(p, limit, heading * (n == 0)) for n, p in enumerate(given[:_PARTS])),
-        HTML_LIMIT,
-    )
-    more = "<div><i>More parts are not shown.</i></div>" if len(pieces) < len(given) else ""
+    pieces = (_part_html(p, limit, heading * (n == 0)) for n, p in enumerate(parts(message)))
+    shown = fitting(pieces, _MESSAGE, "<div><i>More parts are not shown.</i></div>")
     bubble = f"{_BUBBLES.get(role, _OTHER_BUBBLE)};{_BUBBLE}"
-    return f'<div role="listitem" style="{bubble}">{"".join(pieces)}{more}</div>'
+    return f'<div role="listitem" style="{bubble}">{"".join(shown)}</div>'
 
 
 def _part_html(part: Part, limit: int, heading: str) -> str:
@@ -209,12 +204,9 @@ def _lines_html(text: str) -> str:
 
 
 def _message_plain(role: str, name: str, message: BaseMessage, indent: int) -> str:
-    given = list(islice(parts(message), _PARTS + 1))
     limit = _SHOWN_TOOL if role == "Tool" else _SHOWN
-    shown = fitting((_part_plain(part, limit) for part in given[:_PARTS]), PLAIN_LIMIT)
-    if len(shown) < len(given):
-        shown.append("[More parts are not shown]")
-    text = "\n".join(shown)
+    pieces = (_part_plain(part, limit) for part in parts(message))
+    text = "\n".join(fitting(pieces, _MESSAGE, "[More parts are not shown]"))
     return _hanging(role, f"[{name}] {text}" if name else text, indent)
 
 

@@ -202,18 +202,12 @@ def _call(tools: list[Tool], text: str, messages: Sequence[BaseMessage]) -> str 
 
 def _calls(arguments: dict[str, dict[str, Any]], messages: Sequence[BaseMessage]) -> list[ToolCall]:
     """Return tool calls whose ids follow from the conversation."""
-    conversation = []
-    for message in messages:
-        calls = [(call["id"], call["name"]) for call in getattr(message, "tool_calls", ())]
-        conversation.append((message.type, message.text, calls))
-
-    def number(name: str) -> str:
-        return hashlib.sha256(repr((conversation, name)).encode()).hexdigest()[:12]
-
-    return [
-        tool_call(name=name, args=args, id=f"call_{number(name)}")
-        for name, args in arguments.items()
-    ]
+    said = [(each.type, each.text, getattr(each, "tool_calls", ())) for each in messages]
+    calls = []
+    for name, args in arguments.items():
+        number = hashlib.sha256(repr((said, name)).encode()).hexdigest()[:12]
+        calls.append(tool_call(name=name, args=args, id=f"call_{number}"))
+    return calls
 
 
 def _report(result: Any, messages: Sequence[BaseMessage]) -> str:
