@@ -10,7 +10,7 @@ from langchain_core.messages import AIMessage, HumanMessage
 
 from memorystore_chat import MemorystoreChatMessageHistory
 from memorystore_chat.storage import Client
-from memorystore_chat.tutorial import checks, key_prefix, picture
+from memorystore_chat.tutorial import checks, key_prefix, picture, prefixes
 
 
 @pytest.mark.parametrize("name", ["turn", "list", "life", "loop", "threads", "cluster"])
@@ -32,7 +32,8 @@ def test_prefix_stays_with_a_kernel_and_is_shared_with_none(
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     monkeypatch.setenv("TMPDIR", str(tmp_path))
     mine = key_prefix("prefixtest")
-    ask = "from memorystore_chat.tutorial import key_prefix; print(key_prefix('prefixtest'))"
+    ask = f"import runpy; m = runpy.run_path({prefixes.__file__!r}); "
+    ask += "print(m['key_prefix']('prefixtest'))"
     other = subprocess.check_output([sys.executable, "-c", ask], text=True).strip()
     again = subprocess.check_output([sys.executable, "-c", ask], text=True).strip()
     assert key_prefix("prefixtest") == mine
