@@ -21,7 +21,7 @@ from langchain_core.messages import (
 )
 
 from html_page import Page
-from memorystore_chat.tutorial import Table, Transcript, table, transcript
+from memorystore_chat.tutorial import Table, table, transcript
 from memorystore_chat.tutorial._text import visible
 
 OVERRIDE = "\N{RIGHT-TO-LEFT OVERRIDE}"
@@ -113,11 +113,6 @@ def test_a_removal_says_what_it_removes() -> None:
 def test_no_messages_yet() -> None:
     assert str(transcript([])) == "No messages yet."
     assert Page(transcript([], title="Ada")).text == "AdaNo messages yet."
-
-
-def test_an_empty_message_is_not_an_empty_bubble() -> None:
-    assert plain(AIMessage("")) == "AI  [empty]"
-    assert page(AIMessage([])).text == "AI empty"
 
 
 def test_a_tool_result_is_named_after_its_call() -> None:
@@ -382,7 +377,3 @@ def test_a_title_is_a_string() -> None:
     title: Any = 3
     with pytest.raises(TypeError, match=r"^title must be a string or None, not a int$"):
         transcript([], title=title)
-
-
-def test_the_object_is_named_for_type_hints() -> None:
-    assert isinstance(transcript([]), Transcript)
