@@ -99,20 +99,19 @@ def test_detects_colab_and_local(product: str, monkeypatch: pytest.MonkeyPatch) 
 
 
 @pytest.mark.parametrize("project_id", [None, ""])
-@pytest.mark.parametrize("colab", [False, True])
 def test_without_a_project_the_tutorial_runs_offline(
     project_id: str | None,
-    colab: bool,
     machine: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     record = fake_gcloud(machine, "exit 0")
-    stand_in = Colab(monkeypatch) if colab else None
     assert sign_in(project_id) is None
-    assert said(capsys) == OFFLINE
+    colab = Colab(monkeypatch)
+    assert sign_in(project_id) is None
+    assert said(capsys) == f"{OFFLINE} {OFFLINE}"
     assert not record.exists()
-    assert stand_in is None or stand_in.calls == []
+    assert colab.calls == []
     assert "GOOGLE_CLOUD_PROJECT" not in os.environ
 
 
@@ -192,8 +191,9 @@ def test_goes_on_without_google_auth(
 @pytest.mark.parametrize(
     ("script", "what"),
     [
-        ("echo secret >&2; exit 3", "gcloud did not set the project (exit status 3)."),
-        ("sleep 5", "gcloud could not be run (TimeoutExpired)."),
+        ("#!/bin/sh\necho secret >&2; exit 3", "gcloud did not set the project (exit status 3)."),
+        ("#!/bin/sh\nexec /bin/sleep 5", "gcloud could not be run (TimeoutExpired)."),
+        ("#!/nonexistent/interpreter", "gcloud could not be run (FileNotFoundError)."),
     ],
 )
 @pytest.mark.usefixtures("credentials")
@@ -205,31 +205,20 @@ def test_a_failing_gcloud_is_said(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.setattr("memorystore_chat.tutorial.environment.GCLOUD_TIMEOUT", 0.3)
-    fake_gcloud(machine, script.replace("sleep", "exec /bin/sleep"))
+    (machine / "gcloud").write_text(f"{script}\n")
+    (machine / "gcloud").chmod(0o755)
     assert sign_in("my-project") == "my-project"
     assert said(capsys).endswith(
         f"my-project. {what} Run it yourself to see why: gcloud config set project my-project"
     )
 
 
-@pytest.mark.usefixtures("credentials")
-def test_a_gcloud_that_cannot_start_is_said(
-    machine: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    gcloud = machine / "gcloud"
-    gcloud.write_text("#!/nonexistent/interpreter\n")
-    gcloud.chmod(0o755)
-    assert sign_in("my-project") == "my-project"
-    assert "gcloud could not be run (FileNotFoundError)." in said(capsys)
-
-
 @pytest.mark.parametrize("project_id", ["My Project", "-x", "--account=me", "a;b", 7])
 def test_refuses_what_is_no_project_id(project_id: object, machine: Path) -> None:
     record = fake_gcloud(machine, "exit 0")
-    with pytest.raises(ValueError) as error:  # noqa: PT011
-        sign_in(project_id)  # type: ignore[arg-type]
-    assert str(error.value) == (
-        "project_id must be a project's id, made of lower-case letters, digits and hyphens such "
-        f"as 'my-project-123', not {project_id!r}. List yours with: gcloud projects list"
+    words = (
+        rf"must be a project's id, .* not {project_id!r}\. List yours with: gcloud projects list"
     )
+    with pytest.raises(ValueError, match=words):
+        sign_in(project_id)  # type: ignore[arg-type]
     assert not record.exists()

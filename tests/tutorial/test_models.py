@@ -18,9 +18,7 @@ def no_project(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("project", [None, ""])
 def test_without_a_project_it_is_the_demo_model(
-    project: str | None,
-    no_project: None,
-    capsys: pytest.CaptureFixture[str],
+    project: str | None, no_project: None, capsys: pytest.CaptureFixture[str]
 ) -> None:
     model = chat_model("gemini-any", project=project, temperature=0)
     assert isinstance(model, DemoChatModel)
@@ -31,9 +29,8 @@ def test_without_a_project_it_is_the_demo_model(
 
 
 def test_refuses_an_unknown_provider(no_project: None) -> None:
-    with pytest.raises(ValueError) as error:  # noqa: PT011
+    with pytest.raises(ValueError, match=r"must be 'vertexai' or 'google-genai', not 'openai'\."):
         chat_model(provider="openai")  # type: ignore[arg-type]
-    assert str(error.value) == "provider must be 'vertexai' or 'google-genai', not 'openai'."
 
 
 @pytest.mark.parametrize(
