@@ -7,11 +7,10 @@ from typing import Any
 
 import redis
 import redis.asyncio
-from redis.asyncio.cluster import RedisCluster as AsyncRedisCluster
 from redis.cluster import RedisCluster
 from redis.exceptions import ClusterDownError, RedisClusterException
 
-from memorystore_chat._checks import check_seconds
+from memorystore_chat._checks import check_seconds, type_name
 from memorystore_chat.connection import clients
 from memorystore_chat.connection.clusters import AsyncClusterClient, ClusterClient
 from memorystore_chat.connection.diagnosis import ONE_DATABASE, diagnose
@@ -107,25 +106,18 @@ def connect(
         ...     client.ping()
         True
     """
-    _check_arguments(password, iam, cluster, timeout, patience, client_options)
-    target = _resolve(endpoint, password, iam, ca_certs, cluster, timeout)
+    _check_options(timeout, patience, client_options)
+    target = _find(endpoint, password, iam, ca_certs, cluster, timeout)
+    open_client = clients.open_cluster if target.cluster else clients.open_server
     client: clients.ServerClient | ClusterClient | None = None
-    facts: dict[str, Any] | None = None
     try:
         with single_attempt():
-            facts = _probe(target, timeout)
-            target = replace(target, cluster=_judge(target, facts))
-            if target.cluster:
-                client = clients.open_cluster(target, timeout, patience, **client_options)
-                client.ping(target_nodes=RedisCluster.DEFAULT_NODE)
-            else:
-                client = clients.open_server(target, timeout, patience, **client_options)
-                client.ping()
+            client = open_client(target, timeout, patience, **client_options)
+            client.ping(**_one_node(target))
     except _FAILURES as error:
         if client is not None:
             client.close()
-        told = diagnose(target, error, timeout, reached=facts is not None)
-        raise told from error
+        raise diagnose(target, error, timeout, reached=True) from error
     return client
 
 
@@ -153,29 +145,57 @@ async def connect_async(
         >>> asyncio.run(greet())
         True
     """
-    _check_arguments(password, iam, cluster, timeout, patience, client_options)
-    # Finding the endpoint may read files, start a server and ask Google.
-    target = await asyncio.to_thread(_resolve, endpoint, password, iam, ca_certs, cluster, timeout)
-    await asyncio.to_thread(clients.warm_up, target)
+    _check_options(timeout, patience, client_options)
+    # It may read files, start a server and ask Google; and what it read is not read again.
+    target = await asyncio.to_thread(_find, endpoint, password, iam, ca_certs, cluster, timeout)
+    open_client = clients.open_cluster_async if target.cluster else clients.open_server_async
     client: redis.asyncio.Redis | AsyncClusterClient | None = None
-    facts: dict[str, Any] | None = None
     try:
         with single_attempt():
-            facts = await _probe_async(target, timeout)
-            target = replace(target, cluster=_judge(target, facts))
-            if target.cluster:
-                client = clients.open_cluster_async(target, timeout, patience, **client_options)
-                await client.ping(target_nodes=AsyncRedisCluster.DEFAULT_NODE)
-            else:
-                client = clients.open_server_async(target, timeout, patience, **client_options)
-                await client.ping()
+            client = open_client(target, timeout, patience, **client_options)
+            await client.ping(**_one_node(target))
     except _FAILURES as error:
         if client is not None:
             await client.aclose()
-        reached = facts is not None
-        told = await asyncio.to_thread(diagnose, target, error, timeout, reached=reached)
+        told = await asyncio.to_thread(diagnose, target, error, timeout, reached=True)
         raise told from error
     return client
+
+
+def _one_node(target: Endpoint) -> dict[str, Any]:
+    return {"target_nodes": RedisCluster.DEFAULT_NODE} if target.cluster else {}
+
+
+def _check_options(timeout: object, patience: object, client_options: dict[str, Any]) -> None:
+    check_seconds("timeout", timeout)
+    if patience is not None:
+        check_seconds("patience", patience, zero=True)
+    for name in client_options:
+        if name.startswith("ssl"):
+            raise ValueError(
+                f"connect() does not take {name}=: a rediss:// endpoint and ca_certs= decide "
+                "about TLS, and the certificate is always verified."
+            )
+        if name in _DECIDED:
+            raise ValueError(f"connect() does not take {name}=: it uses {_DECIDED[name]}.")
+
+
+def _find(
+    endpoint: str | Endpoint | None,
+    password: str | None,
+    iam: bool | redis.CredentialProvider | None,
+    ca_certs: CaCerts | None,
+    cluster: bool | None,
+    timeout: float,
+) -> Endpoint:
+    """The endpoint of a server that answers and is fit, and whether it is a cluster."""
+    target = _resolve(endpoint, password, iam, ca_certs, cluster, timeout)
+    try:
+        with single_attempt():
+            facts = _probe(target, timeout)
+    except _FAILURES as error:
+        raise diagnose(target, error, timeout) from error
+    return replace(target, cluster=_judge(target, facts))
 
 
 def _probe(target: Endpoint, timeout: float) -> dict[str, Any]:
@@ -190,19 +210,6 @@ def _probe(target: Endpoint, timeout: float) -> dict[str, Any]:
                 if not _passing(error, started, timeout):
                     return _unless_refused(error)
             time.sleep(_LOADING_PAUSE)
-
-
-async def _probe_async(target: Endpoint, seconds: float) -> dict[str, Any]:
-    started = time.monotonic()
-    async with clients.open_server_async(target, seconds, max_connections=1) as client:
-        while True:
-            try:
-                await client.ping()
-                return dict(await client.info("server"))
-            except redis.RedisError as error:
-                if not _passing(error, started, seconds):
-                    return _unless_refused(error)
-            await asyncio.sleep(_LOADING_PAUSE)
 
 
 def _passing(error: redis.RedisError, started: float, timeout: float) -> bool:
@@ -245,33 +252,6 @@ def _judge(target: Endpoint, facts: dict[str, Any]) -> bool:
     return found
 
 
-def _check_arguments(
-    password: object,
-    iam: object,
-    cluster: object,
-    timeout: object,
-    patience: object,
-    client_options: dict[str, Any],
-) -> None:
-    if not isinstance(password, str | None):
-        raise TypeError(f"password is a {type(password).__name__}; it takes text (str).")
-    check_seconds("timeout", timeout)
-    if patience is not None:
-        check_seconds("patience", patience, zero=True)
-    if not isinstance(cluster, bool | None):
-        raise TypeError(f"cluster is {cluster!r}; it takes True, False, or None to ask the server.")
-    if not isinstance(iam, bool | redis.CredentialProvider | None):
-        raise TypeError(f"iam is a {type(iam).__name__}; it takes True or an IamCredentials.")
-    for name in client_options:
-        if name.startswith("ssl"):
-            raise ValueError(
-                f"connect() does not take {name}=: a rediss:// endpoint and ca_certs= decide "
-                "about TLS, and the certificate is always verified."
-            )
-        if name in _DECIDED:
-            raise ValueError(f"connect() does not take {name}=: it uses {_DECIDED[name]}.")
-
-
 def _resolve(
     endpoint: str | Endpoint | None,
     password: str | None,
@@ -281,15 +261,35 @@ def _resolve(
     timeout: float,
 ) -> Endpoint:
     """The endpoint with everything that is given beside it, its address found."""
-    if not isinstance(endpoint, str | Endpoint | None):
-        raise TypeError(f"endpoint is a {type(endpoint).__name__}; it takes text or an Endpoint.")
+    types: tuple[tuple[str, object, Any, str], ...] = (
+        ("endpoint", endpoint, str | Endpoint | None, "text or an Endpoint"),
+        ("password", password, str | None, "text (str)"),
+        ("iam", iam, bool | redis.CredentialProvider | None, "True or an IamCredentials"),
+        ("cluster", cluster, bool | None, "True, False, or None to ask the server"),
+    )
+    for name, value, accepted, words in types:
+        if not isinstance(value, accepted):
+            raise TypeError(f"{name} is a {type_name(value)}; it takes {words}.")
     if password is not None and iam:
         raise EndpointError("Both password= and iam= are given: keep one of them.")
-    target = _read(endpoint, password, iam)
+    if endpoint is None:
+        endpoint = environment_endpoint()
+    login = environment_password(endpoint) if password is None and not iam else password
+    if isinstance(endpoint, str):
+        target = Endpoint.parse(endpoint, password=login)
+    elif endpoint.password or endpoint.credential_provider or endpoint.resource:
+        # What Google Cloud was asked about is known to have AUTH or not.
+        target = endpoint
+    else:
+        target = replace(endpoint, password=login)
     if target.product == "embedded":
-        return _embedded(
-            target, password=password, iam=iam or None, ca_certs=ca_certs, cluster=cluster or None
-        )
+        given = {"password": password, "iam": iam, "ca_certs": ca_certs, "cluster": cluster}
+        for name, value in given.items():
+            if value not in (None, False):
+                raise EndpointError(f"The embedded server takes no {name}=: leave it out.")
+        from memorystore_chat.local.embedded import ensure_running
+
+        return replace(target, unix_socket=ensure_running())
     if ca_certs is not None:
         target = replace(target, ca_certs=certificates(ca_certs))
     if not target.host and not target.unix_socket:
@@ -311,28 +311,3 @@ def _resolve(
             f"ca_certs= is given, and {target} is no TLS endpoint: write rediss://."
         )
     return target if cluster is None else replace(target, cluster=cluster)
-
-
-def _read(
-    endpoint: str | Endpoint | None,
-    password: str | None,
-    iam: bool | redis.CredentialProvider | None,
-) -> Endpoint:
-    if endpoint is None:
-        endpoint = environment_endpoint()
-    if password is None and not iam:
-        password = environment_password(endpoint)
-    if isinstance(endpoint, str):
-        return Endpoint.parse(endpoint, password=password)
-    has_login = endpoint.password or endpoint.credential_provider
-    # What Google Cloud was asked about is known to have AUTH or not.
-    return endpoint if has_login or endpoint.resource else replace(endpoint, password=password)
-
-
-def _embedded(target: Endpoint, **given: object) -> Endpoint:
-    for name, value in given.items():
-        if value is not None:
-            raise EndpointError(f"The embedded server takes no {name}=: leave it out.")
-    from memorystore_chat.local.embedded import ensure_running
-
-    return replace(target, unix_socket=ensure_running())
