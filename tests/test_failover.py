@@ -1,7 +1,6 @@
 """A cluster that changes under a conversation: fail-over and resharding."""
 
 import asyncio
-import inspect
 import itertools
 import threading
 import time
@@ -49,10 +48,6 @@ def contents(node: Server, key: str) -> list[bytes]:
         return list(one.lrange(key, 0, -1))
 
 
-async def wait_for(result: Any) -> Any:
-    return await result if inspect.isawaitable(result) else result
-
-
 @pytest.mark.parametrize("kind", ["sync", "async"])
 async def test_fail_over_in_the_middle_of_a_conversation(cluster: Cluster, kind: str) -> None:
     """The session's primary is killed: appends go on after the fail-over, each stored once."""
@@ -67,7 +62,6 @@ async def test_fail_over_in_the_middle_of_a_conversation(cluster: Cluster, kind:
     sync_client = connect(replica.url, decode_responses=True)
     async_client = await connect_async(replica.url) if kind == "async" else None
     history = MemorystoreChatMessageHistory(sync_client, session, async_client=async_client)
-    append = history.add_messages if async_client is None else history.aadd_messages
 
     at_the_kill: dict[str, Any] = {}
 
@@ -85,7 +79,7 @@ async def test_fail_over_in_the_middle_of_a_conversation(cluster: Cluster, kind:
     after = 0
     for number in itertools.count():
         started = time.monotonic()
-        await wait_for(append([HumanMessage(str(number))]))
+        await history.aadd_messages([HumanMessage(str(number))])
         finished = time.monotonic()
         acknowledged.append((str(number), finished))
         longest = max(longest, finished - started)
@@ -185,15 +179,13 @@ async def test_resharding_in_the_middle_of_a_conversation(
     async_client = await connect_async(valkey_cluster.url) if kind == "async" else None
     history = MemorystoreChatMessageHistory(client, session, async_client=async_client)
     history.clear()
-    append = history.add_messages if async_client is None else history.aadd_messages
-    read = (lambda: history.messages) if async_client is None else history.aget_messages
     written = 0
 
     async def turn() -> None:
         nonlocal written
-        await wait_for(append([HumanMessage(str(written))]))
+        await history.aadd_messages([HumanMessage(str(written))])
         written += 1
-        texts = [message.content for message in await wait_for(read())]
+        texts = [message.content for message in await history.aget_messages()]
         assert texts == [str(number) for number in range(written)]
 
     await turn()
@@ -224,14 +216,7 @@ def move_slot(cluster: Cluster, key: str, source: Server, target: Server, step: 
             other.execute_command("CLUSTER SETSLOT", slot, "IMPORTING", source_id)
             one.execute_command("CLUSTER SETSLOT", slot, "MIGRATING", target_id)
         elif step == "keys":
-            one.migrate(
-                target.host,
-                target.port,
-                [key],
-                0,
-                5000,
-                auth=None,
-            )
+            one.migrate(target.host, target.port, [key], 0, 5000)
         else:
             for node in (other, one):
                 node.execute_command("CLUSTER SETSLOT", slot, "NODE", target_id)

@@ -177,15 +177,12 @@ async def test_rotation_is_not_noticed(
     provider = IamCredentials()
     with connect(target.url, iam=provider, **tls(target)) as client:
         async with await connect_async(target.url, iam=provider, **tls(target)) as async_client:
-            history = MemorystoreChatMessageHistory(client, "session", async_client=async_client)
+            twin = async_client if kind == "async" else None
+            history = MemorystoreChatMessageHistory(client, "session", async_client=twin)
             for number in range(75):
                 if number in ROTATE_AT:
                     accept_only(target, f"token-{len(google.issued) + 1}")
-                message = [HumanMessage(str(number))]
-                if kind == "sync":
-                    history.add_messages(message)
-                else:
-                    await history.aadd_messages(message)
+                await history.aadd_messages([HumanMessage(str(number))])
             assert texts(history.messages) == texts(await history.aget_messages()) == EXPECTED
     assert google.issued == ["token-1", "token-2", "token-3", "token-4", "token-5"]
 

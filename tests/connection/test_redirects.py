@@ -26,29 +26,18 @@ def kind(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
 
-class Conversation:
-    """A history on one or the other kind of client."""
+def told(kind: str, session: str, client: Any, async_client: Any) -> MemorystoreChatMessageHistory:
+    """A history whose a-methods use the asynchronous client, or the synchronous one in a thread."""
+    twin = async_client if kind == "async" else None
+    return MemorystoreChatMessageHistory(client, session, async_client=twin)
 
-    def __init__(self, kind: str, session: str, client: Any, async_client: Any) -> None:
-        self.history = MemorystoreChatMessageHistory(client, session, async_client=async_client)
-        self.own = kind == "sync"
 
-    async def append(self, text: str) -> None:
-        message = [HumanMessage(text)]
-        if self.own:
-            self.history.add_messages(message)
-        else:
-            await self.history.aadd_messages(message)
+async def append(history: MemorystoreChatMessageHistory, text: str) -> None:
+    await history.aadd_messages([HumanMessage(text)])
 
-    async def read(self) -> list[str]:
-        messages = self.history.messages if self.own else await self.history.aget_messages()
-        return [str(message.content) for message in messages]
 
-    async def clear(self) -> None:
-        if self.own:
-            self.history.clear()
-        else:
-            await self.history.aclear()
+async def read(history: MemorystoreChatMessageHistory) -> list[str]:
+    return [message.text for message in await history.aget_messages()]
 
 
 # ASK
@@ -107,20 +96,20 @@ async def test_ask_to_a_node_that_the_client_does_not_know(
         with connect(url, **remap) as client:
             async with await connect_async(url, **remap) as async_client:
                 talks = [
-                    Conversation(kind, f"{kind}{remapped}{number}", client, async_client)
+                    told(kind, f"{kind}{remapped}{number}", client, async_client)
                     for number in range(8)
                 ]
-                await asyncio.gather(*(talk.read() for talk in talks))
+                await asyncio.gather(*(read(talk) for talk in talks))
                 for talk in talks:
-                    ask(group, newcomer, talk.history.key)
-                await asyncio.gather(*(talk.append("one") for talk in talks))
-                await asyncio.gather(*(talk.append("two") for talk in talks))
-                read = await asyncio.gather(*(talk.read() for talk in talks))
-                assert read == [["one", "two"]] * 8
+                    ask(group, newcomer, talk.key)
+                await asyncio.gather(*(append(talk, "one") for talk in talks))
+                await asyncio.gather(*(append(talk, "two") for talk in talks))
+                found = await asyncio.gather(*(read(talk) for talk in talks))
+                assert found == [["one", "two"]] * 8
                 with newcomer.admin() as admin:
                     assert admin.dbsize() == 8
-                await asyncio.gather(*(talk.clear() for talk in talks))
-                assert await talks[0].read() == []
+                await asyncio.gather(*(talk.aclear() for talk in talks))
+                assert await read(talks[0]) == []
                 if remapped:
                     assert isinstance(client, ClusterClient)
                     used = {node.port for node in client.get_nodes()}
@@ -138,10 +127,10 @@ async def test_ask_to_a_node_that_is_gone(growing: tuple[Cluster, Server], kind:
     }
     with connect(group.url, **options) as client:
         async with await connect_async(group.url, **options) as async_client:
-            talk = Conversation(kind, f"gone{kind}", client, async_client)
-            ask(group, newcomer, talk.history.key)
+            talk = told(kind, f"gone{kind}", client, async_client)
+            ask(group, newcomer, talk.key)
             with pytest.raises(ConnectError):
-                await talk.append("never")
+                await append(talk, "never")
 
 
 # Servers that are no primary any more
@@ -183,14 +172,14 @@ async def test_a_graceful_fail_over_behind_one_address(
         url = f"redis://127.0.0.1:{proxy.port}"
         with connect(url) as client:
             async with await connect_async(url) as async_client:
-                talk = Conversation(kind, "moved", client, async_client)
+                talk = told(kind, "moved", client, async_client)
                 for number in range(20):
-                    await talk.append(str(number))
+                    await append(talk, str(number))
                 servers.wait_until(lambda: length(replica) == 20, "the replication")
                 fail_over(primary, replica, proxy)
                 for number in range(20, 40):
-                    await talk.append(str(number))
-                assert await talk.read() == [str(number) for number in range(40)]
+                    await append(talk, str(number))
+                assert await read(talk) == [str(number) for number in range(40)]
     assert length(replica) == 40
 
 
@@ -206,8 +195,8 @@ async def test_a_proxy_that_switches_late(pair: tuple[Server, Server], kind: str
         url = f"redis://127.0.0.1:{proxy.port}"
         with connect(url, patience=10) as client:
             async with await connect_async(url, patience=10) as async_client:
-                talk = Conversation(kind, "moved", client, async_client)
-                await talk.append("before")
+                talk = told(kind, "moved", client, async_client)
+                await append(talk, "before")
                 servers.wait_until(lambda: length(replica) == 1, "the replication")
                 fail_over(primary, replica, proxy)
                 proxy.server = (primary.host, primary.port)
@@ -215,21 +204,21 @@ async def test_a_proxy_that_switches_late(pair: tuple[Server, Server], kind: str
                     1.0, lambda: setattr(proxy, "server", (replica.host, replica.port))
                 )
                 later.start()
-                await talk.append("after")
+                await append(talk, "after")
                 later.join()
-                assert await talk.read() == ["before", "after"]
+                assert await read(talk) == ["before", "after"]
 
 
 async def test_a_replica_says_so_in_the_end(pair: tuple[Server, Server], kind: str) -> None:
     _, replica = pair
     with connect(replica.url, patience=1) as client:
         async with await connect_async(replica.url, patience=1) as async_client:
-            talk = Conversation(kind, "refused", client, async_client)
+            talk = told(kind, "refused", client, async_client)
             started = time.monotonic()
             with pytest.raises(MemorystoreChatError, match=r"READONLY.*primary endpoint"):
-                await talk.append("never")
+                await append(talk, "never")
             assert 1 <= time.monotonic() - started < 4
-            assert await talk.read() == []
+            assert await read(talk) == []
 
 
 @pytest.mark.parametrize(
@@ -252,9 +241,9 @@ async def test_an_answer_of_a_fail_over_is_an_outage(
         url = f"redis://127.0.0.1:{proxy.port}"
         with connect(url) as client:
             async with await connect_async(url) as async_client:
-                talk = Conversation(kind, f"{key_prefix}once", client, async_client)
-                await talk.append("first")
+                talk = told(kind, f"{key_prefix}once", client, async_client)
+                await append(talk, "first")
                 proxy.answer_append_with = [f"{answer}\r\n".encode()] * 2
-                await talk.append("second")
+                await append(talk, "second")
                 assert proxy.answer_append_with == []
-                assert await talk.read() == ["first", "second"]
+                assert await read(talk) == ["first", "second"]
