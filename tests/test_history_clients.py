@@ -234,7 +234,7 @@ def test_an_answer_that_cannot_be_its_own_is_an_error(client: redis.Redis, key_p
         # A paused server has not yet answered when the next command takes the connection.
         with (
             contextlib.closing(_one_behind(client, command, history.key)),
-            pytest.raises(ConnectError, match="an answer to something else.*Do it again"),
+            pytest.raises(ConnectError, match=r"an answer to something else.*Do it again"),
         ):
             use()
         assert texts(history.messages)[0] == "1", "the connection was dropped"
