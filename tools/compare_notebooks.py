@@ -31,8 +31,8 @@ def unchanged_keys() -> Iterator[list[str]]:
         before = set(client.scan_iter(count=1000))
         try:
             yield problems
-            after = set(client.scan_iter(count=1000))
         finally:
+            after = set(client.scan_iter(count=1000))
             client.unlink(marker)
     problems += [f"left the key {key!r} behind" for key in sorted(after - before)]
     problems += [f"deleted the key {key!r}, not its own" for key in sorted(before - after)]

@@ -1,38 +1,68 @@
-"""tools/run_notebooks.py: what it writes and what it refuses."""
+"""tools/run_notebooks.py and compare_notebooks.py: what is written, refused, and counted."""
 
 import json
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import nbformat
 import pytest
 
+import compare_notebooks
 import run_notebooks
+from counting import Counts
 from servers import Server, free_port, valkey
 
-ROOT = Path(__file__).resolve().parents[2]
+CONNECT = "from memorystore_chat import connect\nclient = connect()\n"
+PROJECT = "import os\nprint(os.environ.get('GOOGLE_CLOUD_PROJECT'))"
 
 
-@pytest.fixture(autouse=True)
-def endpoint(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> None:
-    """The server the notebooks run on, where the test has one."""
-    if "valkey_server" in request.fixturenames:
-        url = request.getfixturevalue("valkey_server").url
-        monkeypatch.setenv("MEMORYSTORE_ENDPOINT", url)
+@pytest.fixture
+def server(valkey_server: Server, monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
+    """The server the notebooks run on, and an author who works in the cloud."""
+    monkeypatch.setenv("MEMORYSTORE_ENDPOINT", valkey_server.url)
+    monkeypatch.setenv("GOOGLE_CLOUD_PROJECT", "mine")
+    yield valkey_server
+    valkey_server.client().delete("left")
 
 
-def write(path: Path, *sources: str, **metadata: Any) -> Path:
-    """Store a notebook of code cells that never ran."""
-    cells = [nbformat.v4.new_code_cell(source) for source in sources]
-    nbformat.write(nbformat.v4.new_notebook(cells=cells, metadata=metadata), path)
+def write(path: Path, *cells: str | tuple[str, str], **metadata: Any) -> Path:
+    """Store a notebook of code cells that never ran, or that ran and printed something."""
+    book = nbformat.v4.new_notebook(metadata=metadata)
+    for number, cell in enumerate(cells, 1):
+        source, *printed = [cell] if isinstance(cell, str) else cell
+        outputs = [nbformat.v4.new_output("stream", text=text) for text in printed if text]
+        count = number if printed else None
+        book.cells.append(nbformat.v4.new_code_cell(source, outputs=outputs, execution_count=count))
+    nbformat.write(book, path)
     return path
 
 
-CONNECT = "from memorystore_chat import connect\nclient = connect()"
+@pytest.mark.parametrize(
+    ("cells", "status", "counts"),
+    [
+        pytest.param(
+            [("print('as ever')", "as ever\n"), ("x = 1", "")], 0, Counts(passed=3), id="right"
+        ),
+        pytest.param(
+            [("print('new')", "old\n"), (f"{CONNECT}_ = client.set('left', 1)", ""),
+             (PROJECT, "None\n")],
+            1, Counts(passed=2, failed=2), id="wrong",
+        ),
+    ],
+)  # fmt: skip
+def test_each_cell_is_compared_and_so_are_the_keys(
+    tmp_path: Path, server: Server, cells: list[tuple[str, str]], status: int, counts: Counts
+) -> None:
+    """Another output is a failure, a key left behind is one; the cells have no cloud project."""
+    report = tmp_path / "counts.json"
+    path = write(tmp_path / "a.ipynb", *cells)
+    assert compare_notebooks.main(["--counts", str(report), str(path)]) == status
+    assert Counts(**json.loads(report.read_text())) == counts
 
 
-def test_outputs_are_written_the_same_each_time(tmp_path: Path, valkey_server: Server) -> None:
+def test_outputs_are_written_the_same_each_time(tmp_path: Path, server: Server) -> None:
     """Two runs leave the same bytes: counts 1..n, plain metadata, merged streams, no timing."""
     path = write(
         tmp_path / "a.ipynb",
@@ -65,7 +95,7 @@ def test_outputs_are_written_the_same_each_time(tmp_path: Path, valkey_server: S
     assert book.cells[1].outputs[0].execution_count == 2
 
 
-def test_outputs_that_are_not_compared_are_kept(tmp_path: Path, valkey_server: Server) -> None:
+def test_outputs_that_are_not_compared_are_kept(tmp_path: Path, server: Server) -> None:
     """What differs from run to run stays as committed, until --refresh asks for new outputs."""
     measured = "import time\nprint(time.perf_counter())\ntime.perf_counter_ns()"
     path = write(tmp_path / "a.ipynb", "1", measured, "import time\ntime.perf_counter_ns()")
@@ -95,12 +125,15 @@ def test_outputs_that_are_not_compared_are_kept(tmp_path: Path, valkey_server: S
 
 
 def test_bad_notebooks_are_named_and_not_written(
-    tmp_path: Path, valkey_server: Server, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, server: Server, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """An error, a warning or a key left behind is named with its cell; later notebooks run."""
+    """An error, a warning or a key left behind is named with its cell; later notebooks run.
+
+    Their outputs are the offline ones, whatever the author's environment says.
+    """
     careless = (
         "import sys\nprint('careful', file=sys.stderr)\n"
-        f"{CONNECT}\nclient.flushdb()\nclient.set('left', 1)"
+        f"{CONNECT}client.flushdb()\nclient.set('left', 1)"
     )
     bad = {
         "1 / 0": ["code cell 2: "],
@@ -113,14 +146,14 @@ def test_bad_notebooks_are_named_and_not_written(
     }
     paths = [write(tmp_path / f"{n}.ipynb", "x = 1", source) for n, source in enumerate(bad)]
     before = [path.read_bytes() for path in paths]
-    good = write(tmp_path / "good.ipynb", "print('fine')")
+    good = write(tmp_path / "good.ipynb", PROJECT)
     assert run_notebooks.main([*map(str, paths), str(good)]) == 1
     printed = capsys.readouterr().err
     for number, messages in enumerate(bad.values()):
         for message in messages:
             assert f"{number}.ipynb, {message}" in printed
     assert [path.read_bytes() for path in paths] == before
-    assert nbformat.read(good, as_version=4).cells[0].outputs[0].text == "fine\n"
+    assert nbformat.read(good, as_version=4).cells[0].outputs[0].text == "None\n"
 
 
 def test_run_without_an_endpoint_is_refused(
@@ -155,7 +188,7 @@ def test_a_server_that_stops_in_the_middle_is_a_sentence(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """The keys can't be compared any more, so the file stays as it was."""
-    code = "from memorystore_chat import connect\nconnect(patience=1).shutdown(nosave=True)"
+    code = "from memorystore_chat import connect\nconnect(patience=0.1).shutdown(nosave=True)"
     path = write(tmp_path / "a.ipynb", code)
     before = path.read_bytes()
     with valkey() as server:
@@ -164,13 +197,3 @@ def test_a_server_that_stops_in_the_middle_is_a_sentence(
             run_notebooks.main([str(path)])
     assert re.match(r"a\.ipynb: Error .* connecting to 127\.0\.0\.1:", capsys.readouterr().err)
     assert path.read_bytes() == before
-
-
-def test_cloud_project_does_not_reach_the_cells(
-    tmp_path: Path, valkey_server: Server, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The outputs are the offline ones, whatever the author's environment says."""
-    monkeypatch.setenv("GOOGLE_CLOUD_PROJECT", "mine")
-    path = write(tmp_path / "a.ipynb", "import os\nprint(os.environ.get('GOOGLE_CLOUD_PROJECT'))")
-    assert run_notebooks.main([str(path)]) == 0
-    assert nbformat.read(path, as_version=4).cells[0].outputs[0].text == "None\n"

@@ -24,11 +24,11 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 import links
+import series
 from compare_notebooks import CELL_TIMEOUT
 from memorystore_chat.local import embedded
+from series import PATHS, ROOT
 
-ROOT = Path(__file__).resolve().parents[2]
-PATHS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 REPOSITORY = PYPROJECT["project"]["urls"]["Repository"]
 EXTRAS = ["agents", "embedded", "tutorial", "vertexai"]  # "tutorial" and those it takes in
@@ -118,6 +118,11 @@ def resolve(*arguments: str | Path) -> dict[str, str]:
     return read_pins(uv("pip", "compile", *form, *target, *extras, "pyproject.toml", *arguments))
 
 
+def install(folder: Path, *what: str) -> None:
+    """Install into a twin's environment."""
+    uv("pip", "install", "--quiet", f"--python={folder / 'venv/bin/python'}", *what)
+
+
 def pins_file(folder: Path) -> Path:
     """Colab's versions, as requirements."""
     path = folder / "pins.txt"
@@ -162,15 +167,7 @@ def build_colab(folder: Path) -> None:
     kernel.write_text("ipykernel\nipywidgets\npip\n")
     used = resolve(kernel, f"--constraint={pins_file(folder)}")
     packages = [f"{name}=={version}" for name, version in used.items() if name in PINS]
-    uv(
-        "pip",
-        "install",
-        "--quiet",
-        "--no-deps",
-        f"--python={folder / 'venv/bin/python'}",
-        *packages,
-    )
-
+    install(folder, "--no-deps", *packages)
     library = folder / "venv/lib/python3.13/site-packages/google/colab"
     library.mkdir(parents=True)
     for name, text in GOOGLE_COLAB.items():
@@ -186,7 +183,7 @@ def build_colab(folder: Path) -> None:
 def build_workbench(folder: Path) -> None:
     """Make Workbench's environment."""
     uv("venv", "--quiet", f"--python={python('3.12')}", folder / "venv")
-    uv("pip", "install", "--quiet", f"--python={folder / 'venv/bin/python'}", *WORKBENCH_HAS)
+    install(folder, *WORKBENCH_HAS)
 
 
 BUILDS: dict[str, tuple[Callable[[Path], None], str, dict[str, str]]] = {
@@ -241,13 +238,10 @@ def publish(folder: Path) -> None:
         subprocess.run(["git", *author, *command], cwd=folder, check=True)
 
 
-def execute(
-    book: nbformat.NotebookNode, folder: Path, own: Mapping[str, str]
-) -> nbformat.NotebookNode:
+def execute(book: series.Book, folder: Path, own: Mapping[str, str]) -> None:
     """Run a notebook in the twin's kernel, in a folder without the repository."""
-    for cell in book.cells:
-        if cell.cell_type == "code":
-            cell.update(execution_count=None, outputs=[])
+    for cell in series.code_cells(book):
+        cell.update(execution_count=None, outputs=[])
     # PYTEST_CURRENT_TEST would keep the kernel from showing what its child processes print.
     foreign = ("MEMORYSTORE_", "GOOGLE_", "VERTEX_", "PIP_DISABLE_", "PYTEST_", "PYTHON")
     environment = {k: v for k, v in os.environ.items() if not k.startswith(foreign)}
@@ -273,11 +267,11 @@ def execute(
     )
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("JUPYTER_PATH", str(folder))
-        return runner.execute(env=environment)
+        runner.execute(env=environment)
 
 
-def installs(cell: nbformat.NotebookNode) -> bool:
-    return links.INSTALL_TAG in cell.metadata.get("tags", [])
+def installs(cell: series.Cell) -> bool:
+    return links.INSTALL_TAG in series.tags(cell)
 
 
 # Each twin is built and used by one process.
@@ -299,32 +293,15 @@ def twin(request: pytest.FixtureRequest) -> Iterator[Twin]:
             embedded.stop(folder / "data")
 
 
-def shown(cell: nbformat.NotebookNode) -> list[object]:
-    """What a reader sees of a code cell's outputs; a picture's bytes are its library's."""
-    return [
-        {kind: "" if kind == "image/png" else text for kind, text in output.data.items()}
-        if "data" in output
-        else (output.name, output.text)
-        for output in cell.outputs
-    ]
-
-
 def problems(twin: Twin, path: Path) -> list[str]:
     """Where a run differs from the committed one in more than what is the twin's own."""
     text = path.read_text(encoding="utf-8").replace("You are in: local", f"You are in: {twin.says}")
-    expected = nbformat.reads(text, as_version=4)
-    book = execute(nbformat.read(path, as_version=4), twin.folder, twin.environment)
-    found = []
-    for number, (cell, before) in enumerate(zip(book.cells, expected.cells, strict=True), 1):
-        if cell.cell_type != "code":
-            continue
-        ignored = "nbval-ignore-output" in cell.metadata.get("tags", [])
-        ignored |= installs(cell) and shown(cell) == [("stdout", NOTE)]
-        if any(output.get("name") == "stderr" for output in cell.outputs):
-            found.append(f"cell {number} wrote to stderr: {shown(cell)}")
-        elif not ignored and shown(cell) != shown(before):
-            found.append(f"cell {number}: {shown(cell)}, not {shown(before)}")
-    return found
+    book = series.load(path)
+    execute(book, twin.folder, twin.environment)
+    for cell in filter(installs, book.cells):
+        if series.shown(cell) == [f"stdout: {NOTE}"]:
+            cell.outputs = []
+    return list(series.differences(book, nbformat.reads(text, as_version=4)))
 
 
 @pytest.mark.colab
@@ -353,7 +330,8 @@ def test_notebook(path: Path, twin: Twin) -> None:
 def run(source: str, twin: Twin) -> list[Any]:
     """What a reader sees of one code cell in a new kernel."""
     book = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(source)])
-    return shown(execute(book, twin.folder, twin.environment).cells[0])
+    execute(book, twin.folder, twin.environment)
+    return series.shown(book.cells[0])
 
 
 @pytest.mark.colab
@@ -366,9 +344,8 @@ from google.colab import auth
 from memorystore_chat import sign_in
 print(sign_in("my-project"), auth.calls)
 """
-    [(stream, text)] = run(source, twin)
-    said = "Signed in to Google Cloud from Colab; the project is my-project."
-    assert stream == "stdout"
+    [text] = run(source, twin)
+    said = "stdout: Signed in to Google Cloud from Colab; the project is my-project."
     assert " ".join(text.split()) == f"{said} my-project [(True, 'my-project')]"
 
 
@@ -396,13 +373,12 @@ def test_an_install_that_fails_says_what_to_do(
 ) -> None:
     """As in a custom container, or with the placeholder: the last line names the way out."""
     uv("venv", "--quiet", f"--python={python(version)}", tmp_path / "venv")
-    uv("pip", "install", "--quiet", f"--python={tmp_path / 'venv/bin/python'}", "ipykernel", "pip")
+    install(tmp_path, "ipykernel", "pip")
     install_kernel(tmp_path)
     if repository == "there":
         publish(tmp_path / "repository")
-    book = nbformat.read(PATHS[0], as_version=4)
-    book.cells = [cell for cell in book.cells if cell.cell_type == "code" and installs(cell)]
-    [cell] = execute(book, tmp_path, {}).cells
-    said = "".join(output.text for output in cell.outputs if output.output_type == "stream")
-    *_, sentence = said.replace(NOTE, "").strip().splitlines()
+    book = series.load(PATHS[0])
+    book.cells = [*filter(installs, book.cells)]
+    execute(book, tmp_path, {})
+    *_, sentence = series.text_of(book.cells[0]).replace(NOTE, "").strip().splitlines()
     assert sentence.startswith("Not installed: choose a kernel with Python 3.11 or newer, and ")
