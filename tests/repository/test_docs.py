@@ -1,6 +1,5 @@
 """The programs on the site's pages run as they are printed, but for the server's address."""
 
-import os
 import re
 import subprocess
 import sys
@@ -40,28 +39,30 @@ def programs(page: Path) -> list[str]:
         for number, program in enumerate(programs(page))
     ],
 )
-def test_program_runs(page: Path, program: str, valkey_server: Server, tmp_path: Path) -> None:
+def test_program_runs(
+    page: Path,
+    program: str,
+    valkey_server: Server,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     """It ends without an error; a conftest.py gives each of two tests an empty server."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("MEMORYSTORE_ENDPOINT", valkey_server.url)
+    monkeypatch.setenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD", "1")
     with valkey_server.client() as client:
         history = MemorystoreChatMessageHistory(client, "docs-page", 60, key_prefix="chat:")
         history.add_user_message("Hello!")
     program = program.replace('"10.0.0.3"', f'"{valkey_server.url}"').replace(
         "redis://10.0.0.3:6379", valkey_server.url
     )
-    command = [sys.executable, "-c", program]
-    if program.startswith("# conftest.py"):
-        (tmp_path / "conftest.py").write_text(program)
-        (tmp_path / "test_both.py").write_text(TESTS)
-        command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider"]
-    done = subprocess.run(
-        command,
-        cwd=tmp_path,
-        env=os.environ | {"MEMORYSTORE_ENDPOINT": valkey_server.url},
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
+    if not program.startswith("# conftest.py"):
+        exec(compile(program, page.name, "exec"), {"__name__": "__main__"})
+        return
+    (tmp_path / "conftest.py").write_text(program)
+    (tmp_path / "test_both.py").write_text(TESTS)
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
 
 

@@ -1,5 +1,6 @@
 """The package as a whole: its public names, what importing it brings, its wheel, its pins."""
 
+import email
 import inspect
 import json
 import os
@@ -8,8 +9,6 @@ import subprocess
 import sys
 import tomllib
 import zipfile
-from collections.abc import Mapping
-from functools import cache
 from pathlib import Path
 
 import pytest
@@ -37,16 +36,19 @@ PUBLIC = {
     "sign_in",
     "transcript",
 }
-BASELINE = "import redis, langchain_core.messages, langchain_core.chat_history"
-OURS = "import memorystore_chat"
-
-
-def in_new_process(code: str, environment: Mapping[str, str] = os.environ) -> str:
-    """What a fresh interpreter prints."""
-    command = [sys.executable, "-c", code]
-    return subprocess.run(
-        command, env=environment, capture_output=True, text=True, check=True, timeout=60
-    ).stdout
+# What importing loads, and what a star imports, where no connection may be opened.
+IMPORT = """
+import json, socket, sys
+import redis, langchain_core.messages, langchain_core.chat_history
+before = set(sys.modules)
+def refuse(*_, **__): raise AssertionError("a connection was opened")
+socket.socket.connect = refuse
+import memorystore_chat
+loaded = list(set(sys.modules) - before)
+names = {}
+exec("from memorystore_chat import *", names)
+print(json.dumps([loaded, [name for name in names if name != "__builtins__"]]))
+"""
 
 
 def test_public_names() -> None:
@@ -58,36 +60,35 @@ def test_public_names() -> None:
     assert inspect.ismodule(memorystore_chat.sessions)
 
 
-def test_star_import() -> None:
+@pytest.fixture(scope="module")
+def imported(tmp_path_factory: pytest.TempPathFactory) -> tuple[set[str], set[str]]:
+    """The modules that importing the package adds, and the names that a star imports."""
+    home = tmp_path_factory.mktemp("home")
+    environment = {"PATH": os.environ["PATH"], "HOME": str(home)}
+    environment["MEMORYSTORE_ENDPOINT"] = "http://not an endpoint:99999"
+    command = [sys.executable, "-c", IMPORT]
+    printed = subprocess.run(command, env=environment, stdout=subprocess.PIPE, check=True).stdout
+    assert list(home.iterdir()) == [], "importing writes no file"
+    modules, names = json.loads(printed)
+    return set(modules), set(names)
+
+
+def test_star_import(imported: tuple[set[str], set[str]]) -> None:
     """`from memorystore_chat import *` gives the public names."""
-    printed = in_new_process(
-        "from memorystore_chat import *\nimport json\n"
-        "print(json.dumps([n for n in globals() if not n.startswith('__')]))"
-    )
-    assert set(json.loads(printed)) == PUBLIC | {"json"}
+    assert imported[1] == PUBLIC
 
 
-@cache
-def modules_after(statement: str) -> frozenset[str]:
-    """Names of the modules that an import statement loads."""
-    printed = in_new_process(f"import json, sys\n{statement}\nprint(json.dumps(list(sys.modules)))")
-    return frozenset(json.loads(printed))
-
-
-def test_import_brings_no_optional_library() -> None:
+def test_import_brings_no_optional_library(imported: tuple[set[str], set[str]]) -> None:
     """Importing the package loads redis, langchain_core, and its pydantic: no other library."""
-    added = modules_after(OURS) - modules_after(BASELINE)
-    foreign = {
-        name for name in (full.partition(".")[0] for full in added)
-        if name not in sys.stdlib_module_names
-    }  # fmt: skip
+    foreign = {name.partition(".")[0] for name in imported[0]} - sys.stdlib_module_names
     assert "memorystore_chat" in foreign
     assert foreign <= {"memorystore_chat", "langchain_core", "pydantic", "redis"}
 
 
-def test_import_loads_what_production_needs_and_no_more() -> None:
+def test_import_loads_what_production_needs_and_no_more(
+    imported: tuple[set[str], set[str]],
+) -> None:
     """Importing the package loads neither the tutorial, nor local servers, nor Google's parts."""
-    loaded = {name for name in modules_after(OURS) if name.startswith("memorystore_chat")}
     later = {
         "memorystore_chat.agents",
         "memorystore_chat.checkpoint",
@@ -97,21 +98,7 @@ def test_import_loads_what_production_needs_and_no_more() -> None:
         "memorystore_chat.sessions",
         "memorystore_chat.tutorial",
     }
-    assert not loaded & later
-
-
-def test_import_reads_no_environment(tmp_path: Path) -> None:
-    """Importing writes no file, opens no connection and does not look at the endpoint."""
-    environment = {"PATH": os.environ["PATH"], "HOME": str(tmp_path)}
-    environment["MEMORYSTORE_ENDPOINT"] = "http://not an endpoint:99999"
-    code = (
-        "import socket\n"
-        "def refuse(*_, **__): raise AssertionError('a connection was opened')\n"
-        "socket.socket.connect = refuse\n"
-        "import memorystore_chat"
-    )
-    subprocess.run([sys.executable, "-c", code], env=environment, check=True, timeout=60)
-    assert list(tmp_path.iterdir()) == []
+    assert not imported[0] & later
 
 
 @pytest.fixture(scope="module")
@@ -135,6 +122,20 @@ def test_wheel_holds_the_package_and_nothing_else(wheel: Path) -> None:
     packed = {n for n in zipfile.ZipFile(wheel).namelist() if ".dist-info/" not in n}
     assert {"memorystore_chat/storage/append.lua", "memorystore_chat/py.typed"} <= packed
     assert packed == expected
+
+
+def test_readme_on_the_package_index_has_no_relative_link(wheel: Path) -> None:
+    """The long description leads to the repository, as relative links lead nowhere there."""
+    with zipfile.ZipFile(wheel) as archive:
+        (name,) = (n for n in archive.namelist() if n.endswith("/METADATA"))
+        metadata = email.message_from_bytes(archive.read(name))
+    text = str(metadata.get_payload())
+    targets = re.findall(r"\]\(([^)]+)\)|src=\"([^\"]+)\"", text)
+    assert targets
+    assert [t for pair in targets for t in pair if t and not t.startswith(("https://", "#"))] == []
+    assert {url.partition(",")[0] for url in metadata.get_all("Project-URL", [])} == {
+        "Changelog", "Documentation", "Issues", "Repository"
+    }  # fmt: skip
 
 
 def from_wheel(
@@ -168,18 +169,16 @@ def test_wheel_works_where_it_is_installed(
     assert run.stdout == "A conversation was stored, read back and deleted.\n"
 
 
-def test_readme_snippet_runs_as_printed(
-    wheel: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_readme_snippet_runs_as_printed(wheel: Path, tmp_path: Path) -> None:
     """README's application answers from the wheel, with the embedded server and the demo model."""
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     [snippet] = re.findall(r"^```python\n(.+?)^```$", readme, re.MULTILINE | re.DOTALL)
     assert len(snippet.splitlines()) <= 12
-    monkeypatch.setenv("MEMORYSTORE_EMBEDDED_DIR", str(tmp_path / "data"))
+    data = tmp_path / "data"
     try:
-        run = from_wheel(wheel, tmp_path, snippet, MEMORYSTORE_EMBEDDED_DIR=str(tmp_path / "data"))
+        run = from_wheel(wheel, tmp_path, snippet, MEMORYSTORE_EMBEDDED_DIR=str(data))
     finally:
-        embedded.stop()
+        embedded.stop(data)
     *_, reply = run.stdout.splitlines()
     assert reply == "Your name is Ada."
 
