@@ -8,7 +8,6 @@ import subprocess
 import tempfile
 import urllib.request
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import nbformat
@@ -20,6 +19,7 @@ from nbformat.v4 import new_code_cell, new_notebook, new_output
 
 import servers
 import tutorial
+from jupyter_page import started
 from memorystore_chat import connect
 from memorystore_chat.local.embedded import stop
 
@@ -146,32 +146,6 @@ def test_working_copy_is_ignored_by_git() -> None:
 # The start and the end
 
 
-@contextmanager
-def started(folder: Path) -> Iterator[tuple[subprocess.Popen[str], list[str]]]:
-    """`make tutorial`, once it has said its three lines."""
-    log = folder / "log"
-    folder.mkdir()
-    without = ("DISPLAY", "WAYLAND_DISPLAY")
-    with log.open("w") as output:
-        process = subprocess.Popen(
-            ["make", "--silent", "tutorial", f"FOLDER={folder / 'copy'}"],
-            cwd=ROOT,
-            env={name: value for name, value in os.environ.items() if name not in without},
-            stdout=output,
-            stderr=output,
-            text=True,
-            start_new_session=True,
-            preexec_fn=servers.as_a_shell_would,
-        )
-    try:
-        servers.wait_until(lambda: "Stop " in log.read_text(), log.read_text() or "a start", 100)
-        yield process, log.read_text().splitlines()
-    finally:
-        if process.poll() is None:
-            os.killpg(process.pid, signal.SIGINT)  # as Ctrl-C does
-            process.wait(60)
-
-
 @pytest.fixture
 def data(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     with tempfile.TemporaryDirectory(prefix="msc-") as root:  # a socket's path must be short
@@ -226,6 +200,8 @@ def start_kernel(url: str, data: Path) -> None:
 @pytest.mark.timeout(300)
 def test_two_at_once(tmp_path: Path, data: Path) -> None:
     """Each says three lines and answers; the server ends with the last, and can be begun anew."""
+    for name in "ab":
+        (tmp_path / name).mkdir()
     with started(tmp_path / "a") as (first, lines):
         assert len(lines) == 3
         assert lines[0] == f"Server  embedded Valkey, which keeps your conversations in {data}"

@@ -7,8 +7,7 @@ import signal
 import subprocess
 import tempfile
 import time
-import urllib.request
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -61,52 +60,45 @@ def chromium() -> Iterator[Any]:
 @contextmanager
 def tutorial() -> Iterator[str]:
     """The address of JupyterLab on new notebooks, with a server of its own."""
+    options = f"--no-browser --IdentityProvider.token={TOKEN} --LabApp.expose_app_in_browser=True"
+    arguments = (f"PORT={servers.free_port()}", f"JUPYTER_ARGS={options}")
     with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        with started(folder, {"MEMORYSTORE_EMBEDDED_DIR": str(folder / "data")}) as address:
-            yield address
+        data = str(Path(name, "data"))
+        with started(Path(name), *arguments, MEMORYSTORE_EMBEDDED_DIR=data) as (_, lines):
+            address = lines[1].split()[1]
+            assert arguments[0].replace("PORT=", ":") in address
+            yield address.partition("/lab/")[0]
 
 
 @contextmanager
-def started(folder: Path, settings: Mapping[str, str]) -> Iterator[str]:
-    port, log = servers.free_port(), folder / "log"
+def started(
+    folder: Path, *arguments: str, **settings: str
+) -> Iterator[tuple[subprocess.Popen[bytes], list[str]]]:
+    """`make tutorial` with its copy in a folder, once it has said its three lines."""
     away = ("MEMORYSTORE_ENDPOINT", "GOOGLE_CLOUD_PROJECT", "DISPLAY", "WAYLAND_DISPLAY")
-    environment = {k: v for k, v in os.environ.items() if k not in away} | dict(settings)
-    options = f"--no-browser --IdentityProvider.token={TOKEN} --LabApp.expose_app_in_browser=True"
-    targets = ["tutorial", f"PORT={port}", f"FOLDER={folder / 'copy'}", f"JUPYTER_ARGS={options}"]
+    log = folder / "log"
     with log.open("w") as output:
         process = subprocess.Popen(
-            ["make", *targets],
+            ["make", "--silent", "tutorial", f"FOLDER={folder / 'copy'}", *arguments],
             cwd=ROOT,
-            env=environment,
+            env={k: v for k, v in os.environ.items() if k not in away} | settings,
             stdout=output,
             stderr=output,
             start_new_session=True,
             preexec_fn=servers.as_a_shell_would,
         )
-    address = f"http://127.0.0.1:{port}"
     try:
-        servers.wait_until(lambda: answers(f"{address}/api?token={TOKEN}"), "JupyterLab", 60)
-        yield address
+        servers.wait_until(lambda: "Stop " in log.read_text(), "the start of JupyterLab", 100)
+        yield process, log.read_text().splitlines()
     finally:
-        # What Ctrl-C in a terminal does.
-        os.killpg(process.pid, signal.SIGINT)
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGINT)  # as Ctrl-C does
         try:
-            status = process.wait(timeout=90)
+            status = process.wait(90)
         except subprocess.TimeoutExpired:
             os.killpg(process.pid, signal.SIGTERM)
             raise
-    assert address.removeprefix("http://127.0.0.1") in log.read_text()
     assert status in (0, 2, -signal.SIGINT), log.read_text()
-
-
-def answers(url: str) -> bool:
-    """Whether something answers there."""
-    try:
-        with urllib.request.urlopen(url, timeout=2) as response:
-            return bool(response.status == 200)
-    except OSError:
-        return False
 
 
 def open_notebook(page: Any, lab: str, name: str) -> None:
