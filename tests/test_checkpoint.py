@@ -349,9 +349,9 @@ class TestLists:
 
     def test_many_edits_do_not_pile_up(self, saver: MemorystoreSaver) -> None:
         """A version that many edits left in pieces is written in one piece again."""
-        elements = ["e" * FULL + str(number) for number in range(300)]
+        elements = ["e" * FULL + str(number) for number in range(200)]
         versions = []
-        for number in range(0, 300, 2):
+        for number in range(0, 200, 2):
             elements = [*elements[:number], "changed" * FULL + str(number), *elements[number + 1 :]]
             versions.append(elements)
         put_versions(saver, versions)

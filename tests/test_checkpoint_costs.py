@@ -154,7 +154,7 @@ class TestBytes:
         """Ten times as many checkpoints take at most eleven times as much."""
         used = []
         with servers.valkey() as server, server.client() as client:
-            for turns in (20, 200):
+            for turns in (10, 100):
                 saver = MemorystoreSaver(client, key_prefix=f"{turns}:")
                 agent = create_agent(DemoChatModel(), checkpointer=saver)
                 for turn in range(turns):
@@ -167,7 +167,7 @@ class TestBytes:
         """Results of parallel tasks that arrive out of order leave no growing trace."""
         used = []
         with servers.valkey() as server, server.client() as client:
-            for steps in (60, 240):
+            for steps in (30, 120):
                 saver = MemorystoreSaver(client, key_prefix=f"{steps}:")
                 config: Any = {"configurable": {"thread_id": "t", "checkpoint_ns": ""}}
                 messages: list[Any] = []

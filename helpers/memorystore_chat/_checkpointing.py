@@ -50,20 +50,13 @@ class _Known:
 class CheckpointSteps(BaseCheckpointSaver[str]):
     """The steps of each method of a checkpointer."""
 
-    def __init__(
-        self,
-        serde: SerializerProtocol,
-        *,
-        ttl: int | None,
-        key_prefix: str,
-        keep: int | None,
-        one_node: bool,
-    ) -> None:
+    _ttl: int | None
+    _keep: int | None
+    _prefix: bytes
+    _one_node: bool
+
+    def __init__(self, serde: SerializerProtocol) -> None:
         super().__init__(serde=serde)
-        self._ttl = ttl
-        self._keep = keep
-        self._one_node = one_node
-        self._prefix = f"{key_prefix}checkpoints:".encode()
         # What is known of the checkpoints used last, by key, namespace and ID.
         self._known = lru_cache(256)(lambda *_checkpoint: _Known())
 
@@ -246,8 +239,6 @@ class CheckpointSteps(BaseCheckpointSaver[str]):
         self, config: RunnableConfig, channels: Sequence[str]
     ) -> Steps[Mapping[str, DeltaChannelHistory]]:
         history: dict[str, DeltaChannelHistory] = {channel: {"writes": []} for channel in channels}
-        if not channels:
-            return history
         thread_id = thread_of(config)
         ns, checkpoint_id = _namespace(config), get_checkpoint_id(config) or ""
         arguments: _Arguments = ["history", ns, checkpoint_id, len(channels), *channels]

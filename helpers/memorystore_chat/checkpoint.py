@@ -108,15 +108,13 @@ class MemorystoreSaver(CheckpointSteps):
         check_count("ttl", ttl, "seconds", optional=True)
         check_count("keep", keep, "checkpoints", optional=True)
         # None allows LangGraph's list of safe types and nothing else: CVE-2026-28277.
-        super().__init__(
-            serde or JsonPlusSerializer(allowed_msgpack_modules=None),
-            ttl=ttl,
-            key_prefix=key_prefix,
-            keep=keep,
-            one_node=not isinstance(client, RedisCluster),
-        )
+        super().__init__(serde or JsonPlusSerializer(allowed_msgpack_modules=None))
         self._client = client
         self._async_client = async_client
+        self._ttl = ttl
+        self._keep = keep
+        self._prefix = f"{key_prefix}checkpoints:".encode()
+        self._one_node = not isinstance(client, RedisCluster)
         self._scripts_loaded = False
 
     def __repr__(self) -> str:
