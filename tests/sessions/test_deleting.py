@@ -1,7 +1,9 @@
 """Deleting sessions, and setting when they expire."""
 
 import threading
+from collections.abc import Callable
 from datetime import timedelta
+from functools import partial
 from typing import Any
 
 import pytest
@@ -200,34 +202,35 @@ def test_expire_on_a_cluster(
         sessions.delete(client, key_prefix=key_prefix, dry_run=False)
 
 
+MAY = r"expiring sessions: NOPERM [^@]* The user that is signed in may"
+
+
 @pytest.mark.own_server
-def test_a_refused_command_is_an_error(server: Server, key_prefix: str) -> None:
-    """Without the right to SCAN, or to delete, the error says which right and what was tried."""
-    with server.admin() as admin:
-        admin.execute_command("ACL", "SETUSER", "reader", "on", ">pw", "~*", "+@all", "-unlink")
-    try:
-        with server.client(username="reader", password="pw") as client:
-            client.rpush(f"{key_prefix}a", element(ago=timedelta(hours=1)))
-            with pytest.raises(MemorystoreChatError, match=r"refused deleting sessions.*unlink"):
-                sessions.delete(client, key_prefix=key_prefix, dry_run=False)
-            with server.admin() as admin:
-                admin.execute_command("ACL", "SETUSER", "reader", "-expire", "-persist")
-            for idle_for in (None, 60):  # the command itself, and from within a script
-                with pytest.raises(MemorystoreChatError, match=r"deleting sessions: NOPERM .*may"):
-                    sessions.delete(client, key_prefix=key_prefix, idle_for=idle_for, dry_run=False)
-                for ttl in (60, None):
-                    refused = r"expiring sessions: NOPERM [^@]* The user that is signed in may"
-                    options: dict[str, Any] = {"ttl": ttl, "idle_for": idle_for, "dry_run": False}
-                    with pytest.raises(MemorystoreChatError, match=refused):
-                        sessions.expire(client, ["a"], key_prefix=key_prefix, **options)
-            with server.admin() as admin:
-                admin.execute_command("ACL", "SETUSER", "reader", "-scan")
-            with pytest.raises(MemorystoreChatError, match=r"refused listing sessions.*scan"):
-                sessions.delete(client, key_prefix=key_prefix, dry_run=False)
-            assert client.exists(f"{key_prefix}a")
-    finally:
-        with server.admin() as admin:
-            admin.execute_command("ACL", "DELUSER", "reader")
+@pytest.mark.parametrize("idle_for", [None, 60], ids=["by itself", "in a script"])
+@pytest.mark.parametrize(
+    ("right", "change", "message"),
+    [
+        ("unlink", sessions.delete, r"refused deleting sessions: NOPERM .*may"),
+        ("expire", partial(sessions.expire, ttl=60), MAY),
+        ("persist", partial(sessions.expire, ttl=None), MAY),
+        ("scan", sessions.delete, r"refused listing sessions: NOPERM"),
+    ],
+)
+def test_a_refused_command_is_an_error(
+    server: Server,
+    key_prefix: str,
+    right: str,
+    change: Callable[..., Report],
+    message: str,
+    idle_for: float | None,
+) -> None:
+    """It says which right is missing and what was tried."""
+    with server.limited(f"-{right}") as client:
+        client.rpush(f"{key_prefix}a", element(ago=timedelta(hours=1)))
+        with pytest.raises(MemorystoreChatError, match=message) as caught:
+            change(client, key_prefix=key_prefix, idle_for=idle_for, dry_run=False)
+        assert idle_for or right in str(caught.value)
+        assert client.exists(f"{key_prefix}a")
 
 
 @pytest.mark.parametrize("idle_for", [None, 60])

@@ -11,33 +11,23 @@ import redis
 from langchain_core.messages import HumanMessage, message_to_dict
 
 from memorystore_chat import MemorystoreChatError, sessions
+from servers import Server
 from stored import element, elements, exported, fill
 
 # What the scripts call, and EVAL itself.
 COMMANDS = [
-    "eval",
-    "lindex",
-    "llen",
-    "type",
-    "unlink",
-    "rpush",
-    "expire",
-    "pexpire",
-    "persist",
-    "rename",
+    *("eval", "lindex", "llen", "type", "unlink"),
+    *("rpush", "expire", "pexpire", "persist", "rename"),
 ]
 pytestmark = pytest.mark.own_server
 
 
 @pytest.fixture(params=COMMANDS)
-def limited(server: Any, request: pytest.FixtureRequest) -> Iterator[redis.Redis]:
+def limited(server: Server, request: pytest.FixtureRequest) -> Iterator[redis.Redis]:
     """A client whose user may do all but one thing."""
+    with server.limited(f"-{request.param}") as client:
+        yield client
     with server.admin() as admin:
-        admin.execute_command("ACL", "SETUSER", "limited", "on", ">pw", "~*", "+@all")
-        admin.execute_command("ACL", "SETUSER", "limited", f"-{request.param}")
-        with server.client(username="limited", password="pw") as client:
-            yield client
-        admin.execute_command("ACL", "DELUSER", "limited")
         for staged in admin.scan_iter("memorystore-chat:loading:*"):
             admin.unlink(staged)
 

@@ -157,20 +157,12 @@ def test_a_server_without_scan_type(server: Server, key_prefix: str) -> None:
 @pytest.mark.own_server
 def test_commands_that_memorystore_refuses_are_not_needed(server: Server, key_prefix: str) -> None:
     """KEYS, OBJECT, CONFIG, CLIENT, and even MEMORY: sizes are estimated from the messages."""
-    with server.admin() as admin:
-        admin.execute_command(
-            *("ACL", "SETUSER", "limited", "on", ">pw", "~*", "+@all", "-keys", "-object"),
-            *("-config", "-client", "-acl", "-debug", "-memory"),
-        )
-    try:
-        with server.client(username="limited", password="pw") as client:
-            client.rpush(f"{key_prefix}a", *[element("x" * 1000)] * 7)
-            (session,) = sessions.scan(client, key_prefix=key_prefix)
-            assert session.bytes == 7 * len(element("x" * 1000))
-            assert sessions.delete(client, key_prefix=key_prefix, dry_run=False).sessions == 1
-    finally:
-        with server.admin() as admin:
-            admin.execute_command("ACL", "DELUSER", "limited")
+    refused = ("-keys", "-object", "-config", "-client", "-acl", "-debug", "-memory")
+    with server.limited(*refused) as client:
+        client.rpush(f"{key_prefix}a", *[element("x" * 1000)] * 7)
+        (session,) = sessions.scan(client, key_prefix=key_prefix)
+        assert session.bytes == 7 * len(element("x" * 1000))
+        assert sessions.delete(client, key_prefix=key_prefix, dry_run=False).sessions == 1
 
 
 def test_large_messages_do_not_fill_the_memory(valkey_server: Server, key_prefix: str) -> None:

@@ -11,7 +11,8 @@ import os
 import shutil
 import signal
 import termios
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -134,6 +135,18 @@ class Server(Process):
             "protocol": 2,
         }
         return redis.Redis(**own | options)
+
+    @contextmanager
+    def limited(self, *rights: str) -> Iterator[redis.Redis]:
+        """A client whose user may do everything but what is taken away, such as ``"-scan"``."""
+        with self.admin() as admin:
+            user = ("limited", "reset", "on", ">pw", "~*", "+@all", *rights)
+            admin.execute_command("ACL", "SETUSER", *user)
+            try:
+                with self.client(username="limited", password="pw") as client:
+                    yield client
+            finally:
+                admin.execute_command("ACL", "DELUSER", "limited")
 
     def kill(self) -> None:
         """SIGKILL: it ends at once and saves nothing; the folder stays for ``restart``."""
