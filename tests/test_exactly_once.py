@@ -116,6 +116,17 @@ def target(request: pytest.FixtureRequest) -> Iterator[Server | Cluster]:
         yield running
 
 
+@pytest.fixture
+def history(client: redis.Redis, key_prefix: str) -> MemorystoreChatMessageHistory:
+    return MemorystoreChatMessageHistory(client, "s", key_prefix=key_prefix)
+
+
+@pytest.fixture(params=[servers.valkey, servers.redis7])
+def start(request: pytest.FixtureRequest) -> Any:
+    """What starts a server of one's own."""
+    return request.param
+
+
 def said(writer: str, number: int) -> list[BaseMessage]:
     return [HumanMessage(f"{writer} {number}")]
 
@@ -249,10 +260,9 @@ DAY = 24 * 60 * 60 * 1000
     ids=["burst", "slow clocks", "a day later", "both", "a clock a day late", "the most"],
 )
 def test_an_earlier_try_is_found_behind_what_others_appended(
-    client: redis.Redis, key_prefix: str, age: int, others: list[tuple[int, int]]
+    history: MemorystoreChatMessageHistory, age: int, others: list[tuple[int, int]]
 ) -> None:
     append_id = id_from(age)
-    history = MemorystoreChatMessageHistory(client, "s", key_prefix=key_prefix)
     history.add_messages(said("z", 1), append_id=id_from(age + DAY))
     history.add_messages(said("a", 1), append_id=append_id)
     for older, count in others:
@@ -262,9 +272,8 @@ def test_an_earlier_try_is_found_behind_what_others_appended(
     assert len(history) == before
 
 
-def test_the_search_has_its_limits(client: redis.Redis, key_prefix: str) -> None:
+def test_the_search_has_its_limits(history: MemorystoreChatMessageHistory) -> None:
     """What the documentation says: 20,000 messages, and 100 whatever the clocks say."""
-    history = MemorystoreChatMessageHistory(client, "s", key_prefix=key_prefix)
     for older, count in ((DAY, SEARCHED_ALWAYS), (0, SEARCHED_AT_MOST)):
         history.clear()
         append_id = codec.new_append_id()
@@ -291,13 +300,12 @@ def test_an_id_without_a_time_is_searched_for_as_far_as_any(
 
 @pytest.mark.own_server
 def test_a_session_at_rest_costs_the_server_no_long_search(
-    client: redis.Redis, key_prefix: str
+    client: redis.Redis, history: MemorystoreChatMessageHistory
 ) -> None:
     """However long the session is, only its newest messages are looked at: two commands of reading.
 
     A count and not a time, which a busy machine would change.
     """
-    history = MemorystoreChatMessageHistory(client, "s", key_prefix=key_prefix)
     history.add_messages(said("b", 1) * 10_000, append_id=id_from(DAY))
     client.config_resetstat()
     history.add_messages(said("a", 1))
@@ -305,10 +313,9 @@ def test_a_session_at_rest_costs_the_server_no_long_search(
     assert used["cmdstat_lrange"]["calls"] == used["cmdstat_lpos"]["calls"] == 1
 
 
-def test_an_append_id_belongs_to_one_batch(client: redis.Redis, key_prefix: str) -> None:
+def test_an_append_id_belongs_to_one_batch(history: MemorystoreChatMessageHistory) -> None:
     """What is documented: another last message is stored too, the same one means the same batch."""
     append_id = codec.new_append_id()
-    history = MemorystoreChatMessageHistory(client, "s", key_prefix=key_prefix)
     history.add_messages([*said("a", 1), *said("a", 2)], append_id=append_id)
     history.add_messages(said("a", 3), append_id=append_id)
     history.add_messages([*said("b", 1), *said("a", 3)], append_id=append_id)
@@ -316,11 +323,10 @@ def test_an_append_id_belongs_to_one_batch(client: redis.Redis, key_prefix: str)
 
 
 def test_a_first_try_that_arrives_after_clear_is_stored(
-    client: redis.Redis, key_prefix: str
+    history: MemorystoreChatMessageHistory,
 ) -> None:
     """What is documented: clear() does not undo an append that a relay still holds back."""
     append_id = codec.new_append_id()
-    history = MemorystoreChatMessageHistory(client, "s", key_prefix=key_prefix)
     history.add_messages(said("a", 1), append_id=append_id)
     history.clear()
     history.add_messages(said("a", 1), append_id=append_id)
@@ -491,7 +497,6 @@ def append_until_cut(server: Server, messages: list[BaseMessage]) -> int:
             acknowledged += 1
 
 
-@pytest.mark.parametrize("start", [servers.valkey, servers.redis7])
 def test_a_server_killed_in_the_middle_of_a_batch_keeps_all_or_none_of_it(
     start: Callable[..., Server],
 ) -> None:
@@ -510,7 +515,6 @@ def test_a_server_killed_in_the_middle_of_a_batch_keeps_all_or_none_of_it(
             assert stored in (acknowledged, acknowledged + 1)
 
 
-@pytest.mark.parametrize("start", [servers.valkey, servers.redis7])
 @pytest.mark.parametrize("share", [0.01, 0.5, 0.85, 0.99, 0.9999])
 def test_an_append_only_file_cut_inside_a_batch_keeps_none_of_it(
     start: Callable[..., Server], share: float
@@ -524,7 +528,6 @@ def test_an_append_only_file_cut_inside_a_batch_keeps_none_of_it(
             assert client.ttl("s") > 0
 
 
-@pytest.mark.parametrize("start", [servers.valkey, servers.redis7])
 @pytest.mark.parametrize("share", [0.85, 0.9999])
 def test_a_second_crash_revives_no_part_of_a_batch(
     start: Callable[..., Server], share: float
@@ -557,7 +560,6 @@ def append_and_cut(server: Server, size: int, share: float) -> None:
     server.restart()
 
 
-@pytest.mark.parametrize("start", [servers.valkey, servers.redis7])
 async def test_a_full_memory_is_reported_and_changes_nothing(
     start: Callable[..., Server],
 ) -> None:
@@ -580,7 +582,6 @@ async def test_a_full_memory_is_reported_and_changes_nothing(
         assert client.ttl(history.key) == 50
 
 
-@pytest.mark.parametrize("start", [servers.valkey, servers.redis7])
 def test_a_read_replica_is_reported_and_changes_nothing(start: Callable[..., Server]) -> None:
     """READONLY reaches the caller with what to do; reading from the replica works."""
     with (
@@ -634,10 +635,9 @@ def test_a_batch_of_a_hundred_thousand_messages_is_one_append(
 
 
 def test_a_message_that_cannot_be_stored_stops_its_whole_batch(
-    client: redis.Redis, key_prefix: str
+    history: MemorystoreChatMessageHistory,
 ) -> None:
     """The 500th of 1,000 messages holds bytes: nothing is written, and its place is named."""
-    history = MemorystoreChatMessageHistory(client, "s", key_prefix=key_prefix)
     messages = batch_of("a", 1000)
     messages[499] = HumanMessage("x", additional_kwargs={"picture": [b"secret"]})
     with pytest.raises(ValueError, match=r"messages\[499\]") as raised:

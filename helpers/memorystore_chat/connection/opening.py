@@ -107,7 +107,7 @@ def connect(
         True
     """
     _check_options(timeout, patience, client_options)
-    target = _find(endpoint, password, iam, ca_certs, cluster, timeout)
+    target = _checked(_resolve(endpoint, password, iam, ca_certs, cluster, timeout), timeout)
     open_client = clients.open_cluster if target.cluster else clients.open_server
     client: clients.ServerClient | ClusterClient | None = None
     try:
@@ -147,7 +147,8 @@ async def connect_async(
     """
     _check_options(timeout, patience, client_options)
     # It may read files, start a server and ask Google; and what it read is not read again.
-    target = await asyncio.to_thread(_find, endpoint, password, iam, ca_certs, cluster, timeout)
+    target = await asyncio.to_thread(_resolve, endpoint, password, iam, ca_certs, cluster, timeout)
+    target = await asyncio.to_thread(_checked, target, timeout)
     open_client = clients.open_cluster_async if target.cluster else clients.open_server_async
     client: redis.asyncio.Redis | AsyncClusterClient | None = None
     try:
@@ -180,16 +181,8 @@ def _check_options(timeout: object, patience: object, client_options: dict[str, 
             raise ValueError(f"connect() does not take {name}=: it uses {_DECIDED[name]}.")
 
 
-def _find(
-    endpoint: str | Endpoint | None,
-    password: str | None,
-    iam: bool | redis.CredentialProvider | None,
-    ca_certs: CaCerts | None,
-    cluster: bool | None,
-    timeout: float,
-) -> Endpoint:
+def _checked(target: Endpoint, timeout: float) -> Endpoint:
     """The endpoint of a server that answers and is fit, and whether it is a cluster."""
-    target = _resolve(endpoint, password, iam, ca_certs, cluster, timeout)
     try:
         with single_attempt():
             facts = _probe(target, timeout)
