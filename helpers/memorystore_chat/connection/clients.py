@@ -21,8 +21,6 @@ from memorystore_chat.connection.endpoint import Endpoint
 from memorystore_chat.connection.pools import AsyncPool, Pool
 from memorystore_chat.connection.retries import AsyncOutageRetry, OutageRetry
 
-MAX_CONNECTIONS = 20
-
 
 class ServerClient(redis.Redis):
     """A client of one server. redis-py does not say what its ``with`` block is given."""
@@ -115,7 +113,7 @@ def _options(endpoint: Endpoint, timeout: float) -> dict[str, Any]:
         "protocol": 2,
         "socket_timeout": timeout,
         "socket_connect_timeout": timeout,
-        "max_connections": MAX_CONNECTIONS,
+        "max_connections": 20,
         "health_check_interval": HEALTH_CHECK_SECONDS,
         "driver_info": _driver_info(),
     }

@@ -22,8 +22,6 @@ _NO_TLS = (
     "Cluster and Valkey on 6379."
 )
 ONE_DATABASE = "which has only database 0. Leave the number behind the address out."
-# One second is what a failed connection may take beyond its own time-out.
-_LOOK_SECONDS = 0.5
 
 
 def diagnose(
@@ -224,7 +222,8 @@ def _refused_command(endpoint: Endpoint, answer: str) -> str:
 
 def _accepts(endpoint: Endpoint) -> bool:
     try:
-        with socket.create_connection((endpoint.host, endpoint.port), _LOOK_SECONDS):
+        # Shorter than the second that a failed connection may take beyond its own time-out.
+        with socket.create_connection((endpoint.host, endpoint.port), 0.5):
             return True
     except OSError:
         return False

@@ -56,20 +56,18 @@ class _Secret(str):
 class Endpoint:
     """Where a server is and how to log in to it.
 
-    The password stays where it is: `str`, `repr` and ``dataclasses.asdict`` show ``***`` instead,
-    and an endpoint with a password or a credential provider refuses to be copied or pickled.
-    ``dataclasses.replace`` keeps them.
+    `str`, `repr` and ``dataclasses.asdict`` show ``***`` for the password, and an endpoint with a
+    login refuses to be copied or pickled; ``dataclasses.replace`` keeps it.
 
     Attributes:
         host: Host name or IP address; empty if ``unix_socket`` or ``resource`` takes its place.
         port: 1 to 65535.
         tls: Whether to speak TLS.
-        ca_certs: The certificate authorities to trust, each as PEM text; none means those the
-            system trusts.
+        ca_certs: The certificate authorities to trust, each as PEM text, instead of the system's.
         user: ACL user; None logs in as the server's user ``default``.
         password: Its password.
         credential_provider: What answers user and password whenever a connection logs in, instead
-            of ``user`` and ``password``; see `memorystore_chat.connection.iam`.
+            of both; see `memorystore_chat.connection.IamCredentials`.
         cluster: Whether it is a cluster; None asks the server.
         product: ``"embedded"``, ``"redis"``, ``"redis-cluster"`` or ``"valkey"``, if known.
         resource: The name of the Google Cloud resource, if known; with an empty ``host`` it

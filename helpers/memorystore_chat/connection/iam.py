@@ -22,7 +22,6 @@ if TYPE_CHECKING:
 # The user name is the same for every identity; the token says who it is.
 # https://cloud.google.com/memorystore/docs/valkey/manage-iam-auth
 USER = "default"
-SCOPE = "https://www.googleapis.com/auth/cloud-platform"
 # google-auth renews this early too: the metadata server hands out the old token until four
 # minutes before it ends (google.auth._helpers.REFRESH_THRESHOLD).
 RENEW_BEFORE = 225.0
@@ -164,7 +163,8 @@ class IamCredentials(redis.CredentialProvider):
         try:
             if self._credentials is None:
                 auth = require("google.auth", install="google-auth requests")
-                self._credentials = auth.default(scopes=[SCOPE], request=request)[0]
+                scope = "https://www.googleapis.com/auth/cloud-platform"
+                self._credentials = auth.default(scopes=[scope], request=request)[0]
             credentials = self._credentials
             if not credentials.valid or credentials.token == self._refused:
                 credentials.refresh(request)

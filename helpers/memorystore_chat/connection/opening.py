@@ -24,8 +24,6 @@ from memorystore_chat.connection.retries import single_attempt
 from memorystore_chat.connection.tls import CaCerts, certificates
 from memorystore_chat.errors import ConnectError, EndpointError
 
-OLDEST = (5, 0)
-_LOADING_PAUSE = 0.1
 # Google's services take longer to answer than a server of one's own.
 _LEAST_FOR_GOOGLE = 15.0
 _FAILURES = (redis.RedisError, RedisClusterException, OSError)
@@ -202,7 +200,7 @@ def _probe(target: Endpoint, timeout: float) -> dict[str, Any]:
             except redis.RedisError as error:
                 if not _passing(error, started, timeout):
                     return _unless_refused(error)
-            time.sleep(_LOADING_PAUSE)
+            time.sleep(0.1)
 
 
 def _passing(error: redis.RedisError, started: float, timeout: float) -> bool:
@@ -225,7 +223,7 @@ def _judge(target: Endpoint, facts: dict[str, Any]) -> bool:
     """Whether to use a cluster client, once the server is found fit."""
     version = str(facts.get("redis_version", ""))
     numbers = tuple(int(part) for part in version.split(".")[:2] if part.isdigit())
-    if numbers and numbers < OLDEST:
+    if numbers and numbers < (5, 0):
         raise ConnectError(
             f"Cannot connect to {target}: the server is version {version}, and 5.0 is the oldest "
             "supported. Upgrade it: gcloud redis instances upgrade INSTANCE --region=REGION "

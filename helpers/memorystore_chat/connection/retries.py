@@ -24,8 +24,6 @@ from redis.retry import Retry
 
 T = TypeVar("T")
 
-FIRST_PAUSE, LONGEST_PAUSE = 0.05, 1.0
-
 OUTAGES = (redis.ConnectionError, redis.TimeoutError, OSError)
 CLUSTER_OUTAGES = (*OUTAGES, ClusterError, RedisClusterException)
 
@@ -50,7 +48,7 @@ class _Outages:
 
     def __init__(self, patience: float, *, timeout: float = 0, cluster: bool = False) -> None:
         self.outages: tuple[type[Exception], ...] = CLUSTER_OUTAGES if cluster else OUTAGES
-        self.pauses = ExponentialWithJitterBackoff(LONGEST_PAUSE, FIRST_PAUSE)
+        self.pauses = ExponentialWithJitterBackoff(cap=1.0, base=0.05)
         # No counted tries: the cluster clients would make them without a pause.
         super().__init__(self.pauses, 0, self.outages)  # type: ignore[call-arg]
         self.patience = patience
@@ -58,7 +56,7 @@ class _Outages:
         self.cluster = cluster
 
     def update_supported_errors(self, specified_errors: Iterable[type[Exception]]) -> None:
-        """Count more errors as outages, as redis-py does for ``retry_on_error=``."""
+        """Count more errors as outages: those of ``retry_on_error=``."""
         self.outages = (*self.outages, *specified_errors)
 
     def _pause(

@@ -90,9 +90,8 @@ def tunnel_commands(
     """Write the commands that reach a private address from a laptop, through a jump VM.
 
     The VM is small, has no public address, and is reached through Identity-Aware Proxy, for which
-    you need ``roles/iap.tunnelResourceAccessor``. A cluster's nodes give each other's private
-    addresses to a client, so each needs a forward of its own: open the tunnel without ``nodes``
-    first, list them with `cluster_nodes`, then open the one with ``nodes``.
+    you need ``roles/iap.tunnelResourceAccessor``. Each of a cluster's nodes needs a forward of its
+    own: open the tunnel without ``nodes``, list them with `cluster_nodes`, and open it with them.
 
     Args:
         endpoint: The instance, by its address (`discover` finds it).
@@ -129,7 +128,8 @@ def tunnel_commands(
     if first + len(forwards) > 65536:
         raise EndpointError(f"From port {first} there are not {len(forwards)} ports to use.")
     pairs = " ".join(
-        f"-L {near[0]}:{near[1]}:{_bracketed(far[0])}:{far[1]}" for far, near in forwards.items()
+        f"-L {near}:{port}:{f'[{host}]' if ':' in host else host}:{far}"
+        for (host, far), (near, port) in forwards.items()
     )
     place = f"--project={shlex.quote(project)}"
     spot = f"{place} --zone={shlex.quote(zone)}"
@@ -176,9 +176,5 @@ def _node(node: str | Address) -> Address:
     if isinstance(node, str):
         parsed = Endpoint.parse(node)
         return parsed.host, parsed.port
-    host, port = node
+    host, port = node  # a list, perhaps, as JSON has it
     return host, port
-
-
-def _bracketed(host: str) -> str:
-    return f"[{host}]" if ":" in host else host
