@@ -29,7 +29,7 @@ def test_turns_are_measured_and_nothing_is_left(
 
 
 @pytest.mark.parametrize(
-    ("turns", "seconds", "measured"), [(5, 60, 5), (500, 0.6, 5)], ids=["all", "in time"]
+    ("turns", "seconds", "asked"), [(5, 60, 15), (500, 0.6, None)], ids=["all", "in time"]
 )
 def test_a_turn_is_two_round_trips_and_loads_its_window(
     valkey_server: servers.Server,
@@ -37,7 +37,7 @@ def test_a_turn_is_two_round_trips_and_loads_its_window(
     monkeypatch: pytest.MonkeyPatch,
     turns: int,
     seconds: float,
-    measured: int,
+    asked: int | None,
 ) -> None:
     monkeypatch.setattr(latency, "WINDOWS", (5,))
     monkeypatch.setattr(latency, "TURNS", turns)
@@ -50,11 +50,11 @@ def test_a_turn_is_two_round_trips_and_loads_its_window(
         MemorystoreChatMessageHistory(slow, "other", key_prefix=key_prefix).add_user_message("x")
         proxy.reset()
         (row,) = latency.measure(slow, key_prefix=key_prefix)
-        asked = proxy.requests[b"LRANGE"]
-        assert proxy.requests[b"EVALSHA"] == asked + 1  # the first fills the session
-        assert proxy.round_trips == 2 * asked + 2  # and the last deletes it
-    assert row.turns == asked - 10  # to warm up
-    assert 1 <= row.turns <= measured
+        taken = proxy.requests[b"LRANGE"]
+        assert proxy.requests[b"EVALSHA"] == taken + 1  # the first fills the session
+        assert proxy.round_trips == 2 * taken + 2  # and the last deletes it
+    assert taken == asked if asked else taken < 20
+    assert row.turns == (taken - 10 if taken > 10 else taken)  # ten warm up
     assert 40 <= row.p50 <= row.p99 < 400
 
 

@@ -8,10 +8,9 @@ from typing import Any
 
 from langchain_core.messages import AIMessage, HumanMessage
 
-from memorystore_chat._extras import require
 from memorystore_chat.history import MemorystoreChatMessageHistory
 from memorystore_chat.local import practice
-from memorystore_chat.tutorial.pictures import plot, shown
+from memorystore_chat.tutorial.pictures import PLOT_FONT, plot, shown
 
 _kept: list[practice.Cluster] = []
 
@@ -67,28 +66,21 @@ class FailOver:
 
     def plot(self) -> Any:
         """Draw the milliseconds of each turn: a picture, which shows itself in a notebook."""
-        ticker = require("matplotlib.ticker", install="matplotlib")
-        axes = plot(4.2)
+        title = (
+            f"{self.attempted} messages attempted · {self.stored} stored · "
+            f"{self.doubled} doubled · {self.lost} lost"
+        )
+        axes = plot(4.2, title=title, x="turn", y="milliseconds (log scale)")
         turns = range(1, len(self.seconds) + 1)
         longest = max(self.seconds)
         axes.plot(turns, [1000 * took for took in self.seconds], color="#1a73e8", linewidth=2)
         axes.axvline(self.killed_at, color="#d93025", linestyle="--", linewidth=1.5)
-        axes.set(yscale="log", ylim=(0.1, 20_000))
-        axes.yaxis.set_major_formatter(ticker.StrMethodFormatter("{x:,g}"))
-        text = {"color": "#d93025", "fontsize": 13}
+        axes.set_ylim(0.1, 20_000)
+        text = {"color": "#d93025", "fontsize": PLOT_FONT}
         axes.text(self.killed_at - 1, 9_000, "primary killed", ha="right", **text)
         words = f"{longest:.1f} s until the replica has taken over"
-        axes.text(self.killed_at + 2, 1000 * longest, words, va="center", fontsize=13)
-        axes.set_xlabel("turn", fontsize=13)
-        axes.set_ylabel("milliseconds (log scale)", fontsize=13)
-        axes.tick_params(labelsize=12)
+        axes.text(self.killed_at + 2, 1000 * longest, words, va="center", fontsize=PLOT_FONT)
         axes.grid(visible=True, alpha=0.3)
-        axes.set_title(
-            f"{self.attempted} messages attempted · {self.stored} stored · "
-            f"{self.doubled} doubled · {self.lost} lost",
-            fontsize=14,
-            weight="bold",
-        )
         return shown(axes.figure, f"Milliseconds of each turn: flat, one spike, flat. {self}")
 
 

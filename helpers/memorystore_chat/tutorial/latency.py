@@ -18,7 +18,7 @@ from langchain_core.messages import AIMessage, HumanMessage
 from memorystore_chat._extras import require
 from memorystore_chat.history import MemorystoreChatMessageHistory
 from memorystore_chat.storage import Client
-from memorystore_chat.tutorial.pictures import plot, shown
+from memorystore_chat.tutorial.pictures import PLOT_FONT, plot, shown
 from memorystore_chat.tutorial.tables import Table
 
 WINDOWS = (10, 20, 50, 100, 200, 500)
@@ -33,7 +33,6 @@ _TURN = (
 )
 _TITLE = "A turn's time in memory"
 _WARM_UP = 10
-_FONT = 16  # points; readable where a narrow window halves the picture
 
 
 @dataclass(frozen=True)
@@ -78,24 +77,18 @@ class Latency(list[Turns]):
     def _axes(self) -> Any:
         """Both percentiles against the window, the time on a logarithmic scale."""
         ticker = require("matplotlib.ticker", install="matplotlib")
-        axes = plot(4.5)
+        axes = plot(4.5, title=_TITLE, x="messages loaded", y="milliseconds")
         for name, color, look in (("p50", "#1558b0", "o-"), ("p99", "#a8320a", "s--")):
             values = [getattr(row, name) for row in self]
             axes.plot(values, look, color=color, linewidth=2.5, markersize=8)
             label = f" {name} {_digits(values[-1])}"
             at = (len(values) - 1, values[-1])
             axes.annotate(label, at, (8, 0), textcoords="offset points", va="center",
-                          color=color, fontsize=_FONT)  # fmt: skip
-        axes.set_yscale("log")
+                          color=color, fontsize=PLOT_FONT)  # fmt: skip
         axes.yaxis.set_major_locator(ticker.LogLocator(subs=(1, 2, 5)))
-        axes.yaxis.set_major_formatter(ticker.StrMethodFormatter("{x:g}"))
         axes.yaxis.set_minor_locator(ticker.NullLocator())
         axes.set_xticks(range(len(self)), [str(row.window) for row in self])
         axes.margins(x=0.05, y=0.15)
-        axes.set_title(_TITLE, fontsize=_FONT, weight="bold", loc="left")
-        axes.set_xlabel("messages loaded", fontsize=_FONT)
-        axes.set_ylabel("milliseconds", fontsize=_FONT)
-        axes.tick_params(labelsize=_FONT)
         axes.grid(axis="y", color="#dadce0")
         axes.spines[["top", "right"]].set_visible(False)
         return axes
