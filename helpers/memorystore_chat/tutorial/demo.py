@@ -29,34 +29,29 @@ _NAME = re.compile(
     rf"({_NAME_WORD}(?: {_NAME_WORD})*)"
 )
 _FAVORITE = re.compile(
-    r"\b(?:my|the user's) favou?rite ([\w' -]+?) (is|are) (?=\w)(.+?)"
-    r"(?=\s+(?:and|but) (?:my|i)\b|[.,;!?\n]|$)",
-    re.IGNORECASE,
+    r"(?i)\b(?:my|the user's) favou?rite ([\w' -]+?) (is|are) (?=\w)(.+?)"
+    r"(?=\s+(?:and|but) (?:my|i)\b|[.,;!?\n]|$)"
 )
 _ASKS_NAME = re.compile(
-    r"(?:\bwhat|\b(?:know|remember|recall)\b|\btell me\b)[^.!]*\bmy name\b|\bwho am i\b",
-    re.IGNORECASE,
+    r"(?i)(?:\bwhat|\b(?:know|remember|recall)\b|\btell me\b)[^.!]*\bmy name\b|\bwho am i\b"
 )
 _ASKS_FAVORITE = re.compile(
-    r"(?:\b(?:what|which|who|know|remember|recall)\b|\btell me\b)[^.!?]*"
-    r"\bmy favou?rite ([\w' -]+?)(?: is| are)?\s*[.?!]*$",
-    re.IGNORECASE,
+    r"(?i)(?:\b(?:what|which|who|know|remember|recall)\b|\btell me\b)[^.!?]*"
+    r"\bmy favou?rite ([\w' -]+?)(?: is| are)?\s*[.?!]*$"
 )
 _ASKS_BEFORE = re.compile(
-    r"\bwhat (?:did i (?:just |first |last )*(?:ask|say|tell)|"
-    r"was my (?:very )?(?:first|last|previous) (?:question|message))\b.*",
-    re.IGNORECASE,
+    r"(?i)\bwhat (?:did i (?:just |first |last )*(?:ask|say|tell)|"
+    r"was my (?:very )?(?:first|last|previous) (?:question|message))\b.*"
 )
-_ASKS_SUMMARY = re.compile(r"\bsummari[sz]e\b|\brecap\b|\bgive me a summary\b", re.IGNORECASE)
-_ASKS_COUNT = re.compile(r"\bhow many messages\b", re.IGNORECASE)
-_ASKS_ABOUT_USER = re.compile(r"\bwhat do you (?:know|remember) about me\b", re.IGNORECASE)
+_ASKS_SUMMARY = re.compile(r"(?i)\bsummari[sz]e\b|\brecap\b|\bgive me a summary\b")
+_ASKS_COUNT = re.compile(r"(?i)\bhow many messages\b")
+_ASKS_ABOUT_USER = re.compile(r"(?i)\bwhat do you (?:know|remember) about me\b")
 _ASKS_ABOUT_MODEL = re.compile(
-    r"\b(?:who|what) are you\b|\bwhat(?: is|['\u2019]s) your name\b|\bwhat can you do\b",
-    re.IGNORECASE,
+    r"(?i)\b(?:who|what) are you\b|\bwhat(?: is|['\u2019]s) your name\b|\bwhat can you do\b"
 )
-_GREETING = re.compile(r"\W*(?:hello|hi|hey|good (?:morning|afternoon|evening))\b", re.IGNORECASE)
+_GREETING = re.compile(r"(?i)\W*(?:hello|hi|hey|good (?:morning|afternoon|evening))\b")
 _WHICH = re.compile(r"Which ([\w ]+) do you mean\?")
-_THANKS = re.compile(r"\W*(?:thanks|thank you)\b", re.IGNORECASE)
+_THANKS = re.compile(r"(?i)\W*(?:thanks|thank you)\b")
 
 
 def answer(messages: Sequence[BaseMessage], tools: list[Tool], choice: str) -> str | list[ToolCall]:

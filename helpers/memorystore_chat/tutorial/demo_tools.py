@@ -6,16 +6,11 @@ from typing import Any, NamedTuple
 
 _NUMBER = re.compile(r"(?<![\w.])-?\d+(?:\.\d+)?(?!\w)")
 _QUOTED = re.compile(r'"([^"]+)"|\u201c([^\u201d]+)\u201d|(?<!\w)\'([^\']+)\'(?!\w)')
-_PHRASE = re.compile(
-    r"\b(?:in|at|for|near|of|about|from|to|on|named|called)\s+(?:the\s+)?(.+)", re.IGNORECASE
-)
+_PHRASE = re.compile(r"(?i)\b(?:in|at|for|near|of|about|from|to|on|named|called)\s+(?:the\s+)?(.+)")
 _SUBJECT = re.compile(
-    r"\b(?:do|does|did|is|are|will|can)\s+(?:the\s+|an?\s+)?([\w' -]+?)\s+(\w+)\s*[?.!]*\s*$",
-    re.IGNORECASE,
+    r"(?i)\b(?:do|does|did|is|are|will|can)\s+(?:the\s+|an?\s+)?([\w' -]+?)\s+(\w+)\s*[?.!]*\s*$"
 )
-_FILLER = re.compile(
-    r",?\s+(?:for\s+)?(?:today|tonight|tomorrow|(?:right )?now|please)\b", re.IGNORECASE
-)
+_FILLER = re.compile(r"(?i),?\s+(?:for\s+)?(?:today|tonight|tomorrow|(?:right )?now|please)\b")
 _VALUE = r"""("[^"]+"|\u201c[^\u201d]+\u201d|'[^']+'|.+?)(?=\s+and\s|[,)]|[.?!]*\s*$|[.?!]\s)"""
 _INVENTED: dict[str, Any] = {"integer": 0, "number": 0, "boolean": False, "array": [], "object": {}}
 
