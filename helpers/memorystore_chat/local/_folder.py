@@ -176,11 +176,7 @@ def shut_down(place: Path) -> None:
 def watch(place: Path, grace: float, lock: int, connection: socket.socket) -> None:
     """Look after the folder's server, stop it when it is idle, and end when it has gone.
 
-    Args:
-        place: The folder.
-        grace: Seconds without a client after which the server stops.
-        lock: Descriptor of the locked ``watch.lock``, inherited.
-        connection: To the server, inherited.
+    The descriptor of the locked ``watch.lock`` and the connection to the server are inherited.
     """
     with suppress(FileNotFoundError):  # the folder was removed
         while True:

@@ -95,14 +95,7 @@ def stop(folder: Path | str | None = None, *, if_unused: bool = False) -> bool:
 
     Raises:
         ConnectError: The server refuses to stop or does not answer.
-        EndpointError: ``MEMORYSTORE_EMBEDDED_DIR`` is not an absolute path.
-        TypeError, ValueError: ``folder`` is not a path.
-
-    Example:
-        >>> import tempfile
-        >>> from memorystore_chat.local.embedded import stop
-        >>> stop(tempfile.mkdtemp())
-        False
+        EndpointError, TypeError, ValueError: As for `ensure_running`.
     """
     place = _place(folder)
     if not (place / "server.lock").exists():

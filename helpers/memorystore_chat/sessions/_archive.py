@@ -110,13 +110,10 @@ class _Sum:
 
 
 def write_archive(file: BinaryFile, pieces: Iterable[Piece], key_prefix: str) -> Counter[str]:
-    """Write a heading, a line for each piece, and a line that seals the file.
+    """Write a heading, a line for each piece, and a line that seals the file; count what it has.
 
     An element is a JSON string of its text, or ``{"base64": ...}`` if it is not UTF-8. The last
     line has the counts and the SHA-256 of everything before it.
-
-    Returns:
-        ``sessions``, ``messages`` and ``bytes`` (of their elements) written.
     """
     digest, total = sha256(), _Sum()
 
@@ -133,14 +130,10 @@ def write_archive(file: BinaryFile, pieces: Iterable[Piece], key_prefix: str) ->
 
 
 def check_archive(file: BinaryFile) -> tuple[str, int]:
-    """Make sure that a file of sessions is whole, unchanged and sound, and go back to its begin.
+    """Make sure that a file of sessions is whole, unchanged and sound, and rewind it.
 
     Returns:
         The key prefix it was exported with, and how many lines the sessions take.
-
-    Raises:
-        MemorystoreChatError: It is not such a file, was cut off or changed, or holds something
-            that no export writes.
     """
     start = file.tell()
     lines = _lines(file)

@@ -24,15 +24,11 @@ _STAGED_FOR = 600_000  # ms that the pieces of an interrupted move are kept
 def read(
     primaries: Primaries, sessions: Iterable[Session], *, newest_first: bool = False
 ) -> Iterator[Piece]:
-    """Read sessions in pieces.
+    """Read sessions, stored oldest or newest first, in pieces that are oldest first.
 
-    A session is read as it is at one moment. One of several pieces is read without what is
-    appended meanwhile; if it is trimmed or cleared meanwhile, it is read again in one piece.
-
-    Args:
-        primaries: Where the sessions are.
-        sessions: What to read; a session that is gone by now is left out.
-        newest_first: Whether the lists are stored that way; pieces are oldest first always.
+    A session is read as it is at one moment, and left out if it is gone by now. One of several
+    pieces is read without what is appended meanwhile; if it is trimmed or cleared meanwhile, it
+    is read again in one piece.
     """
     for batch in batches(sessions, lambda one: BUDGET + 1 if _is_long(one) else one.bytes):
         if _is_long(batch[0]):
@@ -96,12 +92,7 @@ def put(
         dry_run: Only count.
 
     Returns:
-        ``sessions``, ``messages`` and ``bytes`` written; ``existing`` sessions that were there
-        already and begin with the same messages; ``conflicting`` ones that were left alone.
-
-    Raises:
-        ConnectError: The server cannot be reached or did not answer.
-        MemorystoreChatError: The server refused, or answered something else than was written.
+        The numbers that a `Report` has, by name.
     """
     writer = _Writer(primaries, key_prefix, existing, dry_run)
     for batch in batches(pieces, lambda one: BUDGET + 1 if _is_part(one) else one.size):

@@ -95,7 +95,7 @@ class Primaries:
             error, because what was written last may be gone with it.
 
     Raises:
-        ConnectError: A server cannot be reached or did not answer.
+        ConnectError: A server cannot be reached or did not answer; so do the methods.
         MemorystoreChatError: A server refused, is a replica, or has only a part of the slots.
     """
 
@@ -120,10 +120,6 @@ class Primaries:
         Returns:
             The replies in the order of the commands, in bytes. None stands for a key of another
             type than the command takes, and for a refused MEMORY USAGE.
-
-        Raises:
-            ConnectError: A server cannot be reached or did not answer.
-            MemorystoreChatError: A server refused a command.
         """
         for _ in range(_TRIES):
             placement = self._placement
