@@ -2,7 +2,7 @@
 
 import os
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any, NoReturn
 
 import pytest
@@ -10,6 +10,8 @@ import redis
 
 import jupyter_page
 import servers
+from memorystore_chat import MemorystoreChatMessageHistory
+from scripted import Make
 from servers import Cluster, Server
 
 EXTERNAL = os.environ.get("MEMORYSTORE_TEST_SERVER")
@@ -54,6 +56,25 @@ def client(server: Server) -> Iterator[redis.Redis]:
     """A plain redis-py client of `server` that answers bytes."""
     with server.client() as connected:
         yield connected
+
+
+@pytest.fixture
+async def async_client(server: Server) -> AsyncIterator[Any]:
+    """The same of redis.asyncio."""
+    async with server.async_client() as connected:
+        yield connected
+
+
+@pytest.fixture
+def make(client: redis.Redis, key_prefix: str) -> Make:
+    """Histories on `server` with keys of this test's own."""
+
+    def make(session_id: str = "s", *given: Any, **options: Any) -> MemorystoreChatMessageHistory:
+        return MemorystoreChatMessageHistory(
+            client, session_id, *given, key_prefix=key_prefix, **options
+        )
+
+    return make
 
 
 @pytest.fixture(scope="session")

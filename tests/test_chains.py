@@ -2,49 +2,32 @@
 
 import threading
 import warnings
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import Any
 
 import pytest
-import redis
-import redis.asyncio
 from langchain_core._api import LangChainDeprecationWarning
 from langchain_core.language_models.fake_chat_models import GenericFakeChatModel
 from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, SystemMessage
 from langchain_core.prompts import ChatPromptTemplate, MessagesPlaceholder
 from langchain_core.runnables import ConfigurableFieldSpec, Runnable, RunnableLambda
 from langchain_core.runnables.history import RunnableWithMessageHistory
-from redis.backoff import NoBackoff
-from redis.retry import Retry
 
 import servers
 from memorystore_chat import ConnectError, MemorystoreChatError, MemorystoreChatMessageHistory
 from proxy import Proxy
+from scripted import NO_RETRY, Make, texts
 from servers import Server
 
-Make = Callable[..., MemorystoreChatMessageHistory]
-NO_RETRY = Retry(NoBackoff(), 0)
 ADA: Any = {"configurable": {"session_id": "ada"}}
 GRACE: Any = {"configurable": {"session_id": "grace"}}
 
 
 @pytest.fixture
-def make(client: redis.Redis, key_prefix: str) -> Make:
-    """Histories of this test's own sessions."""
-
-    def make(session_id: str = "ada") -> MemorystoreChatMessageHistory:
-        return MemorystoreChatMessageHistory(client, session_id, key_prefix=key_prefix)
-
-    return make
-
-
-@pytest.fixture
-async def make_async(server: Server, client: redis.Redis, key_prefix: str) -> AsyncIterator[Make]:
-    """The same with an asyncio client."""
-    async with redis.asyncio.Redis(host=server.host, port=server.port, protocol=2) as connected:
-        yield lambda session_id="ada": MemorystoreChatMessageHistory(
-            client, session_id, key_prefix=key_prefix, async_client=connected
-        )
+def make_async(make: Make, async_client: Any) -> Make:
+    """Histories with an asyncio client, too."""
+    return partial(make, async_client=async_client)
 
 
 def with_history(runnable: Any, make: Callable[..., Any], **options: Any) -> Any:
@@ -68,45 +51,27 @@ def as_messages(given: Any) -> list[BaseMessage]:
     return [given] if isinstance(given, BaseMessage) else list(given)
 
 
+INPUT = {"input_messages_key": "input"}
+BOTH = {"input_messages_key": "input", "history_messages_key": "history"}
+OUTPUT = {"output_messages_key": "output"}
 INPUTS: dict[str, tuple[dict[str, str], Callable[[str], Any]]] = {
     "string": ({}, lambda text: text),
     "message": ({}, lambda text: HumanMessage(text)),
     "list": ({}, lambda text: [HumanMessage(text)]),
-    "dict with input key": ({"input_messages_key": "input"}, lambda text: {"input": text}),
-    "dict with input key, message": (
-        {"input_messages_key": "input"},
-        lambda text: {"input": HumanMessage(text)},
-    ),
-    "dict with input key, list": (
-        {"input_messages_key": "input"},
-        lambda text: {"input": [HumanMessage(text)]},
-    ),
-    "dict with both keys": (
-        {"input_messages_key": "input", "history_messages_key": "history"},
-        lambda text: {"input": text, "other": 1},
-    ),
-    "dict with both keys, list": (
-        {"input_messages_key": "input", "history_messages_key": "history"},
-        lambda text: {"input": [HumanMessage(text)]},
-    ),
+    "dict with input key": (INPUT, lambda text: {"input": text}),
+    "dict with input key, message": (INPUT, lambda text: {"input": HumanMessage(text)}),
+    "dict with input key, list": (INPUT, lambda text: {"input": [HumanMessage(text)]}),
+    "dict with both keys": (BOTH, lambda text: {"input": text, "other": 1}),
+    "dict with both keys, list": (BOTH, lambda text: {"input": [HumanMessage(text)]}),
 }
 
 OUTPUTS: dict[str, tuple[dict[str, str], Callable[[str], Any]]] = {
     "message": ({}, lambda text: AIMessage(text)),
     "list": ({}, lambda text: [AIMessage(text)]),
     "string": ({}, lambda text: text),
-    "dict with output key": (
-        {"output_messages_key": "output"},
-        lambda text: {"output": [AIMessage(text)], "more": 1},
-    ),
-    "dict with output key, string": (
-        {"output_messages_key": "output"},
-        lambda text: {"output": text},
-    ),
-    "dict with output key, message": (
-        {"output_messages_key": "output"},
-        lambda text: {"output": AIMessage(text)},
-    ),
+    "dict with output key": (OUTPUT, lambda text: {"output": [AIMessage(text)], "more": 1}),
+    "dict with output key, string": (OUTPUT, lambda text: {"output": text}),
+    "dict with output key, message": (OUTPUT, lambda text: {"output": AIMessage(text)}),
 }
 
 
@@ -125,10 +90,6 @@ FIRST_AND_SECOND = [
 ]
 
 
-def texts(messages: list[BaseMessage]) -> list[tuple[str, str]]:
-    return [(message.type, message.text) for message in messages]
-
-
 @pytest.mark.parametrize("output_shape", OUTPUTS)
 @pytest.mark.parametrize("input_shape", INPUTS)
 def test_every_shape_remembers(make: Make, input_shape: str, output_shape: str) -> None:
@@ -137,7 +98,7 @@ def test_every_shape_remembers(make: Make, input_shape: str, output_shape: str) 
     chain.invoke(given("hello"), ADA)
     second = chain.invoke(given("good bye"), ADA)
     assert second == OUTPUTS[output_shape][1]("you said: hello, good bye")
-    assert texts(make().messages) == FIRST_AND_SECOND
+    assert texts(make("ada").messages) == FIRST_AND_SECOND
     chain.invoke(given("I am Grace"), GRACE)
     assert texts(make("grace").messages) == [
         ("human", "I am Grace"),
@@ -155,14 +116,14 @@ async def test_every_shape_remembers_async(
     await chain.ainvoke(given("hello"), ADA)
     second = await chain.ainvoke(given("good bye"), ADA)
     assert second == OUTPUTS[output_shape][1]("you said: hello, good bye")
-    assert texts(await make_async().aget_messages()) == FIRST_AND_SECOND
+    assert texts(await make_async("ada").aget_messages()) == FIRST_AND_SECOND
 
 
 def test_several_messages_at_once(make: Make) -> None:
     """A list of input and output messages is stored whole and in order."""
     chain = with_history(RunnableLambda(lambda _: [AIMessage("a"), AIMessage("b")]), make)
     chain.invoke([SystemMessage("be brief"), HumanMessage("1"), HumanMessage("2")], ADA)
-    assert [message.text for message in make().messages] == ["be brief", "1", "2", "a", "b"]
+    assert [message.text for message in make("ada").messages] == ["be brief", "1", "2", "a", "b"]
 
 
 async def test_batch_and_abatch(make: Make, make_async: Make) -> None:
@@ -195,14 +156,13 @@ async def test_streams_are_stored_as_whole_messages(
         [MessagesPlaceholder("history"), ("human", "{input}")]
     )
     inner: Runnable[Any, Any] = model("hello to you", "and good bye")
-    keys = {"input_messages_key": "input", "history_messages_key": "history"} if keyed else {}
-    given = INPUTS["dict with both keys" if keyed else "string"][1]
+    keys, given = INPUTS["dict with both keys" if keyed else "string"]
     inner = prompt | inner if keyed else inner
     chunks = [*with_history(inner, make, **keys).stream(given("hi"), ADA)]
     achain = with_history(inner, make_async, **keys)
     chunks += [chunk async for chunk in achain.astream(given("bye"), ADA)]
     assert len(chunks) > 6
-    stored = make().messages
+    stored = make("ada").messages
     assert [type(message) for message in stored] == [HumanMessage, AIMessage] * 2
     assert [message.text for message in stored] == ["hi", "hello to you", "bye", "and good bye"]
 
@@ -214,23 +174,17 @@ def test_custom_factory_with_user_and_conversation(make: Make) -> None:
         return make(f"{user_id}/{conversation_id}")
 
     specs = [
-        ConfigurableFieldSpec(id="user_id", annotation=str),
-        ConfigurableFieldSpec(id="conversation_id", annotation=str),
+        ConfigurableFieldSpec(id=name, annotation=str) for name in ("user_id", "conversation_id")
     ]
-    chain = with_history(
-        RunnableLambda(lambda given: AIMessage(everything_said(as_messages(given)))),
-        of,
-        input_messages_key="input",
-        history_messages_key="history",
-        history_factory_config=specs,
-    )
+    greet: Any = RunnableLambda(lambda given: AIMessage(everything_said(as_messages(given))))
+    chain = with_history(greet, of, **BOTH, history_factory_config=specs)
     one: Any = {"configurable": {"user_id": "ada", "conversation_id": "1"}}
     two: Any = {"configurable": {"user_id": "ada", "conversation_id": "2"}}
     chain.invoke({"input": "hello"}, one)
     chain.invoke({"input": "apart"}, two)
     answer = chain.invoke({"input": "again"}, one)
     assert answer.text == "you said: hello, again"
-    assert [message.text for message in make("ada/2").messages] == ["apart", "you said: apart"]
+    assert texts(make("ada/2").messages) == [("human", "apart"), ("ai", "you said: apart")]
 
 
 def test_missing_session_id_is_reported(make: Make) -> None:
@@ -241,9 +195,7 @@ def test_missing_session_id_is_reported(make: Make) -> None:
 
 
 @pytest.mark.parametrize(
-    ("input_shape", "round_trips"),
-    [("string", 3), ("dict with both keys", 2)],
-    ids=["bare", "keyed"],
+    ("input_shape", "round_trips"), [("string", 3), ("dict with both keys", 2)]
 )
 def test_round_trips_a_turn(
     server: Server, key_prefix: str, input_shape: str, round_trips: int
@@ -280,8 +232,7 @@ def explicit(history: MemorystoreChatMessageHistory, answer: Callable[[Any], Any
 
 
 def managed(history: MemorystoreChatMessageHistory, answer: Callable[[Any], Any]) -> AIMessage:
-    keys = INPUTS["dict with both keys"][0]
-    chain = with_history(RunnableLambda(answer), lambda session_id: history, **keys)
+    chain = with_history(RunnableLambda(answer), lambda session_id: history, **BOTH)
     return AIMessage(chain.invoke({"input": "hello"}, ADA).text)
 
 
@@ -323,9 +274,9 @@ def test_lost_turn_raises_in_the_explicit_form(doomed: Any) -> None:
 @pytest.mark.parametrize("form", [explicit, managed])
 def test_failing_read_raises_in_both_forms(make: Make, client: Any, form: Any) -> None:
     """A session that cannot be read is never taken for an empty one."""
-    client.set(make().key, "no list")
+    client.set(make("ada").key, "no list")
     with pytest.raises(MemorystoreChatError, match="WRONGTYPE"):
-        form(make(), lambda given: AIMessage("hi"))
+        form(make("ada"), lambda given: AIMessage("hi"))
 
 
 @pytest.mark.parametrize("form", [explicit, managed])
@@ -336,8 +287,8 @@ def test_failing_model_stores_nothing(make: Make, form: Any) -> None:
         raise RuntimeError("quota")
 
     with pytest.raises(RuntimeError, match="quota"):
-        form(make(), fail)
-    assert len(make()) == 0
+        form(make("ada"), fail)
+    assert len(make("ada")) == 0
 
 
 def test_bare_form_drops_the_question_beside_a_concurrent_writer(make: Make) -> None:
@@ -347,19 +298,19 @@ def test_bare_form_drops_the_question_beside_a_concurrent_writer(make: Make) -> 
     """
     stored = {}
     for input_shape in ("list", "dict with both keys"):
-        make().clear()
-        make().add_user_message("before")
+        make("ada").clear()
+        make("ada").add_user_message("before")
         keys, given = INPUTS[input_shape]
         written = threading.Event()
 
         def answer(value: Any, written: threading.Event = written) -> AIMessage:
             if not written.is_set():
-                make().add_user_message("from elsewhere")
+                make("ada").add_user_message("from elsewhere")
                 written.set()
             return AIMessage("hi")
 
         with_history(RunnableLambda(answer), make, **keys).invoke(given("hello"), ADA)
-        stored[input_shape] = [message.text for message in make().messages[1:]]
+        stored[input_shape] = [message.text for message in make("ada").messages[1:]]
     assert stored["list"] == ["from elsewhere", "hi"]
     assert stored["dict with both keys"] == ["from elsewhere", "hello", "hi"]
 
@@ -372,7 +323,7 @@ def test_only_constructing_runnable_with_message_history_warns(make: Make) -> No
         class Own(MemorystoreChatMessageHistory):
             """A subclass of a reader's own."""
 
-        history = make()
+        history = make("ada")
         explicit(history, lambda given: AIMessage("hi"))
         assert isinstance(history, MemorystoreChatMessageHistory)
         assert not [each for each in caught if issubclass(each.category, DeprecationWarning)]
@@ -383,4 +334,4 @@ def test_only_constructing_runnable_with_message_history_warns(make: Make) -> No
     with warnings.catch_warnings():
         warnings.simplefilter("error", DeprecationWarning)
         chain.invoke("hello", ADA)
-    assert len(make()) == 4
+    assert len(make("ada")) == 4

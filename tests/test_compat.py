@@ -24,9 +24,9 @@ from langchain_core.messages import (
     messages_from_dict,
 )
 
-from memorystore_chat import MemorystoreChatMessageHistory
 from memorystore_chat.storage import codec
 from memorystore_chat.storage.conversation import NO_RESULT
+from scripted import Make
 
 RECORDED = Path(__file__).with_name("data") / "official_0_3_0.json"
 
@@ -71,7 +71,7 @@ def recorded() -> list[bytes]:
 
 
 def test_a_session_of_the_older_package_is_read_identically(
-    client: redis.Redis, key_prefix: str
+    client: redis.Redis, key_prefix: str, make: Make
 ) -> None:
     """Every message type it could store comes back equal, a chunk as the whole message."""
     read = [codec.decode(element) for element in recorded()]
@@ -79,7 +79,7 @@ def test_a_session_of_the_older_package_is_read_identically(
     assert read == whole
     assert [type(message) for message in read] == [type(message) for message in whole]
     client.rpush(f"{key_prefix}s", *recorded())
-    history = MemorystoreChatMessageHistory(client, "s", key_prefix=key_prefix)
+    history = make()
     # Its broken call is not handed out, and a result has no call: models refuse both.
     asked = whole[2].model_copy(update={"invalid_tool_calls": []})
     handed_out = [message for message in history.messages if message.text != NO_RESULT]
@@ -87,13 +87,13 @@ def test_a_session_of_the_older_package_is_read_identically(
     assert [codec.appended_at(element) for element in recorded()] == [None] * len(CONVERSATION)
 
 
-async def test_a_session_of_the_older_package_goes_on(client: redis.Redis, key_prefix: str) -> None:
+async def test_a_session_of_the_older_package_goes_on(
+    client: redis.Redis, key_prefix: str, make: Make
+) -> None:
     """Appends, window, cap, expiry and repair work on a session that it began."""
     key = f"{key_prefix}s"
     client.rpush(key, *recorded())
-    history = MemorystoreChatMessageHistory(
-        client, "s", 100, key_prefix=key_prefix, window=4, max_messages=len(CONVERSATION)
-    )
+    history = make("s", 100, window=4, max_messages=len(CONVERSATION))
     history.add_user_message("Hello again.")
     newest = [message_chunk_to_message(message) for message in CONVERSATION[-3:]]
     assert history.messages == [*newest, HumanMessage("Hello again.")]
@@ -104,10 +104,10 @@ async def test_a_session_of_the_older_package_goes_on(client: redis.Redis, key_p
 
 @pytest.mark.parametrize("cap", [None, 100])
 def test_the_older_package_reads_what_is_written(
-    client: redis.Redis, key_prefix: str, cap: int | None
+    client: redis.Redis, cap: int | None, make: Make
 ) -> None:
     """Its reader is messages_from_dict over json.loads of each element, decoded as UTF-8."""
-    history = MemorystoreChatMessageHistory(client, "s", key_prefix=key_prefix, max_messages=cap)
+    history = make(max_messages=cap)
     history.add_messages(CONVERSATION)
     stored: Any = client.lrange(history.key, 0, -1)
     read = messages_from_dict([json.loads(element.decode("utf-8")) for element in stored])

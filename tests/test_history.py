@@ -2,8 +2,8 @@
 
 import asyncio
 import json
+import time
 from collections import Counter
-from collections.abc import AsyncIterator
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -24,7 +24,6 @@ from langchain_core.messages import (
     message_to_dict,
 )
 from redis.backoff import NoBackoff
-from redis.retry import Retry
 
 import servers
 from memorystore_chat import (
@@ -35,6 +34,8 @@ from memorystore_chat import (
 )
 from memorystore_chat.storage import codec
 from memorystore_chat.storage.conversation import NO_RESULT, sendable
+from scripted import NO_RETRY, Make
+from stored import said, texts
 
 if TYPE_CHECKING:
     from servers import Cluster, Server
@@ -53,30 +54,13 @@ CONVERSATION: list[BaseMessage] = [
 ]
 
 
-def texts(messages: list[BaseMessage]) -> list[str]:
-    return [message.text for message in messages]
-
-
-def said(*numbers: int) -> list[BaseMessage]:
-    return [HumanMessage(str(number)) for number in numbers]
-
-
-@pytest.fixture
-async def async_client(server: "Server") -> AsyncIterator[Any]:
-    async with redis.asyncio.Redis(port=server.port, protocol=2) as client:
-        yield client
-
-
 @pytest.fixture(
-    params=["bytes", "decode_responses", pytest.param("RESP3", marks=pytest.mark.own_server)]
-)
+    params=[{}, {"decode_responses": True},
+            pytest.param({"protocol": 3}, marks=pytest.mark.own_server)],
+    ids=["bytes", "decode_responses", "RESP3"],
+)  # fmt: skip
 def any_client(server: "Server", request: pytest.FixtureRequest) -> Any:
-    options: dict[str, dict[str, Any]] = {
-        "bytes": {},
-        "decode_responses": {"decode_responses": True},
-        "RESP3": {"protocol": 3},
-    }
-    with server.client(**options[request.param]) as client:
+    with server.client(**request.param) as client:
         yield client
 
 
@@ -96,12 +80,10 @@ def test_messages_are_read_back_as_they_were_appended(any_client: Any, key_prefi
 
 
 async def test_the_async_methods_do_the_same(
-    client: redis.Redis, async_client: Any, key_prefix: str
+    client: redis.Redis, async_client: Any, make: Make
 ) -> None:
     """Async appends, reads and clears leave and see the same session as the sync ones."""
-    history = MemorystoreChatMessageHistory(
-        client, "s", 100, key_prefix=key_prefix, max_messages=4, async_client=async_client
-    )
+    history = make("s", 100, max_messages=4, async_client=async_client)
     await history.aadd_messages([])
     await history.aadd_messages(CONVERSATION[:2])
     await history.aadd_messages(CONVERSATION[2:])
@@ -111,11 +93,9 @@ async def test_the_async_methods_do_the_same(
     assert await history.aget_messages() == history.messages == []
 
 
-async def test_the_async_methods_work_without_an_async_client(
-    client: redis.Redis, key_prefix: str
-) -> None:
+async def test_the_async_methods_work_without_an_async_client(make: Make) -> None:
     """They run the sync ones in a thread; an append_id makes an append safe to repeat there too."""
-    history = MemorystoreChatMessageHistory(client, "s", key_prefix=key_prefix)
+    history = make()
     append_id = "01932c07-2080-7000-8000-000000000000"
     for _ in range(2):
         await history.aadd_messages(CONVERSATION, append_id=append_id)
@@ -125,19 +105,14 @@ async def test_the_async_methods_work_without_an_async_client(
 
 
 @pytest.mark.own_server
-async def test_async_clients_may_decode_or_speak_resp3(server: "Server", key_prefix: str) -> None:
+async def test_async_clients_may_decode_or_speak_resp3(server: "Server", make: Make) -> None:
     """What the async client does with replies makes no difference either."""
-    for protocol, decode in ((2, True), (3, False)):
-        with server.client() as client:
-            async with redis.asyncio.Redis(
-                port=server.port, protocol=protocol, decode_responses=decode
-            ) as async_client:
-                history = MemorystoreChatMessageHistory(
-                    client, "s", key_prefix=key_prefix, async_client=async_client
-                )
-                await history.aadd_messages(CONVERSATION)
-                assert await history.aget_messages() == CONVERSATION
-                await history.aclear()
+    for options in ({"decode_responses": True}, {"protocol": 3}):
+        async with server.async_client(**options) as async_client:
+            history = make(async_client=async_client)
+            await history.aadd_messages(CONVERSATION)
+            assert await history.aget_messages() == CONVERSATION
+            await history.aclear()
 
 
 @pytest.mark.parametrize("session_id", ["plain", "{braces}", "a{b}c", "{}", "Zürich 🌧", " \n\0"])
@@ -146,11 +121,8 @@ async def test_clusters_work_whatever_the_session_is_called(
     valkey_cluster: "Cluster", key_prefix: str, session_id: str, decode: bool
 ) -> None:
     """One session is one key, so braces and odd characters in its name do not matter."""
-    first = valkey_cluster.nodes[0]
     with valkey_cluster.client(decode_responses=decode) as client:
-        async with redis.asyncio.RedisCluster(
-            host=first.host, port=first.port, protocol=2, decode_responses=decode
-        ) as async_client:
+        async with valkey_cluster.async_client(decode_responses=decode) as async_client:
             history = MemorystoreChatMessageHistory(
                 client, session_id, 100, key_prefix=key_prefix, async_client=async_client
             )
@@ -180,10 +152,10 @@ def test_it_is_a_langchain_history(client: redis.Redis, key_prefix: str) -> None
     assert history.session_id == "s"
 
 
-def test_sessions_do_not_mix(client: redis.Redis, key_prefix: str) -> None:
+def test_sessions_do_not_mix(client: redis.Redis, key_prefix: str, make: Make) -> None:
     """Each session id and prefix is a key of its own; another object with the same id sees it."""
-    one = MemorystoreChatMessageHistory(client, "1", key_prefix=key_prefix)
-    two = MemorystoreChatMessageHistory(client, "2", key_prefix=key_prefix)
+    one = make("1")
+    two = make("2")
     one.add_user_message("for one")
     two.add_user_message("for two")
     again = MemorystoreChatMessageHistory(client, f"{key_prefix}1")
@@ -193,9 +165,9 @@ def test_sessions_do_not_mix(client: redis.Redis, key_prefix: str) -> None:
     assert again.key == one.key == f"{key_prefix}1"
 
 
-def test_what_is_stored(client: redis.Redis, key_prefix: str) -> None:
+def test_what_is_stored(client: redis.Redis, make: Make) -> None:
     """One list, one JSON object a message: the append's id, and what message_to_dict gives."""
-    history = MemorystoreChatMessageHistory(client, "s", key_prefix=key_prefix)
+    history = make()
     history.add_messages(CONVERSATION[:3])
     history.add_messages(CONVERSATION[3:])
     stored = [json.loads(element) for element in client.lrange(history.key, 0, -1)]
@@ -205,17 +177,17 @@ def test_what_is_stored(client: redis.Redis, key_prefix: str) -> None:
     assert ids[0] < ids[3]
 
 
-def test_a_streamed_chunk_is_stored_whole(client: redis.Redis, key_prefix: str) -> None:
+def test_a_streamed_chunk_is_stored_whole(make: Make) -> None:
     """RunnableWithMessageHistory hands over AIMessageChunks after streaming."""
-    history = MemorystoreChatMessageHistory(client, "s", key_prefix=key_prefix)
+    history = make()
     whole = AIMessageChunk(content="It ", id="run-1") + AIMessageChunk(content="rains.", id="run-1")
     history.add_messages([whole])
     assert history.messages == [AIMessage("It rains.", id="run-1")]
 
 
-def test_nothing_to_append_does_nothing(client: redis.Redis, key_prefix: str) -> None:
+def test_nothing_to_append_does_nothing(client: redis.Redis, make: Make) -> None:
     """An empty batch creates no key, asks no server and leaves the expiry alone."""
-    history = MemorystoreChatMessageHistory(client, "s", 100, key_prefix=key_prefix)
+    history = make("s", 100)
     history.add_messages([])
     assert client.exists(history.key) == 0
     history.add_user_message("x")
@@ -225,11 +197,9 @@ def test_nothing_to_append_does_nothing(client: redis.Redis, key_prefix: str) ->
 
 
 @pytest.mark.own_server
-def test_reading_and_appending_are_one_command_each(client: redis.Redis, key_prefix: str) -> None:
+def test_reading_and_appending_are_one_command_each(client: redis.Redis, make: Make) -> None:
     """However many messages, with expiry, window and cap: one request, one reply."""
-    history = MemorystoreChatMessageHistory(
-        client, "s", 100, key_prefix=key_prefix, window=20, max_messages=1000
-    )
+    history = make("s", 100, window=20, max_messages=1000)
     history.add_messages(said(*range(30)))
     client.config_resetstat()
     history.add_messages(said(*range(30)))
@@ -254,21 +224,19 @@ TRANSITIONS = {
 @pytest.mark.parametrize("cap", [None, 2])
 @pytest.mark.parametrize("name", TRANSITIONS)
 def test_an_append_sets_the_expiry_or_leaves_it(
-    client: redis.Redis, key_prefix: str, name: str, cap: int | None
+    client: redis.Redis, name: str, cap: int | None, make: Make
 ) -> None:
     """Ttl counts from the newest message; ttl=None leaves what is there; a cap changes nothing."""
     before, ttl, after = TRANSITIONS[name]
-    MemorystoreChatMessageHistory(client, "s", before, key_prefix=key_prefix).add_messages(said(1))
-    history = MemorystoreChatMessageHistory(
-        client, "s", ttl, key_prefix=key_prefix, max_messages=cap
-    )
+    make("s", before).add_messages(said(1))
+    history = make("s", ttl, max_messages=cap)
     history.add_messages(said(2, 3))
     assert client.ttl(history.key) == after
 
 
-def test_reading_does_not_extend_the_expiry(client: redis.Redis, key_prefix: str) -> None:
+def test_reading_does_not_extend_the_expiry(client: redis.Redis, make: Make) -> None:
     """Only appending counts as activity."""
-    history = MemorystoreChatMessageHistory(client, "s", 100, key_prefix=key_prefix)
+    history = make("s", 100)
     history.add_messages(said(1))
     client.expire(history.key, 50)
     assert texts(history.messages) == ["1"]
@@ -277,41 +245,40 @@ def test_reading_does_not_extend_the_expiry(client: redis.Redis, key_prefix: str
     assert client.ttl(history.key) == 50
 
 
-def test_clearing_ends_the_expiry(client: redis.Redis, key_prefix: str) -> None:
+def test_clearing_ends_the_expiry(client: redis.Redis, make: Make) -> None:
     """A session that begins anew with ttl=None has none of its former life."""
-    MemorystoreChatMessageHistory(client, "s", 100, key_prefix=key_prefix).add_messages(said(1))
-    history = MemorystoreChatMessageHistory(client, "s", key_prefix=key_prefix)
+    make("s", 100).add_messages(said(1))
+    history = make()
     history.clear()
     history.add_messages(said(2))
     assert client.ttl(history.key) == -1
 
 
-async def test_an_expired_session_is_empty(client: redis.Redis, key_prefix: str) -> None:
-    """After ttl seconds without a new message it is gone, and the next append begins anew."""
-    history = MemorystoreChatMessageHistory(client, "s", 1, key_prefix=key_prefix)
+def test_an_expired_session_is_empty(client: redis.Redis, make: Make) -> None:
+    """After its time to live it is gone, and the next append begins anew."""
+    history = make("s", 100)
     history.add_messages(said(1))
-    await asyncio.sleep(1.1)
+    client.pexpire(history.key, 1)
+    time.sleep(0.01)
     assert history.messages == []
     history.add_messages(said(2))
     assert texts(history.messages) == ["2"]
 
 
 def test_the_longest_ttl_and_cap_reach_the_server_unchanged(
-    client: redis.Redis, key_prefix: str
+    client: redis.Redis, make: Make
 ) -> None:
     """Numbers that Lua would write as 1e+12 do not."""
     most = 10**12
-    history = MemorystoreChatMessageHistory(
-        client, "s", most, key_prefix=key_prefix, max_messages=most, window=most
-    )
+    history = make("s", most, max_messages=most, window=most)
     history.add_messages(said(1, 2))
     assert client.ttl(history.key) == most
     assert texts(history.messages) == ["1", "2"]
 
 
-def test_a_window_reads_the_newest(client: redis.Redis, key_prefix: str) -> None:
+def test_a_window_reads_the_newest(client: redis.Redis, make: Make) -> None:
     """The window bounds what is read, never what is stored or counted."""
-    history = MemorystoreChatMessageHistory(client, "s", key_prefix=key_prefix, window=2)
+    history = make(window=2)
     history.add_messages(said(1))
     assert texts(history.messages) == ["1"]
     history.add_messages(said(2, 3))
@@ -320,9 +287,9 @@ def test_a_window_reads_the_newest(client: redis.Redis, key_prefix: str) -> None
     assert client.llen(history.key) == 3
 
 
-def test_a_cap_keeps_the_newest(client: redis.Redis, key_prefix: str) -> None:
+def test_a_cap_keeps_the_newest(client: redis.Redis, make: Make) -> None:
     """The write that exceeds the cap drops the oldest, also where the batch itself exceeds it."""
-    history = MemorystoreChatMessageHistory(client, "s", key_prefix=key_prefix, max_messages=3)
+    history = make(max_messages=3)
     history.add_messages(said(1, 2))
     history.add_messages(said(3))
     assert texts(history.messages) == ["1", "2", "3"]
@@ -381,32 +348,23 @@ def no_result(kind: type, name: str) -> BaseMessage:
     ],
 )
 async def test_a_window_begins_at_a_users_message(
-    client: redis.Redis,
-    async_client: Any,
-    key_prefix: str,
-    stored: list[BaseMessage],
-    window: int,
-    read: int,
+    async_client: Any, stored: list[BaseMessage], window: int, read: int, make: Make
 ) -> None:
     """A call cut off from its question is left out; without a question nothing is handed out.
 
     But a turn in which a model has to go on from a result is handed out whole.
     """
-    history = MemorystoreChatMessageHistory(
-        client, "s", key_prefix=key_prefix, window=window, async_client=async_client
-    )
+    history = make(window=window, async_client=async_client)
     history.add_messages(stored)
     expected = stored[len(stored) - read :]
     assert history.messages == await history.aget_messages() == expected
 
 
 @pytest.mark.parametrize("cap", [1, 2, 3, 5])
-def test_what_a_cap_cut_off_is_skipped_by_every_reader(
-    client: redis.Redis, key_prefix: str, cap: int
-) -> None:
+def test_what_a_cap_cut_off_is_skipped_by_every_reader(cap: int, make: Make) -> None:
     """A reader that knows nothing of the cap does not begin inside a tool exchange either."""
-    capped = MemorystoreChatMessageHistory(client, "s", key_prefix=key_prefix, max_messages=cap)
-    other = MemorystoreChatMessageHistory(client, "s", key_prefix=key_prefix)
+    capped = make(max_messages=cap)
+    other = make()
     capped.add_messages([ask, call, answer, call, answer, end])
     assert len(capped) == cap
     assert capped.messages == []
@@ -442,29 +400,27 @@ def test_what_a_cap_cut_off_is_skipped_by_every_reader(
 async def test_each_call_is_handed_out_with_one_result(
     client: redis.Redis,
     async_client: Any,
-    key_prefix: str,
     stored: list[BaseMessage],
     read: list[BaseMessage],
+    make: Make,
 ) -> None:
     """Whatever wrote the session: a call without a result gets one, a result without a call goes.
 
     What is stored stays as it is.
     """
-    history = MemorystoreChatMessageHistory(
-        client, "s", key_prefix=key_prefix, async_client=async_client
-    )
+    history = make(async_client=async_client)
     history.add_messages(stored)
     assert history.messages == await history.aget_messages() == read
     assert [codec.decode(element) for element in client.lrange(history.key, 0, -1)] == stored
 
 
-def test_odd_function_calls_are_no_calls(client: redis.Redis, key_prefix: str) -> None:
+def test_odd_function_calls_are_no_calls(make: Make) -> None:
     """What a provider puts into additional_kwargs can have any shape."""
     odd: list[BaseMessage] = [
         AIMessage("x", additional_kwargs={"function_call": value})
         for value in ("text", ["a"], {"name": ["a"]}, {"a": 1}, None)
     ]
-    history = MemorystoreChatMessageHistory(client, "s", key_prefix=key_prefix, window=5)
+    history = make(window=5)
     history.add_messages(odd)
     assert history.messages == odd
 
@@ -573,12 +529,10 @@ def test_what_is_not_a_client_is_refused(server: "Server", valkey_cluster: "Clus
 
 @pytest.mark.parametrize("messages", ["hi", HumanMessage("hi"), None, 7])
 async def test_what_is_not_a_list_of_messages_is_refused(
-    client: redis.Redis, async_client: Any, key_prefix: str, messages: Any
+    async_client: Any, messages: Any, make: Make
 ) -> None:
     """One message or text instead of a list is a TypeError that names add_message()."""
-    history = MemorystoreChatMessageHistory(
-        client, "s", key_prefix=key_prefix, async_client=async_client
-    )
+    history = make(async_client=async_client)
     with pytest.raises(TypeError, match=r"takes a list of LangChain messages.*add_message\(\)"):
         history.add_messages(messages)
     with pytest.raises(TypeError, match=r"takes a list of LangChain messages.*add_message\(\)"):
@@ -586,12 +540,10 @@ async def test_what_is_not_a_list_of_messages_is_refused(
 
 
 async def test_a_bad_message_stops_its_batch(
-    client: redis.Redis, async_client: Any, key_prefix: str
+    client: redis.Redis, async_client: Any, make: Make
 ) -> None:
     """Sync and async alike: the error names the message, and nothing of the batch is stored."""
-    history = MemorystoreChatMessageHistory(
-        client, "s", key_prefix=key_prefix, async_client=async_client
-    )
+    history = make(async_client=async_client)
     bad: Any
     for bad, error in ((HumanMessage("x", raw={1}), ValueError), ("text", TypeError)):
         with pytest.raises(error, match=r"^messages\[1\]"):
@@ -611,13 +563,11 @@ def test_an_append_id_is_a_uuid(client: redis.Redis, append_id: Any) -> None:
 
 
 async def test_a_key_of_another_type_is_reported(
-    client: redis.Redis, async_client: Any, key_prefix: str
+    client: redis.Redis, async_client: Any, key_prefix: str, make: Make
 ) -> None:
     """Reading, counting and appending say what to do, in the same words on every server."""
     client.set(f"{key_prefix}s", "text")
-    history = MemorystoreChatMessageHistory(
-        client, "s", key_prefix=key_prefix, async_client=async_client
-    )
+    history = make(async_client=async_client)
     reason = (
         f"the session '{key_prefix}s': WRONGTYPE Operation against a key holding the wrong kind of "
         "value. The key holds something of another kind. Choose another session_id, thread_id or "
@@ -644,7 +594,7 @@ async def test_a_key_of_another_type_is_reported(
 async def test_an_outage_is_an_error_and_not_an_empty_list() -> None:
     """Every method reports it with redis-py's own exception as the cause; it recovers by itself."""
     with servers.valkey() as server:
-        client = server.client(retry=Retry(NoBackoff(), 0))
+        client = server.client(retry=NO_RETRY)
         async_client = redis.asyncio.Redis(
             port=server.port, protocol=2, retry=redis.asyncio.retry.Retry(NoBackoff(), 0)
         )
@@ -682,7 +632,7 @@ async def test_an_outage_is_an_error_and_not_an_empty_list() -> None:
 async def test_a_server_that_does_not_answer_is_a_time_out() -> None:
     """The client's own time-out ends the waiting and is the cause."""
     with servers.valkey() as server:
-        client = server.client(socket_timeout=0.1, retry=Retry(NoBackoff(), 0))
+        client = server.client(socket_timeout=0.1, retry=NO_RETRY)
         async_client = redis.asyncio.Redis(
             port=server.port,
             protocol=2,
@@ -808,9 +758,9 @@ def test_repair_moves_broken_elements_aside(any_client: Any, key_prefix: str) ->
     assert history.repair(dry_run=False) == []
 
 
-def test_repair_of_a_session_without_expiry_sets_none(client: redis.Redis, key_prefix: str) -> None:
+def test_repair_of_a_session_without_expiry_sets_none(client: redis.Redis, make: Make) -> None:
     """A session of nothing but broken elements is empty afterwards."""
-    history = MemorystoreChatMessageHistory(client, "s", key_prefix=key_prefix)
+    history = make()
     client.rpush(history.key, *BROKEN)
     assert len(history.repair(dry_run=False)) == len(BROKEN)
     assert client.exists(history.key) == 0
@@ -820,7 +770,7 @@ def test_repair_of_a_session_without_expiry_sets_none(client: redis.Redis, key_p
 
 def test_repr_and_truth_ask_no_server() -> None:
     """repr() shows key, ttl and window; an empty history is still true."""
-    client = redis.Redis(port=1, password="pass-word", retry=Retry(NoBackoff(), 0))
+    client = redis.Redis(port=1, password="pass-word", retry=NO_RETRY)
     history = MemorystoreChatMessageHistory(client, "s", 60, key_prefix="p:", window=20)
     assert repr(history) == (
         "MemorystoreChatMessageHistory(key='p:s', ttl=60, window=20, max_messages=None)"

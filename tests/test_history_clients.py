@@ -1,10 +1,10 @@
 """The history with clients of every kind: encodings, event loops, interrupts, missing rights."""
 
 import asyncio
-import contextlib
 import signal
 import threading
 import time
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -23,17 +23,11 @@ from memorystore_chat import (
     connect_async,
 )
 from memorystore_chat.storage import codec, scripts
+from scripted import Make
+from stored import said, texts
 
 if TYPE_CHECKING:
     from servers import Cluster, Server
-
-
-def said(*texts: str) -> list[BaseMessage]:
-    return [HumanMessage(text) for text in texts]
-
-
-def texts(messages: list[BaseMessage]) -> list[str]:
-    return [message.text for message in messages]
 
 
 ENCODINGS: list[dict[str, Any]] = [
@@ -47,14 +41,14 @@ ENCODINGS: list[dict[str, Any]] = [
 
 @pytest.mark.parametrize("options", ENCODINGS, ids=str)
 async def test_the_encoding_of_the_client_changes_no_session(
-    server: "Server", client: redis.Redis, key_prefix: str, options: dict[str, Any]
+    server: "Server", client: redis.Redis, key_prefix: str, options: dict[str, Any], make: Make
 ) -> None:
     """Keys and scripts are bytes: everybody uses the same session, and no two become one."""
     client.script_flush()
-    async with redis.asyncio.Redis(port=server.port, protocol=2, **options) as async_client:
+    async with server.async_client(**options) as async_client:
         with server.client(**options) as odd:
             for session_id in ("é1", "1", "Zürich 🌧"):
-                usual = MemorystoreChatMessageHistory(client, session_id, key_prefix=key_prefix)
+                usual = make(session_id)
                 other = MemorystoreChatMessageHistory(
                     odd, session_id, 100, key_prefix=key_prefix, async_client=async_client
                 )
@@ -76,17 +70,12 @@ async def test_the_encoding_of_the_client_changes_no_session(
             assert client.exists(f"{usual.key}:corrupt".encode()) == 0
 
 
-async def test_one_message_is_added_asynchronously(
-    server: "Server", client: redis.Redis, key_prefix: str
-) -> None:
+async def test_one_message_is_added_asynchronously(async_client: Any, make: Make) -> None:
     """aadd_message, which histories of other packages have, with and without an async client."""
-    async with redis.asyncio.Redis(port=server.port, protocol=2) as async_client:
-        for used in (None, async_client):
-            history = MemorystoreChatMessageHistory(
-                client, "s", key_prefix=key_prefix, async_client=used
-            )
-            await history.aadd_message(HumanMessage("hi"))
-        assert texts(history.messages) == ["hi", "hi"]
+    for used in (None, async_client):
+        history = make(async_client=used)
+        await history.aadd_message(HumanMessage("hi"))
+    assert texts(history.messages) == ["hi", "hi"]
 
 
 @pytest.mark.parametrize("kind", ["server", "cluster", "connect", "connect to a cluster"])
@@ -94,17 +83,12 @@ def test_a_second_event_loop_is_noticed_before_anything_is_sent(
     valkey_server: "Server", valkey_cluster: "Cluster", key_prefix: str, kind: str
 ) -> None:
     """The error says what to do, nothing is stored, and a client that was closed works again."""
-    target = valkey_cluster if "cluster" in kind else valkey_server
+    target: Any = valkey_cluster if "cluster" in kind else valkey_server
 
     async def opened() -> Any:
         if "connect" in kind:
             return await connect_async(target.url)
-        made: Any
-        if kind == "cluster":
-            first = valkey_cluster.nodes[0]
-            made = redis.asyncio.RedisCluster(host=first.host, port=first.port, protocol=2)
-        else:
-            made = redis.asyncio.Redis(port=valkey_server.port, protocol=2)
+        made = target.async_client()
         await made.get(f"{key_prefix}x")
         return made
 
@@ -173,13 +157,11 @@ async def test_nothing_blocks_the_event_loop(
     await async_client.aclose()
 
 
-async def test_without_an_async_client_nothing_blocks_either(
-    client: redis.Redis, key_prefix: str
-) -> None:
+async def test_without_an_async_client_nothing_blocks_either(make: Make) -> None:
     """The synchronous client then runs in a thread."""
     scripts._loaded.clear()
     with blockbuster_ctx():
-        history = MemorystoreChatMessageHistory(client, "s", key_prefix=key_prefix)
+        history = make()
         await history.aadd_messages(said("1"))
         await history.aadd_message(HumanMessage("2"))
         assert texts(await history.aget_messages()) == ["1", "2"]
@@ -190,7 +172,21 @@ class _AlarmError(Exception):
     """What a job runner's time limit raises."""
 
 
-def test_an_interrupted_call_does_not_answer_the_next_one(valkey_server: "Server") -> None:
+@pytest.fixture
+def alarm() -> Iterator[None]:
+    """The interval timer raises an _AlarmError."""
+
+    def raise_alarm(*_: object) -> None:
+        raise _AlarmError
+
+    before = signal.signal(signal.SIGALRM, raise_alarm)
+    yield
+    signal.setitimer(signal.ITIMER_REAL, 0)
+    signal.signal(signal.SIGALRM, before)
+
+
+@pytest.mark.usefixtures("alarm")
+def test_an_interrupted_call_does_not_answer_the_next_one() -> None:
     """A plain redis-py client, interrupted in the middle of reading: another session's messages.
 
     The server is paused, so that the reply is still to come when the interrupt does.
@@ -200,29 +196,20 @@ def test_an_interrupted_call_does_not_answer_the_next_one(valkey_server: "Server
         grace = MemorystoreChatMessageHistory(client, "grace")
         ada.add_messages(said("ada's secret"))
         grace.add_messages(said("hello from grace"))
-
-        def raise_alarm(*_: object) -> None:
-            raise _AlarmError
-
-        before = signal.signal(signal.SIGALRM, raise_alarm)
-        try:
-            for use in (lambda: ada.messages, lambda: ada.add_messages(said("x")), ada.clear):
-                server.pause()
-                threading.Timer(0.3, server.resume).start()
-                signal.setitimer(signal.ITIMER_REAL, 0.1)
-                with pytest.raises(_AlarmError):
-                    use()
-                # At once, before the old reply can be there to be seen.
-                assert texts(grace.messages) == ["hello from grace"]
-                assert len(grace) == 1
-        finally:
-            signal.setitimer(signal.ITIMER_REAL, 0)
-            signal.signal(signal.SIGALRM, before)
+        for use in (lambda: ada.messages, lambda: ada.add_messages(said("x")), ada.clear):
+            server.pause()
+            threading.Timer(0.2, server.resume).start()
+            signal.setitimer(signal.ITIMER_REAL, 0.1)
+            with pytest.raises(_AlarmError):
+                use()
+            # At once, before the old reply can be there to be seen.
+            assert texts(grace.messages) == ["hello from grace"]
+            assert len(grace) == 1
 
 
-def test_an_answer_that_cannot_be_its_own_is_an_error(client: redis.Redis, key_prefix: str) -> None:
+def test_an_answer_that_cannot_be_its_own_is_an_error(client: redis.Redis, make: Make) -> None:
     """A connection that is one reply behind, as an interrupt of other code leaves it."""
-    history = MemorystoreChatMessageHistory(client, "s", key_prefix=key_prefix)
+    history = make()
     history.add_messages(said("1"))
     uses = (
         ("PING", lambda: history.messages),
@@ -231,33 +218,20 @@ def test_an_answer_that_cannot_be_its_own_is_an_error(client: redis.Redis, key_p
         ("LLEN", lambda: history.messages),
     )
     for command, use in uses:
-        # A paused server has not yet answered when the next command takes the connection.
-        with (
-            contextlib.closing(_one_behind(client, command, history.key)),
-            pytest.raises(ConnectError, match=r"an answer to something else.*Do it again"),
-        ):
+        connection: Any = client.connection_pool.get_connection()
+        client.connection_pool.release(connection)
+        send = connection.send_command
+
+        def send_two(*args: Any, send: Any = send, command: str = command, **options: Any) -> None:
+            """Have a reply come after the pool has looked whether one is there."""
+            send(*([command] if command == "PING" else [command, history.key]))
+            send(*args, **options)
+
+        connection.send_command = send_two
+        with pytest.raises(ConnectError, match=r"an answer to something else.*Do it again"):
             use()
+        del connection.send_command
         assert texts(history.messages)[0] == "1", "the connection was dropped"
-
-
-def _one_behind(client: redis.Redis, command: str, key: str) -> Any:
-    """Make a command's reply come after the pool has looked whether one is there."""
-    connection: Any = client.connection_pool.get_connection()
-    arguments = () if command == "PING" else (key,)
-    send = type(connection).send_command
-
-    def send_two(self: Any, *args: Any, **options: Any) -> None:
-        send(self, command, *arguments)
-        send(self, *args, **options)
-
-    connection.send_command = send_two.__get__(connection)
-    client.connection_pool.release(connection)
-
-    class _Restore:
-        def close(self) -> None:
-            del connection.send_command
-
-    return _Restore()
 
 
 RIGHTS = ("evalsha", "eval", "lrange", "rpush", "ltrim", "expire", "lpos")
@@ -303,10 +277,10 @@ def test_what_is_refused_is_not_stored(server: "Server", removed: str, stored: i
 @pytest.mark.own_server
 @pytest.mark.parametrize("removed", ["pttl", "pexpire", "rpush"])
 def test_a_repair_that_is_refused_moves_nothing(
-    server: "Server", client: redis.Redis, key_prefix: str, removed: str
+    server: "Server", client: redis.Redis, removed: str, make: Make
 ) -> None:
     """No copy of a broken element is left without the session's time to live."""
-    history = MemorystoreChatMessageHistory(client, "s", 50, key_prefix=key_prefix)
+    history = make("s", 50)
     history.add_messages(said("1"))
     client.rpush(history.key, b"\xff")
     before = client.lrange(history.key, 0, -1)
@@ -333,6 +307,7 @@ def test_a_message_that_the_server_finds_too_large_is_explained() -> None:
         assert texts(history.messages) == ["x"]
 
 
+@pytest.mark.usefixtures("alarm")
 def test_many_interrupts_leave_every_reply_with_its_question() -> None:
     """Alarms at random times in a plain client's calls: no answer belongs to another session."""
     with servers.valkey() as server, server.client() as client:
@@ -341,25 +316,16 @@ def test_many_interrupts_leave_every_reply_with_its_question() -> None:
         }
         for name, history in histories.items():
             history.add_messages(said(name))
-
-        def raise_alarm(*_: object) -> None:
-            raise _AlarmError
-
-        before = signal.signal(signal.SIGALRM, raise_alarm)
         interrupts = 0
-        try:
-            end = time.monotonic() + 30
-            while interrupts < 100 and time.monotonic() < end:
-                for name, history in histories.items():
-                    try:
-                        signal.setitimer(signal.ITIMER_REAL, 0.0001 + (interrupts % 40) * 0.00002)
-                        read = texts(history.messages)
-                        signal.setitimer(signal.ITIMER_REAL, 0)
-                    except _AlarmError:
-                        interrupts += 1
-                    else:
-                        assert read == [name]
-        finally:
-            signal.setitimer(signal.ITIMER_REAL, 0)
-            signal.signal(signal.SIGALRM, before)
+        end = time.monotonic() + 30
+        while interrupts < 100 and time.monotonic() < end:
+            for name, history in histories.items():
+                try:
+                    signal.setitimer(signal.ITIMER_REAL, 0.0001 + (interrupts % 40) * 0.00002)
+                    read = texts(history.messages)
+                    signal.setitimer(signal.ITIMER_REAL, 0)
+                except _AlarmError:
+                    interrupts += 1
+                else:
+                    assert read == [name]
         assert interrupts > 50

@@ -30,15 +30,8 @@ async def test_replies_are_bytes_whatever_the_client_decodes(
     with target.client(decode_responses=True) as client:
         client.rpush(key, b"\xff")
         assert client.execute_command("LRANGE", key, 0, -1, **AS_BYTES) == [b"\xff"], ADVICE
-    async with async_client(target, decode_responses=True) as twin:
+    async with target.async_client(decode_responses=True) as twin:
         assert await twin.execute_command("LRANGE", key, 0, -1, **AS_BYTES) == [b"\xff"], ADVICE
-
-
-def async_client(target: "Server | Cluster", **options: Any) -> Any:
-    if hasattr(target, "nodes"):
-        first = target.nodes[0]
-        return redis.asyncio.RedisCluster(host=first.host, port=first.port, protocol=2, **options)
-    return redis.asyncio.Redis(port=target.port, protocol=2, **options)
 
 
 @pytest.mark.parametrize("kind", ["server", "single connection", "blocking pool", "cluster"])
@@ -56,11 +49,11 @@ def test_a_client_of_another_loop_is_recognized(
 
     async def made() -> Any:
         if kind == "cluster":
-            return async_client(valkey_cluster)
+            return valkey_cluster.async_client()
         if kind == "blocking pool":
             pool = redis.asyncio.BlockingConnectionPool(port=valkey_server.port, protocol=2)
             return redis.asyncio.Redis.from_pool(pool)
-        return async_client(valkey_server, single_connection_client=kind != "server")
+        return valkey_server.async_client(single_connection_client=kind != "server")
 
     first, second = asyncio.new_event_loop(), asyncio.new_event_loop()
     try:

@@ -1,16 +1,13 @@
 """Fixtures of the agents' tests."""
 
-from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
 import redis
-import redis.asyncio
 from langgraph.checkpoint.memory import InMemorySaver
 
 from memorystore_chat import MemorystoreChatMessageHistory
 from scripted import Make
-from servers import Server
 
 
 @pytest.fixture
@@ -22,12 +19,6 @@ def make(client: redis.Redis, key_prefix: str) -> Make:
         return MemorystoreChatMessageHistory(**given | {"key_prefix": key_prefix} | options)
 
     return make
-
-
-@pytest.fixture
-async def async_client(server: Server) -> AsyncIterator[redis.asyncio.Redis]:
-    async with redis.asyncio.Redis(host=server.host, port=server.port, protocol=2) as connected:
-        yield connected
 
 
 @pytest.fixture(params=[False, True], ids=["no checkpointer", "checkpointer"])

@@ -20,6 +20,7 @@ from urllib.parse import urlsplit
 
 import pytest
 import redis
+import redis.asyncio
 from redis.cluster import ClusterNode, RedisCluster
 
 from memorystore_chat.local import launcher
@@ -148,6 +149,10 @@ class Server(Process):
             finally:
                 admin.execute_command("ACL", "DELUSER", "limited")
 
+    def async_client(self, *, protocol: int = 2, **options: Any) -> redis.asyncio.Redis:
+        """A client of redis.asyncio, without password and TLS."""
+        return redis.asyncio.Redis(host=self.host, port=self.port, protocol=protocol, **options)
+
     def kill(self) -> None:
         """SIGKILL: it ends at once and saves nothing; the folder stays for ``restart``."""
         self.end(keep=True)
@@ -214,6 +219,11 @@ class Cluster:
             options = {"ssl": True, "ssl_ca_certs": str(first.tls.ca)} | options
         own = {"startup_nodes": nodes, "password": first.default_password, "protocol": 2}
         return RedisCluster(**own | options)
+
+    def async_client(self, **options: Any) -> redis.asyncio.RedisCluster:
+        """A client of redis.asyncio, without password and TLS."""
+        first = self.nodes[0]
+        return redis.asyncio.RedisCluster(host=first.host, port=first.port, protocol=2, **options)
 
     def node_of(self, key: str | bytes) -> Server:
         """The server that holds the slot of ``key`` now."""

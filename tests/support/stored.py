@@ -5,7 +5,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID
 
-from langchain_core.messages import HumanMessage
+from langchain_core.messages import BaseMessage, HumanMessage
 
 from memorystore_chat import sessions
 from memorystore_chat.storage import codec
@@ -40,6 +40,14 @@ def stored(client: Any, key: str) -> list[bytes]:
     """The elements of a session."""
     found: list[bytes] = client.lrange(key, 0, -1)
     return found
+
+
+def said(*texts: object) -> list[BaseMessage]:
+    return [HumanMessage(str(text)) for text in texts]
+
+
+def texts(messages: list[BaseMessage]) -> list[str]:
+    return [message.text for message in messages]
 
 
 def ids(client: Any, key_prefix: str, **options: Any) -> list[str]:
