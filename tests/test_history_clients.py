@@ -243,35 +243,28 @@ RIGHTS = ("evalsha", "eval", "lrange", "rpush", "ltrim", "expire", "lpos")
 def test_what_is_refused_is_not_stored(server: "Server", removed: str, stored: int) -> None:
     """Each right that the append uses is taken away in turn: it is refused whole, or done whole."""
     append_id = codec.new_append_id()
-    with server.admin() as admin, server.client() as other:
+    rights = [f"+{right}" for right in RIGHTS if right != removed]
+    with server.client() as other, server.limited("-@all", "+@connection", *rights) as client:
         other.script_flush()
         history = MemorystoreChatMessageHistory(other, f"refused-{removed}-{stored}", 50)
         history.add_messages(said("1", "2")[:stored])
         before = other.lrange(history.key, 0, -1), other.ttl(history.key)
-        rights = [f"+{right}" for right in RIGHTS if right != removed]
-        admin.execute_command(
-            "ACL", "SETUSER", "writer", "reset", "on", ">pass-word", "~*", "+@connection", *rights
-        )
-        try:
-            with server.client(username="writer", password="pass-word") as client:
-                limited = MemorystoreChatMessageHistory(client, history.key, 100, max_messages=2)
-                outcomes = []
-                for _ in range(2):
-                    try:
-                        limited.add_messages(said("3"), append_id=append_id)
-                        outcomes.append("done")
-                    except MemorystoreChatError as error:
-                        outcomes.append(str(error))
-            after = texts(history.messages), other.ttl(history.key)
-            if outcomes == ["done", "done"]:
-                assert removed in ("eval", "lpos"), "the script was there, or has another way"
-                assert after == ([*"12"][-stored:][-1:] * bool(stored) + ["3"], 100)
-            else:
-                assert all("NOPERM" in outcome for outcome in outcomes)
-                assert (other.lrange(history.key, 0, -1), other.ttl(history.key)) == before
-        finally:
-            admin.execute_command("ACL", "DELUSER", "writer")
-            history.clear()
+        limited = MemorystoreChatMessageHistory(client, history.key, 100, max_messages=2)
+        outcomes = []
+        for _ in range(2):
+            try:
+                limited.add_messages(said("3"), append_id=append_id)
+                outcomes.append("done")
+            except MemorystoreChatError as error:
+                outcomes.append(str(error))
+        after = texts(history.messages), other.ttl(history.key)
+        if outcomes == ["done", "done"]:
+            assert removed in ("eval", "lpos"), "the script was there, or has another way"
+            assert after == (["2", "3"] if stored else ["3"], 100)
+        else:
+            assert all("NOPERM" in outcome for outcome in outcomes)
+            assert (other.lrange(history.key, 0, -1), other.ttl(history.key)) == before
+        history.clear()
 
 
 @pytest.mark.own_server
@@ -284,13 +277,10 @@ def test_a_repair_that_is_refused_moves_nothing(
     history.add_messages(said("1"))
     client.rpush(history.key, b"\xff")
     before = client.lrange(history.key, 0, -1)
-    with server.admin() as admin:
-        admin.execute_command("ACL", "SETUSER", "mender", "on", ">pw", "~*", "+@all", f"-{removed}")
-        with server.client(username="mender", password="pw") as limited:
-            mended = MemorystoreChatMessageHistory(limited, history.key)
-            with pytest.raises(MemorystoreChatError, match="NOPERM"):
-                mended.repair(dry_run=False)
-        admin.execute_command("ACL", "DELUSER", "mender")
+    with server.limited(f"-{removed}") as limited:
+        mended = MemorystoreChatMessageHistory(limited, history.key)
+        with pytest.raises(MemorystoreChatError, match="NOPERM"):
+            mended.repair(dry_run=False)
     assert client.lrange(history.key, 0, -1) == before
     assert not client.exists(f"{history.key}:corrupt")
 
