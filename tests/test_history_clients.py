@@ -95,14 +95,16 @@ def test_a_second_event_loop_is_noticed_before_anything_is_sent(
     with target.client() as client:
         async_client = asyncio.run(opened())
         history = MemorystoreChatMessageHistory(
-            client, "s", key_prefix=key_prefix, async_client=async_client
+            client, "A to Z", key_prefix=key_prefix, async_client=async_client
         )
         for use in (
             lambda: history.aadd_messages(said("lost?")),
             history.aget_messages,
             history.aclear,
         ):
-            with pytest.raises(MemorystoreChatError, match=r"another event loop.*connect_async"):
+            with pytest.raises(
+                MemorystoreChatError, match=r"A to Z.*another event loop.*connect_async"
+            ):
                 asyncio.run(use())
         assert len(history) == 0
 

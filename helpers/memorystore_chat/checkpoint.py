@@ -10,8 +10,7 @@ from redis.cluster import RedisCluster
 
 from memorystore_chat._checks import check_async_client, check_client, check_count, check_text
 from memorystore_chat._extras import require
-from memorystore_chat._seams import opened_in_another_loop
-from memorystore_chat.errors import ANOTHER_LOOP, MemorystoreChatError, explaining
+from memorystore_chat.errors import explaining
 from memorystore_chat.storage import AsyncClient, Client, checkpoints, commands
 from memorystore_chat.storage.commands import Steps
 
@@ -306,8 +305,6 @@ class MemorystoreSaver(CheckpointSteps):
         if not self._scripts_loaded:  # they are files, and not to be read on the event loop
             await asyncio.to_thread(checkpoints.load_scripts)
             self._scripts_loaded = True
-        if opened_in_another_loop(self._async_client):
-            raise MemorystoreChatError(f"Nothing was sent for {doing}. {ANOTHER_LOOP}")
         with explaining(doing), self._naming_damage():
             return await commands.arun(self._async_client, steps)
 

@@ -147,9 +147,8 @@ def explaining(doing: str) -> Iterator[None]:
     except RuntimeError as error:
         if "loop" not in str(error):
             raise
-        raise MemorystoreChatError(
-            f"{doing.capitalize()} failed: {error}. {ANOTHER_LOOP}"
-        ) from error
+        text = f"The client failed while {doing}: {error}. {ANOTHER_LOOP}"
+        raise MemorystoreChatError(text) from error
     except RedisError as error:
         raise _refused(doing, error) from error
 

@@ -15,11 +15,8 @@ from memorystore_chat._checks import (
     check_text,
     type_name,
 )
-from memorystore_chat._seams import opened_in_another_loop
 from memorystore_chat.errors import (
-    ANOTHER_LOOP,
     CorruptHistoryError,
-    MemorystoreChatError,
     explaining,
 )
 from memorystore_chat.storage import AsyncClient, Client, codec
@@ -330,11 +327,8 @@ class MemorystoreChatMessageHistory(BaseChatMessageHistory):
             return run(self._client, steps)
 
     async def _aask(self, doing: str, steps: Steps[T]) -> T:
-        client = cast("AsyncClient", self._async_client)
-        if opened_in_another_loop(client):
-            raise MemorystoreChatError(f"Nothing was sent to {self.key!r}. {ANOTHER_LOOP}")
         with explaining(f"{doing} the session {self.key!r}"):
-            return await arun(client, steps)
+            return await arun(cast("AsyncClient", self._async_client), steps)
 
 
 def _checked_append_id(append_id: str | None) -> str:

@@ -12,7 +12,7 @@ from redis.asyncio.cluster import RedisCluster as AsyncRedisCluster
 from redis.cluster import RedisCluster
 from redis.exceptions import ClusterError, NoScriptError, RedisClusterException
 
-from memorystore_chat._seams import AS_BYTES
+from memorystore_chat._seams import AS_BYTES, opened_in_another_loop
 from memorystore_chat.storage import AsyncClient, Client
 from memorystore_chat.storage.interrupts import drop_idle_connections, dropping_interrupted
 from memorystore_chat.storage.scripts import Script
@@ -87,7 +87,13 @@ def run(client: Client, steps: Steps[T]) -> T:
 
 
 async def arun(client: AsyncClient, steps: Steps[T]) -> T:
-    """``run``, without blocking the event loop."""
+    """``run``, without blocking the event loop.
+
+    Raises:
+        RuntimeError: It is not the loop that the client's connections belong to.
+    """
+    if opened_in_another_loop(client):
+        raise RuntimeError("nothing was sent out of this event loop")
     try:
         request = next(steps)
         while True:
