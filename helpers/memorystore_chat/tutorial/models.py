@@ -50,7 +50,8 @@ def chat_model(
 
     Prints which model it is and why. When Google Cloud refuses a call, Gemini raises
     `ChatModelError` with the next step. An answer without text, as a used-up token limit or a
-    safety filter leaves, is not sent to it, and an empty question is sent as a blank.
+    safety filter leaves, is not sent to it, and an empty question is sent as a blank. Asynchronous
+    calls run in a thread.
 
     Args:
         model: Name of a Gemini model; ``"gemini-3.8-flash"`` by default. The demo model has no
