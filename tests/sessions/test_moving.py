@@ -136,6 +136,10 @@ def test_a_session_that_is_trimmed_while_it_is_exported(
     assert (loaded.sessions, loaded.messages) == (1, 2500)
     assert stored(interfering, f"{key_prefix}copy:a") == now
     assert not list(interfering.scan_iter(match=STAGING + b"*"))
+    fill(interfering, f"{key_prefix}other:a", 1)
+    file.seek(0)
+    report = sessions.load(interfering, file, key_prefix=f"{key_prefix}other:")
+    assert (report.sessions, report.conflicting) == (0, 1)
 
 
 def test_a_session_that_is_cleared_while_it_is_exported(

@@ -109,6 +109,7 @@ class _Assembly:
 
     session: str
     staged: bool = False  # to the staging key; otherwise to the key itself
+    conflicting: bool = False  # with what is there, so that nothing is written
     messages: int = 0
     bytes: int = 0
 
@@ -147,13 +148,11 @@ class _Writer:
             self.assembly = _Assembly(piece.session)
         if self.assembly is None:
             return
-        if not self.assembly.staged:
+        if not self.assembly.staged and not self.assembly.conflicting:
             (present,) = self._present([piece])
             if present is None:
-                self.counts["conflicting"] += 1
-                self.assembly = None
-                return
-            if present == piece.offset == 0:
+                self.assembly.conflicting = True
+            elif present == piece.offset == 0:
                 self.assembly.staged = True
             elif present < len(piece.elements):
                 rest = piece.after(present)
@@ -177,8 +176,8 @@ class _Writer:
 
     def _finish(self, assembly: _Assembly, piece: Piece) -> None:
         self.assembly = None
-        if not assembly.messages:
-            self.counts["existing"] += 1
+        if assembly.conflicting or not assembly.messages:
+            self.counts["conflicting" if assembly.conflicting else "existing"] += 1
             return
         if assembly.staged and not self.dry_run:
             doing = f"writing the session {self._key(piece).decode()!r}"
