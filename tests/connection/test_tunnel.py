@@ -3,10 +3,9 @@
 import asyncio
 import shlex
 import socket
-import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
-from pathlib import Path
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -18,6 +17,7 @@ from memorystore_chat.connection.endpoint import Endpoint
 from memorystore_chat.connection.opening import connect, connect_async
 from memorystore_chat.connection.tunnel import Tunnel, cluster_nodes, tunnel_commands
 from memorystore_chat.errors import EndpointError
+from proxy import Proxy
 from servers import Cluster
 
 PLACE: dict[str, Any] = {"project": "my-project", "zone": "europe-west1-b", "jump_vm": "jump"}
@@ -48,7 +48,9 @@ def test_commands_for_one_server() -> None:
 
 
 def test_commands_for_a_cluster() -> None:
-    endpoint = Endpoint("10.0.0.4", tls=True, cluster=True, product="redis-cluster")
+    endpoint = Endpoint(
+        "10.0.0.4", tls=True, ca_certs=("PEM",), cluster=True, product="redis-cluster"
+    )
     tunnel = tunnel_commands(
         endpoint, **PLACE, nodes=["10.0.0.5:11000", ("10.0.0.6", 11000)], local_port=7000
     )
@@ -56,7 +58,7 @@ def test_commands_for_a_cluster() -> None:
         "-N -L 127.0.0.1:7000:10.0.0.4:6379 -L 127.0.0.1:7001:10.0.0.5:11000 "
         "-L 127.0.0.1:7002:10.0.0.6:11000"
     )
-    assert tunnel.endpoint.cluster
+    assert tunnel.endpoint == replace(endpoint, host="127.0.0.1", port=7000)
     assert tunnel.address_remap(("10.0.0.6", 11000)) == ("127.0.0.1", 7002)
     assert tunnel.address_remap(("127.0.0.1", 7001)) == ("127.0.0.1", 7001)
     with pytest.raises(EndpointError, match=r"10\.0\.0\.7:11000 without a forward"):
@@ -86,41 +88,15 @@ def test_what_makes_no_sense(endpoint: str, given: dict[str, Any], message: str)
 
 
 @contextmanager
-def opened(tunnel: Tunnel) -> Iterator[dict[int, int]]:
-    """Do what the -L options of the forward command say; count each one's connections."""
+def opened(tunnel: Tunnel) -> Iterator[dict[int, Proxy]]:
+    """Do what the -L options of the forward command say; what forwards at each port."""
     words = shlex.split(tunnel.forward)
     specs = [words[n + 1].split(":") for n, word in enumerate(words) if word == "-L"]
-    used: dict[int, int] = {}
     with ExitStack() as stack:
-        for near, near_port, far, far_port in specs:
-            listener = stack.enter_context(socket.create_server((near, int(near_port))))
-            used[int(near_port)] = 0
-            target = (far, int(far_port))
-            threading.Thread(target=forward, args=(listener, target, used), daemon=True).start()
-            stack.callback(listener.shutdown, socket.SHUT_RDWR)
-        yield used
-
-
-def forward(listener: socket.socket, target: tuple[str, int], used: dict[int, int]) -> None:
-    port = listener.getsockname()[1]
-    while True:
-        try:
-            near, _ = listener.accept()
-        except OSError:
-            return
-        used[port] += 1
-        far = socket.create_connection(target)
-        for source, sink in ((near, far), (far, near)):
-            threading.Thread(target=pump, args=(source, sink), daemon=True).start()
-
-
-def pump(source: socket.socket, sink: socket.socket) -> None:
-    with suppress(OSError):
-        while data := source.recv(65536):
-            sink.sendall(data)
-    for end in (source, sink):
-        with suppress(OSError):
-            end.shutdown(socket.SHUT_RDWR)
+        yield {
+            int(port): stack.enter_context(Proxy(far, int(far_port), at=int(port)))
+            for _, port, far, far_port in specs
+        }
 
 
 def free_run(length: int) -> int:
@@ -159,17 +135,7 @@ def test_a_cluster_through_a_tunnel(valkey_cluster: Cluster) -> None:
                     await async_client.delete(f"tunnel{number}")
 
         asyncio.run(twin())
-    primaries = [used[tunnel.forwards[node.host, node.port][1]] for node in valkey_cluster.nodes]
+    primaries = [
+        used[tunnel.forwards[node.host, node.port][1]].round_trips for node in valkey_cluster.nodes
+    ]
     assert all(primaries[: valkey_cluster.primaries])
-
-
-def test_tls_through_a_tunnel(tmp_path: Path) -> None:
-    """The certificate of the far end is verified, and need not name the near one."""
-    certificates = servers.certificates(tmp_path, "10.0.0.3", key_identifiers=False)
-    with servers.redis7(tls=certificates) as server:
-        endpoint = Endpoint(
-            server.host, server.port, tls=True, ca_certs=(certificates.ca.read_text(),)
-        )
-        tunnel = tunnel_commands(endpoint, **PLACE, local_port=free_run(1))
-        with opened(tunnel), connect(tunnel.endpoint) as client:
-            assert client.ping()

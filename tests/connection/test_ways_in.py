@@ -84,10 +84,6 @@ async def test_acl_user(auth_server: Server) -> None:
     await use(f"redis://alice:wonder@{place}")
 
 
-async def test_cluster_with_password(auth_cluster: Cluster) -> None:
-    await use(auth_cluster.url, password="hunter2")
-
-
 async def test_tls(tls_server: Server, modern: Tls, tmp_path: Path) -> None:
     other = servers.certificates(tmp_path, "other.test").ca
     pem = modern.ca.read_text()
@@ -108,13 +104,14 @@ async def test_authority_without_key_identifier(old_tls_server: Server, old_styl
     await use(old_tls_server.url, ca_certs=old_style.ca)
 
 
-async def test_tls_with_password(tls_auth_server: Server, old_style: Tls) -> None:
-    await use(tls_auth_server.url, ca_certs=old_style.ca, password="hunter2")
-
-
-async def test_tls_cluster(tls_cluster: Cluster, old_style: Tls) -> None:
-    classes = await use(tls_cluster.url, ca_certs=old_style.ca, password="hunter2")
-    assert issubclass(classes[0], RedisCluster)
+@pytest.mark.parametrize("name", ["auth_cluster", "tls_auth_server", "tls_cluster"])
+async def test_tls_and_a_password_on_every_node(
+    request: pytest.FixtureRequest, name: str, old_style: Tls
+) -> None:
+    target: Server | Cluster = request.getfixturevalue(name)
+    secure = {"ca_certs": old_style.ca} if name.startswith("tls") else {}
+    classes = await use(target.url, password="hunter2", **secure)
+    assert issubclass(classes[0], RedisCluster) == isinstance(target, Cluster)
 
 
 async def test_tls_by_name(tls_server: Server, modern: Tls, names: None) -> None:

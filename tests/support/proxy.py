@@ -31,6 +31,7 @@ class Proxy:
             as the request is forwarded, so the client's next try may overtake it.
         delay: Seconds to hold each request back, which is what they add to a round trip; those
             that arrive together wait together.
+        at: The port to listen on, or 0 for a free one.
 
     Attributes:
         port: Where the proxy listens, on the loopback interface.
@@ -49,6 +50,7 @@ class Proxy:
         lose_every: int = 0,
         await_reply: bool = True,
         delay: float = 0.0,
+        at: int = 0,
     ) -> None:
         self.server = (host, port)
         self.lose_every = lose_every
@@ -62,7 +64,7 @@ class Proxy:
         self._appends = 0
         self._lock = threading.Lock()
         self._open: set[socket.socket] = set()
-        self._listener = socket.create_server(("127.0.0.1", 0), backlog=512)
+        self._listener = socket.create_server(("127.0.0.1", at), backlog=512)
         self.port: int = self._listener.getsockname()[1]
         threading.Thread(target=self._accept, daemon=True).start()
 
