@@ -44,9 +44,7 @@ def _idle(client: redis.asyncio.Redis | AsyncRedisCluster) -> Iterator[Any]:
 class OwnTlsConnection(SSLConnection):
     """A TLS connection whose context is ours: redis-py's own always trusts the system too."""
 
-    def tls(self) -> ssl.SSLContext:
-        """What this connection trusts."""
-        raise NotImplementedError
+    tls: Callable[[], ssl.SSLContext]
 
     def _wrap_socket_with_ssl(self, sock: Any) -> ssl.SSLSocket:
         return self.tls().wrap_socket(sock, server_hostname=self.host)
@@ -107,18 +105,13 @@ def send_again(
 
 
 class OwnListsPool(redis.ConnectionPool):
-    """A pool that keeps its connections in a way of its own.
+    """A pool that keeps its connections in a way of its own, and says which nobody has.
 
     redis-py reads its two lists to mark connections for a new login, and to count and drop them.
     """
 
-    def idle(self) -> list[Any]:
-        """The connections that nobody has."""
-        raise NotImplementedError
-
-    def in_use(self) -> set[Any]:
-        """The connections that somebody has now."""
-        raise NotImplementedError
+    idle: Callable[[], list[Any]]
+    in_use: Callable[[], set[Any]]
 
     @property
     def _available_connections(self) -> list[Any]:  # type: ignore[override]

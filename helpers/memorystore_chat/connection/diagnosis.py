@@ -134,15 +134,14 @@ def _certificate(endpoint: Endpoint, error: ssl.SSLCertVerificationError) -> str
             "the server's certificate, or its authority's, has expired. Check this machine's "
             "clock, and give the instance's current authorities as ca_certs=."
         )
-    what = (
-        "the server's certificate is from another authority than those in ca_certs"
-        if endpoint.ca_certs
-        else "the server's certificate is from an authority this machine does not know"
-    )
+    authority = "an authority this machine does not know"
+    if endpoint.ca_certs:
+        authority = "another authority than those in ca_certs"
     return (
-        f"{what} ({error.verify_message}). Give all certificate authorities of the instance as "
-        "ca_certs= (gcloud redis instances describe INSTANCE --region=REGION shows them under "
-        "serverCaCerts), or connect by its name, projects/.../instances/..., which asks for them."
+        f"the server's certificate is from {authority} ({error.verify_message}). Give all "
+        "certificate authorities of the instance as ca_certs= (gcloud redis instances describe "
+        "INSTANCE --region=REGION shows them under serverCaCerts), or connect by its name, "
+        "projects/.../instances/..., which asks for them."
     )
 
 
@@ -156,14 +155,15 @@ def _no_socket(endpoint: Endpoint, reason: str) -> str:
 
 
 def _closed(endpoint: Endpoint) -> str:
+    at_once = "the server closed the connection at the first command"
     if endpoint.unix_socket:
-        return _no_socket(endpoint, "the server closed the connection at the first command")
+        return _no_socket(endpoint, at_once)
     if endpoint.tls:
         return "the server closed the connection during the TLS handshake. " + _NO_TLS
     return (
-        "the server closed the connection at the first command. A TLS port does that to a plain "
-        "client: use rediss:// (port 6378 on Memorystore for Redis) with ca_certs=, or connect by "
-        "the instance's name, projects/.../instances/..."
+        f"{at_once}. A TLS port does that to a plain client: use rediss:// (port 6378 on "
+        "Memorystore for Redis) with ca_certs=, or connect by the instance's name, "
+        "projects/.../instances/..."
     )
 
 
