@@ -13,17 +13,7 @@ from tabulate import tabulate
 
 import checkpointers
 from checkpointers import FLOOR, KINDS, MIDDLEWARE, SAVER, SAVER_KEEP_1
-from peers import (
-    BARE,
-    BARE_LC,
-    COMMUNITY,
-    NAMES,
-    OFFICIAL,
-    OURS,
-    PEERS,
-    PLAIN_REDIS,
-    VALKEY_SAVER,
-)
+from peers import BARE, BARE_LC, COMMUNITY, NAMES, OFFICIAL, OURS, PEERS, PLAIN_REDIS, VALKEY_SAVER
 
 LENGTHS = (10, 100, 1000, 10_000)
 COLORS = {

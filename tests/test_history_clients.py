@@ -142,10 +142,7 @@ async def test_nothing_blocks_the_event_loop(
             history = MemorystoreChatMessageHistory(
                 client, "s", 100, key_prefix=key_prefix, async_client=async_client
             )
-            chain = RunnableWithMessageHistory(
-                RunnableLambda(counted),
-                lambda session_id: history,
-            )
+            chain = RunnableWithMessageHistory(RunnableLambda(counted), lambda session_id: history)
             config: Any = {"configurable": {"session_id": "s"}}
             await chain.ainvoke([HumanMessage("1")], config)
             async for _ in chain.astream([HumanMessage("2")], config):

@@ -95,13 +95,9 @@ class Links:
         enterprise = f"{console}/colab/import/https:%2F%2F{raw.replace('/', '%2F')}"
         workbench = f"{console}/workbench/deploy-notebook?download_url=https://{raw}"
         source = f"https://github.com/{self.repository}/blob/{self.branch}/notebooks/{notebook}"
-        return " · ".join(
-            [
-                self.badge(notebook),
-                f"[Open in Colab Enterprise]({enterprise})",
-                f"[Open in Workbench]({workbench})",
-                f"[View on GitHub]({source})",
-            ]
+        return (
+            f"{self.badge(notebook)} · [Open in Colab Enterprise]({enterprise}) · "
+            f"[Open in Workbench]({workbench}) · [View on GitHub]({source})"
         )
 
     def requirement(self, extra: str) -> str:
@@ -118,24 +114,22 @@ class Links:
             f"https://github.com/{self.repository} is a repository you can open "
             "(in a fork, make links writes its address here)."
         )
-        lines = [
-            "# @title Install the tutorial, unless it is there already",
-            "from importlib.util import find_spec",
-            'if not find_spec("memorystore_chat"):',
-            f'    %pip install -q "{self.requirement("tutorial")}" || echo "{way_out}"',
-        ]
-        return "\n".join(lines)
+        return (
+            "# @title Install the tutorial, unless it is there already\n"
+            "from importlib.util import find_spec\n"
+            'if not find_spec("memorystore_chat"):\n'
+            f'    %pip install -q "{self.requirement("tutorial")}" || echo "{way_out}"'
+        )
 
     def navigation(self, notebook: str) -> str:
         """Links to the notebooks before and after one, as one line of Markdown."""
-        series = sorted(self.titles)
+        series = ["", *sorted(self.titles), ""]
         place = series.index(notebook)
-        around = [("Previous", place - 1), ("Next", place + 1)]
+        around = (("Previous", series[place - 1]), ("Next", series[place + 1]))
         return " · ".join(
             f"{word}: [{self.titles[name]}]({name}) ([in Colab]({self.colab(name)}))"
-            for word, index in around
-            if 0 <= index < len(series)
-            for name in [series[index]]
+            for word, name in around
+            if name
         )
 
 
@@ -240,18 +234,18 @@ def from_git(root: Path) -> tuple[str, str]:
     Raises:
         ValueError: There is no remote on GitHub.
     """
-    asked = (["remote", "get-url", "origin"], ["rev-parse", "--abbrev-ref", "HEAD"])
-    done = [
-        subprocess.run(["git", *words], cwd=root, capture_output=True, text=True, check=False)
-        for words in asked
-    ]
-    remote, branch = (run.stdout.strip() for run in done)
+
+    def git(*words: str) -> str:
+        done = subprocess.run(["git", *words], cwd=root, capture_output=True, text=True)
+        return done.stdout.strip()
+
+    remote, branch = git("remote", "get-url", "origin"), git("branch", "--show-current")
     slug = re.search(r"github\.com[:/]([\w-]+/[\w.-]+?)(?:\.git)?/?$", remote)
     if slug is None:
         raise ValueError(
             "git knows no remote on GitHub here; say which repository: make links REPO=owner/name"
         )
-    return slug[1], branch if branch and branch != "HEAD" else "main"
+    return slug[1], branch or "main"
 
 
 def main(arguments: list[str] | None = None, root: Path = ROOT) -> int:

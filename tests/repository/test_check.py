@@ -29,28 +29,28 @@ def steps(*results: Counts) -> Iterator[check.Step]:
         yield f"step {number}", partial(replace, counts)
 
 
+@pytest.mark.parametrize(
+    ("results", "status", "last"),
+    [
+        ([Counts(3), Counts(1, 2), Counts(5)], 1, "9 passed, 2 failed"),
+        ([Counts(3), Counts(0, 0, 1)], 0, "3 passed, 0 failed, 1 skipped"),
+    ],
+)
 def test_closing_line_adds_up(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    results: list[Counts],
+    status: int,
+    last: str,
 ) -> None:
     """A failing step hides none of the later ones; their sum stands alone on the last line."""
-    monkeypatch.setattr(check, "notebook_steps", lambda: steps(Counts(3), Counts(1, 2), Counts(5)))
-    assert check.main(["notebooks"]) == 1
+    monkeypatch.setattr(check, "notebook_steps", lambda: steps(*results))
+    assert check.main(["notebooks"]) == status
     printed = capsys.readouterr().out
-    assert printed.endswith("\n9 passed, 2 failed\n")
+    assert printed.endswith(f"\n{last}\n")
     assert [line.split()[0] for line in printed.splitlines() if " s  " in line] == [
-        "ok",
-        "FAILED",
-        "ok",
+        "FAILED" if counts.failed else "ok" for counts in results
     ]
-
-
-def test_success_is_exit_status_zero(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """With nothing failed the status is 0; skipped checks are counted."""
-    monkeypatch.setattr(check, "notebook_steps", lambda: steps(Counts(3), Counts(0, 0, 1)))
-    assert check.main(["notebooks"]) == 0
-    assert capsys.readouterr().out.endswith("\n3 passed, 0 failed, 1 skipped\n")
 
 
 def test_pytest_arguments_are_handed_on(monkeypatch: pytest.MonkeyPatch) -> None:

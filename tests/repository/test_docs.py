@@ -40,11 +40,7 @@ def programs(page: Path) -> list[str]:
     ],
 )
 def test_program_runs(
-    page: Path,
-    program: str,
-    valkey_server: Server,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
+    page: Path, program: str, valkey_server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It ends without an error; a conftest.py gives each of two tests an empty server."""
     monkeypatch.chdir(tmp_path)

@@ -107,8 +107,7 @@ def test_install_cell_is_short_and_names_the_way_out(project: Path) -> None:
 def test_fork_gets_all_links(project: Path) -> None:
     """With another repository and branch no link leads to the old one, foreign ones stay."""
     assert links.main(["--repository", "ada/chat", "--branch", "dev"], project) == 0
-    texts = [path.read_text() for path in project.rglob("*.*") if path.is_file()]
-    text = "\n".join(texts)
+    text = "\n".join(path.read_text() for path in project.rglob("*.*") if path.is_file())
     assert not re.search(r"your-org(/|%2F|\.github)\S*memorystore-chat(?!-extras)", text)
     assert "ada.github.io/chat" in text
     assert "/ada/chat/blob/dev/notebooks/01_setup.ipynb" in text
@@ -166,12 +165,13 @@ def test_package_index_is_one_setting(project: Path) -> None:
 )
 def test_git_is_asked(project: Path, remote: str, repository: str) -> None:
     """Repository and branch come from git unless they are given."""
-    for words in (["init", "-q", "-b", "trunk"], ["remote", "add", "origin", remote]):
-        subprocess.run(["git", *words], cwd=project, check=True)
     author = ["-c", "user.name=a", "-c", "user.email=a@example.com"]
-    subprocess.run(
-        ["git", *author, "commit", "-q", "--allow-empty", "-m", "x"], cwd=project, check=True
-    )
+    for words in (
+        ["init", "-q", "-b", "trunk"],
+        ["remote", "add", "origin", remote],
+        [*author, "commit", "-q", "--allow-empty", "-m", "x"],
+    ):
+        subprocess.run(["git", *words], cwd=project, check=True)
     assert links.main(["--repository", "git"], project) == 0
     assert f"{repository}/blob/trunk/" in cells(project, "01_setup.ipynb")[0]
 
@@ -185,9 +185,8 @@ def test_no_remote_is_said(project: Path, capsys: pytest.CaptureFixture[str]) ->
 @pytest.mark.parametrize("text", ["", "chat", "a/b/c", "https://example.com/a/b", "a b/c"])
 def test_what_is_no_repository_is_refused(text: str, project: Path) -> None:
     """Anything but owner/name or a GitHub address is refused, and nothing is written."""
-    before = (project / "README.md").read_text()
     assert links.main(["--repository", text], project) == 1
-    assert (project / "README.md").read_text() == before
+    assert (project / "README.md").read_text() == README
 
 
 def test_block_for_no_notebook_is_refused(project: Path) -> None:
@@ -200,17 +199,10 @@ def test_block_for_no_notebook_is_refused(project: Path) -> None:
 
 def test_copy_of_the_repository_can_be_pointed_elsewhere(tmp_path: Path) -> None:
     """The real files, pointed at a fork, keep no link to the placeholder."""
-    for name in (*links.TEXTS, "notebooks"):
-        source, target = ROOT / name, tmp_path / name
-        target.parent.mkdir(parents=True, exist_ok=True)
-        if source.is_dir():
-            shutil.copytree(source, target, ignore=shutil.ignore_patterns(".ipynb_checkpoints"))
-        else:
-            shutil.copy(source, target)
+    files = [ROOT / name for name in links.TEXTS] + sorted((ROOT / "notebooks").glob("*.ipynb"))
+    copies = [tmp_path / file.relative_to(ROOT) for file in files]
+    for file, copy in zip(files, copies, strict=True):
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(file, copy)
     assert links.main(["--repository", "ada/chat"], tmp_path) == 0
-    text = "".join(
-        p.read_text()
-        for p in tmp_path.rglob("*")
-        if p.suffix not in (".png", ".svg") and p.is_file()
-    )
-    assert re.findall(r"your-org\S{0,9}", text) == []
+    assert re.findall(r"your-org\S{0,9}", "".join(copy.read_text() for copy in copies)) == []

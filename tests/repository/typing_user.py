@@ -15,9 +15,7 @@ def answer(question: str) -> str:
         memory = ChatHistoryMiddleware(history, whole_conversation=False)
         model = DemoChatModel()
         agent = create_agent(
-            model,
-            middleware=[memory, SummarizationMiddleware(model)],
-            checkpointer=InMemorySaver(),
+            model, middleware=[memory, SummarizationMiddleware(model)], checkpointer=InMemorySaver()
         )
         result = agent.invoke(
             {"messages": [{"role": "user", "content": question}]},
