@@ -25,7 +25,7 @@ from memorystore_chat.storage import codec
 from peers import COMMUNITY, NAMES, OFFICIAL, Store, conversation, load_peers, plain
 from proxy import Proxy
 from report import LENGTHS
-from timing import link, medians, seconds, short
+from timing import by_length, link, medians, seconds, short
 
 HERE = Path(__file__).resolve().parent
 LINKS = {"0 ms": 0.0, "1 ms": 0.001, "20 ms": 0.020}
@@ -60,12 +60,7 @@ def measure_turns(server: servers.Server, port: int, delay: float, runs: int) ->
                 tasks[f"{length} {name}"] = one
         figures = medians(tasks, runs)
         direct.flushall()
-    result = {
-        str(length): {name: figures[f"{length} {name}"] for name in NAMES} for length in LENGTHS
-    }
-    for at, found in result.items():
-        print(f"  turn at {at}: {short(found)}", flush=True)
-    return result
+    return by_length("turn", figures, LENGTHS, NAMES)
 
 
 def measure_bulk(server: servers.Server, port: int, delay: float, runs: int) -> dict[str, Any]:

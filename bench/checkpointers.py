@@ -19,7 +19,7 @@ from memorystore_chat.agents import ChatHistoryMiddleware
 from memorystore_chat.checkpoint import MemorystoreSaver
 from peers import PLAIN_REDIS, TTL, VALKEY_SAVER, classes, conversation
 from proxy import Proxy
-from timing import medians, seconds, short
+from timing import by_length, medians, seconds
 
 SAVER, SAVER_KEEP_1 = "MemorystoreSaver", "MemorystoreSaver, keep=1"
 FLOOR, MIDDLEWARE = "InMemorySaver", "ChatHistoryMiddleware"
@@ -166,9 +166,4 @@ def measure_turns(server: servers.Server, port: int, runs: int) -> dict[str, Any
         memory.close()
     with server.client() as client:
         client.flushall()
-    result = {
-        str(length): {name: figures[f"{length} {name}"] for name in NAMES} for length in LENGTHS
-    }
-    for held, found in result.items():
-        print(f"  an agent's turn at {held}: {short(found)}", flush=True)
-    return result
+    return by_length("an agent's turn", figures, LENGTHS, NAMES)

@@ -3,11 +3,13 @@
 import multiprocessing
 import statistics
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 from proxy import Proxy
+
+Figures = dict[str, dict[str, Any]]
 
 
 def seconds(task: Callable[[], object], repeat: int = 1) -> float:
@@ -18,7 +20,7 @@ def seconds(task: Callable[[], object], repeat: int = 1) -> float:
     return (time.perf_counter() - start) / repeat
 
 
-def medians(tasks: Mapping[str, Callable[[], float]], runs: int) -> dict[str, dict[str, Any]]:
+def medians(tasks: Mapping[str, Callable[[], float]], runs: int) -> Figures:
     """Run all tasks in turn, ``runs`` times over after a warm-up; median and all runs, in ms."""
     for task in tasks.values():
         task()
@@ -33,6 +35,18 @@ def medians(tasks: Mapping[str, Callable[[], float]], runs: int) -> dict[str, di
         }
         for name, all_ in found.items()
     }
+
+
+def by_length(
+    what: str, figures: Figures, lengths: Sequence[int], names: Sequence[str]
+) -> dict[str, Figures]:
+    """The figures of tasks that are called by a length and a name, in two levels; printed, too."""
+    found = {
+        str(length): {name: figures[f"{length} {name}"] for name in names} for length in lengths
+    }
+    for length, each in found.items():
+        print(f"  {what} at {length}: {short(each)}", flush=True)
+    return found
 
 
 def _delay_in_a_process(port: int, delay: float, sender: Any) -> None:
@@ -59,6 +73,6 @@ def link(port: int, delay: float) -> Iterator[int]:
         process.join()
 
 
-def short(figures: dict[str, dict[str, Any]]) -> str:
+def short(figures: Figures) -> str:
     """The medians in one line."""
     return ", ".join(f"{name} {figure['median_ms']:.2f} ms" for name, figure in figures.items())
