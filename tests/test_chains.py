@@ -111,7 +111,6 @@ def test_every_shape_remembers(make: Make, input_shape: str, output_shape: str) 
 async def test_every_shape_remembers_async(
     make_async: Make, input_shape: str, output_shape: str
 ) -> None:
-    """So do they with ainvoke and an asyncio client."""
     chain, given = chain_of(input_shape, output_shape, make_async)
     await chain.ainvoke(given("hello"), ADA)
     second = await chain.ainvoke(given("good bye"), ADA)
@@ -120,14 +119,12 @@ async def test_every_shape_remembers_async(
 
 
 def test_several_messages_at_once(make: Make) -> None:
-    """A list of input and output messages is stored whole and in order."""
     chain = with_history(RunnableLambda(lambda _: [AIMessage("a"), AIMessage("b")]), make)
     chain.invoke([SystemMessage("be brief"), HumanMessage("1"), HumanMessage("2")], ADA)
     assert [message.text for message in make("ada").messages] == ["be brief", "1", "2", "a", "b"]
 
 
 async def test_batch_and_abatch(make: Make, make_async: Make) -> None:
-    """A batch over sessions stores each turn in its own session."""
     chain, given = chain_of("dict with both keys", "message", make)
     achain, _ = chain_of("dict with both keys", "message", make_async)
     names = [f"user {number}" for number in range(8)]
@@ -151,7 +148,6 @@ def model(*answers: str) -> GenericFakeChatModel:
 async def test_streams_are_stored_as_whole_messages(
     make: Make, make_async: Make, keyed: bool
 ) -> None:
-    """A stream, sync or async, hands over an AIMessageChunk; the session holds an AIMessage."""
     prompt = ChatPromptTemplate.from_messages(
         [MessagesPlaceholder("history"), ("human", "{input}")]
     )
@@ -273,7 +269,6 @@ def test_lost_turn_raises_in_the_explicit_form(doomed: Any) -> None:
 
 @pytest.mark.parametrize("form", [explicit, managed])
 def test_failing_read_raises_in_both_forms(make: Make, client: Any, form: Any) -> None:
-    """A session that cannot be read is never taken for an empty one."""
     client.set(make("ada").key, "no list")
     with pytest.raises(MemorystoreChatError, match="WRONGTYPE"):
         form(make("ada"), lambda given: AIMessage("hi"))

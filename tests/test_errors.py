@@ -51,14 +51,12 @@ def test_no_line_breaks_inside_a_word(outputs: list[str]) -> None:
 
 
 def test_the_whole_stack_is_one_call_away(outputs: list[str]) -> None:
-    """The call that the error names shows every frame and the cause."""
     assert outputs[0].endswith("The whole stack: import traceback; traceback.print_last()")
     assert "memorystore_chat/connection/" in outputs[1]
     assert "ConnectionRefusedError" in outputs[1]
 
 
 def test_passwords_in_the_readers_line_are_hidden(outputs: list[str]) -> None:
-    """Neither a string nor the user part of a URL is copied from the cell into the output."""
     assert "open-sesame" not in outputs[0] + outputs[2]
     assert '---> 1 connect("redis://...@127.0.0.1:1", timeout=0.2)' in outputs[2]
 

@@ -81,7 +81,6 @@ def test_messages_are_read_back_as_they_were_appended(any_client: Any, key_prefi
 async def test_the_async_methods_do_the_same(
     client: redis.Redis, async_client: Any, make: Make
 ) -> None:
-    """Async appends, reads and clears leave and see the same session as the sync ones."""
     history = make("s", 100, max_messages=4, async_client=async_client)
     await history.aadd_messages([])
     await history.aadd_messages(CONVERSATION[:2])
@@ -152,7 +151,6 @@ def test_it_is_a_langchain_history(client: redis.Redis, key_prefix: str) -> None
 
 
 def test_sessions_do_not_mix(client: redis.Redis, key_prefix: str, make: Make) -> None:
-    """Each session id and prefix is a key of its own; another object with the same id sees it."""
     one = make("1")
     two = make("2")
     one.add_user_message("for one")
@@ -177,7 +175,6 @@ def test_what_is_stored(client: redis.Redis, make: Make) -> None:
 
 
 def test_nothing_to_append_does_nothing(client: redis.Redis, make: Make) -> None:
-    """An empty batch creates no key, asks no server and leaves the expiry alone."""
     history = make("s", 100)
     history.add_messages([])
     assert client.exists(history.key) == 0
@@ -226,7 +223,6 @@ def test_an_append_sets_the_expiry_or_leaves_it(
 
 
 def test_reading_does_not_extend_the_expiry(client: redis.Redis, make: Make) -> None:
-    """Only appending counts as activity."""
     history = make("s", 100)
     history.add_messages(said(1))
     client.expire(history.key, 50)
@@ -237,7 +233,6 @@ def test_reading_does_not_extend_the_expiry(client: redis.Redis, make: Make) -> 
 
 
 def test_clearing_ends_the_expiry(client: redis.Redis, make: Make) -> None:
-    """A session that begins anew with ttl=None has none of its former life."""
     make("s", 100).add_messages(said(1))
     history = make()
     history.clear()
@@ -522,7 +517,6 @@ def test_what_is_not_a_client_is_refused(server: "Server", valkey_cluster: "Clus
 async def test_what_is_not_a_list_of_messages_is_refused(
     async_client: Any, messages: Any, make: Make
 ) -> None:
-    """One message or text instead of a list is a TypeError that names add_message()."""
     history = make(async_client=async_client)
     with pytest.raises(TypeError, match=r"takes a list of LangChain messages.*add_message\(\)"):
         history.add_messages(messages)
@@ -533,7 +527,6 @@ async def test_what_is_not_a_list_of_messages_is_refused(
 async def test_a_bad_message_stops_its_batch(
     client: redis.Redis, async_client: Any, make: Make
 ) -> None:
-    """Sync and async alike: the error names the message, and nothing of the batch is stored."""
     history = make(async_client=async_client)
     bad: Any
     for bad, error in ((HumanMessage("x", raw={1}), ValueError), ("text", TypeError)):
@@ -546,7 +539,6 @@ async def test_a_bad_message_stops_its_batch(
 
 @pytest.mark.parametrize("append_id", ["", "1", 7, b"x"])
 def test_an_append_id_is_a_uuid(client: redis.Redis, append_id: Any) -> None:
-    """Anything else is refused before it is sent."""
     history = MemorystoreChatMessageHistory(client, "s")
     expected = ValueError if isinstance(append_id, str) else TypeError
     with pytest.raises(expected, match=r"append_id is .*; it takes a UUID as text \(str\)"):
@@ -621,7 +613,6 @@ async def test_an_outage_is_an_error_and_not_an_empty_list() -> None:
 
 
 async def test_a_server_that_does_not_answer_is_a_time_out() -> None:
-    """The client's own time-out ends the waiting and is the cause."""
     with servers.valkey() as server:
         client = server.client(socket_timeout=0.1, retry=NO_RETRY)
         async_client = redis.asyncio.Redis(
@@ -659,7 +650,6 @@ def test_a_plain_client_of_a_cluster_is_told_so(valkey_cluster: "Cluster") -> No
 
 @pytest.mark.own_server
 def test_a_refused_command_is_reported_without_the_messages(server: "Server") -> None:
-    """A user who may not append: what is missing is named, and no message is quoted."""
     with server.limited("-@all", "+@read", "+@connection") as client:
         history = MemorystoreChatMessageHistory(client, "s")
         assert history.messages == []

@@ -157,7 +157,6 @@ async def test_nothing_blocks_the_event_loop(
 
 
 async def test_without_an_async_client_nothing_blocks_either(make: Make) -> None:
-    """The synchronous client then runs in a thread."""
     scripts._loaded.clear()
     with blockbuster_ctx():
         history = make()

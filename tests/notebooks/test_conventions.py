@@ -254,8 +254,6 @@ Spoil = Callable[[Book], Any]
 
 
 def replace(old: str, new: str) -> Spoil:
-    """Replace text in the first cell that has it."""
-
     def spoil(book: Book) -> None:
         cell = next(cell for cell in book.cells if old in cell.source)
         cell.source = cell.source.replace(old, new)
@@ -264,19 +262,16 @@ def replace(old: str, new: str) -> Spoil:
 
 
 def code(text: str, **metadata: Any) -> Spoil:
-    """Add a code cell behind the settings."""
     return lambda book: book.cells.insert(
         4, nbformat.v4.new_code_cell(text, metadata=metadata, execution_count=3)
     )
 
 
 def prose(text: str) -> Spoil:
-    """Add a Markdown cell behind the settings."""
     return lambda book: book.cells.insert(4, nbformat.v4.new_markdown_cell(text))
 
 
 def output(kind: str = "stream", **content: Any) -> Spoil:
-    """Give a code cell one more output."""
     return lambda book: series.code_cells(book)[3].outputs.append(
         nbformat.v4.new_output(kind, **content)
     )
@@ -287,12 +282,10 @@ def prints(text: str) -> Spoil:
 
 
 def change(**values: Any) -> Spoil:
-    """Set fields of the first code cell."""
     return lambda book: series.code_cells(book)[0].update(nbformat.from_dict(values))
 
 
 def solved(book: Book) -> None:
-    """Commit an exercise as solved."""
     check = book.cells[series.exercises(book)[0].task + 1]
     check.outputs = [nbformat.v4.new_output("stream", text="Solved.")]
 
@@ -366,7 +359,6 @@ def test_notebook(path: Any, name: str) -> None:
 
 @pytest.mark.parametrize(("name", "spoil"), SPOILED)
 def test_check_notices(name: str, spoil: Spoil) -> None:
-    """Each check complains about a notebook that lacks what it looks for."""
     book = series.load(GOOD)
     before = CHECKS[name](GOOD.stem, book)
     spoil(book)
@@ -374,16 +366,13 @@ def test_check_notices(name: str, spoil: Spoil) -> None:
 
 
 def test_every_check_is_shown_to_notice() -> None:
-    """No check is without a notebook that it refuses."""
     assert {name for name, _ in SPOILED} == set(CHECKS)
 
 
 def test_series() -> None:
-    """The notebooks are those of the series, numbered without a gap."""
     assert [path.stem for path in series.PATHS] == NAMES
 
 
 @pytest.mark.parametrize("path", series.PATHS, ids=lambda path: path.stem)
 def test_notebook_is_stored_as_it_is_written(path: Any) -> None:
-    """Writing a notebook that did not change leaves its bytes alone."""
     assert nbformat.writes(run_notebooks.read(path)) + "\n" == path.read_text(encoding="utf-8")

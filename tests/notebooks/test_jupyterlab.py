@@ -134,7 +134,6 @@ def test_run_all(name: str, lab: str, page: Any) -> None:
 
 
 def test_too_wide_is_noticed(lab: str, page: Any) -> None:
-    """The check above complains about wide code, a wide output, and a word that is broken."""
     open_notebook(page, lab, "02_basic_usage.ipynb")
     source = "\n".join(
         [
@@ -159,7 +158,6 @@ def test_too_wide_is_noticed(lab: str, page: Any) -> None:
 
 
 def test_first_page(lab: str, page: Any) -> None:
-    """The address that `make tutorial` opens shows the first notebook."""
     page.goto(f"{lab}/?token={TOKEN}")
     heading = '.jp-NotebookPanel:not(.lm-mod-hidden) h1:has-text("1. Set up")'
     page.wait_for_selector(heading, timeout=60_000)

@@ -16,7 +16,6 @@ every_notebook = pytest.mark.parametrize("path", series.PATHS, ids=lambda path: 
 
 @every_notebook
 async def test_any_cell_may_be_run_twice(path: Path, valkey_server: Server) -> None:
-    """Each cell, run a second time before the next one, ends without an error or a warning."""
     problems = []
     async with series.kernel(series.load(path), valkey_server.url) as kernel:
         for place, cell in enumerate(kernel.book.cells):

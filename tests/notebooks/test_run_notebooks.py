@@ -159,7 +159,6 @@ def test_bad_notebooks_are_named_and_not_written(
 def test_run_without_an_endpoint_is_refused(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Started by hand without a server, it says what to set or call."""
     monkeypatch.delenv("MEMORYSTORE_ENDPOINT", raising=False)
     with pytest.raises(SystemExit, match="2"):
         run_notebooks.main([])

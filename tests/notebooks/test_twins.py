@@ -119,12 +119,10 @@ def resolve(*arguments: str | Path) -> dict[str, str]:
 
 
 def install(folder: Path, *what: str) -> None:
-    """Install into a twin's environment."""
     uv("pip", "install", "--quiet", f"--python={folder / 'venv/bin/python'}", *what)
 
 
 def pins_file(folder: Path) -> Path:
-    """Colab's versions, as requirements."""
     path = folder / "pins.txt"
     path.write_text("".join(f"{name}=={version}\n" for name, version in PINS.items()))
     return path
@@ -181,7 +179,6 @@ def build_colab(folder: Path) -> None:
 
 
 def build_workbench(folder: Path) -> None:
-    """Make Workbench's environment."""
     uv("venv", "--quiet", f"--python={python('3.12')}", folder / "venv")
     install(folder, *WORKBENCH_HAS)
 
@@ -328,7 +325,6 @@ def test_notebook(path: Path, twin: Twin) -> None:
 
 
 def run(source: str, twin: Twin) -> list[Any]:
-    """What a reader sees of one code cell in a new kernel."""
     book = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(source)])
     execute(book, twin.folder, twin.environment)
     return series.shown(book.cells[0])

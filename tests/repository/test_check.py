@@ -54,7 +54,6 @@ def test_closing_line_adds_up(
 
 
 def test_pytest_arguments_are_handed_on(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What follows --pytest goes to pytest as it is, options too."""
     given: list[Sequence[str]] = []
 
     def run_pytest(arguments: Sequence[str]) -> Counts:
@@ -67,14 +66,12 @@ def test_pytest_arguments_are_handed_on(monkeypatch: pytest.MonkeyPatch) -> None
 
 
 def test_unknown_step_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
-    """A step that does not exist is refused with those that do."""
     with pytest.raises(SystemExit, match="2"):
         check.main(["lint", "everything"])
     assert "no step 'everything'; there are: tests, lint, notebooks" in capsys.readouterr().err
 
 
 def test_missing_redis_fails_in_ci_only(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without redis-server a notebook is skipped on a laptop and fails in CI."""
     monkeypatch.setattr("shutil.which", lambda _: None)
     monkeypatch.setenv("CI", "false")
     assert check.on_redis(Path("a.ipynb")) == Counts(skipped=1)
@@ -83,7 +80,6 @@ def test_missing_redis_fails_in_ci_only(monkeypatch: pytest.MonkeyPatch) -> None
 
 
 def test_each_notebook_runs_on_every_server(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Valkey and Redis, and a third where MEMORYSTORE_TEST_SERVER names it; the counts add up."""
     ran = []
 
     def compare(path: Path, endpoint: str | None, _: object = ()) -> Counts:
@@ -102,7 +98,6 @@ def test_each_notebook_runs_on_every_server(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_comparison_that_dies_is_a_failure(tmp_path: Path) -> None:
-    """A run that ends without counts is one failure, not nothing."""
     launcher = [sys.executable, "-c", "raise SystemExit(3)"]
     assert check.compare(tmp_path / "absent.ipynb", None, launcher) == Counts(failed=1)
 

@@ -10,7 +10,6 @@ TEXT = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
 
 
 def test_map_has_every_room() -> None:
-    """Each folder and public module of the package has its row in the map."""
     rooms = re.findall(r"^\| `([\w.]+)/?` \|", TEXT, re.MULTILINE)
     found = {path.name for path in PACKAGE.iterdir() if path.name[0] not in "_."}
     assert set(rooms) == found - {"py.typed"}
@@ -28,7 +27,6 @@ def test_way_through_connect_enters_each_module_once() -> None:
 
 
 def test_files_that_are_named_exist() -> None:
-    """A path in backticks leads to a file or a folder."""
     named = re.findall(r"`([\w.-]*/[\w./-]+)`", TEXT)
     assert named
     assert [

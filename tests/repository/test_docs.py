@@ -63,7 +63,6 @@ def test_program_runs(
 
 
 def test_pages_have_programs() -> None:
-    """What the test above runs was found on these pages."""
     assert {page.stem for page in PAGES if programs(page)} >= {
         "index",
         "connect",

@@ -70,7 +70,6 @@ def test_committed_links_are_current() -> None:
 
 
 def test_links_lead_to_the_placeholder_or_to_one_fork() -> None:
-    """No file links to another repository than the others."""
     repository = links.read_links(ROOT).repository
     for name in links.TEXTS:
         found = links.former_repositories((ROOT / name).read_text(encoding="utf-8"))
@@ -78,7 +77,6 @@ def test_links_lead_to_the_placeholder_or_to_one_fork() -> None:
 
 
 def test_blocks_are_filled(project: Path) -> None:
-    """A notebook gets its line of links, the way to its neighbors, and the install cell."""
     assert links.main([], project) == 0
     head, install, way = cells(project, "01_setup.ipynb")
     assert head.count("\n") == 4
@@ -105,7 +103,6 @@ def test_install_cell_is_short_and_names_the_way_out(project: Path) -> None:
 
 
 def test_fork_gets_all_links(project: Path) -> None:
-    """With another repository and branch no link leads to the old one, foreign ones stay."""
     assert links.main(["--repository", "ada/chat", "--branch", "dev"], project) == 0
     text = "\n".join(path.read_text() for path in project.rglob("*.*") if path.is_file())
     assert not re.search(r"your-org(/|%2F|\.github)\S*memorystore-chat(?!-extras)", text)
@@ -120,7 +117,6 @@ def test_fork_gets_all_links(project: Path) -> None:
 
 
 def test_fork_is_told_what_else_to_do(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """After the links are changed the sentence says to commit, push, and make it public."""
     links.main(["--repository", "https://github.com/ada/chat.git"], project)
     printed = capsys.readouterr().out
     assert "push to https://github.com/ada/chat" in printed
@@ -148,7 +144,6 @@ def test_ci_says_that_links_lead_to_the_placeholder(
 
 
 def test_package_index_is_one_setting(project: Path) -> None:
-    """With --install index the install cell and README name the package alone."""
     assert links.main(["--install", "index"], project) == 0
     assert 'pip install -q "memorystore-chat[tutorial]" ||' in cells(project, "01_setup.ipynb")[1]
     assert 'pip install "memorystore-chat[embedded]"' in (project / "README.md").read_text()
@@ -164,7 +159,6 @@ def test_package_index_is_one_setting(project: Path) -> None:
     ],
 )
 def test_git_is_asked(project: Path, remote: str, repository: str) -> None:
-    """Repository and branch come from git unless they are given."""
     author = ["-c", "user.name=a", "-c", "user.email=a@example.com"]
     for words in (
         ["init", "-q", "-b", "trunk"],
@@ -177,20 +171,17 @@ def test_git_is_asked(project: Path, remote: str, repository: str) -> None:
 
 
 def test_no_remote_is_said(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Without a remote on GitHub the message says how to name the repository."""
     assert links.main(["--repository", "git"], project) == 1
     assert "make links REPO=owner/name" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("text", ["", "chat", "a/b/c", "https://example.com/a/b", "a b/c"])
 def test_what_is_no_repository_is_refused(text: str, project: Path) -> None:
-    """Anything but owner/name or a GitHub address is refused, and nothing is written."""
     assert links.main(["--repository", text], project) == 1
     assert (project / "README.md").read_text() == README
 
 
 def test_block_for_no_notebook_is_refused(project: Path) -> None:
-    """A block that names a notebook which does not exist is an error."""
     text = "<!-- badge 09_none.ipynb --><!-- /badge -->"
     (project / "README.md").write_text(text)
     assert links.main([], project) == 1
@@ -198,7 +189,6 @@ def test_block_for_no_notebook_is_refused(project: Path) -> None:
 
 
 def test_copy_of_the_repository_can_be_pointed_elsewhere(tmp_path: Path) -> None:
-    """The real files, pointed at a fork, keep no link to the placeholder."""
     files = [ROOT / name for name in links.TEXTS] + sorted((ROOT / "notebooks").glob("*.ipynb"))
     copies = [tmp_path / file.relative_to(ROOT) for file in files]
     for file, copy in zip(files, copies, strict=True):

@@ -74,12 +74,10 @@ def imported(tmp_path_factory: pytest.TempPathFactory) -> tuple[set[str], set[st
 
 
 def test_star_import(imported: tuple[set[str], set[str]]) -> None:
-    """`from memorystore_chat import *` gives the public names."""
     assert imported[1] == PUBLIC
 
 
 def test_import_brings_no_optional_library(imported: tuple[set[str], set[str]]) -> None:
-    """Importing the package loads redis, langchain_core, and its pydantic: no other library."""
     foreign = {name.partition(".")[0] for name in imported[0]} - sys.stdlib_module_names
     assert "memorystore_chat" in foreign
     assert foreign <= {"memorystore_chat", "langchain_core", "pydantic", "redis"}
@@ -88,7 +86,6 @@ def test_import_brings_no_optional_library(imported: tuple[set[str], set[str]]) 
 def test_import_loads_what_production_needs_and_no_more(
     imported: tuple[set[str], set[str]],
 ) -> None:
-    """Importing the package loads neither the tutorial, nor local servers, nor Google's parts."""
     later = {
         "memorystore_chat.agents",
         "memorystore_chat.checkpoint",
@@ -112,7 +109,6 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_wheel_holds_the_package_and_nothing_else(wheel: Path) -> None:
-    """The wheel has every module, the Lua script and the typing marker; no tests or notebooks."""
     source = ROOT / "helpers"
     expected = {
         str(path.relative_to(source))
@@ -125,7 +121,6 @@ def test_wheel_holds_the_package_and_nothing_else(wheel: Path) -> None:
 
 
 def test_readme_on_the_package_index_has_no_relative_link(wheel: Path) -> None:
-    """The long description leads to the repository, as relative links lead nowhere there."""
     with zipfile.ZipFile(wheel) as archive:
         (name,) = (n for n in archive.namelist() if n.endswith("/METADATA"))
         metadata = email.message_from_bytes(archive.read(name))
@@ -163,7 +158,6 @@ def from_wheel(
 def test_wheel_works_where_it_is_installed(
     wheel: Path, tmp_path: Path, valkey_server: Server
 ) -> None:
-    """What is in the wheel holds a conversation with a server."""
     script = (ROOT / "tools" / "smoke.py").read_text(encoding="utf-8")
     run = from_wheel(wheel, tmp_path, script, MEMORYSTORE_ENDPOINT=valkey_server.url)
     assert run.stdout == "A conversation was stored, read back and deleted.\n"

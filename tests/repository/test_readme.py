@@ -39,7 +39,6 @@ def problems(text: str) -> list[str]:
 
 
 def test_readme() -> None:
-    """The links of README.md lead somewhere, and its pictures have alternative texts."""
     assert problems(README) == []
 
 
@@ -55,13 +54,11 @@ def test_readme() -> None:
     ],
 )
 def test_bad_readme_is_noticed(bad: str) -> None:
-    """A dead link in README.md is noticed; good ones are not complained about."""
     assert problems(GOOD) == []
     assert problems(f"{GOOD}\n\n{bad}")
 
 
 def test_series_has_a_row_and_a_badge_for_each_notebook() -> None:
-    """Each notebook has one row in the table of the series, with one badge."""
     rows = re.findall(r"^\| \[.+\]\(notebooks/(\w+\.ipynb)\) \|.+$", README, re.MULTILINE)
     assert rows == sorted(path.name for path in (ROOT / "notebooks").glob("*.ipynb"))
     for name in rows:
@@ -70,7 +67,6 @@ def test_series_has_a_row_and_a_badge_for_each_notebook() -> None:
 
 
 def test_screenshot_fits_on_a_page() -> None:
-    """The screenshot is large enough to be read and small enough to be loaded."""
     path = ROOT / "docs/_static/tutorial.png"
     with Image.open(path) as picture:
         assert picture.width == 1280
@@ -79,7 +75,6 @@ def test_screenshot_fits_on_a_page() -> None:
 
 
 def test_animation_is_short() -> None:
-    """The animation takes 6 to 12 seconds, shows the last frame longest, and is quickly loaded."""
     path = ROOT / "docs/_static/tutorial.gif"
     with Image.open(path) as picture:
         times = [frame.info["duration"] for frame in ImageSequence.Iterator(picture)]

@@ -19,13 +19,11 @@ PROJECT = '[project]\nversion = "0.2.0"\n'
 def test_tag_must_be_the_version_and_in_the_changelog(
     tag: str, changelog: str, problems: list[str]
 ) -> None:
-    """A tag is released only if it is the version and the changelog says what is in it."""
     found = release.tag_problems(tag, PROJECT, changelog)
     assert len(found) == len(problems)
     assert all(text.startswith(start) for text, start in zip(found, problems, strict=True))
 
 
 def test_refused_tag_builds_nothing(capsys: pytest.CaptureFixture[str]) -> None:
-    """With the wrong tag the command says so and ends before it builds."""
     assert release.main(["v99"]) == 1
     assert "the tag is v99" in capsys.readouterr().err

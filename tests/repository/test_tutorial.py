@@ -80,7 +80,6 @@ def test_outputs_of_a_copy_are_trusted(copy: Path) -> None:
 
 
 def test_what_was_not_touched_is_renewed(series: Path, copy: Path) -> None:
-    """New versions arrive, also of outputs and pictures; what is gone from the series goes."""
     notebook(series / "01_setup.ipynb", "1", "another output")
     (series / "images" / "turn.png").unlink()
     notebook(series / "02_basic_usage.ipynb", "2")
@@ -131,7 +130,6 @@ def test_fresh_starts_over_and_loses_nothing(series: Path, copy: Path) -> None:
 
 @pytest.mark.parametrize("text", ["", "[]", '{"cells": [1]}', "no notebook"])
 def test_broken_notebook_is_the_readers_own(series: Path, copy: Path, text: str) -> None:
-    """A file that is no notebook any more is left alone like any change."""
     (copy / "01_setup.ipynb").write_text(text)
     assert tutorial.renew(series, copy) == []
     assert (copy / "01_setup.ipynb").read_text() == text

@@ -29,14 +29,12 @@ def make(*arguments: str, folder: Path = ROOT) -> subprocess.CompletedProcess[st
 
 @pytest.mark.parametrize("target", TARGETS)
 def test_targets_exist(target: str) -> None:
-    """Each target that is declared has a recipe that make can read."""
     run = make("--dry-run", target)
     assert run.returncode == 0, run.stderr
     assert run.stdout.strip()
 
 
 def test_help_names_every_target() -> None:
-    """`make` alone says what there is."""
     named = re.findall(r"^make ([\w-]+) ", make().stdout, re.MULTILINE)
     assert named == [target for target in TARGETS if target != "help"]
 
@@ -45,14 +43,12 @@ def test_help_names_every_target() -> None:
     "file", ["README.md", "CONTRIBUTING.md", ".github/workflows/ci.yml", ".ci/run"]
 )
 def test_make_commands_that_are_named_exist(file: str) -> None:
-    """Where a text says to call make, the target exists."""
     text = (ROOT / file).read_text(encoding="utf-8")
     commands = re.findall(r"(?:^|`|\$ |run: )make ([a-z-]+)\b", text, re.MULTILINE)
     assert set(commands) <= set(TARGETS)
 
 
 def test_old_python_is_refused_in_words(tmp_path: Path) -> None:
-    """Without Python 3.11, a fresh clone says what is needed and how to name it."""
     old = tmp_path / "old-python"
     old.write_text("#!/bin/sh\nexit 1\n")
     old.chmod(0o755)
@@ -67,7 +63,6 @@ def test_old_python_is_refused_in_words(tmp_path: Path) -> None:
 
 
 def test_every_python_version_is_tested() -> None:
-    """CI runs on each Python that pyproject.toml claims."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     claimed = [c.rpartition(" ")[2] for c in project["classifiers"] if re.search(r":: 3\.\d+", c)]
     assert JOBS["test"]["strategy"]["matrix"]["python"] == claimed
@@ -75,7 +70,6 @@ def test_every_python_version_is_tested() -> None:
 
 
 def test_jobs_are_bounded() -> None:
-    """Every job has a time limit, and none may write to the repository."""
     assert yaml.safe_load(WORKFLOW)["permissions"] == {"contents": "read"}
     assert [name for name, job in JOBS.items() if "timeout-minutes" not in job] == []
     assert [name for name, job in JOBS.items() if "permissions" in job] == []

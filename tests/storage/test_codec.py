@@ -166,14 +166,12 @@ def check_round_trip(written: BaseMessage, expected: BaseMessage) -> None:
 @settings(max_examples=250, deadline=None)
 @given(messages)
 def test_every_message_is_read_back_as_it_was_written(message: BaseMessage) -> None:
-    """Whatever a message holds, it comes back equal, or is refused with the reason."""
     check_round_trip(message, message)
 
 
 @settings(max_examples=80, deadline=None)
 @given(message_chunks)
 def test_a_chunk_is_stored_as_the_message_it_is_a_chunk_of(chunk: BaseMessage) -> None:
-    """A stream's chunk comes back as the whole message LangChain makes of it."""
     check_round_trip(chunk, message_chunk_to_message(chunk))
 
 
@@ -329,7 +327,6 @@ def test_what_json_would_change_is_refused(value: Any, reason: str) -> None:
 
 
 def test_nesting_up_to_the_limit_is_kept() -> None:
-    """MAX_DEPTH levels go through, whatever else is in the message."""
     for content in ("x", "\ud800"):
         message = HumanMessage(content, additional_kwargs={"a": nested(MAX_DEPTH - 1)})
         assert same(codec.decode(encoded(message)), message)
@@ -475,7 +472,6 @@ def test_a_subclass_without_fields_of_its_own_is_read_back_as_the_standard_class
 def test_what_is_not_a_standard_message_is_refused(
     message: Any, error: type[Exception], reason: str
 ) -> None:
-    """The error says what was given and what to do instead."""
     with pytest.raises(error) as raised:
         encoded(message)
     assert reason in str(raised.value)
@@ -594,7 +590,6 @@ def test_an_element_without_a_time_has_none(id_: Any) -> None:
 
 
 def test_ids_are_unique_and_rise() -> None:
-    """Every append has an id of its own, in the order of time."""
     ids = [codec.new_append_id() for _ in range(10_000)]
     assert len(set(ids)) == len(ids)
     assert ids == sorted(ids)
