@@ -70,17 +70,13 @@ def notebook_steps() -> list[Step]:
 
 def on_servers(path: Path) -> Counts:
     """Compare a notebook on Valkey 9, on Redis 7, and on ``$MEMORYSTORE_TEST_SERVER`` if set."""
-    runs = [partial(on_embedded, path), partial(on_redis, path)]
+    # As `make notebooks` starts it.
+    embedded = [sys.executable, "-m", "memorystore_chat.local", "run", "--temporary", "--"]
+    runs = [partial(compare, path, None, embedded), partial(on_redis, path)]
     if external := os.environ.get("MEMORYSTORE_TEST_SERVER"):
         runs.append(partial(compare, path, external))
     with ThreadPoolExecutor(len(runs)) as pool:
         return sum(pool.map(lambda run: run(), runs), Counts())
-
-
-def on_embedded(path: Path) -> Counts:
-    """Compare a notebook on a throw-away embedded server, as ``make notebooks`` starts it."""
-    embedded = [sys.executable, "-m", "memorystore_chat.local", "run", "--temporary", "--"]
-    return compare(path, None, embedded)
 
 
 def on_redis(path: Path) -> Counts:

@@ -52,23 +52,6 @@ def read(path: Path) -> nbformat.NotebookNode:
     return book
 
 
-def normalize(book: nbformat.NotebookNode) -> None:
-    """Drop whatever metadata differs between machines or runs; tags and folding stay."""
-    book.metadata = nbformat.from_dict(METADATA)
-    for cell in book.cells:
-        kept = {key: cell.metadata[key] for key in _KEPT if cell.metadata.get(key)}
-        cell.metadata = nbformat.from_dict(kept)
-
-
-def uncompared(book: nbformat.NotebookNode) -> dict[str, list[nbformat.NotebookNode]]:
-    """The outputs that differ from run to run, by cell id; cells that have none are left out."""
-    return {
-        cell.id: cell.outputs
-        for cell in book.cells
-        if "nbval-ignore-output" in cell.metadata.get("tags", []) and cell.outputs
-    }
-
-
 def execute(path: Path, *, refresh: bool = False) -> list[str]:
     """Run a notebook in a fresh kernel and write its outputs back.
 
@@ -80,10 +63,12 @@ def execute(path: Path, *, refresh: bool = False) -> list[str]:
         What went wrong. If anything did, the file stays as it was.
     """
     book = read(path)
-    kept = {} if refresh else uncompared(book)
-    for cell in book.cells:
-        if cell.cell_type == "code":
-            cell.update(execution_count=None, outputs=[])
+    code = [cell for cell in book.cells if cell.cell_type == "code"]
+    kept: dict[str, list[nbformat.NotebookNode]] = {}
+    for cell in code:
+        if not refresh and "nbval-ignore-output" in cell.metadata.get("tags", []):
+            kept[cell.id] = cell.outputs
+        cell.update(execution_count=None, outputs=[])
     where = "its kernel"
 
     def remember(cell_index: int, **_: object) -> None:
@@ -107,21 +92,22 @@ def execute(path: Path, *, refresh: bool = False) -> list[str]:
             runner.execute()
     except (CellExecutionError, CellTimeoutError, DeadKernelError) as error:
         return [f"{where}: {_COLOR.sub('', str(error))}"]
-    normalize(book)
-    code = [cell for cell in book.cells if cell.cell_type == "code"]
+    book.metadata = nbformat.from_dict(METADATA)
+    for cell in book.cells:
+        metadata = {key: cell.metadata[key] for key in _KEPT if cell.metadata.get(key)}
+        cell.metadata = nbformat.from_dict(metadata)
     for number, cell in enumerate(code, 1):
         problems += [
             f"code cell {number} wrote to stderr: {output.text}"
             for output in cell.outputs
             if output.get("name") == "stderr"
         ]
-    for cell in code:
         # A widget lives as long as its kernel; what is beside it is what a reader of the file sees.
         cell.outputs = [output for output in cell.outputs if WIDGET not in output.get("data", {})]
         for output in kept.get(cell.id, []):
             if output.output_type == "execute_result":
                 output.execution_count = cell.execution_count
-        cell.outputs = kept.get(cell.id, cell.outputs)
+        cell.outputs = kept.get(cell.id) or cell.outputs
     if not problems:
         path.write_text(nbformat.writes(book) + "\n", encoding="utf-8")
     return problems

@@ -162,9 +162,8 @@ def test_run_without_an_endpoint_is_refused(
     monkeypatch.delenv("MEMORYSTORE_ENDPOINT", raising=False)
     with pytest.raises(SystemExit, match="2"):
         run_notebooks.main([])
-    assert "set MEMORYSTORE_ENDPOINT to the server to run on, or use: make notebooks" in (
-        capsys.readouterr().err
-    )
+    said = "set MEMORYSTORE_ENDPOINT to the server to run on, or use: make notebooks"
+    assert said in capsys.readouterr().err
 
 
 def test_what_is_not_there_is_named(
