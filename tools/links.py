@@ -44,22 +44,22 @@ _BLOCK = re.compile(
     re.DOTALL,
 )
 _COLAB = re.compile(r"colab\.research\.google\.com/github/([\w.-]+/[\w.-]+)/blob/")
-_SLUG = re.compile(r"(?:https://github\.com/)?([\w-]+/[\w.-]+?)(?:\.git)?/?")
+_SLUG = re.compile(r"(?:\S*\bgithub\.com[:/])?([\w-]+/[\w.-]+?)(?:\.git)?/?")
 
 
 def parse_repository(text: str) -> str:
-    """The ``owner/name`` in a GitHub URL or in ``owner/name`` itself.
+    """The ``owner/name`` in the address of a repository on GitHub or in ``owner/name`` itself.
 
     Raises:
-        ValueError: If it is neither.
+        ValueError: If it is neither; the text, in which a token may stand, is not repeated.
 
     Example:
-        >>> parse_repository("https://github.com/your-org/memorystore-chat")
+        >>> parse_repository("git@github.com:your-org/memorystore-chat.git")
         'your-org/memorystore-chat'
     """
     match = _SLUG.fullmatch(text)
     if match is None:
-        raise ValueError(f"expected owner/name or https://github.com/owner/name, not {text!r}")
+        raise ValueError("no repository on GitHub is named; name it: make links REPO=owner/name")
     return match[1]
 
 
@@ -228,24 +228,9 @@ def rewrite_all(root: Path, links: Links) -> dict[Path, str]:
     return {path: text for path, text in texts.items() if text != path.read_text(encoding="utf-8")}
 
 
-def from_git(root: Path) -> tuple[str, str]:
-    """The repository and the branch that git knows.
-
-    Raises:
-        ValueError: There is no remote on GitHub.
-    """
-
-    def git(*words: str) -> str:
-        done = subprocess.run(["git", *words], cwd=root, capture_output=True, text=True)
-        return done.stdout.strip()
-
-    remote, branch = git("remote", "get-url", "origin"), git("branch", "--show-current")
-    slug = re.search(r"github\.com[:/]([\w-]+/[\w.-]+?)(?:\.git)?/?$", remote)
-    if slug is None:
-        raise ValueError(
-            "git knows no remote on GitHub here; say which repository: make links REPO=owner/name"
-        )
-    return slug[1], branch or "main"
+def git(root: Path, *words: str) -> str:
+    """What git says, or nothing."""
+    return subprocess.run(["git", *words], cwd=root, capture_output=True, text=True).stdout.strip()
 
 
 def main(arguments: list[str] | None = None, root: Path = ROOT) -> int:
@@ -257,14 +242,15 @@ def main(arguments: list[str] | None = None, root: Path = ROOT) -> int:
     parser.add_argument("--check", action="store_true", help="write nothing; for GitHub's summary")
     options = parser.parse_args(arguments)
     try:
-        links = read_links(root)
         changes = {"branch": options.branch, "install": options.install}
-        if options.repository == "git":
-            repository, branch = from_git(root)
-            changes |= {"repository": repository, "branch": options.branch or branch}
-        elif options.repository is not None:
-            changes["repository"] = parse_repository(options.repository)
-        links = replace(links, **{name: value for name, value in changes.items() if value})
+        repository = options.repository
+        if repository == "git":
+            repository = git(root, "remote", "get-url", "origin")
+            changes["branch"] = options.branch or git(root, "branch", "--show-current")
+        if repository is not None:
+            changes["repository"] = parse_repository(repository)
+        named = {name: value for name, value in changes.items() if value}
+        links = replace(read_links(root), **named)
         changed = rewrite_all(root, links)
     except ValueError as error:
         print(f"links: {error}", file=sys.stderr)

@@ -156,6 +156,7 @@ def test_package_index_is_one_setting(project: Path) -> None:
         ("git@github.com:ada/chat.git", "ada/chat"),
         ("https://github.com/ada/my.chat", "ada/my.chat"),
         ("ssh://git@github.com/ada/chat/", "ada/chat"),
+        ("https://ada:hunter2@github.com/ada/chat", "ada/chat"),
     ],
 )
 def test_git_is_asked(project: Path, remote: str, repository: str) -> None:
@@ -170,14 +171,17 @@ def test_git_is_asked(project: Path, remote: str, repository: str) -> None:
     assert f"{repository}/blob/trunk/" in cells(project, "01_setup.ipynb")[0]
 
 
-def test_no_remote_is_said(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert links.main(["--repository", "git"], project) == 1
-    assert "make links REPO=owner/name" in capsys.readouterr().err
-
-
-@pytest.mark.parametrize("text", ["", "chat", "a/b/c", "https://example.com/a/b", "a b/c"])
-def test_what_is_no_repository_is_refused(text: str, project: Path) -> None:
+@pytest.mark.parametrize(
+    "text", ["git", "", "chat", "a/b/c", "https://ada:hunter2@example.com/a/b", "a b/c"]
+)
+def test_what_is_no_repository_is_refused(
+    text: str, project: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Also where git knows none: the way out is named, a token is not, and nothing is written."""
     assert links.main(["--repository", text], project) == 1
+    said = capsys.readouterr().err
+    assert "make links REPO=owner/name" in said
+    assert "hunter2" not in said
     assert (project / "README.md").read_text() == README
 
 
