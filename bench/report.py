@@ -2,6 +2,7 @@
 
 import os
 import platform
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -14,6 +15,7 @@ from tabulate import tabulate
 import checkpointers
 from checkpointers import FLOOR, KINDS, MIDDLEWARE, SAVER, SAVER_KEEP_1
 from peers import BARE, BARE_LC, COMMUNITY, NAMES, OFFICIAL, OURS, PEERS, PLAIN_REDIS, VALKEY_SAVER
+from timing import Figures
 
 Target = tuple[str, str, str, bool]
 LENGTHS = (10, 100, 1000, 10_000)
@@ -120,10 +122,15 @@ def _agent_targets(agents: dict[str, Any]) -> list[Target]:
     return rows
 
 
-def table(head: list[str], rows: list[list[str]]) -> str:
-    """A Markdown table with right-aligned figures."""
-    sides = ("left", *("right" for _ in head[1:]))
-    return tabulate(rows, head, tablefmt="pipe", colalign=sides, disable_numparse=True)
+def table(columns: dict[str, Sequence[str]]) -> str:
+    """A Markdown table of columns, the figures of which are right-aligned."""
+    sides = ("left", *("right" for _ in [*columns][1:]))
+    return tabulate(columns, "keys", tablefmt="pipe", colalign=sides, disable_numparse=True)
+
+
+def medians(figures: Figures, names: Sequence[str] = NAMES) -> list[str]:
+    """A column of milliseconds."""
+    return [number(figures[name]["median_ms"]) for name in names]
 
 
 def number(value: float) -> str:
@@ -147,56 +154,47 @@ def markdown(results: dict[str, Any]) -> str:
         "![Time of one turn by the number of messages stored, without and with 20 ms a round trip]"
         "(turn.png)",
     ]
+    sizes = results["sizes"]
     for name, figures in results["links"].items():
-        rows = [
-            [library]
-            + [number(figures["turn"][str(n)][library]["median_ms"]) for n in LENGTHS]
-            + [str(results["sizes"]["round_trips"][library])]
-            for library in NAMES
-        ]
-        head = [f"+ {name}", *(f"{n:,}" for n in LENGTHS), "round trips"]
-        parts.append(table(head, rows))
+        turns = {f"{n:,}": medians(figures["turn"][str(n)]) for n in LENGTHS}
+        trips = [str(sizes["round_trips"][library]) for library in NAMES]
+        parts.append(table({f"+ {name}": NAMES, **turns, "round trips": trips}))
     parts += [
         "## A thousand messages",
         "Milliseconds per 1,000 messages. On the slower links one by one was measured on "
         "200 and 20 messages, and the peers' batch, which is as many commands, on 100.",
     ]
-    tasks = ("one by one", "batch", "read")
-    head = ["", *(f"{task}, + {name}" for name in results["links"] for task in tasks), "bytes each"]
-    rows = [
-        [library]
-        + [
-            number(figures[task][library]["median_ms"])
-            for figures in results["links"].values()
-            for task in tasks
-        ]
-        + [number(results["sizes"]["bytes"][library])]
-        for library in NAMES
-    ]
-    parts.append(table(head, rows))
+    bulk = {
+        f"{task}, + {name}": medians(figures[task])
+        for name, figures in results["links"].items()
+        for task in ("one by one", "batch", "read")
+    }
+    each = [number(sizes["bytes"][library]) for library in NAMES]
+    parts.append(table({"": NAMES, **bulk, "bytes each": each}))
     alone = results["links"]["0 ms"]["read"]["messages_from_dict alone"]["median_ms"]
     parts.append(
         f"`messages_from_dict` alone takes {number(alone)} ms for the 1,000 messages. `{BARE}` "
         f"sends ready-made bytes; `{BARE_LC}` adds `model_dump_json` or `messages_from_dict`."
     )
+    names, aims, measured, met = zip(*targets(results), strict=True)
+    verdicts = ["met" if each else "missed" for each in met]
     parts += [
         *agents(results),
         "## Aims",
-        table(
-            ["", "aim", "measured", ""],
-            [[*row[:3], "met" if row[3] else "missed"] for row in targets(results)],
-        ),
+        table({"": names, "aim": aims, "measured": measured, " ": verdicts}),
         "## Exactly once",
         "1,000 appends by two writers, the reply to every third one lost after the server has "
         "acted; the same while a replica takes over; 200 threads with five turns of two messages "
         "each. Lost: acknowledged and not stored. Torn: turns with another's message in between.",
     ]
-    columns = ("attempted", "acknowledged", "stored", "doubled", "lost", "torn")
-    rows = [
-        [title, *(f"{figures[column]:,}" if column in figures else "" for column in columns)]
-        for title, figures in results["faults"].items()
-    ]
-    parts.append(table(["", *columns], rows))
+    faults = {
+        column: [
+            f"{figures[column]:,}" if column in figures else ""
+            for figures in results["faults"].values()
+        ]
+        for column in ("attempted", "acknowledged", "stored", "doubled", "lost", "torn")
+    }
+    parts.append(table({"": list(results["faults"]), **faults}))
     return "\n\n".join(parts) + "\n"
 
 
@@ -204,59 +202,38 @@ def agents(results: dict[str, Any]) -> list[str]:
     """The report's part on what keeps an agent's conversation."""
     wire, stored = results["agents"]["wire"], results["agents"]["stored"]
     after = [turns for turns in (50, 500) if str(turns) in stored[SAVER]]
-    links = [name for name in checkpointers.LINKS if name in results["links"]]
+    trips = {
+        kind: ["{round_trips} / {commands}".format(**kinds[kind]) for kinds in wire.values()]
+        for kind in KINDS
+    }
+    sizes = {}
+    for turns in after:
+        grown = [each[str(turns)] for each in stored.values()]
+        sizes[f"{turns} turns: kB"] = [number(each["bytes"] / 1000) for each in grown]
+        sizes[f"{turns} turns: keys"] = [f"{each['keys']:,}" for each in grown]
+    times = {
+        f"{length:,}, + {link}": medians(figures["agent"][str(length)], checkpointers.NAMES)
+        for link, figures in results["links"].items()
+        if link in checkpointers.LINKS
+        for length in checkpointers.LENGTHS
+    }
     return [
         "## An agent's turn on the wire",
         "Round trips / commands, with LangGraph's durability `sync` and `exit`. "
         f"{VALKEY_SAVER} is that of langgraph-checkpoint-aws. {MIDDLEWARE} keeps what was said "
         f"and no checkpoints, {FLOOR} forgets all when the process ends. Everything expires after "
         "an hour.",
-        table(
-            ["", *KINDS],
-            [
-                [name, *("{round_trips} / {commands}".format(**kinds[kind]) for kind in KINDS)]
-                for name, kinds in wire.items()
-            ],
-        ),
+        table({"": list(wire), **trips}),
         "## An agent's conversation on the server",
         "MEMORY USAGE summed over all keys, in kB, and the number of keys, on a plain Valkey. "
         "Every fifth turn calls a tool. Without keep=1 every checkpoint is kept.",
         "![Kilobytes on the server by turns, and round trips a turn, of this package and its peers]"
         "(checkpoints.png)",
-        table(
-            ["", *(f"{turns} turns: {what}" for turns in after for what in ("kB", "keys"))],
-            [
-                [
-                    name,
-                    *(
-                        figure
-                        for turns in after
-                        for figure in (
-                            number(grown[str(turns)]["bytes"] / 1000),
-                            f"{grown[str(turns)]['keys']:,}",
-                        )
-                    ),
-                ]
-                for name, grown in stored.items()
-            ],
-        ),
+        table({"": list(stored), **sizes}),
         "## An agent's turn in time",
         "Milliseconds of a turn without a tool, by messages that the thread holds already; "
         f"durability `async`, the default. {FLOOR} is the floor: LangGraph and the demo model.",
-        table(
-            ["", *(f"{n:,}, + {name}" for name in links for n in checkpointers.LENGTHS)],
-            [
-                [
-                    library,
-                    *(
-                        number(results["links"][name]["agent"][str(n)][library]["median_ms"])
-                        for name in links
-                        for n in checkpointers.LENGTHS
-                    ),
-                ]
-                for library in checkpointers.NAMES
-            ],
-        ),
+        table({"": checkpointers.NAMES, **times}),
     ]
 
 
