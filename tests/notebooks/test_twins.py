@@ -143,19 +143,12 @@ def test_install_line_resolves_inside_colabs_versions(tmp_path: Path) -> None:
 
 @dataclass(frozen=True)
 class Twin:
-    """An environment with the versions of whatever the install line or the kernel touches.
-
-    Attributes:
-        folder: Everything is in here.
-        says: What `detect_environment` says here.
-        environment: What tells the package where it is.
-        before: Name and version of each package, before the first notebook ran.
-    """
+    """An environment with the versions of whatever the install line or the kernel touches."""
 
     folder: Path
-    says: str
-    environment: dict[str, str]
-    before: dict[str, str]
+    says: str  # the answer of `detect_environment`
+    environment: dict[str, str]  # what tells the package where it is
+    before: dict[str, str]  # name and version of each package, before the first notebook ran
 
 
 def build_colab(folder: Path) -> None:

@@ -34,16 +34,7 @@ _TYPES = ["unspecified", "string", "number", "integer", "boolean", "array", "obj
 
 @dataclass(frozen=True)
 class Request:
-    """A call as it arrived.
-
-    Attributes:
-        project: Project in the path.
-        location: Location in the path.
-        model: Model in the path.
-        method: ``"generateContent"`` or ``"streamGenerateContent"``.
-        headers: Header names in lower case -> values.
-        body: The decoded JSON.
-    """
+    """A call as it arrived: what is in its path, its headers in lower case, its JSON."""
 
     project: str
     location: str
@@ -203,9 +194,8 @@ def _messages(body: dict[str, Any]) -> Iterator[BaseMessage]:
             )
         elif answers:
             for answer in answers:
-                yield ToolMessage(
-                    _answered(answer), tool_call_id=answer["name"], name=answer["name"]
-                )
+                name = answer["name"]
+                yield ToolMessage(_answered(answer), tool_call_id=name, name=name)
         else:
             yield HumanMessage(text)
 
@@ -245,9 +235,8 @@ def _pieces(reply: AIMessage) -> list[tuple[AIMessage, AIMessage | None]]:
     """Cut a reply into what a stream sends; the last piece carries the usage."""
     if reply.tool_calls:
         return [(reply, reply)]
-    words = re.findall(r"\s*\S+", reply.text)
-    pieces = [AIMessage(word) for word in words]
-    return [(piece, reply if piece is pieces[-1] else None) for piece in pieces]
+    *pieces, end = (AIMessage(word) for word in re.findall(r"\s*\S+", reply.text))
+    return [*((piece, None) for piece in pieces), (end, reply)]
 
 
 def _response(piece: AIMessage, model: str, *, last: AIMessage | None) -> dict[str, Any]:

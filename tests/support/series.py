@@ -69,17 +69,11 @@ def text_of(cell: Cell) -> str:
 
 @dataclass(frozen=True)
 class Exercise:
-    """A task for the reader.
-
-    Attributes:
-        title: Its heading.
-        task: The place of the reader's cell among the notebook's cells; the check comes next.
-        solution: The code of the folded solution, which replaces the reader's cell.
-    """
+    """A task for the reader."""
 
     title: str
-    task: int
-    solution: str
+    task: int  # the place of the reader's cell among all cells; the check comes next
+    solution: str  # the code, which replaces the reader's cell
 
 
 def exercises(book: Book) -> list[Exercise]:
@@ -147,16 +141,17 @@ class Kernel:
 
 
 @asynccontextmanager
-async def kernel(book: Book, endpoint: str, **options: Any) -> AsyncIterator[Kernel]:
+async def kernel(book: Book, endpoint: str) -> AsyncIterator[Kernel]:
     """Open a copy of a notebook with a kernel of its own."""
     book = copy.deepcopy(book)
-    settings: dict[str, Any] = {
-        "timeout": CELL_TIMEOUT,
-        "kernel_name": "python3",
-        "coalesce_streams": True,
-    }
-    resources = {"metadata": {"path": str(FOLDER)}}
-    runner = NotebookClient(book, resources=resources, record_timing=False, **settings | options)
+    runner = NotebookClient(
+        book,
+        timeout=CELL_TIMEOUT,
+        kernel_name="python3",
+        coalesce_streams=True,
+        record_timing=False,
+        resources={"metadata": {"path": str(FOLDER)}},
+    )
     async with runner.async_setup_kernel(env=environment(endpoint)):
         yield Kernel(book, runner)
 

@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NoReturn, Self
+from typing import Any, NamedTuple, NoReturn, Self
 from urllib.parse import urlsplit
 
 import pytest
@@ -34,15 +34,8 @@ ADMIN = "test-admin"
 ADMIN_PASSWORD = "admin-of-the-tests"
 
 
-@dataclass(frozen=True)
-class Tls:
-    """The files a TLS server reads, and the CA a client should trust.
-
-    Attributes:
-        cert: PEM file with the server's certificate.
-        key: PEM file with its private key.
-        ca: PEM file with the certificate authority.
-    """
+class Tls(NamedTuple):
+    """PEM files: a server's certificate and private key, and the authority a client trusts."""
 
     cert: Path
     key: Path
