@@ -69,7 +69,9 @@ async def async_client(server: Server) -> AsyncIterator[Any]:
 def make(client: redis.Redis, key_prefix: str) -> Make:
     """Histories on `server` with keys of this test's own."""
 
-    def make(session_id: str = "s", *given: Any, **options: Any) -> MemorystoreChatMessageHistory:
+    def make(
+        session_id: str = "s", *given: Any, client: redis.Redis = client, **options: Any
+    ) -> MemorystoreChatMessageHistory:
         return MemorystoreChatMessageHistory(
             client, session_id, *given, key_prefix=key_prefix, **options
         )
