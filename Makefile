@@ -9,6 +9,9 @@ BIN = .venv/bin
 PIP = $(BIN)/python -m pip install --quiet --disable-pip-version-check
 UV = $(BIN)/uv pip install --quiet --python $(BIN)/python
 
+# The checks start hundreds of interpreters, which would compile Google's libraries each time.
+unexport PYTHONDONTWRITEBYTECODE
+
 .PHONY: help tutorial test test-again test-browser test-colab test-readers notebooks screenshots lint docs bench release-check lock links
 .DELETE_ON_ERROR:
 
