@@ -252,27 +252,10 @@ def _resolve(
     timeout: float,
 ) -> Endpoint:
     """The endpoint with everything that is given beside it, its address found."""
-    types: tuple[tuple[str, object, Any, str], ...] = (
-        ("endpoint", endpoint, str | Endpoint | None, "text or an Endpoint"),
-        ("password", password, str | None, "text (str)"),
-        ("iam", iam, bool | redis.CredentialProvider | None, "True or an IamCredentials"),
-        ("cluster", cluster, bool | None, "True, False, or None to ask the server"),
-    )
-    for name, value, accepted, words in types:
-        if not isinstance(value, accepted):
-            raise TypeError(f"{name} is a {type_name(value)}; it takes {words}.")
+    _check_types(endpoint=endpoint, password=password, iam=iam, cluster=cluster)
     if password is not None and iam:
         raise EndpointError("Both password= and iam= are given: keep one of them.")
-    if endpoint is None:
-        endpoint = environment_endpoint()
-    login = environment_password(endpoint) if password is None and not iam else password
-    if isinstance(endpoint, str):
-        target = Endpoint.parse(endpoint, password=login)
-    elif endpoint.password or endpoint.credential_provider or endpoint.resource:
-        # What Google Cloud was asked about is known to have AUTH or not.
-        target = endpoint
-    else:
-        target = replace(endpoint, password=login)
+    target = _with_login(endpoint, password, iam)
     if target.product == "embedded":
         given = {"password": password, "iam": iam, "ca_certs": ca_certs, "cluster": cluster}
         for name, value in given.items():
@@ -302,3 +285,36 @@ def _resolve(
             f"ca_certs= is given, and {target} is no TLS endpoint: write rediss://."
         )
     return target if cluster is None else replace(target, cluster=cluster)
+
+
+_ACCEPTED: dict[str, tuple[Any, str]] = {
+    "endpoint": (str | Endpoint | None, "text or an Endpoint"),
+    "password": (str | None, "text (str)"),
+    "iam": (bool | redis.CredentialProvider | None, "True or an IamCredentials"),
+    "cluster": (bool | None, "True, False, or None to ask the server"),
+}
+
+
+def _check_types(**given: object) -> None:
+    for name, value in given.items():
+        accepted, words = _ACCEPTED[name]
+        if not isinstance(value, accepted):
+            raise TypeError(f"{name} is a {type_name(value)}; it takes {words}.")
+
+
+def _with_login(
+    endpoint: str | Endpoint | None,
+    password: str | None,
+    iam: bool | redis.CredentialProvider | None,
+) -> Endpoint:
+    """The endpoint with the password for it, given or from the environment."""
+    if endpoint is None:
+        endpoint = environment_endpoint()
+    if password is None and not iam:
+        password = environment_password(endpoint)
+    if isinstance(endpoint, str):
+        return Endpoint.parse(endpoint, password=password)
+    if endpoint.password or endpoint.credential_provider or endpoint.resource:
+        # What Google Cloud was asked about is known to have AUTH or not.
+        return endpoint
+    return replace(endpoint, password=password)
