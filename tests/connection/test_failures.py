@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import redis
 
 import servers
 from connecting import answering, refused
@@ -15,6 +16,8 @@ from memorystore_chat.connection import tls
 from memorystore_chat.connection.opening import connect
 from memorystore_chat.errors import ConnectError
 from servers import Cluster, Server, Tls
+
+TOKENS = redis.UsernamePasswordCredentialProvider(password="token")
 
 # Nothing there
 
@@ -109,6 +112,7 @@ def test_a_refused_login(
     ("path", "given", "text"),
     [
         ("", {"password": "hunter2"}, "the server has none"),
+        ("", {"iam": TOKENS}, "Leave iam=True out"),
         ("", {"cluster": True}, "not part of one"),
         ("/99", {}, "it has no database 99"),
     ],
@@ -214,6 +218,31 @@ def test_too_old() -> None:
         message = refused(place)
     assert "version 4.0.14, and 5.0 is the oldest" in message
     assert "gcloud redis instances upgrade" in message
+
+
+@pytest.mark.parametrize(
+    ("error", "scheme", "given", "text"),
+    [
+        ("CLUSTERDOWN The cluster is down", "redis", {}, "no primary just now"),
+        ("NOPERM No permissions to run 'ping'", "redis", {}, "may not run PING or INFO"),
+        ("DENIED Redis is running in protected mode", "redis", {}, "Set a password on it"),
+        ("ERR SELECT is not allowed in cluster mode", "redis", {}, "has only database 0"),
+        ("ERR IAM: too many logins", "redis", {"iam": TOKENS}, "try again in a minute"),
+        ("ERR odd", "redis", {}, "and answers: odd"),
+        (None, "redis", {}, "at the first command. A TLS port does that"),
+        (None, "rediss", {}, "does not answer in TLS. Use redis://"),
+    ],
+)
+def test_what_a_server_answers(
+    error: str | None, scheme: str, given: dict[str, Any], text: str
+) -> None:
+    def answer(_: bytes) -> bytes:
+        if error is None:
+            raise ConnectionAbortedError  # it hangs up
+        return f"-{error}\r\n".encode()
+
+    with answering(answer) as place:
+        assert text in refused(f"{scheme}://{place}", timeout=0.3, within=1.3, **given)
 
 
 @pytest.mark.parametrize("version", ["5.0.0", "5.0.14", "6.2.6", "10.0.0", "255.255.255"])
