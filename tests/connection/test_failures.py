@@ -1,5 +1,6 @@
 """Every way in which connect() fails: soon, and with the next step."""
 
+import asyncio
 import socket
 import time
 from collections.abc import Callable, Iterator
@@ -13,7 +14,7 @@ import redis
 import servers
 from connecting import answering, refused
 from memorystore_chat.connection import tls
-from memorystore_chat.connection.opening import connect
+from memorystore_chat.connection.opening import connect, connect_async
 from memorystore_chat.errors import ConnectError
 from servers import Cluster, Server, Tls
 
@@ -49,6 +50,19 @@ def listening(queue: int) -> Iterator[str]:
 def test_a_server_that_accepts_and_never_answers() -> None:
     with listening(8) as place:
         assert "answered nothing within 0.3 s" in refused(place, timeout=0.3, within=1.3)
+
+
+def test_a_wait_that_is_cancelled_ends_at_once() -> None:
+    """No thread goes on with it, which asyncio.run() would wait for."""
+
+    async def give_up(place: str) -> None:
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(connect_async(place, timeout=8), 0.3)
+
+    with listening(8) as place:
+        started = time.monotonic()
+        asyncio.run(give_up(place))
+        assert time.monotonic() - started < 4
 
 
 def test_an_address_that_drops_every_packet() -> None:
@@ -230,7 +244,7 @@ def test_too_old() -> None:
         ("ERR IAM: too many logins", "redis", {"iam": TOKENS}, "try again in a minute"),
         ("ERR odd", "redis", {}, "and answers: odd"),
         (None, "redis", {}, "at the first command. A TLS port does that"),
-        (None, "rediss", {}, "does not answer in TLS. Use redis://"),
+        (None, "rediss", {}, "during the TLS handshake. Use redis://"),
     ],
 )
 def test_what_a_server_answers(

@@ -77,6 +77,15 @@ async def test_password(auth_server: Server, monkeypatch: pytest.MonkeyPatch, us
     await use()
 
 
+async def test_a_provider_that_can_only_be_awaited(auth_server: Server) -> None:
+    class Provider(redis.CredentialProvider):
+        async def get_credentials_async(self) -> tuple[str, str]:
+            return "alice", "wonder"
+
+    async with await connect_async(auth_server.url, iam=Provider()) as client:
+        assert await client.acl_whoami() in ("alice", b"alice")
+
+
 async def test_acl_user(auth_server: Server) -> None:
     place = f"{auth_server.host}:{auth_server.port}"
     with connect(f"redis://alice@{place}", password="wonder") as client:

@@ -20,6 +20,7 @@ from memorystore_chat.connection.connections import (
 from memorystore_chat.connection.endpoint import Endpoint
 from memorystore_chat.connection.pools import AsyncPool, Pool
 from memorystore_chat.connection.retries import AsyncOutageRetry, OutageRetry
+from memorystore_chat.connection.tls import tls_context
 
 
 class ServerClient(redis.Redis):
@@ -27,6 +28,13 @@ class ServerClient(redis.Redis):
 
     def __enter__(self) -> Self:
         return self
+
+
+def warm_up(endpoint: Endpoint) -> None:
+    """Read from disk, once, what connections would read otherwise, on the event loop even."""
+    _driver_info()
+    if endpoint.tls:
+        tls_context("\n".join(endpoint.ca_certs) or None, endpoint.host)
 
 
 def open_server(

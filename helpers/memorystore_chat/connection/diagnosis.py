@@ -60,6 +60,8 @@ def _reason(endpoint: Endpoint, error: BaseException, timeout: float, reached: b
             return MAXCLIENTS_HINT
         if isinstance(link, ssl.SSLCertVerificationError):
             return _certificate(endpoint, link)
+        if isinstance(link, ssl.SSLEOFError):  # asyncio has ConnectionResetError for it
+            return _closed(endpoint)
         if isinstance(link, ssl.SSLError):
             return f"the server does not answer in TLS. {_NO_TLS}"
         if isinstance(link, socket.gaierror):

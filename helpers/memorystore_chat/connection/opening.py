@@ -105,17 +105,20 @@ def connect(
         True
     """
     _check_options(timeout, patience, client_options)
-    target = _checked(_resolve(endpoint, password, iam, ca_certs, cluster, timeout), timeout)
-    open_client = clients.open_cluster if target.cluster else clients.open_server
+    target = _resolve(endpoint, password, iam, ca_certs, cluster, timeout)
     client: clients.ServerClient | ClusterClient | None = None
+    facts: dict[str, Any] | None = None
     try:
         with single_attempt():
+            facts = _probe(target, timeout)
+            target = replace(target, cluster=_judge(target, facts))
+            open_client = clients.open_cluster if target.cluster else clients.open_server
             client = open_client(target, timeout, patience, **client_options)
             client.ping(**_one_node(target))
     except _FAILURES as error:
         if client is not None:
             client.close()
-        raise diagnose(target, error, timeout, reached=True) from error
+        raise diagnose(target, error, timeout, reached=facts is not None) from error
     return client
 
 
@@ -144,19 +147,24 @@ async def connect_async(
         True
     """
     _check_options(timeout, patience, client_options)
-    # It may read files, start a server and ask Google; and what it read is not read again.
+    # Finding the endpoint may read files, start a server and ask Google.
     target = await asyncio.to_thread(_resolve, endpoint, password, iam, ca_certs, cluster, timeout)
-    target = await asyncio.to_thread(_checked, target, timeout)
-    open_client = clients.open_cluster_async if target.cluster else clients.open_server_async
+    await asyncio.to_thread(clients.warm_up, target)
     client: redis.asyncio.Redis | AsyncClusterClient | None = None
+    facts: dict[str, Any] | None = None
     try:
         with single_attempt():
+            facts = await _probe_async(target, timeout)
+            target = replace(target, cluster=_judge(target, facts))
+            cluster = target.cluster
+            open_client = clients.open_cluster_async if cluster else clients.open_server_async
             client = open_client(target, timeout, patience, **client_options)
             await client.ping(**_one_node(target))
     except _FAILURES as error:
         if client is not None:
             await client.aclose()
-        told = await asyncio.to_thread(diagnose, target, error, timeout, reached=True)
+        reached = facts is not None
+        told = await asyncio.to_thread(diagnose, target, error, timeout, reached=reached)
         raise told from error
     return client
 
@@ -179,16 +187,6 @@ def _check_options(timeout: object, patience: object, client_options: dict[str, 
             raise ValueError(f"connect() does not take {name}=: it uses {_DECIDED[name]}.")
 
 
-def _checked(target: Endpoint, timeout: float) -> Endpoint:
-    """The endpoint of a server that answers and is fit, and whether it is a cluster."""
-    try:
-        with single_attempt():
-            facts = _probe(target, timeout)
-    except _FAILURES as error:
-        raise diagnose(target, error, timeout) from error
-    return replace(target, cluster=_judge(target, facts))
-
-
 def _probe(target: Endpoint, timeout: float) -> dict[str, Any]:
     """What the server says about itself; nothing where INFO is not allowed."""
     started = time.monotonic()
@@ -201,6 +199,20 @@ def _probe(target: Endpoint, timeout: float) -> dict[str, Any]:
                 if not _passing(error, started, timeout):
                     return _unless_refused(error)
             time.sleep(0.1)
+
+
+async def _probe_async(target: Endpoint, seconds: float) -> dict[str, Any]:
+    # Not in a thread: those of the event loop are few, and none can be cancelled.
+    started = time.monotonic()
+    async with clients.open_server_async(target, seconds, max_connections=1) as client:
+        while True:
+            try:
+                await client.ping()
+                return dict(await client.info("server"))
+            except redis.RedisError as error:
+                if not _passing(error, started, seconds):
+                    return _unless_refused(error)
+            await asyncio.sleep(0.1)
 
 
 def _passing(error: redis.RedisError, started: float, timeout: float) -> bool:
