@@ -145,6 +145,14 @@ def test_images_inside_the_message_are_shown(kind: str, data: str) -> None:
     assert len(page(HumanMessage(blocks)).images) == len(blocks)
 
 
+def test_pictures_leave_room_for_what_stands_beside_them() -> None:
+    data = base64.b64encode(base64.b64decode(PNG).ljust(200_000, b"\0")).decode()
+    picture = {"type": "image", "base64": data, "mime_type": "image/png"}
+    found = page(HumanMessage(["These two:", picture, picture, "Which is older?"]))
+    assert len(found.images) == 2
+    assert found.text.endswith("Which is older?")
+
+
 @pytest.mark.parametrize(
     ("block", "label"),
     [

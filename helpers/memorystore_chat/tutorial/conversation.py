@@ -31,7 +31,6 @@ _SHOWN_TOOL = 300
 _SHOWN_LINES = 24
 # Characters that unfold; what is beyond is counted, not written into the notebook.
 _FOLDED = 8_000
-_MESSAGE = 100_000  # characters of one message, whatever they say
 _WIDTH = 88  # columns of plain text
 
 _ROLES = {
@@ -163,7 +162,7 @@ def _message_html(role: str, name: str, message: BaseMessage) -> str:
         f"<b>{escape(f'{role} {name}'.rstrip())}</b> </span>"
     )
     pieces = (_part_html(p, limit, heading * (n == 0)) for n, p in enumerate(parts(message)))
-    shown = fitting(pieces, _MESSAGE, "<div><i>More parts are not shown.</i></div>")
+    shown = fitting(pieces, HTML_LIMIT, "<div><i>More parts are not shown.</i></div>")
     bubble = f"{_BUBBLES.get(role, _OTHER_BUBBLE)};{_BUBBLE}"
     return f'<div role="listitem" style="{bubble}">{"".join(shown)}</div>'
 
@@ -206,7 +205,7 @@ def _lines_html(text: str) -> str:
 def _message_plain(role: str, name: str, message: BaseMessage, indent: int) -> str:
     limit = _SHOWN_TOOL if role == "Tool" else _SHOWN
     pieces = (_part_plain(part, limit) for part in parts(message))
-    text = "\n".join(fitting(pieces, _MESSAGE, "[More parts are not shown]"))
+    text = "\n".join(fitting(pieces, PLAIN_LIMIT, "[More parts are not shown]"))
     return _hanging(role, f"[{name}] {text}" if name else text, indent)
 
 
