@@ -498,6 +498,8 @@ def assigned(message: BaseMessage, **fields: Any) -> BaseMessage:
         assigned(AIMessage("x"), tool_calls=None),
         assigned(AIMessage("x"), invalid_tool_calls=[5]),
         assigned(AIMessage("x"), tool_calls=[{"name": "f", "args": "text", "id": "1"}]),
+        pytest.param(AIMessage("x", response_metadata={"n": 10**5000}), id="huge number"),
+        assigned(AIMessage("x"), usage_metadata={}),
         assigned(AIMessage("x"), usage_metadata={"input_tokens": 1}),
         assigned(
             AIMessage("x"),

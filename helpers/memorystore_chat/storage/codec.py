@@ -63,7 +63,7 @@ _ADAPTERS: dict[type[BaseMessage], TypeAdapter[Any]] = {
 _CHUNK_ONLY = frozenset({"type", "tool_call_chunks", "chunk_position"})
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _TEXT = frozenset({str, type(None)})
-_ATOMS = _TEXT | {int, bool}
+_ATOMS = _TEXT | {bool}
 _COUNTS = frozenset({"input_tokens", "output_tokens", "total_tokens"})
 _UNSENT = frozenset({"artifact", "response_metadata"})
 """Fields that are the program's own: no model is sent them."""
@@ -283,16 +283,20 @@ def _is_plain(message: BaseMessage) -> bool:
         and type(fields["name"]) in _TEXT
         and type(fields["id"]) in _TEXT
         and type(metadata) is dict
-        and _types(metadata) <= {str}
-        and _types(metadata.values()) <= _ATOMS
-        and (usage is None or type(usage) is dict)
-        and (not usage or (usage.keys() == _COUNTS and _types(usage.values()) == {int}))
+        and set(map(type, metadata)) <= {str}
+        and all(type(value) in _ATOMS or _is_count(value) for value in metadata.values())
+        and (usage is None or _is_usage(usage))
         and not message.__pydantic_extra__
     )
 
 
-def _types(values: Iterable[object]) -> set[type]:
-    return set(map(type, values))
+def _is_usage(value: object) -> bool:
+    return type(value) is dict and value.keys() == _COUNTS and all(map(_is_count, value.values()))
+
+
+def _is_count(value: object) -> bool:
+    """Whether it is an int, and no longer than Python reads one."""
+    return type(value) is int and value.bit_length() < 64
 
 
 def _reads_back(text: bytes, message: BaseMessage, kind: type[BaseMessage]) -> bool:
