@@ -270,6 +270,10 @@ _SCRIPT_NOTES = re.compile(
     r"^Error running script \(call to \w+\): |@user_script: ?\d+: -?"
     r"|[,.]* script: [^:]*@user_script:\d+\.?$|, with args beginning with: .*$"
 )
+# What redis-py's pipelines put before an error, and its asynchronous ones around it.
+_PIPELINE_NOTES = re.compile(
+    r"^Command # \d+ \(.*\) of pipeline caused error: (?:\((['\"])(?P<error>.*)\1,\)$)?", re.DOTALL
+)
 # What a script is refused for want of a right: Valkey's words, and those of Redis 6 and 7.
 _SCRIPT_NOPERM = re.compile(r"^(?:ACL failure in script: |(?=The user executing the script ))")
 
@@ -277,9 +281,11 @@ _SCRIPT_NOPERM = re.compile(r"^(?:ACL failure in script: |(?=The user executing 
 def _text(error: Exception) -> str:
     """What an error says in its first line, without what differs from server to server.
 
-    Redis adds where in a script it happened, and to some errors what was sent.
+    Redis adds where in a script it happened, and to some errors what was sent, as do redis-py's
+    pipelines.
     """
-    text = _SCRIPT_NOTES.sub("", str(error).partition("\n")[0]).strip(" .\r")
+    text = _PIPELINE_NOTES.sub(lambda found: found["error"] or "", str(error))
+    text = _SCRIPT_NOTES.sub("", text.partition("\n")[0]).strip(" .\r")
     return _SCRIPT_NOPERM.sub("NOPERM ", text)
 
 
