@@ -4,7 +4,7 @@ import inspect
 import json
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -531,6 +531,21 @@ async def test_what_is_not_a_list_of_messages_is_refused(
         history.add_messages(messages)
     with pytest.raises(TypeError, match=r"takes a list of LangChain messages.*add_message\(\)"):
         await history.aadd_messages(messages)
+
+
+@pytest.mark.parametrize("error", [RuntimeError("loop"), redis.ConnectionError("elsewhere")])
+async def test_an_error_of_what_makes_the_messages_is_no_error_of_the_server(
+    async_client: Any, make: Make, error: Exception
+) -> None:
+    def made() -> Iterator[BaseMessage]:
+        yield HumanMessage("hi")
+        raise error
+
+    history = make(async_client=async_client)
+    for use in (history.add_messages, history.aadd_messages):
+        with pytest.raises(type(error), match=str(error)):
+            await use(made())  # type: ignore[arg-type, misc]
+    assert len(history) == 0
 
 
 async def test_a_bad_message_stops_its_batch(

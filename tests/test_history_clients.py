@@ -22,6 +22,7 @@ from memorystore_chat import (
     MemorystoreChatMessageHistory,
     connect_async,
 )
+from memorystore_chat.errors import explaining
 from memorystore_chat.storage import codec, scripts
 from scripted import Make
 from stored import said, texts
@@ -107,6 +108,9 @@ def test_a_second_event_loop_is_noticed_before_anything_is_sent(
             ):
                 asyncio.run(use())
         assert len(history) == 0
+        asyncio.run(history.aadd_messages([]))  # sends nothing
+        with pytest.raises(TypeError, match="takes a list of LangChain messages"):
+            asyncio.run(history.aadd_messages("x"))  # type: ignore[arg-type]
 
         async def closing() -> Any:
             made = await opened()
@@ -254,6 +258,45 @@ def test_what_is_refused_is_not_stored(server: "Server", removed: str, stored: i
             assert all("NOPERM" in outcome for outcome in outcomes)
             assert (other.lrange(history.key, 0, -1), other.ttl(history.key)) == before
         history.clear()
+
+
+@pytest.mark.own_server
+@pytest.mark.parametrize("rights", [["-unlink"], ["resetkeys", "~s"]], ids=["command", "key"])
+async def test_a_clearing_that_is_refused_deletes_nothing(
+    server: "Server", rights: list[str]
+) -> None:
+    """On one server it is one command: what repair() moved away goes together with the rest."""
+    login: Any = {"username": "limited", "password": "pw"}
+    with server.limited(*rights) as client:
+        async with server.async_client(**login) as async_client:
+            history = MemorystoreChatMessageHistory(client, "s", async_client=async_client)
+            history.add_messages(said("1"))
+            with pytest.raises(MemorystoreChatError, match="clearing the session 's': NOPERM"):
+                history.clear()
+            with pytest.raises(MemorystoreChatError, match="clearing the session 's': NOPERM"):
+                await history.aclear()
+            assert len(history) == 1
+    with server.client() as client:
+        client.unlink("s")
+
+
+@pytest.mark.own_server
+async def test_an_error_out_of_a_pipeline_says_what_others_say(server: "Server") -> None:
+    """redis-py puts the command before it, which may hold what was to be stored."""
+    login: Any = {"username": "limited", "password": "pw"}
+    with server.limited("-set") as client:
+        pipe: Any = client.pipeline()
+        pipe.set("k\nx", "a secret")
+        async_pipe: Any = server.async_client(**login).pipeline()
+        async_pipe.set("k\nx", "a secret")
+        with pytest.raises(MemorystoreChatError) as alone, explaining("storing"):
+            client.set("k", "a secret")
+        with pytest.raises(MemorystoreChatError) as first, explaining("storing"):
+            pipe.execute()
+        with pytest.raises(MemorystoreChatError) as second, explaining("storing"):
+            await async_pipe.execute()
+        await async_pipe.connection_pool.disconnect()
+    assert str(first.value) == str(second.value) == str(alone.value)
 
 
 @pytest.mark.own_server

@@ -6,6 +6,8 @@ from typing import TypeVar, cast
 from uuid import UUID
 
 from langchain_core.messages import BaseMessage
+from redis.asyncio.cluster import RedisCluster as AsyncRedisCluster
+from redis.cluster import RedisCluster
 
 from memorystore_chat._chat_history import BaseChatMessageHistory
 from memorystore_chat._checks import (
@@ -193,14 +195,14 @@ class MemorystoreChatMessageHistory(BaseChatMessageHistory):
             ConnectError: The server cannot be reached or did not answer.
             MemorystoreChatError: The server refused.
         """
-        self._ask("clearing", self._clearing())
+        self._ask("clearing", self._clearing(self._client))
 
     async def aclear(self) -> None:
         """``clear``, without blocking the event loop."""
         if self._async_client is None:
             await super().aclear()
             return
-        await self._aask("clearing", self._clearing())
+        await self._aask("clearing", self._clearing(self._async_client))
 
     def __len__(self) -> int:
         """How many messages are stored, whatever the window."""
@@ -257,8 +259,12 @@ class MemorystoreChatMessageHistory(BaseChatMessageHistory):
         [count] = yield [Command("LLEN", (self._key,), kind=int)]
         return cast("int", count)
 
-    def _clearing(self) -> Steps[None]:
-        yield [Command("UNLINK", (key,), kind=int) for key in (self._key, self._aside)]
+    def _clearing(self, client: Client | AsyncClient) -> Steps[None]:
+        keys = (self._key, self._aside)
+        if isinstance(client, RedisCluster | AsyncRedisCluster):  # they are in two hash slots
+            yield [Command("UNLINK", (key,), kind=int) for key in keys]
+        else:
+            yield [Command("UNLINK", keys, kind=int)]
 
     def _repairing(self, dry_run: bool) -> Steps[list[CorruptHistoryError]]:
         found: list[CorruptHistoryError] = []
@@ -306,13 +312,16 @@ class MemorystoreChatMessageHistory(BaseChatMessageHistory):
             raise CorruptHistoryError(self.key, position, str(error)) from error
 
     def _appending(self, messages: Sequence[BaseMessage], append_id: str | None) -> Steps[None]:
+        # What is wrong with the messages is raised here, and is no error of the server.
         if isinstance(messages, str | BaseMessage) or not isinstance(messages, Iterable):
             raise TypeError(
                 f"messages is a {type_name(messages)}; it takes a list of LangChain messages. "
                 "For one message there is add_message()."
             )
         append_id = _checked_append_id(append_id)
-        elements = codec.encode(messages, append_id)
+        return self._sending(codec.encode(messages, append_id), append_id)
+
+    def _sending(self, elements: list[bytes], append_id: str) -> Steps[None]:
         if not elements:
             return
         limits = (self._ttl or 0, self._max_messages or 0)

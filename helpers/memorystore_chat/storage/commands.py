@@ -33,7 +33,7 @@ class ForeignReplyError(redis.ConnectionError):
 
 
 class Command(NamedTuple):
-    """A command on one key, safe to repeat.
+    """A command, safe to repeat; all its keys are in one hash slot of a cluster.
 
     Attributes:
         name: Its name; ignored where there is a script.
@@ -92,10 +92,10 @@ async def arun(client: AsyncClient, steps: Steps[T]) -> T:
     Raises:
         RuntimeError: It is not the loop that the client's connections belong to.
     """
-    if opened_in_another_loop(client):
-        raise RuntimeError("nothing was sent out of this event loop")
     try:
         request = next(steps)
+        if opened_in_another_loop(client):
+            raise RuntimeError("nothing was sent out of this event loop")
         while True:
             request = steps.send(await _asend(client, request))
     except StopIteration as finished:
