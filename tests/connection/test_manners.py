@@ -185,18 +185,23 @@ async def both_asked(before: Callable[[Server], object], **options: Any) -> list
 
     with servers.valkey() as server, connect(server.url, **options) as client:
         async with await connect_async(server.url, **options) as async_client:
-            before(server)
+            back = before(server)
             ping = partial(asyncio.to_thread, client.ping)
-            return list(await asyncio.gather(timed(ping), timed(async_client.ping)))
+            answers = await asyncio.gather(timed(ping), timed(async_client.ping))
+            if isinstance(back, threading.Timer):
+                back.join()
+            return list(answers)
 
 
 @pytest.mark.parametrize(("seconds", "away"), [(5, 0.4), (1, 1.5)])
 async def test_a_server_that_comes_back_is_waited_for(seconds: float, away: float) -> None:
     """For twice the timeout, unless a patience is given."""
 
-    def restart(server: Server) -> None:
+    def restart(server: Server) -> threading.Timer:
         server.kill()
-        threading.Timer(away, server.restart).start()
+        back = threading.Timer(away, server.restart)
+        back.start()
+        return back
 
     answers = await both_asked(restart, timeout=seconds)
     assert [answer for answer, _ in answers] == [True, True]
