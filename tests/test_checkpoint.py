@@ -550,6 +550,37 @@ class TestKeep:
         put_versions(saver, [["late"]])
         assert set(stored(saver)) == before
 
+    @pytest.mark.parametrize("is_late", [False, True])
+    def test_a_turn_goes_on_from_a_dropped_checkpoint(
+        self, make_saver: Make, is_late: bool
+    ) -> None:
+        """Of two turns that meet, one pushes out the checkpoint from which the other goes on."""
+        saver = make_saver(keep=1)
+
+        def put(config: Any, name: str, new: Any, **values: Any) -> Any:
+            versions: Any = {"kept": 1, "list": 2} | new
+            checkpoint: Checkpoint = {
+                **empty_checkpoint(),
+                "id": name,
+                "channel_values": {"kept": "yes", **values},
+                "channel_versions": versions,
+            }
+            return saver.put(config, checkpoint, {}, new)
+
+        def other_turn() -> None:
+            put(start, "3", {"list": 3}, list=["a", "c"])
+
+        start = put(ROOT, "1", {"list": 1, "kept": 1}, list=["a"])
+        if is_late:
+            other_turn()
+        ours = put(start, "2", {"list": 2}, list=["a", "b"])
+        if not is_late:
+            other_turn()
+        saver.put_writes(ours, [("more", 1)], "task")
+        put(ours, "4", {"more": 1}, list=["a", "b"], more=1)
+        found = newest(saver).checkpoint["channel_values"]
+        assert found == {"kept": "yes", "list": ["a", "b"], "more": 1}
+
     def test_an_interrupted_turn_survives(self, make_saver: Make) -> None:
         """With keep=1 a turn that waits for an answer is resumed, by another saver."""
 

@@ -131,10 +131,13 @@ class CheckpointSteps(BaseCheckpointSaver[str]):
         ]
         values = checkpoint["channel_values"]
         new = {name: version for name, version in new_versions.items() if name in values}
-        for known in (self._known(key, ns, parent_id), _Known()):
-            sent, lists = self._values(values, new, known)
-            (reply,) = yield [call("put", [key], *arguments, *sent)]
-            if reply != b"RESEND":  # the thread was deleted or has expired since it was read
+        whole = {name: version for name, version in versions.items() if name in values}
+        first = (new, self._known(key, ns, parent_id))
+        for sent, known in (first, (new | whole, _Known())):
+            added, lists = self._values(values, sent, known)
+            inherits = int(not whole.keys() <= sent.keys())
+            (reply,) = yield [call("put", [key], *arguments, inherits, *added)]
+            if reply != b"RESEND":  # what is known, or the parent, has gone since it was read
                 break
         unchanged = versions.keys() - new_versions.keys()
         lists |= {name: kept for name, kept in known.lists.items() if name in unchanged}

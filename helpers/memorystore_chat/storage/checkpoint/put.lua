@@ -67,7 +67,7 @@ end
 
 local ttl, keep, name, id, parent = take(), take_number(), take(), take(), take()
 local run, checkpoint, metadata = take(), take(), take()
-local versions, deltas = take_many(), take_many()
+local versions, deltas, inherits = take_many(), take_many(), take()
 local space = namespace(name, true)
 local ns = space[1]
 local record, field = enter(name, space, id)
@@ -82,7 +82,9 @@ for _ = 1, take_number() do
   local value = take() == 'list' and take_list(ns, channel) or take()
   staged[value_field(ns, channel, version)] = value
 end
-if not complete then
+local before = parent ~= '' and get_record(checkpoint_field(ns, parent))
+-- Values that are not sent are those of the parent, which may have been dropped.
+if not complete or (inherits == '1' and parent ~= '' and not (before and before[4])) then
   return 'RESEND'
 end
 record[2], record[3], record[4], record[5] = parent ~= '' and parent, run, checkpoint, metadata
@@ -92,7 +94,6 @@ local known = {}
 for _, channel in ipairs(deltas) do
   known[channel] = true
 end
-local before = record[2] and get_record(checkpoint_field(ns, record[2]))
 for _, channel in ipairs(before and before[7] or {}) do
   if not known[channel] and not has_value(ns, record, channel) then
     deltas[#deltas + 1] = channel
