@@ -81,7 +81,7 @@ lint: $(READY)
 
 # A throw-away server, unless MEMORYSTORE_ENDPOINT names one.
 notebooks: $(READY)
-	@$(BIN)/python -m memorystore_chat.local run --temporary -- \
+	@$(BIN)/python -m memorystore_chat.embedded run --temporary -- \
 	  $(BIN)/python tools/run_notebooks.py $(NOTEBOOK)
 
 screenshots: .venv/.browser

@@ -21,7 +21,7 @@ import checkpointers
 import faults
 import report
 import servers
-from memorystore_chat.storage import codec
+from memorystore_chat import codec
 from peers import COMMUNITY, NAMES, OFFICIAL, Store, conversation, load_peers, plain
 from proxy import Proxy
 from report import LENGTHS

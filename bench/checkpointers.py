@@ -14,9 +14,10 @@ from langchain.agents import create_agent
 from langgraph.checkpoint.memory import InMemorySaver
 
 import servers
-from memorystore_chat import DemoChatModel, MemorystoreChatMessageHistory
+from memorystore_chat import MemorystoreChatMessageHistory
 from memorystore_chat.agents import ChatHistoryMiddleware
 from memorystore_chat.checkpoint import MemorystoreSaver
+from memorystore_tutorial import DemoChatModel
 from peers import PLAIN_REDIS, TTL, VALKEY_SAVER, classes, conversation
 from proxy import Proxy
 from timing import by_length, medians, seconds

@@ -17,8 +17,8 @@ from typing import Any
 import redis
 from langchain_core.messages import AIMessage, HumanMessage
 
-from memorystore_chat import MemorystoreChatError, sessions
-from memorystore_chat.storage import codec
+from memorystore_chat import MemorystoreChatError, codec, sessions
+from memorystore_tutorial import sessions_table
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests/support"))
 import servers
@@ -65,7 +65,7 @@ def shard_added() -> None:
         stored = fill(client, 400)
         add_shard(cluster)
         told("shard added", stored, "export", lambda: export(client))
-        told("shard added", stored, "table", lambda: len(sessions.table(client, limit=1000)))
+        told("shard added", stored, "table", lambda: len(sessions_table(client, limit=1000)))
         sessions.delete(client, key_prefix=PREFIX, dry_run=False)
         with cluster.client() as fresh:
             left = sum(1 for _ in sessions.scan(fresh, key_prefix=PREFIX))

@@ -18,8 +18,7 @@ import redis
 from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, messages_from_dict
 from pydantic_core import from_json
 
-from memorystore_chat import MemorystoreChatMessageHistory
-from memorystore_chat.storage import codec
+from memorystore_chat import MemorystoreChatMessageHistory, codec
 
 OURS, OFFICIAL, COMMUNITY = "memorystore-chat", "google-memorystore-redis", "langchain-community"
 BARE, BARE_LC = "bare redis-py", "bare redis-py + messages"

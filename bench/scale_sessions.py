@@ -20,8 +20,7 @@ from pathlib import Path
 import redis
 from langchain_core.messages import AIMessage, HumanMessage
 
-from memorystore_chat import sessions
-from memorystore_chat.storage import codec
+from memorystore_chat import codec, sessions
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests/support"))
 import servers

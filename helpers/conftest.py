@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from memorystore_chat.local import embedded
+from memorystore_chat.embedded import server as embedded
 
 
 @pytest.fixture(scope="session", autouse=True)

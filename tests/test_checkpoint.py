@@ -41,10 +41,10 @@ import servers
 from memorystore_chat import ConnectError, MemorystoreChatError, MemorystoreChatMessageHistory
 from memorystore_chat.agents import ChatHistoryMiddleware
 from memorystore_chat.checkpoint import MemorystoreSaver
+from memorystore_chat.checkpoint.segments import FULL
+from memorystore_chat.checkpoint.stored import version_of, version_text
 from memorystore_chat.errors import CorruptCheckpointError
-from memorystore_chat.storage.checkpoints import version_of, version_text
-from memorystore_chat.storage.segments import FULL
-from memorystore_chat.tutorial import DemoChatModel
+from memorystore_tutorial import DemoChatModel
 from proxy import Proxy
 from servers import Cluster, Server
 

@@ -10,7 +10,7 @@ from langchain_core.messages import AIMessage, HumanMessage
 
 import servers
 from memorystore_chat.checkpoint import MemorystoreSaver
-from memorystore_chat.tutorial import DemoChatModel
+from memorystore_tutorial import DemoChatModel
 from proxy import Proxy
 from servers import Server
 

@@ -24,8 +24,8 @@ from langchain_core.messages import (
     messages_from_dict,
 )
 
-from memorystore_chat.storage import codec
-from memorystore_chat.storage.conversation import NO_RESULT
+from memorystore_chat import codec
+from memorystore_chat.conversation import NO_RESULT
 from scripted import Make
 
 RECORDED = Path(__file__).with_name("data") / "official_0_3_0.json"

@@ -20,10 +20,14 @@ from redis.cluster import ClusterNode, RedisCluster
 from redis.retry import Retry
 
 import servers
-from memorystore_chat import ConnectError, MemorystoreChatError, MemorystoreChatMessageHistory
+from memorystore_chat import (
+    ConnectError,
+    MemorystoreChatError,
+    MemorystoreChatMessageHistory,
+    codec,
+)
 from memorystore_chat.history import CLOCK_ALLOWANCE, SEARCHED_ALWAYS, SEARCHED_AT_MOST
-from memorystore_chat.storage import codec
-from memorystore_chat.storage.scripts import APPEND, script
+from memorystore_chat.scripts import APPEND, script
 from proxy import Proxy
 from servers import Cluster, Server
 

@@ -13,9 +13,9 @@ from langchain_core.messages import HumanMessage
 from redis.crc import key_slot
 
 import servers
+from memorystore_chat.commands import Command, Steps, arun, run
 from memorystore_chat.connection.opening import connect, connect_async
 from memorystore_chat.history import MemorystoreChatMessageHistory
-from memorystore_chat.storage.commands import Command, Steps, arun, run
 from proxy import Proxy
 from servers import Cluster, Server
 

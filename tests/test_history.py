@@ -31,9 +31,9 @@ from memorystore_chat import (
     CorruptHistoryError,
     MemorystoreChatError,
     MemorystoreChatMessageHistory,
+    codec,
 )
-from memorystore_chat.storage import codec
-from memorystore_chat.storage.conversation import NO_RESULT, sendable
+from memorystore_chat.conversation import NO_RESULT, sendable
 from scripted import NO_RETRY, Make
 from stored import said, texts
 

@@ -20,10 +20,11 @@ from memorystore_chat import (
     ConnectError,
     MemorystoreChatError,
     MemorystoreChatMessageHistory,
+    codec,
     connect_async,
+    scripts,
 )
 from memorystore_chat.errors import explaining
-from memorystore_chat.storage import codec, scripts
 from scripted import Make
 from stored import said, texts
 

@@ -18,9 +18,10 @@ PROGRAM = textwrap.dedent(
     sys.meta_path.insert(0, Gone())
     import redis
     from langchain_core.messages import AIMessage, HumanMessage
-    from memorystore_chat import DemoChatModel, MemorystoreChatMessageHistory
+    from memorystore_chat import MemorystoreChatMessageHistory
+    from memorystore_tutorial import DemoChatModel
 
-    assert MemorystoreChatMessageHistory.__mro__[1].__module__ == "memorystore_chat._chat_history"
+    assert MemorystoreChatMessageHistory.__mro__[1].__module__ == "memorystore_chat.base_history"
     assert "langchain_core.chat_history" not in sys.modules
     client = redis.Redis(port=int(sys.argv[1]), protocol=2)
     history = MemorystoreChatMessageHistory(client, "s", key_prefix=sys.argv[2])

@@ -71,7 +71,7 @@ def notebook_steps() -> list[Step]:
 def on_servers(path: Path) -> Counts:
     """Compare a notebook on Valkey 9, on Redis 7, and on ``$MEMORYSTORE_TEST_SERVER`` if set."""
     # As `make notebooks` starts it.
-    embedded = [sys.executable, "-m", "memorystore_chat.local", "run", "--temporary", "--"]
+    embedded = [sys.executable, "-m", "memorystore_chat.embedded", "run", "--temporary", "--"]
     runs = [partial(compare, path, None, embedded), partial(on_redis, path)]
     if external := os.environ.get("MEMORYSTORE_TEST_SERVER"):
         runs.append(partial(compare, path, external))

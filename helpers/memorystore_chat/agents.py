@@ -7,10 +7,10 @@ from uuid import uuid4
 
 from langchain_core.messages import ToolMessage
 
-from memorystore_chat._checks import thread_id_of
-from memorystore_chat._extras import require
+from memorystore_chat import codec
+from memorystore_chat.arguments import thread_id_of
+from memorystore_chat.extras import require
 from memorystore_chat.history import MemorystoreChatMessageHistory
-from memorystore_chat.storage import codec
 
 require("langchain.agents", install="langchain")
 
@@ -99,7 +99,8 @@ class ChatHistoryMiddleware(AgentMiddleware[AgentState[Any], Any, Any]):
 
     Example:
         >>> from langchain.agents import create_agent
-        >>> from memorystore_chat import DemoChatModel, MemorystoreChatMessageHistory, connect
+        >>> from memorystore_chat import MemorystoreChatMessageHistory, connect
+        >>> from memorystore_tutorial import DemoChatModel
         >>> client = connect("embedded")
         >>> memory = ChatHistoryMiddleware(
         ...     lambda thread_id: MemorystoreChatMessageHistory(client, thread_id, ttl=3600)

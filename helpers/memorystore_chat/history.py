@@ -9,22 +9,30 @@ from langchain_core.messages import BaseMessage
 from redis.asyncio.cluster import RedisCluster as AsyncRedisCluster
 from redis.cluster import RedisCluster
 
-from memorystore_chat._chat_history import BaseChatMessageHistory
-from memorystore_chat._checks import (
+from memorystore_chat import codec
+from memorystore_chat.arguments import (
     check_async_client,
     check_client,
     check_count,
     check_text,
     type_name,
 )
+from memorystore_chat.base_history import BaseChatMessageHistory
+from memorystore_chat.commands import (
+    AsyncClient,
+    Client,
+    Command,
+    ForeignReplyError,
+    Steps,
+    arun,
+    run,
+)
+from memorystore_chat.conversation import is_result, is_users, sendable
 from memorystore_chat.errors import (
     CorruptHistoryError,
     explaining,
 )
-from memorystore_chat.storage import AsyncClient, Client, codec
-from memorystore_chat.storage.commands import Command, ForeignReplyError, Steps, arun, run
-from memorystore_chat.storage.conversation import is_result, is_users, sendable
-from memorystore_chat.storage.scripts import APPEND, script, script_async
+from memorystore_chat.scripts import APPEND, script, script_async
 
 T = TypeVar("T")
 

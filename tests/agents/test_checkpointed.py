@@ -18,12 +18,12 @@ from langgraph.types import Command
 
 from memorystore_chat import (
     ConnectError,
-    DemoChatModel,
     MemorystoreChatError,
     MemorystoreChatMessageHistory,
+    codec,
 )
 from memorystore_chat.agents import ChatHistoryMiddleware
-from memorystore_chat.storage import codec
+from memorystore_tutorial import DemoChatModel
 from proxy import Proxy
 from scripted import (
     NO_RETRY,

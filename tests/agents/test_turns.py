@@ -14,7 +14,7 @@ from langchain_core.messages import AIMessage, HumanMessage, SystemMessage, Tool
 import servers
 from memorystore_chat import MemorystoreChatMessageHistory
 from memorystore_chat.agents import ChatHistoryMiddleware
-from memorystore_chat.tutorial.demo_model import DemoChatModel
+from memorystore_tutorial.demo_model import DemoChatModel
 from proxy import Proxy
 from scripted import OTHER, THREAD, Make, ask, call, remembering, say, texts, words
 from servers import Cluster, Server

@@ -16,8 +16,8 @@ from memorystore_chat.connection import tls
 from memorystore_chat.connection.clients import ServerClient
 from memorystore_chat.connection.endpoint import Endpoint
 from memorystore_chat.connection.opening import connect, connect_async
+from memorystore_chat.embedded import server as embedded
 from memorystore_chat.errors import ConnectError
-from memorystore_chat.local import embedded
 from servers import Cluster, Server, Tls
 
 

@@ -14,7 +14,7 @@ from IPython.utils.capture import capture_output
 from traitlets.config import Config
 
 import series
-from memorystore_chat.tutorial import latency
+from memorystore_tutorial import latency
 from servers import Server
 
 Run: TypeAlias = Callable[[str], str]

@@ -26,7 +26,7 @@ from packaging.utils import canonicalize_name
 import links
 import series
 from compare_notebooks import CELL_TIMEOUT
-from memorystore_chat.local import embedded
+from memorystore_chat.embedded import server as embedded
 from series import PATHS, ROOT
 
 PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
@@ -330,7 +330,7 @@ def test_sign_in_takes_colabs_way(twin: Twin) -> None:
     """The dialog is Colab's, called as it is documented; nothing else is looked for."""
     source = """
 from google.colab import auth
-from memorystore_chat import sign_in
+from memorystore_tutorial import sign_in
 print(sign_in("my-project"), auth.calls)
 """
     [text] = run(source, twin)

@@ -15,7 +15,7 @@ import pytest
 from packaging.requirements import Requirement
 
 import memorystore_chat
-from memorystore_chat.local import embedded
+from memorystore_chat.embedded import server as embedded
 from servers import Server
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -91,9 +91,9 @@ def test_import_loads_what_production_needs_and_no_more(
         "memorystore_chat.checkpoint",
         "memorystore_chat.connection.discovery",
         "memorystore_chat.connection.tunnel",
-        "memorystore_chat.local",
+        "memorystore_chat.embedded",
         "memorystore_chat.sessions",
-        "memorystore_chat.tutorial",
+        "memorystore_tutorial",
     }
     assert not imported[0] & later
 

@@ -21,7 +21,7 @@ import servers
 import tutorial
 from jupyter_page import started
 from memorystore_chat import connect
-from memorystore_chat.local.embedded import stop
+from memorystore_chat.embedded.server import stop
 
 ROOT = Path(__file__).resolve().parents[2]
 

@@ -4,8 +4,9 @@ from langchain.agents import create_agent
 from langchain.agents.middleware import SummarizationMiddleware
 from langgraph.checkpoint.memory import InMemorySaver
 
-from memorystore_chat import DemoChatModel, MemorystoreChatMessageHistory, connect
+from memorystore_chat import MemorystoreChatMessageHistory, connect
 from memorystore_chat.agents import ChatHistoryMiddleware
+from memorystore_tutorial import DemoChatModel
 
 
 def answer(question: str) -> str:

@@ -9,6 +9,7 @@ import redis
 
 from memorystore_chat import sessions
 from memorystore_chat.sessions import Report
+from memorystore_tutorial import sessions_table
 from stored import element
 
 
@@ -110,14 +111,14 @@ def test_a_bad_count_is_refused_by_the_call(client: redis.Redis, count: Any) -> 
     with pytest.raises(error, match=r"count is .*; it takes a whole number of keys from 1"):
         sessions.scan(client, count=count)
     with pytest.raises(error, match=r"limit is .*; it takes a whole number of sessions from 1"):
-        sessions.table(client, limit=count)
+        sessions_table(client, limit=count)
 
 
 @pytest.mark.parametrize("client", ["redis://localhost", None, redis.asyncio.Redis()])
 def test_what_is_no_client_is_refused(client: Any) -> None:
     for call in (
         lambda: list(sessions.scan(client, key_prefix="a")),
-        lambda: sessions.table(client, key_prefix="a"),
+        lambda: sessions_table(client, key_prefix="a"),
         lambda: sessions.delete(client, key_prefix="a"),
         lambda: sessions.expire(client, key_prefix="a", ttl=1),
         lambda: sessions.export(client, "sessions.jsonl", key_prefix="a"),

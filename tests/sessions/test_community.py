@@ -18,8 +18,7 @@ from langchain_core.messages.tool import tool_call_chunk
 
 import servers
 from interference import InterferingRedis
-from memorystore_chat import MemorystoreChatMessageHistory, sessions
-from memorystore_chat.storage import codec
+from memorystore_chat import MemorystoreChatMessageHistory, codec, sessions
 from servers import Server
 from stored import fill, stored
 

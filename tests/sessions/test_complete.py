@@ -12,6 +12,7 @@ from redis.crc import key_slot
 import servers
 from memorystore_chat import MemorystoreChatError, MemorystoreChatMessageHistory, connect, sessions
 from memorystore_chat.sessions import _primaries
+from memorystore_tutorial import sessions_table
 from proxy import Proxy
 from reshaping import add_shard, empty_primary, fail_over, move_slots
 from servers import Cluster, Server
@@ -34,7 +35,7 @@ def test_a_shard_that_was_added_is_asked(key_prefix: str) -> None:
         keys = [f"{prefix}{name}" for prefix in (key_prefix, "theirs:", "ours:") for name in NAMES]
         add_shard(cluster, {key_slot(key.encode()) for key in keys[::3]})
         assert ids(client, key_prefix) == NAMES
-        assert len(sessions.table(client, key_prefix=key_prefix, limit=100)) == len(NAMES)
+        assert len(sessions_table(client, key_prefix=key_prefix, limit=100)) == len(NAMES)
         expired = sessions.expire(client, key_prefix=key_prefix, ttl=100, dry_run=False)
         assert expired.sessions == len(NAMES)
         copied = sessions.from_langchain_community(

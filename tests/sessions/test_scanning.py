@@ -248,11 +248,11 @@ def test_keys_are_utf_8_whatever_the_encoding_of_the_client(
 
 
 def test_loading_the_package_loads_nothing_that_formats() -> None:
-    """A program that deletes sessions needs no HTML; `sessions.table` brings it."""
+    """A program that deletes sessions needs no HTML; `sessions_table` brings it."""
     program = (
         "import sys; from memorystore_chat import sessions; sessions.delete;"
         "formats = {n for n in sys.modules if n.split('.')[0] == 'html' or 'tutorial' in n};"
-        "assert not formats, formats; sessions.table;"
-        "assert 'memorystore_chat.tutorial' in sys.modules"
+        "assert not formats, formats; sessions_table;"
+        "assert 'memorystore_tutorial' in sys.modules"
     )
     subprocess.run([sys.executable, "-c", program], check=True)

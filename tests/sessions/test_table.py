@@ -8,7 +8,7 @@ import redis
 from langchain_core.messages import HumanMessage
 
 from memorystore_chat import MemorystoreChatMessageHistory, sessions
-from memorystore_chat.tutorial import session_table
+from memorystore_tutorial import session_table, sessions_table
 from servers import Cluster
 from stored import UNTIMED, element
 
@@ -22,7 +22,7 @@ def test_the_table_shows_the_sessions_used_last(client: redis.Redis, key_prefix:
     client.rpush(f"{key_prefix}mid", element(ago=90 * minute), element(ago=5 * minute))
     client.expire(f"{key_prefix}mid", 5400)
     client.rpush(f"{key_prefix}undated", UNTIMED)
-    shown = sessions.table(client, key_prefix=key_prefix)
+    shown = sessions_table(client, key_prefix=key_prefix)
     assert [session.id for session in shown] == ["new", "mid", "old", "undated"]
     assert all(isinstance(session, sessions.Session) for session in shown)
     assert shown[2].messages == 1200
@@ -41,13 +41,13 @@ def test_the_table_shows_the_sessions_used_last(client: redis.Redis, key_prefix:
 def test_the_table_keeps_only_the_newest(client: redis.Redis, key_prefix: str) -> None:
     for number in range(30):
         client.rpush(f"{key_prefix}{number:02}", element(ago=timedelta(hours=number)))
-    shown = sessions.table(client, key_prefix=key_prefix, limit=3)
+    shown = sessions_table(client, key_prefix=key_prefix, limit=3)
     assert [session.id for session in shown] == ["00", "01", "02"]
     assert str(shown).startswith("The 3 used last of 30 sessions\n")
 
 
 def test_the_table_of_nothing_says_so(client: redis.Redis, key_prefix: str) -> None:
-    shown = sessions.table(client, key_prefix=key_prefix)
+    shown = sessions_table(client, key_prefix=key_prefix)
     assert list(shown) == []
     assert str(shown) == "No sessions."
 
@@ -56,7 +56,7 @@ def test_the_table_escapes_ids(client: redis.Redis, key_prefix: str) -> None:
     """A session id is text that somebody else may have chosen."""
     name = "<script>alert(1)</script>\u202e"
     client.rpush(f"{key_prefix}{name}", element())
-    html = sessions.table(client, key_prefix=key_prefix)._repr_html_()
+    html = sessions_table(client, key_prefix=key_prefix)._repr_html_()
     assert "&lt;script&gt;alert(1)&lt;/script&gt;[U+202E]" in html
     assert "<script" not in html
 
@@ -67,7 +67,7 @@ def test_the_table_has_the_sessions_of_all_nodes(valkey_cluster: Cluster, key_pr
             MemorystoreChatMessageHistory(client, str(number), key_prefix=key_prefix).add_messages(
                 [HumanMessage("hi")]
             )
-        shown = sessions.table(client, key_prefix=key_prefix)
+        shown = sessions_table(client, key_prefix=key_prefix)
         assert {session.id for session in shown} == set(map(str, range(20)))
         assert len({client.get_node_from_key(session.key).port for session in shown}) == 3
 
@@ -101,6 +101,6 @@ def test_sessions_of_one_millisecond_keep_their_order(client: redis.Redis, key_p
         MemorystoreChatMessageHistory(client, name, key_prefix=key_prefix).add_messages(
             [HumanMessage("hi")]
         )
-    shown = sessions.table(client, key_prefix=key_prefix, limit=100)
+    shown = sessions_table(client, key_prefix=key_prefix, limit=100)
     assert len({session.last for session in shown}) < 100  # some share a millisecond
     assert [session.id for session in shown] == names[::-1]

@@ -12,7 +12,7 @@ from langgraph.checkpoint.memory import InMemorySaver
 from memorystore_chat import MemorystoreChatMessageHistory
 from memorystore_chat.checkpoint import MemorystoreSaver
 from memorystore_chat.sessions.threads import messages_of, take_over
-from memorystore_chat.tutorial import DemoChatModel
+from memorystore_tutorial import DemoChatModel
 
 CONFIG: Any = {"configurable": {"thread_id": "t"}}
 TALK = [

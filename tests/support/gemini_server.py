@@ -22,7 +22,7 @@ from google.oauth2.credentials import Credentials
 from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, SystemMessage, ToolMessage
 
 from gemini_rules import refusal
-from memorystore_chat.tutorial.demo_model import DemoChatModel
+from memorystore_tutorial.demo_model import DemoChatModel
 
 _PATH = re.compile(
     r"/v1(?:beta1)?/projects/(?P<project>[^/]+)/locations/(?P<location>[^/]+)"

@@ -1,4 +1,4 @@
-"""Real servers for the tests: those of `memorystore_chat.local.launcher`, and clients for them.
+"""Real servers for the tests: those of `memorystore_chat.embedded.launcher`, and clients for them.
 
 Example:
     >>> with valkey() as server:
@@ -23,9 +23,9 @@ import redis
 import redis.asyncio
 from redis.cluster import ClusterNode, RedisCluster
 
-from memorystore_chat.local import launcher
-from memorystore_chat.local.launcher import HOST, Process, wait_until
-from memorystore_chat.local.tls import certificate
+from memorystore_chat.embedded import launcher
+from memorystore_chat.embedded.launcher import HOST, Process, wait_until
+from memorystore_tutorial.certificates import certificate
 
 __all__ = ["wait_until"]
 
@@ -43,7 +43,7 @@ class Tls(NamedTuple):
 
 
 def certificates(folder: Path, *names: str, key_identifiers: bool = True) -> Tls:
-    """Write what `memorystore_chat.local.tls.certificate` makes to files in a folder."""
+    """Write what `memorystore_tutorial.certificates.certificate` makes to files in a folder."""
     made = Tls(folder / "cert.pem", folder / "key.pem", folder / "ca.pem")
     texts = certificate(*names, key_identifiers=key_identifiers)
     for path, text in zip((made.ca, made.cert, made.key), texts, strict=True):

@@ -7,8 +7,7 @@ from uuid import UUID
 
 from langchain_core.messages import BaseMessage, HumanMessage
 
-from memorystore_chat import sessions
-from memorystore_chat.storage import codec
+from memorystore_chat import codec, sessions
 
 UNTIMED = '{"type":"human","data":{"content":"hi","type":"human"}}'
 """An element that does not say when it was appended."""

@@ -13,8 +13,8 @@ from nbclient import NotebookClient
 from nbformat.v4 import new_code_cell, new_notebook
 
 import servers
-from memorystore_chat import DemoChatModel, MemorystoreChatMessageHistory
-from memorystore_chat.tutorial import ChatBox, box, chat_box
+from memorystore_chat import MemorystoreChatMessageHistory
+from memorystore_tutorial import ChatBox, DemoChatModel, box, chat_box
 
 
 @pytest.fixture
@@ -206,7 +206,7 @@ def test_bad_arguments_are_refused(
 CELL = """
 import sys
 from memorystore_chat import MemorystoreChatMessageHistory, connect
-from memorystore_chat.tutorial import chat_box
+from memorystore_tutorial import chat_box
 history = MemorystoreChatMessageHistory(connect({address!r}), "ada", key_prefix={prefix!r})
 chat_box(print, history)
 """

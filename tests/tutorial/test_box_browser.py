@@ -18,8 +18,9 @@ pytestmark = [pytest.mark.browser, pytest.mark.timeout(400)]
 
 CELLS = """
 from langchain_core.messages import HumanMessage
-from memorystore_chat import DemoChatModel, MemorystoreChatMessageHistory, connect
-from memorystore_chat.tutorial import chat_box
+from memorystore_chat import MemorystoreChatMessageHistory, connect
+from memorystore_tutorial import DemoChatModel
+from memorystore_tutorial import chat_box
 history = MemorystoreChatMessageHistory(connect({address!r}), "ada", key_prefix={prefix!r})
 ---
 def ask(text):

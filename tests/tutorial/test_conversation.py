@@ -21,8 +21,8 @@ from langchain_core.messages import (
 )
 
 from html_page import Page
-from memorystore_chat.tutorial import Table, table, transcript
-from memorystore_chat.tutorial._text import visible
+from memorystore_tutorial import Table, table, transcript
+from memorystore_tutorial._text import visible
 
 OVERRIDE = "\N{RIGHT-TO-LEFT OVERRIDE}"
 
@@ -333,7 +333,7 @@ def test_six_messages_are_compact() -> None:
 def test_output_is_the_same_in_every_process(capsys: pytest.CaptureFixture[str]) -> None:
     """Outputs are compared by nbval, so nothing in them depends on time, chance or hashing."""
     code = (
-        "from langchain_core.messages import *; from memorystore_chat.tutorial import *\n"
+        "from langchain_core.messages import *; from memorystore_tutorial import *\n"
         "m = AIMessage([{'type': 'image', 'base64': 'AA=='}, 'x' * 2000])\n"
         "m.tool_calls = [dict(name='t', args={'s': set('abcdef'), 'o': object()}, id='1')]\n"
         "t = transcript([m]); r = table([{'a': 1.5, 'b': None}])\n"

@@ -18,7 +18,7 @@ from langchain_core.messages import (
     ToolMessage,
 )
 
-from memorystore_chat.tutorial import Table, table, transcript
+from memorystore_tutorial import Table, table, transcript
 
 pytestmark = pytest.mark.browser
 

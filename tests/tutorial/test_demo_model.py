@@ -14,7 +14,7 @@ from langchain_core.messages import (
 )
 from langchain_core.tools import tool
 
-from memorystore_chat.tutorial.demo_model import DemoChatModel
+from memorystore_tutorial.demo_model import DemoChatModel
 
 
 def talk(*lines: str, system: str | None = None) -> list[str]:

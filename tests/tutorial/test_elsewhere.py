@@ -5,8 +5,8 @@ import os
 import pytest
 
 from memorystore_chat import MemorystoreChatError, connect
-from memorystore_chat.storage import Client
-from memorystore_chat.tutorial import new_process
+from memorystore_chat.commands import Client
+from memorystore_tutorial import new_process
 
 
 def test_the_function_runs_in_another_process(capsys: pytest.CaptureFixture[str]) -> None:

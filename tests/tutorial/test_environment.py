@@ -7,7 +7,7 @@ from types import ModuleType
 
 import pytest
 
-from memorystore_chat.tutorial import Environment, detect_environment, sign_in
+from memorystore_tutorial import Environment, detect_environment, sign_in
 from printed import said
 
 WORKBENCH = "Agent Platform Workbench (Vertex AI Workbench)"
@@ -204,7 +204,7 @@ def test_a_failing_gcloud_is_said(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    monkeypatch.setattr("memorystore_chat.tutorial.environment.GCLOUD_TIMEOUT", 0.3)
+    monkeypatch.setattr("memorystore_tutorial.environment.GCLOUD_TIMEOUT", 0.3)
     (machine / "gcloud").write_text(f"{script}\n")
     (machine / "gcloud").chmod(0o755)
     assert sign_in("my-project") == "my-project"

@@ -3,7 +3,7 @@
 import pytest
 import redis
 
-from memorystore_chat.tutorial import server_facts
+from memorystore_tutorial import server_facts
 from servers import Cluster
 
 

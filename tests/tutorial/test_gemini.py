@@ -14,9 +14,9 @@ from langchain_core.tools import tool
 
 from gemini_server import GeminiServer
 from memorystore_chat.errors import MemorystoreChatError
-from memorystore_chat.tutorial import models
-from memorystore_chat.tutorial.gemini_turns import mended
-from memorystore_chat.tutorial.models import ChatModelError, chat_model
+from memorystore_tutorial import models
+from memorystore_tutorial.gemini_turns import mended
+from memorystore_tutorial.models import ChatModelError, chat_model
 from printed import said
 
 Provider = Literal["vertexai", "google-genai"]

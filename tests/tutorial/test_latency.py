@@ -9,8 +9,8 @@ from IPython.core.formatters import DisplayFormatter
 
 import servers
 from memorystore_chat import ConnectError, MemorystoreChatMessageHistory
-from memorystore_chat.tutorial import latency
-from memorystore_chat.tutorial.latency import Latency, Turns
+from memorystore_tutorial import latency
+from memorystore_tutorial.latency import Latency, Turns
 from proxy import Proxy
 
 ROWS = [Turns(10, 200, 0.2, 0.9), Turns(100, 150, 1.5, 12.34), Turns(500, 3, 20.0, 250.0)]

@@ -6,8 +6,8 @@ from typing import Literal
 
 import pytest
 
-from memorystore_chat.tutorial.demo_model import DemoChatModel
-from memorystore_chat.tutorial.models import chat_model
+from memorystore_tutorial.demo_model import DemoChatModel
+from memorystore_tutorial.models import chat_model
 from printed import said
 
 
@@ -43,7 +43,7 @@ def test_names_the_missing_library(
     no_project: None,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    from memorystore_chat.tutorial import models
+    from memorystore_tutorial import models
 
     monkeypatch.setitem(sys.modules, library.replace("-", "_"), None)
     models._vertexai_class.cache_clear()
@@ -55,7 +55,7 @@ def test_names_the_missing_library(
 
 def test_importing_brings_no_google_library() -> None:
     code = (
-        "import sys, memorystore_chat.tutorial.models, memorystore_chat.tutorial.environment;"
+        "import sys, memorystore_tutorial.models, memorystore_tutorial.environment;"
         "print([name for name, module in sys.modules.items() if name.split('.')[0] in"
         " ('google', 'langchain', 'langgraph', 'vertexai', 'langchain_google_vertexai')"
         # Some Google packages have Python make their empty namespaces when it starts.

@@ -8,7 +8,7 @@ from langchain_core.language_models import BaseChatModel
 from langchain_tests.integration_tests import ChatModelIntegrationTests
 from langchain_tests.unit_tests import ChatModelUnitTests
 
-from memorystore_chat.tutorial.demo_model import DemoChatModel
+from memorystore_tutorial.demo_model import DemoChatModel
 
 
 class TestDemoChatModelUnit(ChatModelUnitTests):

@@ -16,7 +16,7 @@ from langchain_core.messages import (
 from langchain_core.messages.tool import tool_call
 
 from html_page import Page
-from memorystore_chat.tutorial import _parts, transcript
+from memorystore_tutorial import _parts, transcript
 
 PNG = (
     "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5E"

@@ -9,8 +9,8 @@ import pytest
 from langchain_core.messages import AIMessage, HumanMessage
 
 from memorystore_chat import MemorystoreChatMessageHistory
-from memorystore_chat.storage import Client
-from memorystore_chat.tutorial import checks, key_prefix, picture, prefixes
+from memorystore_chat.commands import Client
+from memorystore_tutorial import checks, key_prefix, picture, prefixes
 
 
 @pytest.mark.parametrize("name", ["turn", "list", "life", "loop", "threads", "cluster"])

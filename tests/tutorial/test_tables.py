@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from html_page import Page
-from memorystore_chat.tutorial import Table, table
+from memorystore_tutorial import Table, table
 
 
 @dataclasses.dataclass

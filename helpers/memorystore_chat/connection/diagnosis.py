@@ -11,8 +11,8 @@ from redis.exceptions import (
     NoPermissionError,
 )
 
-from memorystore_chat._environment import way_in
 from memorystore_chat.connection.endpoint import Endpoint
+from memorystore_chat.connection.environment import way_in
 from memorystore_chat.connection.iam import TokenError, TokenServerError
 from memorystore_chat.connection.retries import chain_of
 from memorystore_chat.errors import MAXCLIENTS_HINT, NO_REDIS_HINT, ConnectError

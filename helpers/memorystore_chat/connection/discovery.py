@@ -4,10 +4,10 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from memorystore_chat._extras import require
 from memorystore_chat.connection.endpoint import Endpoint, Product
 from memorystore_chat.connection.iam import IamCredentials
 from memorystore_chat.errors import EndpointError
+from memorystore_chat.extras import require
 
 if TYPE_CHECKING:
     from google.auth.credentials import Credentials

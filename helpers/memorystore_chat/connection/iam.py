@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import redis
 
-from memorystore_chat._extras import require
+from memorystore_chat.extras import require
 
 if TYPE_CHECKING:
     from google.auth.credentials import Credentials
@@ -60,7 +60,7 @@ class IamCredentials(redis.CredentialProvider):
     Example:
         >>> from memorystore_chat import connect
         >>> from memorystore_chat.connection import IamCredentials
-        >>> from memorystore_chat.local import practice
+        >>> from memorystore_tutorial import practice
         >>> with practice.server(iam=True) as server:
         ...     login = IamCredentials(server.credentials)
         ...     with connect(server.endpoint, iam=login) as client:

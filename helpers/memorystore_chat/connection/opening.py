@@ -10,7 +10,7 @@ import redis.asyncio
 from redis.cluster import RedisCluster
 from redis.exceptions import ClusterDownError, RedisClusterException
 
-from memorystore_chat._checks import check_seconds, type_name
+from memorystore_chat.arguments import check_seconds, type_name
 from memorystore_chat.connection import clients
 from memorystore_chat.connection.clusters import AsyncClusterClient, ClusterClient
 from memorystore_chat.connection.diagnosis import ONE_DATABASE, diagnose
@@ -273,7 +273,7 @@ def _resolve(
         for name, value in given.items():
             if value not in (None, False):
                 raise EndpointError(f"The embedded server takes no {name}=: leave it out.")
-        from memorystore_chat.local.embedded import ensure_running
+        from memorystore_chat.embedded.server import ensure_running
 
         return replace(target, unix_socket=ensure_running())
     if ca_certs is not None:

@@ -160,7 +160,7 @@ def cluster_nodes(client: redis.Redis) -> list[Address]:
 
     Example:
         >>> from memorystore_chat import connect
-        >>> from memorystore_chat.local import practice
+        >>> from memorystore_tutorial import practice
         >>> with practice.cluster() as cluster:
         ...     with connect(cluster.endpoint, cluster=False) as one_node:
         ...         len(cluster_nodes(one_node))

@@ -21,17 +21,11 @@ Example:
     2
 """
 
-from importlib import import_module
-from typing import TYPE_CHECKING
-
 from memorystore_chat.sessions._community import from_langchain_community
 from memorystore_chat.sessions._deleting import delete, expire
 from memorystore_chat.sessions._transfer import export, load
 from memorystore_chat.sessions.report import Report
 from memorystore_chat.sessions.scanning import Session, scan
-
-if TYPE_CHECKING:
-    from memorystore_chat.tutorial.session_table import table
 
 __all__ = [
     "Report",
@@ -42,11 +36,4 @@ __all__ = [
     "from_langchain_community",
     "load",
     "scan",
-    "table",
 ]
-
-
-def __getattr__(name: str) -> object:
-    if name == "table":  # it formats for people, which no other function here does
-        return import_module("memorystore_chat.tutorial.session_table").table
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -18,7 +18,7 @@ from typing import Annotated, Any, BinaryIO, TypeAlias
 
 from pydantic import BeforeValidator, Field, PlainSerializer, TypeAdapter, ValidationError
 
-from memorystore_chat._checks import check_text
+from memorystore_chat.arguments import check_text
 from memorystore_chat.errors import MemorystoreChatError
 
 _FORMAT = "memorystore-chat sessions"

@@ -2,13 +2,13 @@
 
 from collections.abc import Iterable, Iterator
 
+from memorystore_chat.commands import Client
 from memorystore_chat.sessions._archive import Piece
 from memorystore_chat.sessions._moving import put, read
 from memorystore_chat.sessions._primaries import Primaries
 from memorystore_chat.sessions.arguments import Progress, check, check_flags, with_progress
 from memorystore_chat.sessions.report import Report
 from memorystore_chat.sessions.scanning import is_message, scanned
-from memorystore_chat.storage import Client
 
 
 def from_langchain_community(

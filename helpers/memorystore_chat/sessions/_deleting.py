@@ -6,7 +6,9 @@ from datetime import timedelta
 from itertools import islice
 from typing import Literal
 
-from memorystore_chat._checks import check_count
+from memorystore_chat.arguments import check_count
+from memorystore_chat.commands import Client
+from memorystore_chat.scripts import script
 from memorystore_chat.sessions._batches import MOST
 from memorystore_chat.sessions._primaries import Command, Primaries
 from memorystore_chat.sessions.arguments import (
@@ -19,8 +21,6 @@ from memorystore_chat.sessions.arguments import (
 )
 from memorystore_chat.sessions.report import Report
 from memorystore_chat.sessions.scanning import Found, find, is_message
-from memorystore_chat.storage import Client
-from memorystore_chat.storage.scripts import script
 
 
 def delete(
@@ -166,7 +166,7 @@ def _done(
     """Do it, and say with which: not with those appended to meanwhile, if that matters."""
     name, *rest = command
     if if_unchanged:
-        text = script("if_unchanged").text
+        text = script("sessions/if_unchanged").text
         replies = primaries.run(
             [("EVAL", text, 1, entry.session.key, entry.sha, *command) for entry in meant]
         )

@@ -9,11 +9,11 @@ from typing import Literal
 from redis.crc import key_slot
 
 from memorystore_chat.errors import MemorystoreChatError
+from memorystore_chat.scripts import script
 from memorystore_chat.sessions._archive import Piece
 from memorystore_chat.sessions._batches import BUDGET, batches
 from memorystore_chat.sessions._primaries import Command, Primaries
 from memorystore_chat.sessions.scanning import STAGING, Session
-from memorystore_chat.storage.scripts import script
 
 PAGE = 1000
 """Longer sessions are moved in pieces of at most so many messages."""
@@ -243,14 +243,14 @@ class _Writer:
         """Give the staged list its name."""
         key, length = self._key(last), last.offset + len(last.elements)
         options = (length, last.ttl_ms or 0, int(self.existing == "replace"))
-        return "EVAL", script("rename_loaded").text, 2, staging_key(key), key, *options
+        return "EVAL", script("sessions/rename_loaded").text, 2, staging_key(key), key, *options
 
     def _key(self, piece: Piece) -> bytes:
         return (self.key_prefix + piece.session).encode()
 
 
 def _load(keys: Sequence[bytes], piece: Piece, ttl_ms: int, *, anew: bool = False) -> Command:
-    text = script("load_elements").text
+    text = script("sessions/load_elements").text
     return "EVAL", text, len(keys), *keys, piece.offset, ttl_ms, int(anew), *piece.elements
 
 

@@ -17,8 +17,8 @@ from redis.crc import key_slot
 from redis.exceptions import AskError, ResponseError, TryAgainError
 
 from memorystore_chat._seams import AS_BYTES
+from memorystore_chat.commands import Client
 from memorystore_chat.errors import ConnectError, MemorystoreChatError, explaining
-from memorystore_chat.storage import Client
 
 Command: TypeAlias = tuple[str | bytes | int, ...]
 Moves: TypeAlias = dict[int, set[tuple[str, str]]]

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeAlias
 
+from memorystore_chat.commands import Client
 from memorystore_chat.sessions._archive import (
     BinaryFile,
     check_archive,
@@ -25,7 +26,6 @@ from memorystore_chat.sessions.arguments import (
 )
 from memorystore_chat.sessions.report import Report
 from memorystore_chat.sessions.scanning import find
-from memorystore_chat.storage import Client
 
 File: TypeAlias = str | os.PathLike[str] | BinaryFile
 

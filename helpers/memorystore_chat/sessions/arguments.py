@@ -5,8 +5,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Literal, TypeAlias, TypeVar
 
-from memorystore_chat._checks import check_client, check_text, type_name
-from memorystore_chat._extras import require
+from memorystore_chat.arguments import check_client, check_text, type_name
+from memorystore_chat.extras import require
 
 Progress: TypeAlias = bool | Literal["always"]
 T = TypeVar("T")

@@ -9,11 +9,12 @@ from datetime import datetime
 from hashlib import sha1
 from typing import NamedTuple
 
-from memorystore_chat._checks import check_client, check_count, check_text
+from memorystore_chat import codec
+from memorystore_chat.arguments import check_client, check_count, check_text
+from memorystore_chat.commands import Client
 from memorystore_chat.sessions._batches import BUDGET, MOST, batches
 from memorystore_chat.sessions._primaries import Command, Primaries
 from memorystore_chat.sessions.arguments import Progress, check, with_progress
-from memorystore_chat.storage import Client, codec
 
 STAGING = b"memorystore-chat:loading:"
 """Begins the keys under which sessions wait until they are whole; no session has such a key."""

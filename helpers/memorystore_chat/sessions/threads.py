@@ -6,8 +6,8 @@ from uuid import NAMESPACE_URL, uuid5
 
 from langchain_core.messages import BaseMessage
 
-from memorystore_chat._checks import check_text, type_name
-from memorystore_chat._extras import require
+from memorystore_chat.arguments import check_text, type_name
+from memorystore_chat.extras import require
 from memorystore_chat.history import MemorystoreChatMessageHistory
 
 require("langgraph.graph", install="langgraph")

