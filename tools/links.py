@@ -3,15 +3,14 @@
 ``make links`` takes the repository and the branch from ``git remote`` and the branch that is
 checked out; ``REPO=owner/name`` and ``BRANCH=name`` say otherwise. With ``INSTALL=index`` the
 package is installed by its name from the package index, with ``INSTALL=git`` from the repository.
-What is generated:
+It writes:
 
-- in a notebook's first cell, the line of links between ``<!-- badges -->`` and
+- the line of links in a notebook's first cell, between ``<!-- badges -->`` and
   ``<!-- /badges -->``; in README.md, Colab's badge after ``<!-- badge 01_setup.ipynb -->``;
-- a notebook's previous and next links between ``<!-- navigation -->`` and
-  ``<!-- /navigation -->``;
-- the cell tagged ``links-install``, and in README.md what is between ``<!-- install -->`` and
-  ``<!-- /install -->``;
-- the owner and name in every other link to the repository in the files that have any.
+- a notebook's previous and next links, after ``<!-- navigation -->``;
+- the cell tagged ``links-install``, and in README.md what follows ``<!-- install EXTRA -->``;
+- the title of a notebook in each link that begins with its number, from the notebook's first line;
+- the owner and name in every other link to the repository, in the files that have any.
 """
 
 import argparse
@@ -28,12 +27,15 @@ import nbformat
 ROOT = Path(__file__).resolve().parent.parent
 PLACEHOLDER = "your-org/memorystore-chat"
 INSTALL_TAG = "links-install"
-# Files that have links to the repository, beside the notebooks.
+# Files that have links to the repository or to notebooks, beside the notebooks.
 TEXTS = (
     "README.md",
     "pyproject.toml",
+    "app/README.md",
+    "app/requirements.txt",
     "docs/conf.py",
     "docs/llms.txt",
+    "docs/tutorial.md",
     ".github/CODEOWNERS",
     ".github/ISSUE_TEMPLATE/config.yml",
 )
@@ -43,15 +45,17 @@ _BLOCK = re.compile(
     r"(?P<body>.*?)<!-- /(?P=kind) -->",
     re.DOTALL,
 )
-_COLAB = re.compile(r"colab\.research\.google\.com/github/([\w.-]+/[\w.-]+)/blob/")
+_TITLE = re.compile(
+    r"\[\d+\. [^]]*\]\((?P<path>(?:[\w./-]*/)?(?P<name>\d\d_\w+)(?:\.ipynb|\.md)?)\)"
+)
 _SLUG = re.compile(r"(?:\S*\bgithub\.com[:/])?([\w-]+/[\w.-]+?)(?:\.git)?/?")
 
 
 def parse_repository(text: str) -> str:
-    """The ``owner/name`` in the address of a repository on GitHub or in ``owner/name`` itself.
+    """Return the ``owner/name`` in the address of a repository on GitHub, or in itself.
 
     Raises:
-        ValueError: If it is neither; the text, in which a token may stand, is not repeated.
+        ValueError: It is neither. The text, in which a token may stand, is not repeated.
 
     Example:
         >>> parse_repository("git@github.com:your-org/memorystore-chat.git")
@@ -80,16 +84,16 @@ class Links:
     titles: Mapping[str, str]
 
     def colab(self, notebook: str) -> str:
-        """Address that opens a notebook in Colab."""
+        """Return the address that opens a notebook in Colab."""
         return f"https://colab.research.google.com/github/{self.repository}/blob/{self.branch}/notebooks/{notebook}"
 
     def badge(self, notebook: str) -> str:
-        """Colab's badge."""
+        """Return Colab's badge."""
         picture = "https://colab.research.google.com/assets/colab-badge.svg"
         return f"[![Open in Colab]({picture})]({self.colab(notebook)})"
 
-    def header(self, notebook: str) -> str:
-        """The line of links that opens a notebook: one line of Markdown."""
+    def badges(self, notebook: str) -> str:
+        """Return the line of links that opens a notebook."""
         raw = f"raw.githubusercontent.com/{self.repository}/{self.branch}/notebooks/{notebook}"
         console = "https://console.cloud.google.com/agent-platform"
         enterprise = f"{console}/colab/import/https:%2F%2F{raw.replace('/', '%2F')}"
@@ -101,14 +105,14 @@ class Links:
         )
 
     def requirement(self, extra: str) -> str:
-        """What pip installs, such as ``memorystore-chat[tutorial] @ git+https://...``."""
+        """Return what pip installs, such as ``memorystore-chat[tutorial] @ git+https://...``."""
         if self.install == "index":
             return f"memorystore-chat[{extra}]"
         branch = "" if self.branch == "main" else f"@{self.branch}"
         return f"memorystore-chat[{extra}] @ git+https://github.com/{self.repository}{branch}"
 
     def install_cell(self) -> str:
-        """Source of the install cell: it does nothing if the package is there already."""
+        """Return the source of the install cell; it does nothing if the package is there."""
         way_out = (
             "Not installed: choose a kernel with Python 3.11 or newer, and make sure that "
             f"https://github.com/{self.repository} is a repository you can open "
@@ -117,12 +121,12 @@ class Links:
         return (
             "# @title Install the tutorial, unless it is there already\n"
             "from importlib.util import find_spec\n"
-            'if not find_spec("memorystore_chat"):\n'
+            'if not find_spec("memorystore_tutorial"):\n'
             f'    %pip install -q "{self.requirement("tutorial")}" || echo "{way_out}"'
         )
 
     def navigation(self, notebook: str) -> str:
-        """Links to the notebooks before and after one, as one line of Markdown."""
+        """Return links to the notebooks before and after one."""
         series = ["", *sorted(self.titles), ""]
         place = series.index(notebook)
         around = (("Previous", series[place - 1]), ("Next", series[place + 1]))
@@ -132,9 +136,58 @@ class Links:
             if name
         )
 
+    def rewrite(self, text: str, former: str, notebook: str | None = None) -> str:
+        """Write the generated parts of a text anew.
+
+        Args:
+            text: Markdown of a cell, or of a file.
+            former: The repository to which its other links lead.
+            notebook: The notebook that a block without a name is about.
+
+        Raises:
+            ValueError: A block names no notebook, or one that does not exist.
+        """
+
+        def generate(match: re.Match[str]) -> str:
+            kind, name = match["kind"], match["name"] or notebook
+            if kind == "install":
+                line = f'```sh\npip install "{self.requirement(match["name"] or "embedded")}"\n```'
+            elif name not in self.titles:
+                raise ValueError(f"{match[0].partition('-->')[0]}-->: no notebook {name!r}")
+            else:
+                line = getattr(self, kind)(name)
+            opening = kind + (f" {match['name']}" if match["name"] else "")
+            # A comment that begins a line makes the rest of that line HTML, not Markdown.
+            begins_line = match.start() == 0 or text[match.start() - 1] == "\n"
+            edge = "\n" if begins_line else ""
+            return f"<!-- {opening} -->{edge}{line}{edge}<!-- /{kind} -->"
+
+        def title(match: re.Match[str]) -> str:
+            name = f"{match['name']}.ipynb"
+            if name not in self.titles:
+                raise ValueError(f"{match[0]}: no notebook {name!r}")
+            return f"[{self.titles[name]}]({match['path']})"
+
+        text = _TITLE.sub(title, _BLOCK.sub(generate, text))
+        return replace_repository(text, former, self.repository)
+
+
+def replace_repository(text: str, former: str, repository: str) -> str:
+    """Return ``text`` with every link to ``former`` leading to ``repository`` instead."""
+    (owner, name), (new_owner, new_name) = former.split("/"), repository.split("/")
+    pattern = (
+        r"(github(?:usercontent)?\.com|google\.com/github)(/|%2F)"
+        rf"{re.escape(owner)}(?:/|%2F){re.escape(name)}(?![\w-])"
+    )
+    text = re.sub(
+        pattern, lambda m: m[1] + m[2] + repository.replace("/", m[2]), text, flags=re.ASCII
+    )
+    text = text.replace(f"{owner}.github.io/{name}", f"{new_owner}.github.io/{new_name}")
+    return text.replace(f"@{owner}/maintainers", f"@{new_owner}/maintainers")
+
 
 def read_links(root: Path) -> Links:
-    """Where the links lead by pyproject.toml, and the titles by the notebooks' first lines."""
+    """Read where the links lead in pyproject.toml, and the titles in the notebooks."""
     pyproject = tomllib.loads((root / "pyproject.toml").read_text(encoding="utf-8"))
     settings = pyproject["tool"]["memorystore-chat"]
     titles = {
@@ -145,91 +198,33 @@ def read_links(root: Path) -> Links:
     return Links(repository, settings["branch"], settings["install"], titles)
 
 
-def rewrite_text(text: str, links: Links, notebook: str | None = None) -> str:
-    """Markdown with its generated blocks written anew.
-
-    Args:
-        text: Markdown of a cell or of README.md.
-        links: Where they lead.
-        notebook: The notebook that a block without a name is about.
-
-    Raises:
-        ValueError: If a block names no notebook, or one that does not exist.
-    """
-
-    def generate(match: re.Match[str]) -> str:
-        kind, name = match["kind"], match["name"] or notebook
-        if kind == "install":
-            line = f'```sh\npip install "{links.requirement(match["name"] or "embedded")}"\n```'
-        elif name not in links.titles:
-            raise ValueError(f"{match[0].partition('-->')[0]}-->: no notebook {name!r}")
-        else:
-            line = getattr(links, {"badges": "header"}.get(kind, kind))(name)
-        opening = kind + (f" {match['name']}" if match["name"] else "")
-        # A comment that begins a line makes the rest of that line HTML, not Markdown.
-        begins_line = match.start() == 0 or text[match.start() - 1] == "\n"
-        edge = "\n" if begins_line else ""
-        return f"<!-- {opening} -->{edge}{line}{edge}<!-- /{kind} -->"
-
-    return _BLOCK.sub(generate, text)
-
-
-def former_repositories(text: str) -> set[str]:
-    """Each ``owner/name`` that the generated blocks of ``text`` link to."""
-    return {slug for block in _BLOCK.finditer(text) for slug in _COLAB.findall(block["body"])}
-
-
-def replace_repository(text: str, former: set[str], repository: str) -> str:
-    """``text`` with every link to one of ``former`` leading to ``repository`` instead."""
-    new_owner, new_name = repository.split("/")
-    for owner, name in (slug.split("/") for slug in sorted(former)):
-        pattern = (
-            r"(github(?:usercontent)?\.com|google\.com/github)(/|%2F)"
-            rf"{re.escape(owner)}(?:/|%2F){re.escape(name)}(?![\w-])"
-        )
-        text = re.sub(
-            pattern, lambda m: m[1] + m[2] + repository.replace("/", m[2]), text, flags=re.ASCII
-        )
-        text = text.replace(f"{owner}.github.io/{name}", f"{new_owner}.github.io/{new_name}")
-        text = text.replace(f"@{owner}/maintainers", f"@{new_owner}/maintainers")
-    return text
-
-
-def rewrite_notebook(path: Path, links: Links, former: set[str]) -> str:
-    """The text of the notebook at ``path`` with its links written anew."""
+def rewrite_notebook(path: Path, links: Links, former: str) -> str:
+    """Return the text of the notebook at ``path`` with its links written anew."""
     book = nbformat.read(path, as_version=4)
-    former = former.union(*(former_repositories(cell.source) for cell in book.cells))
     for cell in book.cells:
         if INSTALL_TAG in cell.metadata.get("tags", []):
             cell.source = links.install_cell()
-            continue
-        if cell.cell_type == "markdown":
-            cell.source = rewrite_text(cell.source, links, path.name)
-        cell.source = replace_repository(cell.source, former, links.repository)
+        else:
+            cell.source = links.rewrite(cell.source, former, path.name)
     return str(nbformat.writes(book)) + "\n"
 
 
 def rewrite_all(root: Path, links: Links) -> dict[Path, str]:
-    """The new text of every file under ``root`` whose links are not ``links``."""
-    former = {read_links(root).repository}
-    texts = {
-        path: rewrite_notebook(path, links, former)
-        for path in sorted((root / "notebooks").glob("*.ipynb"))
-    }
+    """Return the new text of every file under ``root`` whose links are not ``links``."""
+    former = read_links(root).repository
+    notebooks = sorted((root / "notebooks").glob("*.ipynb"))
+    texts = {path: rewrite_notebook(path, links, former) for path in notebooks}
     for path in (root / name for name in TEXTS if (root / name).exists()):
-        text = path.read_text(encoding="utf-8")
-        if path.suffix == ".md":
-            former |= former_repositories(text)
-            text = rewrite_text(text, links)
+        text = links.rewrite(path.read_text(encoding="utf-8"), former)
         if path.name == "pyproject.toml":
             text = re.sub(r'(?m)^branch = ".*"$', f'branch = "{links.branch}"', text)
             text = re.sub(r'(?m)^install = ".*"$', f'install = "{links.install}"', text)
-        texts[path] = replace_repository(text, former, links.repository)
+        texts[path] = text
     return {path: text for path, text in texts.items() if text != path.read_text(encoding="utf-8")}
 
 
 def git(root: Path, *words: str) -> str:
-    """What git says, or nothing."""
+    """Return what git says, or nothing."""
     return subprocess.run(["git", *words], cwd=root, capture_output=True, text=True).stdout.strip()
 
 
@@ -249,8 +244,7 @@ def main(arguments: list[str] | None = None, root: Path = ROOT) -> int:
             changes["branch"] = options.branch or git(root, "branch", "--show-current")
         if repository is not None:
             changes["repository"] = parse_repository(repository)
-        named = {name: value for name, value in changes.items() if value}
-        links = replace(read_links(root), **named)
+        links = replace(read_links(root), **{key: value for key, value in changes.items() if value})
         changed = rewrite_all(root, links)
     except ValueError as error:
         print(f"links: {error}", file=sys.stderr)

@@ -339,18 +339,6 @@ print(sign_in("my-project"), auth.calls)
 
 
 @pytest.mark.colab
-@pytest.mark.timeout(2 * INSTALL_TIMEOUT)
-def test_progress_is_a_widget(twin: Twin) -> None:
-    """A progress bar is drawn by the twin's ipywidgets, with nothing on stderr."""
-    source = """
-from memorystore_chat import connect, sessions
-_ = sessions.delete(connect(), ["a", "b"], dry_run=False, progress=True)
-"""
-    [bar] = run(source, twin)
-    assert "application/vnd.jupyter.widget-view+json" in bar
-
-
-@pytest.mark.colab
 @pytest.mark.timeout(INSTALL_TIMEOUT)
 @pytest.mark.parametrize(
     ("version", "repository"),
