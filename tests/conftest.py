@@ -2,7 +2,8 @@
 
 import os
 import uuid
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import pytest
@@ -14,6 +15,7 @@ from memorystore_chat import MemorystoreChatMessageHistory
 from scripted import Make
 from servers import Cluster, Server
 
+PLACES = {"valkey": "valkey_server", "redis": "redis_server", "cluster": "valkey_cluster"}
 EXTERNAL = os.environ.get("MEMORYSTORE_TEST_SERVER")
 
 
@@ -23,13 +25,54 @@ def server(request: pytest.FixtureRequest) -> Iterator[Server]:
 
     Where ``$MEMORYSTORE_TEST_SERVER`` is set (``redis://HOST:PORT``) they run on that one too.
     """
-    starts: dict[str, Callable[[], Server]] = {
-        "valkey9": servers.valkey,
-        "redis7": servers.redis7,
-        "external": lambda: servers.external(EXTERNAL or ""),
-    }
-    with starts[request.param]() as running:
-        yield running
+    if request.param == "external":
+        with servers.external(EXTERNAL or "") as running:
+            yield running
+    else:
+        yield request.getfixturevalue(f"{request.param.rstrip('79')}_server")
+
+
+@dataclass
+class Place:
+    """A server or cluster, and one way of using it.
+
+    Attributes:
+        server: Where it is.
+        way: "sync" or "async".
+        sync_client: A synchronous client of it that answers bytes.
+        client: The client of the way in question: `sync_client`, or one of redis.asyncio.
+    """
+
+    server: Server | Cluster
+    way: str
+    sync_client: Any
+    client: Any
+
+    async def call(self, object_: Any, name: str, *given: Any, **options: Any) -> Any:
+        """Call a method, or await its twin with an "a" before its name.
+
+        A property is read; its twin is the method with "aget_" before its name.
+        """
+        if self.way == "sync":
+            found = getattr(object_, name)
+            return found(*given, **options) if callable(found) else found
+        twin = getattr(object_, f"a{name}", None) or getattr(object_, f"aget_{name}")
+        return await twin(*given, **options)
+
+
+@pytest.fixture(params=[f"{p}-{way}" for p in PLACES for way in ("sync", "async")])
+async def place(request: pytest.FixtureRequest, key_prefix: str) -> AsyncIterator[Place]:
+    """Valkey, Redis and a cluster, each used in both ways; keys under `key_prefix` are removed."""
+    name, _, way = request.param.partition("-")
+    running = request.getfixturevalue(PLACES[name])
+    sync_client = running.client()
+    client = running.async_client() if way == "async" else sync_client
+    yield Place(running, way, sync_client, client)
+    for key in sync_client.scan_iter(match=f"{key_prefix}*", count=1000):
+        sync_client.unlink(key)
+    if way == "async":
+        await client.aclose()
+    sync_client.close()
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
@@ -77,6 +120,13 @@ def make(client: redis.Redis, key_prefix: str) -> Make:
         )
 
     return make
+
+
+@pytest.fixture(scope="session")
+def redis_server() -> Iterator[Server]:
+    """A standalone Redis 7."""
+    with servers.redis7() as running:
+        yield running
 
 
 @pytest.fixture(scope="session")

@@ -26,8 +26,8 @@ from memorystore_chat import (
     MemorystoreChatMessageHistory,
     codec,
 )
+from memorystore_chat.commands import script
 from memorystore_chat.history import CLOCK_ALLOWANCE, SEARCHED_ALWAYS, SEARCHED_AT_MOST
-from memorystore_chat.scripts import APPEND, script
 from proxy import Proxy
 from servers import Cluster, Server
 
@@ -98,7 +98,7 @@ def lossy(
     """A link to the server, which knows the script already, so that every append is one request."""
     nodes = [server] if isinstance(server, Server) else server.nodes
     with server.client() as direct:
-        direct.script_load(script(*APPEND).text)
+        direct.script_load(script("demand", "append").text)
     with ExitStack() as stack:
         yield Link(
             server,

@@ -21,8 +21,8 @@ from memorystore_chat import (
     MemorystoreChatError,
     MemorystoreChatMessageHistory,
     codec,
+    commands,
     connect_async,
-    scripts,
 )
 from memorystore_chat.errors import explaining
 from scripted import Make
@@ -142,7 +142,7 @@ async def test_nothing_blocks_the_event_loop(
     target = valkey_cluster if kind == "cluster" else valkey_server
     async_client = None if kind == "no async client" else await connect_async(target.url)
     with target.client() as client:
-        scripts._loaded.clear()
+        commands.script.cache_clear()
         with blockbuster_ctx():
             history = MemorystoreChatMessageHistory(
                 client, "s", 100, key_prefix=key_prefix, async_client=async_client

@@ -1,7 +1,7 @@
 """Checks of arguments that several modules share."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import redis
@@ -48,6 +48,28 @@ def check_text(name: str, value: object) -> None:
         value.encode()
     except UnicodeEncodeError as error:
         raise ValueError(f"{name} is {value!r}, which UTF-8 cannot hold.") from error
+
+
+def check_ids(name: str, value: Iterable[str]) -> list[str]:
+    """Return the ids as a list; raise a TypeError for one text in place of several.
+
+    Raises:
+        TypeError: The value is text, which would count as one id a character, or not iterable.
+        ValueError: UTF-8 cannot hold one of the ids.
+
+    Example:
+        >>> check_ids("run_ids", ("a", "b"))
+        ['a', 'b']
+    """
+    if isinstance(value, str | bytes) or not isinstance(value, Iterable):
+        raise TypeError(
+            f"{name} is {value!r}, of type {type_name(value)}; it takes several ids (a list of "
+            "str). Put a single one into a list."
+        )
+    ids = [*value]
+    for index, each in enumerate(ids):
+        check_text(f"{name}[{index}]", each)
+    return ids
 
 
 def thread_id_of(config: Mapping[str, Any], who: str) -> str:

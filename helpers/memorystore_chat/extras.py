@@ -4,19 +4,20 @@ from importlib import import_module
 from types import ModuleType
 
 
-def require(module: str, *, install: str) -> ModuleType:
-    """Import an optional module, or say how to install it.
+def require(module: str, *, extra: str = "", install: str = "") -> ModuleType:
+    """Import a module of an optional library, or say which extra installs it.
 
     Args:
-        module: Dotted name, such as ``"google.cloud.redis_v1"``.
-        install: What to hand to ``pip install``, such as ``"google-cloud-redis"``.
+        module: Its dotted name, such as ``"google.cloud.redis_v1"``.
+        extra: The extra of this package that installs it, such as ``"google"``.
+        install: What to hand to ``pip install`` instead, for a library that no extra has.
 
     Raises:
-        ModuleNotFoundError: The library is missing; the message names the command that installs
-            it. An import error inside an installed library is passed on as it is.
+        ModuleNotFoundError: The library is missing; the text names the command that installs it.
+            An import error inside an installed library is passed on as it is.
 
     Example:
-        >>> require("json", install="json").__name__
+        >>> require("json", extra="agents").__name__
         'json'
     """
     try:
@@ -24,6 +25,7 @@ def require(module: str, *, install: str) -> ModuleType:
     except ModuleNotFoundError as error:
         if error.name is None or not f"{module}.".startswith(f"{error.name}."):
             raise
+        package = f'"memorystore-chat[{extra}]"' if extra else install
         raise ModuleNotFoundError(
-            f"{module} is not installed. Install it with: pip install {install}", name=error.name
+            f"{module} is not installed. Install it with: pip install {package}", name=error.name
         ) from error

@@ -26,13 +26,13 @@ from memorystore_chat.commands import (
     Steps,
     arun,
     run,
+    script,
 )
 from memorystore_chat.conversation import is_result, is_users, sendable
 from memorystore_chat.errors import (
     CorruptHistoryError,
     explaining,
 )
-from memorystore_chat.scripts import APPEND, script, script_async
 
 T = TypeVar("T")
 
@@ -186,7 +186,6 @@ class MemorystoreChatMessageHistory(BaseChatMessageHistory):
         if self._async_client is None:
             await asyncio.to_thread(self.add_messages, messages, append_id=append_id)
             return
-        await script_async(*APPEND)  # a file, and not to be read on the event loop
         await self._aask("appending to", self._appending(messages, append_id))
 
     async def aadd_message(self, message: BaseMessage) -> None:
@@ -335,7 +334,7 @@ class MemorystoreChatMessageHistory(BaseChatMessageHistory):
         limits = (self._ttl or 0, self._max_messages or 0)
         search = (_followers_since(append_id), SEARCHED_ALWAYS, SEARCHED_AT_MOST)
         arguments: tuple[str | bytes | int, ...] = (*limits, *search, *elements)
-        [reply] = yield [Command("", (self._key,), arguments, script(*APPEND))]
+        [reply] = yield [Command("", (self._key,), arguments, script("demand", "append"))]
         if reply != append_id.encode():
             raise ForeignReplyError
 

@@ -7,11 +7,11 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-import interrupts
 import pytest
 import redis
 from redis.exceptions import MaxConnectionsError, WatchError
 
+import interrupts
 import servers
 from memorystore_chat.connection.connections import PlainConnection
 from memorystore_chat.connection.opening import connect

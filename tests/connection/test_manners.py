@@ -8,13 +8,13 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any, Self, TypeVar, get_args, get_type_hints
 
-import interrupts
 import pytest
 import redis
 import redis.asyncio
 from redis.asyncio.cluster import RedisCluster as AsyncRedisCluster
 from redis.cluster import RedisCluster
 
+import interrupts
 import servers
 from connecting import BLOCKED, use
 from memorystore_chat.connection.opening import connect, connect_async
