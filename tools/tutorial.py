@@ -23,7 +23,6 @@ from nbformat.sign import NotebookNotary
 
 from counting import ROOT
 from memorystore_chat import Endpoint, MemorystoreChatError, connect
-from memorystore_chat.embedded import server as embedded
 
 FIRST = "01_setup.ipynb"
 RECORD = ".copied.json"
@@ -115,11 +114,7 @@ def server() -> Iterator[str]:
             yield f"{endpoint} (from MEMORYSTORE_ENDPOINT)"
             return
         place = Path(client.get_connection_kwargs()["path"]).parent
-        try:
-            yield f"embedded Valkey, which keeps your conversations in {place}"
-        finally:
-            client.close()
-            embedded.stop(if_unused=True)
+        yield f"embedded Valkey, which keeps your conversations in {place}"
 
 
 def quiet(_: object, page: dict[str, Any]) -> dict[str, Any]:

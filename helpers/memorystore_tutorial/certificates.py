@@ -76,11 +76,11 @@ def certificate(*names: str, key_identifiers: bool = True) -> tuple[str, str, st
     Returns:
         The authority, the server's certificate and its private key, each as PEM text.
     """
-    x509: Any = require("cryptography.x509", install="cryptography")
+    x509: Any = require("cryptography.x509", extra="tutorial")
     hazmat = "cryptography.hazmat.primitives"
-    ec: Any = require(f"{hazmat}.asymmetric.ec", install="cryptography")
-    sha256: Any = require(f"{hazmat}.hashes", install="cryptography").SHA256()
-    form: Any = require(f"{hazmat}.serialization", install="cryptography")
+    ec: Any = require(f"{hazmat}.asymmetric.ec", extra="tutorial")
+    sha256: Any = require(f"{hazmat}.hashes", extra="tutorial").SHA256()
+    form: Any = require(f"{hazmat}.serialization", extra="tutorial")
     now = datetime.now(UTC)
     ca_key, key = ec.generate_private_key(ec.SECP256R1()), ec.generate_private_key(ec.SECP256R1())
 

@@ -44,10 +44,10 @@ class Server(AbstractContextManager["Server"]):
             self.credentials = _credentials(lambda: self._process.password)
         secret = {"requirepass": launcher.quoted(password)} if password else {}
 
-        def make(port: int) -> Process:
-            return Process(secret, port=0 if tls else port, password=password)
+        def make(ports: list[int]) -> list[Process]:
+            return [Process(secret, port=0 if tls else port, password=password) for port in ports]
 
-        self._process = launcher.start(make)
+        (self._process,) = launcher.start(make, 1)
         port = self._process.port
         with ExitStack() as opened:
             opened.callback(self._process.end)
@@ -241,7 +241,7 @@ def _token() -> str:
 
 def _credentials(token: Callable[[], str | None]) -> "Credentials":
     """Google credentials whose token is whatever the server accepts when they are refreshed."""
-    oauth2 = require("google.oauth2.credentials", install="google-auth")
+    oauth2 = require("google.oauth2.credentials", extra="google")
 
     def refresh(_request: object, **_: object) -> tuple[str | None, datetime]:
         # google-auth compares with a time in UTC that does not say so.

@@ -255,7 +255,7 @@ def valkey(*, host: str = HOST, **config: Any) -> Server:
         host: Loopback address to listen on.
         **config: Directives of valkey.conf with ``_`` for ``-``, such as ``requirepass="x"``.
     """
-    return launcher.start(lambda port: Server(None, config, host, port))
+    return _start(None, config, host)
 
 
 def redis7(*, host: str = HOST, tls: Tls | None = None, **config: Any) -> Server:
@@ -266,8 +266,16 @@ def redis7(*, host: str = HOST, tls: Tls | None = None, **config: Any) -> Server
         tls: The certificate to serve TLS with, and no plain port.
         **config: Directives of redis.conf with ``_`` for ``-``, such as ``requirepass="x"``.
     """
-    program = _redis_binary()
-    return launcher.start(lambda port: Server(program, config, host, port, tls))
+    return _start(_redis_binary(), config, host, tls)
+
+
+def _start(
+    program: str | None, config: dict[str, Any], host: str, tls: Tls | None = None
+) -> Server:
+    def make(ports: list[int]) -> list[Server]:
+        return [Server(program, config, host, port, tls) for port in ports]
+
+    return launcher.start(make, 1)[0]
 
 
 def external(url: str) -> External:

@@ -96,14 +96,15 @@ def quoted(text: str) -> str:
     return '"' + "".join(f"\\x{byte:02x}" for byte in os.fsencode(text)) + '"'
 
 
-def client(path: Path, **login: str | None) -> redis.Redis:
+def client(path: Path, username: str | None = None, password: str | None = None) -> redis.Redis:
     """A client for a unix socket. It never tries again: whoever waits asks again anyway."""
     return redis.Redis(
         unix_socket_path=str(path),
+        username=username,
+        password=password,
         protocol=2,
-        socket_timeout=5,
+        socket_timeout=1,
         retry=Retry(NoBackoff(), 0),
-        **login,
     )
 
 
@@ -188,7 +189,7 @@ class Process:
 
     def admin(self) -> redis.Redis:
         """A client over the unix socket."""
-        return client(self.socket, username=self.username, password=self.password)
+        return client(self.socket, self.username, self.password)
 
     def wait_for(self, condition: Condition) -> None:
         """Wait until a condition that asks the server is met; an EndedError says it ended."""

