@@ -3,15 +3,12 @@
 from datetime import UTC, datetime, timedelta
 
 from memorystore_chat.commands import Client
-from memorystore_chat.sessions.arguments import Progress
 from memorystore_chat.sessions.report import counted
 from memorystore_chat.sessions.scanning import Session, newest
 from memorystore_tutorial.tables import Table
 
 
-def sessions_table(
-    client: Client, *, key_prefix: str = "", limit: int = 50, progress: Progress = False
-) -> Table[Session]:
+def sessions_table(client: Client, *, key_prefix: str = "", limit: int = 50) -> Table[Session]:
     """Show the sessions that were used last, newest first: a table in a notebook, text elsewhere.
 
     Everything under the prefix is looked at to find them, a step at a time as `scan` does it.
@@ -20,7 +17,6 @@ def sessions_table(
         client: A connected client.
         key_prefix: What the keys begin with, literally.
         limit: How many sessions to show; those without a known time come last.
-        progress: As for `delete`.
 
     Returns:
         A list of `Session` that shows itself, with times as of now.
@@ -38,7 +34,7 @@ def sessions_table(
         >>> sessions_table(connect("embedded"), key_prefix="nothing-here:")
         No sessions.
     """
-    shown, number = newest(client, key_prefix=key_prefix, limit=limit, progress=progress)
+    shown, number = newest(client, key_prefix=key_prefix, limit=limit)
     now = datetime.now(UTC)
     title = counted(number, "session") if number else ""
     if number > limit:

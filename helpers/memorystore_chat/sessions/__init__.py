@@ -1,13 +1,13 @@
 """Many sessions at once: list, expire, delete, export, load, and copy them from another library.
 
 Every function takes a ``redis.Redis`` or ``redis.cluster.RedisCluster``, with or without
-``decode_responses=True``, and works on servers that refuse KEYS, OBJECT, CONFIG and CLIENT. They
-need memory for some hundred sessions at a time, however many there are; only to recognize keys
+``decode_responses=True``, and works on servers that refuse KEYS, OBJECT, CONFIG, CLIENT and MEMORY.
+They need memory for some hundred sessions at a time, however many there are; only to recognize keys
 that SCAN answers twice they keep the keys, which takes about 100 bytes and the key for each.
 
-What they find is complete, or they raise an error: in a cluster that gets shards or fails over, and
-of a server that is replaced by another one behind the same address. For that they ask every server
-for its INFO, and a cluster for CLUSTER NODES.
+What they find is complete, or they raise an error that says to run them again: a server that is
+replaced by another one, or a cluster that moves slots, is noticed and not waited for. For that they
+ask every server for its INFO, and a cluster for CLUSTER NODES.
 
 Example:
     >>> from memorystore_chat import MemorystoreChatMessageHistory, connect, sessions
@@ -21,9 +21,8 @@ Example:
     2
 """
 
-from memorystore_chat.sessions._community import from_langchain_community
-from memorystore_chat.sessions._deleting import delete, expire
-from memorystore_chat.sessions._transfer import export, load
+from memorystore_chat.sessions.changing import delete, expire
+from memorystore_chat.sessions.moving import export, from_langchain_community, load
 from memorystore_chat.sessions.report import Report
 from memorystore_chat.sessions.scanning import Session, scan
 

@@ -1,15 +1,17 @@
--- Runs a command on a session whose newest element is still the same; says yes again when it is
--- repeated.
+-- Runs a command on a session that is as it was listed; answers the same when it is repeated.
 --
 -- KEYS[1]  the session's list
--- ARGV[1]  the SHA-1 of its newest element
--- ARGV[2]  the command; what follows the key in it comes after
+-- ARGV[1]  its number of elements
+-- ARGV[2]  the SHA-1 of its newest element
+-- ARGV[3]  the command; what follows the key in it comes after
 --
--- Answers 1, or 0 if the session was appended to meanwhile. Uses nothing newer than Redis 5.
+-- Answers 1, or 0 if the session was changed meanwhile. Uses nothing newer than Redis 5.
 
 local newest = redis.call('LINDEX', KEYS[1], -1)
-if newest and redis.sha1hex(newest) ~= ARGV[1] then
-  return 0
+if newest then
+  if redis.call('LLEN', KEYS[1]) ~= tonumber(ARGV[1]) or redis.sha1hex(newest) ~= ARGV[2] then
+    return 0
+  end
 end
-redis.call(ARGV[2], KEYS[1], unpack(ARGV, 3))
+redis.call(ARGV[3], KEYS[1], unpack(ARGV, 4))
 return 1

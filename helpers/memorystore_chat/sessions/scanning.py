@@ -3,21 +3,17 @@
 import heapq
 import re
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from hashlib import sha1
+from itertools import islice
 from typing import NamedTuple
 
 from memorystore_chat import codec
 from memorystore_chat.arguments import check_client, check_count, check_text
 from memorystore_chat.commands import Client
-from memorystore_chat.sessions._batches import BUDGET, MOST, batches
-from memorystore_chat.sessions._primaries import Command, Primaries
-from memorystore_chat.sessions.arguments import Progress, check, with_progress
-
-STAGING = b"memorystore-chat:loading:"
-"""Begins the keys under which sessions wait until they are whole; no session has such a key."""
+from memorystore_chat.sessions.servers import BUDGET, MOST, Order, ask, batches, keys, settled
 
 _LISTING = "listing sessions"
 
@@ -55,19 +51,18 @@ class Found(NamedTuple):
     append: int
 
 
-def scan(client: Client, *, key_prefix: str = "", count: int = MOST) -> Iterator[Session]:
+def scan(client: Client, *, key_prefix: str = "") -> Iterator[Session]:
     """List the sessions whose key begins with a prefix.
 
     A session is a list whose newest or oldest element is a stored message, under a key that is
-    UTF-8 text; everything else on the server is passed over. Each is listed once, and all of them
-    are: if a cluster moves slots meanwhile, or a server is replaced by another one, the rest is
-    looked for again. One that is created or deleted during the scan may or may not be listed.
+    UTF-8 text; everything else on the server is passed over. Each is listed once. One that is
+    created or deleted during the scan may or may not be listed. If a server is replaced by another
+    one meanwhile, or a cluster moves slots, the scan ends with an error; it does not look again.
 
     Args:
         client: A connected client; all primaries of a cluster are asked.
         key_prefix: What the keys begin with, literally. An empty one lists all sessions of the
             server, those of other libraries that store messages in the same form included.
-        count: About how many keys the server looks at in one step.
 
     Yields:
         The sessions, in no particular order.
@@ -76,7 +71,7 @@ def scan(client: Client, *, key_prefix: str = "", count: int = MOST) -> Iterator
         TypeError, ValueError: An argument is not acceptable.
         ConnectError: The server cannot be reached or did not answer.
         MemorystoreChatError: The server refused, is a replica or a single node of a cluster, or
-            the servers changed too often to find everything.
+            the servers changed meanwhile.
 
     Example:
         >>> from memorystore_chat import connect, sessions
@@ -86,65 +81,52 @@ def scan(client: Client, *, key_prefix: str = "", count: int = MOST) -> Iterator
     """
     check_client(client)
     check_text("key_prefix", key_prefix)
-    check_count("count", count, "keys")
-    return _scan(client, key_prefix, count)
+    return (found.session for found in _scanned(client, key_prefix))
 
 
-def _scan(client: Client, key_prefix: str, count: int) -> Iterator[Session]:
-    for entry in scanned(Primaries(client, _LISTING), key_prefix, count):
-        yield entry.session
-
-
-def newest(
-    client: Client, *, key_prefix: str, limit: int, progress: Progress
-) -> tuple[list[Session], int]:
+def newest(client: Client, *, key_prefix: str, limit: int) -> tuple[list[Session], int]:
     """The sessions that were used last, newest first, and how many there are in all.
 
     Sessions without a known time come last. Two that one program wrote within a millisecond are in
     the order in which it did: the ids of its appends grow.
     """
-    check(client, progress, key_prefix=key_prefix)
+    check_client(client)
+    check_text("key_prefix", key_prefix)
     check_count("limit", limit, "sessions")
     number = 0
 
     def counted() -> Iterator[Found]:
         nonlocal number
-        found = scanned(Primaries(client, _LISTING), key_prefix)
-        for entry in with_progress(found, progress, "Listing", None):
+        for found in _scanned(client, key_prefix):
             number += 1
-            yield entry
+            yield found
 
-    first = heapq.nsmallest(limit, counted(), key=lambda entry: (-entry.append, entry.session.id))
-    return [entry.session for entry in first], number
+    first = heapq.nsmallest(limit, counted(), key=lambda found: (-found.append, found.session.id))
+    return [found.session for found in first], number
+
+
+def _scanned(client: Client, key_prefix: str) -> Iterator[Found]:
+    with settled(client, _LISTING):
+        yield from find(client, None, key_prefix, Counter())
 
 
 def find(
-    primaries: Primaries, ids: Sequence[str] | None, key_prefix: str, counts: Counter[str]
+    client: Client, ids: Sequence[str] | None, key_prefix: str, counts: Counter[str]
 ) -> Iterator[Found]:
     """The sessions under the prefix, or those of the ids; ids without one count as missing."""
-    if ids is None:
-        yield from scanned(primaries, key_prefix)
-        return
-    for start in range(0, len(ids), MOST):
-        keys = [(key_prefix + id_).encode() for id_ in ids[start : start + MOST]]
-        found = 0
-        for _, entry in _inspected(primaries, keys, key_prefix):
-            found += 1
-            yield entry
-        counts["missing"] += len(keys) - found
-
-
-def scanned(primaries: Primaries, key_prefix: str, count: int = MOST) -> Iterator[Found]:
-    """The sessions under the prefix, each once."""
-    pattern = re.sub(rb"([\\*?\[\]])", rb"\\\1", key_prefix.encode()) + b"*"
-    # SCAN may answer a key twice. A set of the keys takes about 100 bytes and the key for each.
-    seen = set[bytes]()
-    for page in primaries.keys(pattern, count):
-        keys = [key for key in dict.fromkeys(page) if key not in seen and _may_be_session(key)]
-        for start in range(0, len(keys), MOST):
-            for key, entry in _inspected(primaries, keys[start : start + MOST], key_prefix):
-                seen.add(key)
-                yield entry
+    names: Iterable[bytes]
+    if ids is not None:
+        names = ((key_prefix + id_).encode() for id_ in ids)
+    else:
+        pattern = re.sub(rb"([\\*?\[\]])", rb"\\\1", key_prefix.encode()) + b"*"
+        names = _once(keys(client, pattern))
+    while batch := list(islice(names := iter(names), MOST)):
+        number = 0
+        for found in _inspected(client, batch, key_prefix):
+            number += 1
+            yield found
+        if ids is not None:
+            counts["missing"] += len(batch) - number
 
 
 def is_message(element: bytes) -> bool:
@@ -156,47 +138,43 @@ def is_message(element: bytes) -> bool:
     return True
 
 
-def _may_be_session(key: bytes) -> bool:
-    try:
-        key.decode()
-    except UnicodeDecodeError:
-        return False
-    return not key.startswith(STAGING)
+def _once(names: Iterable[bytes]) -> Iterator[bytes]:
+    """The keys that are text, each once. A set of them takes about 100 bytes and the key for each."""
+    seen = set[bytes]()
+    for name in names:
+        if name in seen:
+            continue
+        seen.add(name)
+        try:
+            name.decode()
+        except UnicodeDecodeError:
+            continue
+        yield name
 
 
-def _inspected(
-    primaries: Primaries, keys: Sequence[bytes], key_prefix: str
-) -> Iterator[tuple[bytes, Found]]:
+def _inspected(client: Client, names: Sequence[bytes], key_prefix: str) -> Iterator[Found]:
     """Those of the keys that are sessions."""
-    questions: list[Command] = [
-        question
-        for key in keys
-        for question in (("LLEN", key), ("TTL", key), ("MEMORY USAGE", key))
+    orders: list[Order] = [
+        order for name in names for order in (("LLEN", name), ("TTL", name), ("MEMORY USAGE", name))
     ]
-    replies = primaries.run(questions, _LISTING)
-    lists = [
-        entry
-        for entry in zip(keys, replies[::3], replies[1::3], replies[2::3], strict=True)
-        if entry[1]
-    ]
+    replies = iter(ask(client, _LISTING, orders))
+    lists = [entry for entry in zip(names, replies, replies, replies, strict=True) if entry[1]]
     # An unknown size is taken for a large one, so that a reply stays within the budget.
     for batch in batches(lists, lambda entry: entry[3] or BUDGET // 8):
-        questions = [c for key, *_ in batch for c in (("LINDEX", key, 0), ("LINDEX", key, -1))]
-        ends = primaries.run(questions, _LISTING)
-        for (key, length, ttl, size), oldest, newest in zip(
-            batch, ends[::2], ends[1::2], strict=True
-        ):
-            if not (oldest and newest and (is_message(newest) or is_message(oldest))):
+        orders = [o for name, *_ in batch for o in (("LINDEX", name, 0), ("LINDEX", name, -1))]
+        ends = iter(ask(client, _LISTING, orders))
+        for (name, length, ttl, size), oldest, last in zip(batch, ends, ends, strict=True):
+            if not (oldest and last and (is_message(last) or is_message(oldest))):
                 continue
             session = Session(
-                id=key.decode()[len(key_prefix) :],
-                key=key.decode(),
+                id=name.decode()[len(key_prefix) :],
+                key=name.decode(),
                 messages=length,
                 ttl=ttl if ttl >= 0 else None,
-                bytes=size or length * (len(oldest) + len(newest)) // 2,
+                bytes=size or length * (len(oldest) + len(last)) // 2,
                 first=codec.appended_at(oldest),
-                last=codec.appended_at(newest),
+                last=codec.appended_at(last),
             )
-            append = codec.id_of_append(newest)
-            sha = sha1(newest, usedforsecurity=False).hexdigest()
-            yield key, Found(session, sha, append.int if append else 0)
+            append = codec.id_of_append(last)
+            sha = sha1(last, usedforsecurity=False).hexdigest()
+            yield Found(session, sha, append.int if append else 0)

@@ -2,25 +2,16 @@
 
 from collections import Counter
 from collections.abc import Iterable
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from itertools import islice
 from typing import Literal
 
-from memorystore_chat.arguments import check_count
+from memorystore_chat.arguments import check_client, check_count, check_ids, check_text, type_name
 from memorystore_chat.commands import Client
 from memorystore_chat.scripts import script
-from memorystore_chat.sessions._batches import MOST
-from memorystore_chat.sessions._primaries import Command, Primaries
-from memorystore_chat.sessions.arguments import (
-    Progress,
-    check,
-    check_flags,
-    checked_ids,
-    moment_before,
-    with_progress,
-)
 from memorystore_chat.sessions.report import Report
 from memorystore_chat.sessions.scanning import Found, find, is_message
+from memorystore_chat.sessions.servers import MOST, Order, ask, settled
 
 
 def delete(
@@ -31,13 +22,13 @@ def delete(
     idle_for: timedelta | float | None = None,
     all_sessions: bool = False,
     dry_run: bool = True,
-    progress: Progress = False,
 ) -> Report:
     """Delete sessions for good, by id, by prefix or by age; by default only count them.
 
     Only lists that `scan` takes for sessions are deleted, whatever else has such a key; with a
-    session goes what ``history.repair()`` moved out of it. The memory is freed in the background
-    (UNLINK).
+    session goes what ``history.repair()`` moved out of it. One that is appended to before its turn
+    comes is kept: the server compares and deletes in one step. The memory is freed in the
+    background (UNLINK).
 
     Args:
         client: A connected client.
@@ -45,13 +36,10 @@ def delete(
         key_prefix: What the keys begin with, literally.
         idle_for: Only sessions whose newest message is at least so old: a timedelta or seconds,
             by the clocks of this program and of the one that appended. Sessions without a known
-            time are kept. One that is appended to before its turn comes is kept too: the server
-            compares and deletes in one step.
+            time are kept.
         all_sessions: Must be True if neither ``ids`` nor ``key_prefix`` says which, so that
             nobody deletes all sessions of a server by leaving something out.
         dry_run: Only say what would be deleted.
-        progress: Show a progress bar, if this runs in a notebook or a terminal; "always" shows
-            it elsewhere too. Needs tqdm.
 
     Returns:
         How many were, or would be, deleted, and how many were kept for which reason.
@@ -69,7 +57,7 @@ def delete(
         >>> report.dry_run, report.sessions
         (True, 0)
     """
-    options = (key_prefix, idle_for, all_sessions, dry_run, progress)
+    options = (key_prefix, idle_for, all_sessions, dry_run)
     return _change("delete", ("UNLINK",), client, ids, *options)
 
 
@@ -82,7 +70,6 @@ def expire(
     idle_for: timedelta | float | None = None,
     all_sessions: bool = False,
     dry_run: bool = True,
-    progress: Progress = False,
 ) -> Report:
     """Set how long stored sessions have to live from now; by default only count them.
 
@@ -98,7 +85,6 @@ def expire(
         idle_for: As for `delete`.
         all_sessions: As for `delete`.
         dry_run: Only say which sessions it would concern.
-        progress: As for `delete`.
 
     Returns:
         How many got, or would get, this time to live, and how many were left for which reason.
@@ -115,69 +101,85 @@ def expire(
         (True, 0)
     """
     check_count("ttl", ttl, "seconds", optional=True)
-    command: Command = ("PERSIST",) if ttl is None else ("EXPIRE", ttl)
-    options = (key_prefix, idle_for, all_sessions, dry_run, progress)
-    return _change("expire", command, client, ids, *options)
+    order: Order = ("PERSIST",) if ttl is None else ("EXPIRE", ttl)
+    return _change("expire", order, client, ids, key_prefix, idle_for, all_sessions, dry_run)
 
 
 def _change(
     action: Literal["delete", "expire"],
-    command: Command,
+    order: Order,
     client: Client,
     ids: Iterable[str] | None,
     key_prefix: str,
     idle_for: timedelta | float | None,
     all_sessions: bool,
     dry_run: bool,
-    progress: Progress,
 ) -> Report:
     """Find the sessions, and run a command on each, whose key comes after the command's name."""
-    check(client, progress, key_prefix=key_prefix)
-    check_flags(all_sessions=all_sessions, dry_run=dry_run)
-    names = checked_ids(ids)
+    check_client(client)
+    check_text("key_prefix", key_prefix)
+    check_flag("all_sessions", all_sessions)
+    check_flag("dry_run", dry_run)
+    names = None if ids is None else check_ids("ids", ids)
+    before = moment_before(idle_for)
     if names is None and not key_prefix and not all_sessions:
         raise ValueError(
             f"This would {action} every session on the server. Say which: ids=[...], "
             "key_prefix='...', or all_sessions=True if you mean all of them."
         )
-    before = moment_before(idle_for)
-    title = "Deleting" if action == "delete" else "Expiring"
-    primaries = Primaries(client, f"{title.lower()} sessions", writing=not dry_run)
+    doing = "deleting sessions" if action == "delete" else "expiring sessions"
     counts: Counter[str] = Counter()
-    total = None if names is None else len(names)
-    found = with_progress(find(primaries, names, key_prefix, counts), progress, title, total)
-    while batch := list(islice(found, MOST)):
-        if before is not None:
-            counts["undated"] += sum(entry.session.last is None for entry in batch)
-            batch = [entry for entry in batch if (last := entry.session.last) and last <= before]
-        if not dry_run:
-            done = _done(primaries, command, batch, if_unchanged=before is not None)
-            counts["changed"] += len(batch) - len(done)
-            batch = done
-        for entry in batch:
-            session = entry.session
-            counts.update(sessions=1, messages=session.messages, bytes=session.bytes)
+    with settled(client, doing):
+        found = find(client, names, key_prefix, counts)
+        while batch := list(islice(found, MOST)):
+            if before is not None:
+                counts["undated"] += sum(one.session.last is None for one in batch)
+                batch = [one for one in batch if (last := one.session.last) and last <= before]
+            if not dry_run:
+                done = _done(client, doing, order, batch)
+                counts["changed"] += len(batch) - len(done)
+                batch = done
+            for one in batch:
+                session = one.session
+                counts.update(sessions=1, messages=session.messages, bytes=session.bytes)
     return Report(action, dry_run, **counts)
 
 
-def _done(
-    primaries: Primaries, command: Command, meant: list[Found], *, if_unchanged: bool
-) -> list[Found]:
-    """Do it, and say with which: not with those appended to meanwhile, if that matters."""
-    name, *rest = command
-    if if_unchanged:
-        text = script("sessions/if_unchanged").text
-        replies = primaries.run(
-            [("EVAL", text, 1, entry.session.key, entry.sha, *command) for entry in meant]
-        )
-        meant = [entry for entry, reply in zip(meant, replies, strict=True) if reply]
-    else:
-        primaries.run([(name, entry.session.key, *rest) for entry in meant])
-    # What repair() moved out of them; a session may have such a name, too.
-    aside = [f"{entry.session.key}:corrupt" for entry in meant]
-    ends = primaries.run([("LINDEX", key, -1) for key in aside])
-    found = [
-        key for key, end in zip(aside, ends, strict=True) if end is not None and not is_message(end)
+def _done(client: Client, doing: str, order: Order, meant: list[Found]) -> list[Found]:
+    """Run the command on each, and say on which: not on those appended to meanwhile."""
+    text = script("sessions/if_unchanged").text
+    orders: list[Order] = [
+        ("EVAL", text, 1, one.session.key, one.session.messages, one.sha, *order) for one in meant
     ]
-    primaries.run([(name, key, *rest) for key in found])
-    return meant
+    replies = ask(client, doing, orders)
+    done = [one for one, reply in zip(meant, replies, strict=True) if reply]
+    # What repair() moved out of them; a session may have such a name, too.
+    aside = [f"{one.session.key}:corrupt" for one in done]
+    ends = ask(client, doing, [("LINDEX", key, -1) for key in aside])
+    moved = [key for key, end in zip(aside, ends, strict=True) if end and not is_message(end)]
+    ask(client, doing, [(order[0], key, *order[1:]) for key in moved])
+    return done
+
+
+def check_flag(name: str, value: object) -> None:
+    """Raise a TypeError unless a value is True or False: None would delete as False does."""
+    if not isinstance(value, bool):
+        raise TypeError(f"{name} is {value!r}, of type {type_name(value)}; it takes True or False.")
+
+
+def moment_before(idle_for: timedelta | float | None) -> datetime | None:
+    """When a session was last used that has been idle for so long."""
+    if idle_for is None:
+        return None
+    accepted = "it takes a timedelta or seconds, more than 0, such as timedelta(days=30)."
+    if isinstance(idle_for, bool) or not isinstance(idle_for, timedelta | int | float):
+        raise TypeError(f"idle_for is {idle_for!r}; {accepted}")
+    now = datetime.now(UTC)
+    try:
+        idle = idle_for if isinstance(idle_for, timedelta) else timedelta(seconds=idle_for)
+        moment = now - idle
+    except (ValueError, OverflowError) as error:
+        raise ValueError(f"idle_for is {idle_for!r}; {accepted}") from error
+    if moment >= now:
+        raise ValueError(f"idle_for is {idle_for!r}; {accepted}")
+    return moment

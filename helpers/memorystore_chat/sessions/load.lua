@@ -1,0 +1,41 @@
+-- Writes a session, or what it lacks of one: all or none, and repeating it changes nothing.
+--
+-- KEYS[1]  the session's list
+-- ARGV[1]  'new' to write only where nothing is, 'extend' to add to a session that began the same
+-- ARGV[2]  milliseconds to live, or 0 to leave the expiry as it is
+-- ARGV[3]  1 to write nothing
+-- ARGV[4]  the first element; the rest follow
+--
+-- Answers 1 if the session holds the elements, or would, and 0 if something else is there.
+-- Uses nothing newer than Redis 5.
+
+local key, ttl, offset = KEYS[1], ARGV[2], 3
+local number = #ARGV - offset
+local there = redis.call('TYPE', key).ok
+if there ~= 'none' and there ~= 'list' then
+  return 0
+end
+local present = redis.call('LRANGE', key, 0, number - 1)
+for i, element in ipairs(present) do
+  if element ~= ARGV[offset + i] then
+    return 0
+  end
+end
+if #present == number or ARGV[3] == '1' and (#present == 0 or ARGV[1] == 'extend') then
+  return 1
+end
+if #present > 0 and ARGV[1] == 'new' then
+  return 0
+end
+if ttl ~= '0' then
+  -- Before anything is written: if it is refused, nothing is.
+  redis.call('PEXPIRE', key, ttl)
+end
+-- unpack() takes fewer than 8,000 values.
+for first = offset + #present + 1, #ARGV, 5000 do
+  redis.call('RPUSH', key, unpack(ARGV, first, math.min(first + 4999, #ARGV)))
+end
+if ttl ~= '0' then
+  redis.call('PEXPIRE', key, ttl)
+end
+return 1
