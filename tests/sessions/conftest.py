@@ -1,6 +1,7 @@
-"""What the tests of sessions share."""
+"""What the tests of sessions share: one contract for a server of each kind and a cluster."""
 
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
@@ -8,8 +9,17 @@ import servers
 from interference import InterferingRedis
 
 
+@pytest.fixture(params=["valkey_server", "redis_server", "valkey_cluster"])
+def client(request: pytest.FixtureRequest, key_prefix: str) -> Iterator[Any]:
+    """A plain redis-py client; the keys under `key_prefix` are removed afterwards."""
+    with request.getfixturevalue(request.param).client() as connected:
+        yield connected
+        for key in connected.scan_iter(match=f"*{key_prefix}*", count=1000):
+            connected.unlink(key)
+
+
 @pytest.fixture
-def interfering(server: servers.Server) -> Iterator[InterferingRedis]:
+def interfering(valkey_server: servers.Server) -> Iterator[InterferingRedis]:
     """A client that lets something happen between two round trips."""
-    with InterferingRedis(host=server.host, port=server.port, protocol=2) as client:
+    with InterferingRedis(host=valkey_server.host, port=valkey_server.port, protocol=2) as client:
         yield client

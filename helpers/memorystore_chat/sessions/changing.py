@@ -6,12 +6,11 @@ from datetime import UTC, datetime, timedelta
 from itertools import islice
 from typing import Literal
 
-from memorystore_chat.arguments import check_client, check_count, check_ids, check_text, type_name
-from memorystore_chat.commands import Client
-from memorystore_chat.scripts import script
+from memorystore_chat.arguments import check_count, check_ids, check_text, type_name
+from memorystore_chat.commands import Client, script
 from memorystore_chat.sessions.report import Report
 from memorystore_chat.sessions.scanning import Found, find, is_message
-from memorystore_chat.sessions.servers import MOST, Order, ask, settled
+from memorystore_chat.sessions.servers import MOST, Order, ask, check_client, settled
 
 
 def delete(

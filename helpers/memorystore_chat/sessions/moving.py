@@ -8,14 +8,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Literal, TypeAlias
 
-from memorystore_chat.arguments import check_client, check_ids, check_text
-from memorystore_chat.commands import Client
-from memorystore_chat.scripts import script
+from memorystore_chat.arguments import check_ids, check_text
+from memorystore_chat.commands import Client, script
 from memorystore_chat.sessions.archive import Archive, BinaryFile, Stored, write_archive
 from memorystore_chat.sessions.changing import check_flag
 from memorystore_chat.sessions.report import Report
 from memorystore_chat.sessions.scanning import Found, find, is_message
-from memorystore_chat.sessions.servers import Order, ask, batches, settled
+from memorystore_chat.sessions.servers import Order, ask, batches, check_client, settled
 
 File: TypeAlias = str | os.PathLike[str] | BinaryFile
 

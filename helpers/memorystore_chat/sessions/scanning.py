@@ -11,9 +11,18 @@ from itertools import islice
 from typing import NamedTuple
 
 from memorystore_chat import codec
-from memorystore_chat.arguments import check_client, check_count, check_text
+from memorystore_chat.arguments import check_count, check_text
 from memorystore_chat.commands import Client
-from memorystore_chat.sessions.servers import BUDGET, MOST, Order, ask, batches, keys, settled
+from memorystore_chat.sessions.servers import (
+    BUDGET,
+    MOST,
+    Order,
+    ask,
+    batches,
+    check_client,
+    keys,
+    settled,
+)
 
 _LISTING = "listing sessions"
 
@@ -114,13 +123,13 @@ def find(
     client: Client, ids: Sequence[str] | None, key_prefix: str, counts: Counter[str]
 ) -> Iterator[Found]:
     """The sessions under the prefix, or those of the ids; ids without one count as missing."""
-    names: Iterable[bytes]
+    names: Iterator[bytes]
     if ids is not None:
-        names = ((key_prefix + id_).encode() for id_ in ids)
+        names = ((key_prefix + id_).encode() for id_ in dict.fromkeys(ids))
     else:
         pattern = re.sub(rb"([\\*?\[\]])", rb"\\\1", key_prefix.encode()) + b"*"
         names = _once(keys(client, pattern))
-    while batch := list(islice(names := iter(names), MOST)):
+    while batch := list(islice(names, MOST)):
         number = 0
         for found in _inspected(client, batch, key_prefix):
             number += 1
@@ -139,7 +148,7 @@ def is_message(element: bytes) -> bool:
 
 
 def _once(names: Iterable[bytes]) -> Iterator[bytes]:
-    """The keys that are text, each once. A set of them takes about 100 bytes and the key for each."""
+    """The keys that are text, each once."""
     seen = set[bytes]()
     for name in names:
         if name in seen:

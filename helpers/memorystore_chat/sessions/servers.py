@@ -10,11 +10,18 @@ from contextlib import contextmanager
 from typing import Any, NamedTuple, TypeAlias, TypeVar, cast
 
 import redis
-from redis.client import NEVER_DECODE
 from redis.cluster import RedisCluster
 
-from memorystore_chat.commands import Client
+from memorystore_chat.commands import (
+    AS_BYTES,
+    PAGE,
+    Client,
+    ForeignReplyError,
+    Sender,
+    drop_idle_connections,
+)
 from memorystore_chat.errors import MemorystoreChatError, explaining
+from memorystore_chat.signals import postponed
 
 Order: TypeAlias = tuple[str | bytes | int, ...]
 T = TypeVar("T")
@@ -25,8 +32,8 @@ MOST = 500
 BUDGET = 8 * 1024 * 1024
 """About how many bytes of messages one round trip may carry."""
 
-_AS_BYTES: dict[str, Any] = {NEVER_DECODE: True}
 _SLOTS = 16384
+_KINDS: dict[str, type] = {"LINDEX": bytes, "LRANGE": list}  # of replies; others are numbers
 _AGAIN = "Run this again when no slots are moved and no failover is under way."
 
 
@@ -36,6 +43,15 @@ class _Server(NamedTuple):
     node: str
     run_id: str
     slots: tuple[tuple[int, int], ...]
+
+
+def check_client(client: object) -> None:
+    """Raise a TypeError unless a value is a synchronous client that acts at once."""
+    if Sender(cast("Client", client)).client is None:
+        raise TypeError(
+            "client is an asyncio client; these functions take a synchronous one, such as "
+            "connect() returns. In an event loop, call them with asyncio.to_thread()."
+        )
 
 
 def ask(client: Client, doing: str, orders: Sequence[Order]) -> list[Any]:
@@ -55,41 +71,55 @@ def ask(client: Client, doing: str, orders: Sequence[Order]) -> list[Any]:
     if not orders:
         return []
     with explaining(doing):
-        with cast("Any", client).pipeline(transaction=False) as pipe:
+        with postponed(), cast("Any", client).pipeline(transaction=False) as pipe:
             for order in orders:
                 parts = [part.encode() if isinstance(part, str) else part for part in order[1:]]
-                options = dict(_AS_BYTES)
+                options = dict(AS_BYTES)
                 if isinstance(client, RedisCluster):
                     key = parts[2 if order[0] == "EVAL" else 0]
                     options["target_nodes"] = client.get_node_from_key(key)
                 pipe.execute_command(order[0], *parts, **options)
             replies = pipe.execute(raise_on_error=False)
-        return [_checked(order, reply) for order, reply in zip(orders, replies, strict=True)]
+        try:
+            return [_checked(order, reply) for order, reply in zip(orders, replies, strict=True)]
+        except ForeignReplyError:
+            drop_idle_connections(client)
+            raise
 
 
 def _checked(order: Order, reply: Any) -> Any:
-    if not isinstance(reply, Exception):
-        return reply
+    name = str(order[0])
     if isinstance(reply, redis.ResponseError) and (
-        order[0] == "MEMORY USAGE" or "WRONGTYPE" in str(reply)
+        name == "MEMORY USAGE" or "WRONGTYPE" in str(reply)
     ):
         return None
-    raise reply
+    if isinstance(reply, Exception):
+        raise reply
+    if reply is not None and not isinstance(reply, _KINDS.get(name, int)):
+        raise ForeignReplyError
+    return reply
 
 
 def keys(client: Client, pattern: bytes) -> Iterator[bytes]:
     """The keys of lists that match, some of them perhaps twice; on Redis 5 keys of other types too.
 
-    A plain redis-py client is not safe from a signal while it scans; those of ``connect()`` are.
+    One step of SCAN at a time, so that a signal has to wait for one answer only.
     """
-    scan = cast("Any", client).scan_iter
-    with explaining("listing sessions"):
-        try:
-            yield from scan(match=pattern, count=1000, _type="LIST", **_AS_BYTES)
-        except redis.ResponseError as error:
-            if "syntax error" not in str(error):
-                raise
-            yield from scan(match=pattern, count=1000, **_AS_BYTES)
+    nodes = client.get_primaries() if isinstance(client, RedisCluster) else [None]
+    options: dict[str, Any] = {"match": pattern, "count": PAGE, "_type": b"LIST", **AS_BYTES}
+    for node in nodes:
+        where = {"target_nodes": node} if node else {}
+        cursor: Any = None
+        while cursor != 0:
+            try:
+                with explaining("listing sessions"), postponed():
+                    cursor, page = cast("Any", client).scan(cursor or 0, **options, **where)
+            except MemorystoreChatError as error:
+                if "syntax error" not in str(error.__cause__) or not options.pop("_type", None):
+                    raise
+                continue  # Redis 5 has no TYPE here; what is no list is passed over later
+            yield from page
+            cursor = cursor[node.name] if node else cursor
 
 
 @contextmanager
@@ -120,7 +150,7 @@ def _primaries(client: Client, doing: str) -> set[_Server]:
         manager = cast("Any", client).nodes_manager
         manager.initialize()  # what a client knows of a cluster may be old
         nodes = [client.get_redis_connection(node) for node in client.get_primaries()]
-        found = {_introduced(cast("redis.Redis", node), doing) for node in nodes}
+        found = {_introduced(node, doing) for node in nodes}
     slots = sum(last - first + 1 for server in found for first, last in server.slots)
     if any(server.node for server in found) and slots != _SLOTS:
         way_out = f"The cluster is not complete. {_AGAIN}"
@@ -135,7 +165,9 @@ def _primaries(client: Client, doing: str) -> set[_Server]:
 
 def _introduced(server: redis.Redis, doing: str) -> _Server:
     """What a server says of itself."""
-    info: dict[str, Any] = {**server.info("server"), **server.info("replication")}
+    info: dict[str, Any] = {}
+    for section in (b"server", b"replication"):  # as bytes, whatever encoding the client has
+        info |= cast("dict[str, Any]", server.execute_command("INFO", section))
     if info["role"] != "master":
         # The connection may have outlived a failover: the address can lead elsewhere by now.
         server.connection_pool.disconnect(inuse_connections=False)
