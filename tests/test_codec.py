@@ -38,7 +38,7 @@ from langchain_core.messages import (
 from pydantic import AnyUrl, BaseModel, field_serializer
 
 from memorystore_chat import codec
-from memorystore_chat.values import MAX_DEPTH
+from memorystore_chat.codec import MAX_DEPTH
 
 ID = "01932c07-2080-7000-8000-000000000000"
 

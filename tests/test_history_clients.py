@@ -124,7 +124,7 @@ def test_a_second_event_loop_is_noticed_before_anything_is_sent(
 
         async def use_and_close() -> None:
             await history.aadd_messages(said("stored"))
-            await history._async_client.aclose()  # type: ignore[union-attr]
+            await async_client.aclose()
 
         asyncio.run(use_and_close())
         assert texts(history.messages) == ["stored"]

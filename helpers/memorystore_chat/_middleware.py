@@ -67,7 +67,7 @@ async def begin(
         given = _turns.of_this_call(given, before, step_of(config), checkpoints)
     known = stored
     new = _new(history, given, known, whole_conversation)
-    if history._window is not None and _turns.may_be_old(given, new):
+    if history.window is not None and _turns.may_be_old(given, new):
         known = await _read(_whole(history), waits)
         new = _new(history, given, known, whole_conversation)
     if before and len(given) < len(present):
@@ -142,7 +142,7 @@ async def _read(history: MemorystoreChatMessageHistory, waits: bool) -> list[Bas
 def _whole(history: MemorystoreChatMessageHistory) -> MemorystoreChatMessageHistory:
     """The history without its window."""
     whole = copy(history)
-    whole._window = None
+    whole.window = None
     return whole
 
 
@@ -177,7 +177,7 @@ def _new(
     stored: list[BaseMessage],
     whole_conversation: bool = False,
 ) -> list[BaseMessage]:
-    if history._max_messages is not None and stored:
+    if history.max_messages is not None and stored:
         # What stands before the session's first message was dropped from it.
         given = next((given[i:] for i, m in enumerate(given) if m.id == stored[0].id), given)
     return _turns.new_messages(given, stored, whole_conversation=whole_conversation)

@@ -45,15 +45,10 @@ _OUTAGES = (redis.ConnectionError, redis.TimeoutError, ClusterError, RedisCluste
 
 
 class ForeignReplyError(redis.ConnectionError):
-    """A reply that cannot be that of the command."""
-
-    hint = "Do it again; the connections that may be out of step are dropped."
+    """A reply that cannot be that of the command, as after an interrupt of one sent by hand."""
 
     def __init__(self) -> None:
-        super().__init__(
-            "the client was given an answer to something else, as happens after an interrupt in "
-            "the middle of a command that was sent by hand"
-        )
+        super().__init__("the client was given an answer to something else; do it again")
 
 
 class Script:

@@ -73,8 +73,7 @@ class CorruptHistoryError(MemorystoreChatError):
     def __init__(self, key: str, index: int, reason: str) -> None:
         super().__init__(
             f"Element {index} of the list {key!r} is not a stored message: {reason}. Nothing was "
-            f"skipped. Look at it with LINDEX {key} {index}; the history's repair() moves broken "
-            f"elements to {key}:corrupt."
+            f"skipped. Look at it with LINDEX {key} {index}; the history's repair() moves it away."
         )
         self.key = key
         self.index = index
@@ -119,6 +118,9 @@ def _hidden(found: re.Match[str]) -> str:
     return f"{found['url']}...@" if found["url"] else f'{found["name"]}"..."'
 
 
+_OUTAGES = (redis.ConnectionError, redis.TimeoutError, RedisClusterException, ClusterError)
+
+
 @contextmanager
 def explaining(doing: str) -> Iterator[None]:
     """Turn redis-py's errors into ours, which say what was being done and what to do next.
@@ -158,17 +160,18 @@ def _unanswered(doing: str, error: Exception) -> MemorystoreChatError:
     cause, text = error.__cause__, _text(error)
     if isinstance(cause, ResponseError) and _refusal(cause)[1]:
         return _refused(doing, cause)
-    if isinstance(error, MaxConnectionsError) or text == _NO_CONNECTION:
-        return ConnectError(f"No connection was free for {doing}: {text}. {_EXHAUSTED_HINT}")
-    hint = _CONNECTION_HINT
-    if own := getattr(error, "hint", None):  # an error of this package
-        hint = f"{own} {_PERHAPS_DONE}"
-    elif isinstance(error, redis.AuthenticationError):
-        hint = _LOGIN_HINT
+    if isinstance(error, MaxConnectionsError) or text == "No connection available":
+        return ConnectError(f"No connection was free for {doing}: {text}. {_EXHAUSTED}")
+    hint = _CONNECTION
+    if isinstance(error, redis.AuthenticationError):
+        hint = _LOGIN
     elif "max number of clients reached" in text:
-        hint = f"{MAXCLIENTS_HINT} {_PERHAPS_DONE}"
+        hint = MAXCLIENTS_HINT
     kind = f"{type(error).__module__}.{type(error).__qualname__}"
-    return ConnectError(f"The connection failed while {doing} ({kind}: {text}). {hint}")
+    return ConnectError(
+        f"The connection failed while {doing} ({kind}: {text}). {hint} A write that ends this way "
+        "may or may not have been done."
+    )
 
 
 def _refused(doing: str, error: RedisError) -> MemorystoreChatError:
@@ -183,15 +186,6 @@ def _refused(doing: str, error: RedisError) -> MemorystoreChatError:
     return MemorystoreChatError(f"The server refused {doing}: {reason}. {hint}".strip())
 
 
-# What redis-py's own pools say.
-_NO_CONNECTION = "No connection available"
-
-_EXHAUSTED_HINT = (
-    "Nothing was sent. More threads or tasks use this client at once than it may have connections "
-    "(20 to a server unless you say otherwise): give connect() a larger max_connections=, or let "
-    "fewer of them work at a time."
-)
-
 MAXCLIENTS_HINT = (
     "The server has as many clients as it takes. Close clients that nobody uses, share one among "
     "threads instead of opening several, or give each a smaller max_connections=."
@@ -202,30 +196,39 @@ NO_REDIS_HINT = (
     "listens there."
 )
 
-_PERHAPS_DONE = "A write that ends this way may or may not have been done."
-
 ANOTHER_LOOP = (
     "The async client has connections that belong to another event loop, as after a second "
     "asyncio.run(). Open the client in the loop that uses it (client = await connect_async(...)), "
     "or end the first loop with await client.aclose()."
 )
 
-_CONNECTION_HINT = (
-    "Check that the server runs and can be reached from here; the same client connects again by "
-    "itself once it does. (The embedded server starts again with connect().) " + _PERHAPS_DONE
+_EXHAUSTED = (
+    "Nothing was sent. More threads or tasks use this client at once than it may have connections "
+    "(20 to a server unless you say otherwise): give connect() a larger max_connections=, or let "
+    "fewer of them work at a time."
 )
 
-_LOGIN_HINT = (
+_CONNECTION = (
+    "Check that the server runs and can be reached from here; the same client connects again by "
+    "itself once it does. (The embedded server starts again with connect().)"
+)
+
+_LOGIN = (
     "The server runs and refuses the login. If the password was changed, connect() again with "
     "the new one; with IAM, check that the identity still has the role "
-    "roles/redis.dbConnectionUser (Redis Cluster) or roles/memorystore.dbConnectionUser (Valkey). "
-    + _PERHAPS_DONE
+    "roles/redis.dbConnectionUser (Redis Cluster) or roles/memorystore.dbConnectionUser (Valkey)."
 )
 
-_WAIT = "A fail-over is not over: try again, or give connect() a larger patience=, which waits."
+_WAIT = "A failover is not over: try again, or give connect() a larger patience=, which waits."
 
-# redis-py turns some error codes into classes and takes them off the text; where the error comes
-# out of a script, Redis before 7 hides the code from redis-py, and it stays in the text.
+_TOO_LARGE = (
+    "A value is larger than the server takes, which is 512 MB unless it is set lower "
+    "(proto-max-bulk-len). Keep large files elsewhere, such as in Cloud Storage, and their "
+    "addresses in the message."
+)
+
+# redis-py turns some error codes into classes and takes them off the text; if the error comes out
+# of a script, Redis before 7 hides the code from redis-py, and it stays in the text.
 _REFUSALS: tuple[tuple[str, type[RedisError] | None, str], ...] = (
     (
         "WRONGTYPE",
@@ -243,14 +246,15 @@ _REFUSALS: tuple[tuple[str, type[RedisError] | None, str], ...] = (
         "READONLY",
         ReadOnlyError,
         "This is a read replica and takes no writes. Connect to the primary endpoint to write. "
-        "(If that is what you did, a fail-over is not over: a larger patience= waits longer.)",
+        "(If that is what you did, a failover is not over: a larger patience= waits longer.)",
     ),
-    ("MASTERDOWN", MasterDownError, "The replica that answered has lost its primary. " + _WAIT),
-    ("CLUSTERDOWN", ClusterDownError, "Some of the cluster's slots have no primary. " + _WAIT),
+    ("MASTERDOWN", MasterDownError, f"The replica that answered has lost its primary. {_WAIT}"),
+    ("CLUSTERDOWN", ClusterDownError, f"Some of the cluster's slots have no primary. {_WAIT}"),
     (
         "NOPERM",
         NoPermissionError,
-        "The user that is signed in may not run this command on this key.",
+        "The user that is signed in may not run this command on this key. Sign in as another, or "
+        "extend this user's rights (ACL SETUSER, or the instance's ACL policy).",
     ),
     (
         "MOVED",
@@ -258,12 +262,6 @@ _REFUSALS: tuple[tuple[str, type[RedisError] | None, str], ...] = (
         "This server is a node of a cluster: pass a redis.cluster.RedisCluster, which connect() "
         "returns for it.",
     ),
-)
-
-_TOO_LARGE = (
-    "A message is larger than the server takes, which is 512 MB unless it is set lower "
-    "(proto-max-bulk-len). Keep large files elsewhere, such as in Cloud Storage, and their "
-    "addresses in the message."
 )
 
 _SCRIPT_NOTES = re.compile(
@@ -279,18 +277,14 @@ _SCRIPT_NOPERM = re.compile(r"^(?:ACL failure in script: |(?=The user executing 
 
 
 def _text(error: Exception) -> str:
-    """What an error says in its first line, without what differs from server to server.
-
-    Redis adds where in a script it happened, and to some errors what was sent, as do redis-py's
-    pipelines.
-    """
+    """The first line of an error's text, without what was sent and where in a script it was."""
     text = _PIPELINE_NOTES.sub(lambda found: found["error"] or "", str(error))
     text = _SCRIPT_NOTES.sub("", text.partition("\n")[0]).strip(" .\r")
     return _SCRIPT_NOPERM.sub("NOPERM ", text)
 
 
 def _refusal(error: RedisError) -> tuple[str, str]:
-    """The code of what the server refused and what to do about it; empty where none is known."""
+    """The code of what the server refused and what to do about it; empty if none is known."""
     text = _text(error)
     for code, kind, hint in _REFUSALS:
         if text.startswith(f"{code} ") or (kind is not None and isinstance(error, kind)):

@@ -1,40 +1,26 @@
 """The chat history: one conversation in one Redis list."""
 
-import asyncio
 from collections.abc import Iterable, Sequence
-from typing import TypeVar, cast
+from typing import cast
 from uuid import UUID
 
 from langchain_core.messages import BaseMessage
-from redis.asyncio.cluster import RedisCluster as AsyncRedisCluster
-from redis.cluster import RedisCluster
+from redis.crc import key_slot
 
 from memorystore_chat import codec
-from memorystore_chat.arguments import (
-    check_async_client,
-    check_client,
-    check_count,
-    check_text,
-    type_name,
-)
+from memorystore_chat.arguments import check_count, check_text, type_name
 from memorystore_chat.base_history import BaseChatMessageHistory
 from memorystore_chat.commands import (
     AsyncClient,
     Client,
     Command,
     ForeignReplyError,
+    Sender,
     Steps,
-    arun,
-    run,
     script,
 )
 from memorystore_chat.conversation import is_result, is_users, sendable
-from memorystore_chat.errors import (
-    CorruptHistoryError,
-    explaining,
-)
-
-T = TypeVar("T")
+from memorystore_chat.errors import CorruptHistoryError
 
 CLOCK_ALLOWANCE = 60_000
 """Milliseconds by which the clocks of programs that append to one session may differ."""
@@ -48,17 +34,14 @@ class MemorystoreChatMessageHistory(BaseChatMessageHistory):
 
     The session is one Redis list, oldest message first. Reading is one round trip, and so is
     appending any number of messages: they are stored all or none, and once even if the client
-    has to send them again because a reply was lost.
+    has to send them again because a reply was lost. A signal (Ctrl-C, a notebook's stop button, an
+    alarm) that arrives in the middle of a command is handled once the command ends.
 
     Args:
-        client: A connected ``redis.Redis`` or ``redis.cluster.RedisCluster``, with or without
-            ``decode_responses=True``. Whoever opened it closes it. Prefer a client of
-            ``connect()``: after an interrupt (Ctrl-C, a notebook's stop button, an alarm) in the
-            middle of a command, a plain redis-py client may give the next command the reply of
-            the one before, and with it another session's messages. A history drops the
-            connections that an interrupt of its own methods may have left so, and raises
-            ConnectError for an answer that cannot be its own; it cannot do so for other uses of
-            the client.
+        client: A connected ``redis.Redis`` or ``redis.cluster.RedisCluster``, or one of their
+            asyncio kinds, with or without ``decode_responses=True``. Whoever opened it closes it.
+            With an asyncio client only the methods that begin with ``a`` work, in the event loop
+            that opened its connections; the others raise a TypeError.
         session_id: Names the conversation; any non-empty text.
         ttl: Seconds until the session expires, counted from its newest message. It is set by the
             same atomic write that appends, and by nothing else: reading does not extend it, and
@@ -71,9 +54,12 @@ class MemorystoreChatMessageHistory(BaseChatMessageHistory):
             for the model's answer, the turn is handed out whole, however long, by a second read.
         max_messages: Keep at most this many of the newest messages; older ones are dropped for
             good by the write that exceeds it. Reading then begins at a user's message too.
-        async_client: A ``redis.asyncio`` client for the methods that begin with ``a``, used in
-            the event loop that opened its connections. Without it they run the synchronous ones
-            in a thread.
+        async_client: A ``redis.asyncio`` client beside a synchronous one, for the methods that
+            begin with ``a``. Without it they use the synchronous one in a thread.
+
+    Attributes:
+        client, session_id, ttl, window, max_messages: As given.
+        key: The Redis key of the session.
 
     Raises:
         TypeError: An argument is of the wrong type; the message says what is accepted.
@@ -94,7 +80,7 @@ class MemorystoreChatMessageHistory(BaseChatMessageHistory):
 
     def __init__(
         self,
-        client: Client,
+        client: Client | AsyncClient,
         session_id: str,
         ttl: int | None = None,
         *,
@@ -103,8 +89,7 @@ class MemorystoreChatMessageHistory(BaseChatMessageHistory):
         max_messages: int | None = None,
         async_client: AsyncClient | None = None,
     ) -> None:
-        check_client(client)
-        check_async_client(async_client)
+        self._sender = Sender(client, async_client)
         check_text("session_id", session_id)
         if not session_id:
             raise ValueError("session_id is empty; it takes text that names one conversation.")
@@ -112,15 +97,13 @@ class MemorystoreChatMessageHistory(BaseChatMessageHistory):
         check_count("ttl", ttl, "seconds", optional=True)
         check_count("window", window, "messages", optional=True)
         check_count("max_messages", max_messages, "messages", optional=True)
+        self.client = client
         self.session_id = session_id
         self.key = key_prefix + session_id
+        self.ttl = ttl
+        self.window = window
+        self.max_messages = max_messages
         self._key = self.key.encode()
-        self._aside = f"{self.key}:corrupt".encode()
-        self._client = client
-        self._async_client = async_client
-        self._ttl = ttl
-        self._window = window
-        self._max_messages = max_messages
 
     @property
     def messages(self) -> list[BaseMessage]:  # type: ignore[override]
@@ -138,13 +121,11 @@ class MemorystoreChatMessageHistory(BaseChatMessageHistory):
             ConnectError: The server cannot be reached or did not answer.
             MemorystoreChatError: The server refused, as for a key of another type.
         """
-        return self._ask("reading", self._reading())
+        return self._sender.run(self._doing("reading"), self._reading(), "aget_messages")
 
     async def aget_messages(self) -> list[BaseMessage]:
-        """``messages``, without blocking the event loop."""
-        if self._async_client is None:
-            return await super().aget_messages()
-        return await self._aask("reading", self._reading())
+        """Return ``messages``, without blocking the event loop."""
+        return await self._sender.arun(self._doing("reading"), self._reading())
 
     def add_messages(
         self, messages: Sequence[BaseMessage], *, append_id: str | None = None
@@ -164,7 +145,7 @@ class MemorystoreChatMessageHistory(BaseChatMessageHistory):
             messages: LangChain messages, oldest first; none is fine and does nothing. A message
                 chunk is stored as a whole message. A tool's ``artifact`` and
                 ``response_metadata``, which no model is sent, are stored in pydantic's JSON form;
-                what has none is left out with a logged warning.
+                what has none becomes None, with a logged warning.
             append_id: A UUID of your own for this append, which makes it safe to repeat. Best is
                 a UUIDv7, whose time ends the search early. An id belongs to one batch: a batch
                 with another last message is stored in addition, and one with the same last
@@ -177,19 +158,18 @@ class MemorystoreChatMessageHistory(BaseChatMessageHistory):
             ConnectError: The server cannot be reached or did not answer.
             MemorystoreChatError: The server refused, as when its memory is full.
         """
-        self._ask("appending to", self._appending(messages, append_id))
+        steps = self._appending(messages, append_id)
+        self._sender.run(self._doing("appending to"), steps, "aadd_messages")
 
     async def aadd_messages(
         self, messages: Sequence[BaseMessage], *, append_id: str | None = None
     ) -> None:
-        """``add_messages``, without blocking the event loop."""
-        if self._async_client is None:
-            await asyncio.to_thread(self.add_messages, messages, append_id=append_id)
-            return
-        await self._aask("appending to", self._appending(messages, append_id))
+        """Do as ``add_messages``, without blocking the event loop."""
+        steps = self._appending(messages, append_id)
+        await self._sender.arun(self._doing("appending to"), steps)
 
     async def aadd_message(self, message: BaseMessage) -> None:
-        """``add_message``, without blocking the event loop."""
+        """Do as ``add_message``, without blocking the event loop."""
         await self.aadd_messages([message])
 
     def clear(self) -> None:
@@ -202,36 +182,20 @@ class MemorystoreChatMessageHistory(BaseChatMessageHistory):
             ConnectError: The server cannot be reached or did not answer.
             MemorystoreChatError: The server refused.
         """
-        self._ask("clearing", self._clearing(self._client))
+        self._sender.run(self._doing("clearing"), self._clearing(), "aclear")
 
     async def aclear(self) -> None:
-        """``clear``, without blocking the event loop."""
-        if self._async_client is None:
-            await super().aclear()
-            return
-        await self._aask("clearing", self._clearing(self._async_client))
-
-    def __len__(self) -> int:
-        """How many messages are stored, whatever the window."""
-        return self._ask("reading", self._count())
-
-    def __bool__(self) -> bool:
-        """Always true, so that ``if history:`` asks no server; emptiness is ``len(history)``."""
-        return True
-
-    def __repr__(self) -> str:
-        return (
-            f"{type(self).__name__}(key={self.key!r}, ttl={self._ttl}, window={self._window}, "
-            f"max_messages={self._max_messages})"
-        )
+        """Do as ``clear``, without blocking the event loop."""
+        await self._sender.arun(self._doing("clearing"), self._clearing())
 
     def repair(self, *, dry_run: bool = True) -> list[CorruptHistoryError]:
         """Find the elements that cannot be read, and move them out of the way.
 
-        They go to the list ``<key>:corrupt``, which gets the time to live of the session and is
-        deleted with it by ``clear()``. Each is copied before it is removed, so an interruption
-        loses nothing. What can be read but no model takes, such as a call without a result, needs
-        no repair: ``messages`` hands it out mended.
+        They go to a list of their own, which gets the time to live of the session and is deleted
+        with it by ``clear()``. Its key is ``codec.aside_key(history.key)``: no text, so that it is
+        nobody's session. Each element is copied before it is removed, so an interruption loses
+        nothing. What can be read but no model takes, such as a call without a result, needs no
+        repair: ``messages`` hands it out mended.
 
         Args:
             dry_run: Only report.
@@ -243,18 +207,47 @@ class MemorystoreChatMessageHistory(BaseChatMessageHistory):
             ConnectError: The server cannot be reached or did not answer.
             MemorystoreChatError: The server refused.
         """
-        return self._ask("repairing", self._repairing(dry_run))
+        return self._sender.run(self._doing("repairing"), self._repairing(dry_run), "arepair")
+
+    async def arepair(self, *, dry_run: bool = True) -> list[CorruptHistoryError]:
+        """Do as ``repair``, without blocking the event loop."""
+        return await self._sender.arun(self._doing("repairing"), self._repairing(dry_run))
+
+    def __len__(self) -> int:
+        """How many messages are stored, whatever the window."""
+        return self._sender.run(self._doing("reading"), self._count(), "aget_messages")
+
+    def __bool__(self) -> bool:
+        """Always true, so that ``if history:`` asks no server; emptiness is ``len(history)``."""
+        return True
+
+    def __repr__(self) -> str:
+        return (
+            f"{type(self).__name__}(key={self.key!r}, ttl={self.ttl}, window={self.window}, "
+            f"max_messages={self.max_messages})"
+        )
+
+    def _doing(self, what: str) -> str:
+        return f"{what} the session {self.key!r}"
 
     def _reading(self) -> Steps[list[BaseMessage]]:
         # One more than the window, to see whether it cuts anything off.
-        elements = yield from self._elements(-self._window - 1 if self._window else 0)
-        conversation = self._conversation(elements)
-        if conversation or not elements or self._window is None:
+        elements = yield from self._elements(-self.window - 1 if self.window else 0)
+        cut = len(elements) == self.max_messages
+        if self.window and len(elements) > self.window:
+            elements, cut = elements[1:], True
+        start = -len(elements) if self.window else 0
+        messages = [self._decoded(element, i) for i, element in enumerate(elements, start)]
+        conversation = sendable(messages, cut=cut)
+        if conversation or not (self.window and messages and is_result(messages[-1])):
             return conversation
-        if not is_result(self._decoded(elements[-1], -1)):
-            return []
         # The window cuts the question off from a turn that a model has to go on with.
-        return self._turn_under_way((yield from self._elements(0)))
+        elements = yield from self._elements(0)
+        turn: list[BaseMessage] = []
+        while len(turn) < len(elements) and not (turn and is_users(turn[0])):
+            position = -len(turn) - 1
+            turn.insert(0, self._decoded(elements[position], position))
+        return sendable(turn, cut=True)
 
     def _elements(self, start: int) -> Steps[list[bytes]]:
         [elements] = yield [Command("LRANGE", (self._key,), (start, -1), kind=list)]
@@ -262,94 +255,66 @@ class MemorystoreChatMessageHistory(BaseChatMessageHistory):
             raise ForeignReplyError
         return cast("list[bytes]", elements)
 
-    def _count(self) -> Steps[int]:
-        [count] = yield [Command("LLEN", (self._key,), kind=int)]
-        return cast("int", count)
-
-    def _clearing(self, client: Client | AsyncClient) -> Steps[None]:
-        keys = (self._key, self._aside)
-        if isinstance(client, RedisCluster | AsyncRedisCluster):  # they are in two hash slots
-            yield [Command("UNLINK", (key,), kind=int) for key in keys]
-        else:
-            yield [Command("UNLINK", keys, kind=int)]
-
-    def _repairing(self, dry_run: bool) -> Steps[list[CorruptHistoryError]]:
-        found: list[CorruptHistoryError] = []
-        broken: list[bytes] = []
-        for index, element in enumerate((yield from self._elements(0))):
-            try:
-                codec.decode(element)
-            except ValueError as error:
-                found.append(CorruptHistoryError(self.key, index, str(error)))
-                broken.append(element)
-        if broken and not dry_run:
-            yield from self._moving_aside(broken)
-        return found
-
-    def _moving_aside(self, broken: list[bytes]) -> Steps[None]:
-        [left] = yield [Command("PTTL", (self._key,), kind=int)]
-        copy = Command("RPUSH", (self._aside,), tuple(broken), kind=int)
-        expire = [Command("PEXPIRE", (self._aside,), (left,), kind=int)] if left > 0 else []
-        # The expiry also first: refused, if it is, before anything is written.
-        for command in (*expire, copy, *expire):
-            yield [command]
-        for element in broken:
-            yield [Command("LREM", (self._key,), (1, element), kind=int)]
-
-    def _conversation(self, elements: list[bytes]) -> list[BaseMessage]:
-        cut = len(elements) == self._max_messages
-        if self._window and len(elements) > self._window:
-            elements, cut = elements[1:], True
-        start = -len(elements) if self._window else 0
-        messages = [self._decoded(element, i) for i, element in enumerate(elements, start)]
-        return sendable(messages, cut=cut)
-
-    def _turn_under_way(self, elements: list[bytes]) -> list[BaseMessage]:
-        turn: list[BaseMessage] = []
-        for position in range(-1, -len(elements) - 1, -1):
-            turn.insert(0, self._decoded(elements[position], position))
-            if is_users(turn[0]):
-                break
-        return sendable(turn, cut=True)
-
     def _decoded(self, element: bytes, position: int) -> BaseMessage:
         try:
             return codec.decode(element)
         except ValueError as error:
             raise CorruptHistoryError(self.key, position, str(error)) from error
 
+    def _count(self) -> Steps[int]:
+        [count] = yield [Command("LLEN", (self._key,), kind=int)]
+        return cast("int", count)
+
+    def _clearing(self) -> Steps[None]:
+        keys = (self._key, codec.aside_key(self.key))
+        together = key_slot(keys[0]) == key_slot(keys[1])
+        yield [Command("UNLINK", part, kind=int) for part in ([keys] if together else zip(keys))]
+
+    def _repairing(self, dry_run: bool) -> Steps[list[CorruptHistoryError]]:
+        found: list[CorruptHistoryError] = []
+        elements = yield from self._elements(0)
+        for index, element in enumerate(elements):
+            try:
+                self._decoded(element, index)
+            except CorruptHistoryError as error:
+                found.append(error)
+        if found and not dry_run:
+            yield from self._moving_aside([elements[error.index] for error in found])
+        return found
+
+    def _moving_aside(self, broken: list[bytes]) -> Steps[None]:
+        aside = (codec.aside_key(self.key),)
+        [left] = yield [Command("PTTL", (self._key,), kind=int)]
+        copy = Command("RPUSH", aside, tuple(broken), kind=int)
+        expire = [Command("PEXPIRE", aside, (left,), kind=int)] if left > 0 else []
+        # The expiry also first: refused, if it is, before anything is written.
+        for command in (*expire, copy, *expire):
+            yield [command]
+        for element in broken:
+            yield [Command("LREM", (self._key,), (1, element), kind=int)]
+
     def _appending(self, messages: Sequence[BaseMessage], append_id: str | None) -> Steps[None]:
-        # What is wrong with the messages is raised here, and is no error of the server.
         if isinstance(messages, str | BaseMessage) or not isinstance(messages, Iterable):
             raise TypeError(
                 f"messages is a {type_name(messages)}; it takes a list of LangChain messages. "
                 "For one message there is add_message()."
             )
-        append_id = _checked_append_id(append_id)
+        append_id = codec.new_append_id() if append_id is None else _checked(append_id)
+        # What is wrong with the messages is raised here, and is no error of the server.
         return self._sending(codec.encode(messages, append_id), append_id)
 
     def _sending(self, elements: list[bytes], append_id: str) -> Steps[None]:
         if not elements:
             return
-        limits = (self._ttl or 0, self._max_messages or 0)
+        limits = (self.ttl or 0, self.max_messages or 0)
         search = (_followers_since(append_id), SEARCHED_ALWAYS, SEARCHED_AT_MOST)
         arguments: tuple[str | bytes | int, ...] = (*limits, *search, *elements)
         [reply] = yield [Command("", (self._key,), arguments, script("demand", "append"))]
         if reply != append_id.encode():
             raise ForeignReplyError
 
-    def _ask(self, doing: str, steps: Steps[T]) -> T:
-        with explaining(f"{doing} the session {self.key!r}"):
-            return run(self._client, steps)
 
-    async def _aask(self, doing: str, steps: Steps[T]) -> T:
-        with explaining(f"{doing} the session {self.key!r}"):
-            return await arun(cast("AsyncClient", self._async_client), steps)
-
-
-def _checked_append_id(append_id: str | None) -> str:
-    if append_id is None:
-        return codec.new_append_id()
+def _checked(append_id: object) -> str:
     accepted = "it takes a UUID as text (str), a new one for each append."
     if not isinstance(append_id, str):
         raise TypeError(f"append_id is a {type_name(append_id)}; {accepted}")

@@ -182,7 +182,7 @@ def test_the_list_shows_its_newest_elements(history: MemorystoreChatMessageHisto
     assert "message 11" not in shown
     assert "Tool call: get_weather" in shown
     narrow = MemorystoreChatMessageHistory(
-        history._client, history.session_id, key_prefix=history.key[:-3], window=3
+        history.client, history.session_id, key_prefix=history.key[:-3], window=3
     )
     assert "message 16" not in chat_box(bot(narrow), narrow)._stored
     assert "<bdi>17</bdi>" in chat_box(bot(narrow), narrow)._stored

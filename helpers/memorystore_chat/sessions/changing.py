@@ -6,10 +6,11 @@ from datetime import UTC, datetime, timedelta
 from itertools import islice
 from typing import Literal
 
+from memorystore_chat import codec
 from memorystore_chat.arguments import check_count, check_ids, check_text, type_name
 from memorystore_chat.commands import Client, script
 from memorystore_chat.sessions.report import Report
-from memorystore_chat.sessions.scanning import Found, find, is_message
+from memorystore_chat.sessions.scanning import Found, find
 from memorystore_chat.sessions.servers import MOST, Order, ask, check_client, settled
 
 
@@ -152,11 +153,9 @@ def _done(client: Client, doing: str, order: Order, meant: list[Found]) -> list[
     ]
     replies = ask(client, doing, orders)
     done = [one for one, reply in zip(meant, replies, strict=True) if reply]
-    # What repair() moved out of them; a session may have such a name, too.
-    aside = [f"{one.session.key}:corrupt" for one in done]
-    ends = ask(client, doing, [("LINDEX", key, -1) for key in aside])
-    moved = [key for key, end in zip(aside, ends, strict=True) if end and not is_message(end)]
-    ask(client, doing, [(order[0], key, *order[1:]) for key in moved])
+    # What repair() moved out of them.
+    aside = [codec.aside_key(one.session.key) for one in done]
+    ask(client, doing, [(order[0], key, *order[1:]) for key in aside])
     return done
 
 
