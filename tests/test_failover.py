@@ -14,7 +14,7 @@ from redis.crc import key_slot
 
 import servers
 from memorystore_chat.commands import Command, Steps, arun, run
-from memorystore_chat.connection.opening import connect, connect_async
+from memorystore_chat.connection import connect, connect_async
 from memorystore_chat.history import MemorystoreChatMessageHistory
 from proxy import Proxy
 from servers import Cluster, Server

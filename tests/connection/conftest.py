@@ -14,7 +14,13 @@ from servers import Cluster, Server, Tls
 @pytest.fixture(autouse=True)
 def no_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     """The endpoint and the password of whoever runs the tests stay out of them."""
-    for name in ("MEMORYSTORE_ENDPOINT", "MEMORYSTORE_PASSWORD", "VERTEX_PRODUCT"):
+    for name in (
+        "MEMORYSTORE_ENDPOINT",
+        "MEMORYSTORE_PASSWORD",
+        "VERTEX_PRODUCT",
+        "K_SERVICE",
+        "KUBERNETES_SERVICE_HOST",
+    ):
         monkeypatch.delenv(name, raising=False)
 
 

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from memorystore_chat.connection.opening import connect, connect_async
+from memorystore_chat.connection import connect, connect_async
 from memorystore_chat.errors import EndpointError
 from servers import Server
 
@@ -32,6 +32,9 @@ from servers import Server
         ({"ca_certs": "no-such-file.pem"}, "no TLS endpoint|cannot be read"),
         ({"ssl_cert_reqs": "none"}, "always verified"),
         ({"ssl_check_hostname": False}, "always verified"),
+        ({"ca_certs": 5}, "not int"),
+        ({"check_hostname": False}, "True or None"),
+        ({"check_hostname": True}, "no TLS endpoint"),
         ({"protocol": 3}, "RESP2"),
         ({"client_name": "me"}, "CLIENT SETNAME"),
         ({"host": "h"}, "the endpoint"),
@@ -69,8 +72,6 @@ async def test_arguments_are_checked(given: dict[str, Any], message: str) -> Non
             {"ca_certs": "-----BEGIN CERTIFICATE-----\nbm8=\n-----END CERTIFICATE-----"},
             "cannot be read",
         ),
-        ("rediss://h", {"ca_certs": [5]}, "not int"),
-        ("rediss://h", {"ca_certs": 5}, "not int"),
         ("redis://h", {"ca_certs": "x"}, "cannot be read|no TLS"),
     ],
 )

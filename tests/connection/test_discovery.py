@@ -15,11 +15,10 @@ import pytest
 from google.auth.credentials import AnonymousCredentials
 
 import servers
-from memorystore_chat.connection import discovery
+from memorystore_chat.connection import connect, connect_async, discovery
 from memorystore_chat.connection.discovery import discover
 from memorystore_chat.connection.endpoint import Endpoint
 from memorystore_chat.connection.iam import IamCredentials
-from memorystore_chat.connection.opening import connect, connect_async
 from memorystore_chat.errors import EndpointError
 from servers import Server, Tls
 
@@ -440,7 +439,7 @@ def test_no_sign_in(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 def test_a_missing_library_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(__import__("sys").modules, "google.cloud.redis_v1", None)
-    with pytest.raises(ModuleNotFoundError, match="pip install google-cloud-redis"):
+    with pytest.raises(ModuleNotFoundError, match=r"memorystore-chat\[google\]"):
         discover(REDIS, credentials=AnonymousCredentials())
 
 

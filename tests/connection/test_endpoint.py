@@ -75,6 +75,8 @@ def test_every_form_is_read(text: str, expected: Endpoint) -> None:
         ("redis://[10.0.0.3]:6379", "IPv6"),
         ("[::1]6379", "IPv6"),
         ("::1::2", "names no host"),
+        ("redis://fc00::2121:6379", r"\[fc00::2121\]:6379"),
+        ("fc00::2121:6379", r"\[fc00::2121\]:6379"),
         ("10.0.0.300", "not an IPv4 address"),
         ("6379", "not an IPv4 address"),
         ("my host", "no host name"),
@@ -103,7 +105,7 @@ def test_nonsense_is_refused(text: str, message: str) -> None:
 
 @pytest.mark.parametrize("value", [None, 6379, b"redis://h", ["h"], 1.5])
 def test_what_is_no_text_is_refused(value: object) -> None:
-    with pytest.raises(EndpointError, match=f"not {type(value).__name__}"):
+    with pytest.raises(TypeError, match=f"not {type(value).__name__}"):
         Endpoint.parse(value)  # type: ignore[arg-type]
 
 

@@ -1,7 +1,6 @@
 """What clients and servers do wrong in use: each error says why, and what to do next."""
 
 import asyncio
-import time
 from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
@@ -11,14 +10,12 @@ import redis
 from blockbuster import blockbuster_ctx
 from langchain_core.messages import HumanMessage
 from redis.backoff import NoBackoff
-from redis.exceptions import DataError
 from redis.retry import Retry
 
 import servers
 from connecting import answering, refused
-from memorystore_chat.connection import clients, connections
-from memorystore_chat.connection.opening import connect, connect_async
-from memorystore_chat.errors import ConnectError, MemorystoreChatError
+from memorystore_chat.connection import clients, connect, connect_async
+from memorystore_chat.errors import ConnectError
 from memorystore_chat.history import MemorystoreChatMessageHistory
 from servers import Cluster, Server
 
@@ -80,54 +77,6 @@ async def hold_async(client: Any) -> Callable[[], Any]:
     pool = client.connection_pool
     connection = await pool.get_connection()
     return lambda: pool.release(connection)
-
-
-# Too large
-
-
-def test_a_value_that_no_server_takes(
-    valkey_server: Server, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(connections, "LARGEST_VALUE", 1_000_000)
-    large = "x" * 1_000_001
-    with connect(valkey_server.url) as client:
-        history = MemorystoreChatMessageHistory(client, "large")
-        started = time.monotonic()
-        with pytest.raises(MemorystoreChatError, match=r"Nothing was sent .* Keep large files"):
-            history.add_messages([HumanMessage(large)])
-        with client.pipeline() as pipe:
-            pipe.set("large", large)
-            with pytest.raises(DataError, match="1,000,001 bytes"):
-                pipe.execute()
-        assert time.monotonic() - started < 1
-        client.mset({f"large{number}": "x" * 600_000 for number in range(3)})
-        client.delete(*(f"large{number}" for number in range(3)))
-
-    async def run() -> None:
-        async with await connect_async(valkey_server.url) as async_client:
-            with pytest.raises(DataError, match="1,000,001 bytes"):
-                await async_client.set("large", large)
-
-    asyncio.run(run())
-
-
-@pytest.mark.parametrize("size", [1_200_000, 30_000_000])
-async def test_a_value_that_this_server_does_not_take(size: int) -> None:
-    """A server with a lower limit answers and hangs up: its answer is told, and soon."""
-    with servers.valkey(proto_max_bulk_len="1mb") as server, connect(server.url) as client:
-        async with await connect_async(server.url) as async_client:
-            history = MemorystoreChatMessageHistory(client, "large", async_client=async_client)
-            for append in (history.aadd_messages, _in_a_thread(history)):
-                started = time.monotonic()
-                with pytest.raises(MemorystoreChatError, match="proto-max-bulk-len"):
-                    await append([HumanMessage("x" * size)])
-                assert time.monotonic() - started < 4
-            await history.aadd_messages([HumanMessage("small")])
-            assert len(history) == 1
-
-
-def _in_a_thread(history: MemorystoreChatMessageHistory) -> Any:
-    return lambda messages: asyncio.to_thread(history.add_messages, messages)
 
 
 # Secrets

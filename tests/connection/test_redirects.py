@@ -1,24 +1,19 @@
-"""Redirects of a cluster that is being resharded, and servers that stop being primaries."""
+"""Servers that stop being primaries."""
 
-import asyncio
-import contextlib
 import threading
 import time
 from collections.abc import Iterator
-from functools import partial
 from typing import Any
 
 import pytest
 from langchain_core.messages import HumanMessage
-from redis.crc import key_slot
 
 import servers
-from memorystore_chat.connection.clusters import ClusterClient
-from memorystore_chat.connection.opening import connect, connect_async
-from memorystore_chat.errors import ConnectError, MemorystoreChatError
+from memorystore_chat.connection import connect, connect_async
+from memorystore_chat.errors import MemorystoreChatError
 from memorystore_chat.history import MemorystoreChatMessageHistory
 from proxy import Proxy
-from servers import Cluster, Server
+from servers import Server
 
 
 @pytest.fixture(params=["sync", "async"])
@@ -38,99 +33,6 @@ async def append(history: MemorystoreChatMessageHistory, text: str) -> None:
 
 async def read(history: MemorystoreChatMessageHistory) -> list[str]:
     return [message.text for message in await history.aget_messages()]
-
-
-# ASK
-
-
-@pytest.fixture(scope="module")
-def growing() -> Iterator[tuple[Cluster, Server]]:
-    """A cluster of two primaries, and a third that has joined and has no slots yet."""
-    with (
-        # Both wait for two seconds before they serve, and do it at the same time.
-        servers.valkey(
-            cluster_enabled="yes", cluster_port=servers.free_port(), cluster_node_timeout=500
-        ) as newcomer,
-        servers.cluster(primaries=2, replicas=0) as group,
-        newcomer.admin() as admin,
-    ):
-        bus = group.nodes[0].config["cluster-port"]
-        admin.execute_command("CLUSTER", "MEET", "127.0.0.1", group.nodes[0].port, bus)
-        for node in (newcomer, *group.nodes):
-            servers.wait_until(partial(knows_all, node), "three nodes that know each other")
-        yield group, newcomer
-
-
-def knows_all(node: Server) -> bool:
-    with node.admin() as admin:
-        info = admin.execute_command("CLUSTER INFO")
-        nodes = str(admin.execute_command("CLUSTER NODES"))
-    known = info["cluster_known_nodes"] == "3" and "handshake" not in nodes
-    return known and info["cluster_state"] == "ok"
-
-
-def ask(group: Cluster, newcomer: Server, session: str) -> None:
-    """Begin to move the session's slot, so that keys which are not there yet are asked for."""
-    holder = group.node_of(session)
-    slot = key_slot(session.encode())
-    with holder.admin() as source, newcomer.admin() as target:
-        ids = [node.execute_command("CLUSTER MYID").decode() for node in (source, target)]
-        target.execute_command("CLUSTER", "SETSLOT", slot, "IMPORTING", ids[0])
-        source.execute_command("CLUSTER", "SETSLOT", slot, "MIGRATING", ids[1])
-
-
-@pytest.mark.parametrize("remapped", [False, True])
-async def test_ask_to_a_node_that_the_client_does_not_know(
-    growing: tuple[Cluster, Server], kind: str, remapped: bool
-) -> None:
-    """Append, read and delete follow it, through address_remap as well, with many connections."""
-    group, newcomer = growing
-    ports: dict[int, int] = {}
-    with contextlib.ExitStack() as ways:
-        for node in [*group.nodes, newcomer] if remapped else []:
-            ports[node.port] = ways.enter_context(Proxy(node.host, node.port)).port
-        remap: dict[str, Any] = {
-            "address_remap": lambda place: ("127.0.0.1", ports.get(place[1], place[1]))
-        }
-        url = f"redis://127.0.0.1:{ports.get(group.nodes[0].port, group.nodes[0].port)}"
-        with connect(url, **remap) as client:
-            async with await connect_async(url, **remap) as async_client:
-                talks = [
-                    told(kind, f"{kind}{remapped}{number}", client, async_client)
-                    for number in range(8)
-                ]
-                await asyncio.gather(*(read(talk) for talk in talks))
-                for talk in talks:
-                    ask(group, newcomer, talk.key)
-                await asyncio.gather(*(append(talk, "one") for talk in talks))
-                await asyncio.gather(*(append(talk, "two") for talk in talks))
-                found = await asyncio.gather(*(read(talk) for talk in talks))
-                assert found == [["one", "two"]] * 8
-                with newcomer.admin() as admin:
-                    assert admin.dbsize() == 8
-                await asyncio.gather(*(talk.aclear() for talk in talks))
-                assert await read(talks[0]) == []
-                if remapped:
-                    assert isinstance(client, ClusterClient)
-                    used = {node.port for node in client.get_nodes()}
-                    assert used <= set(ports.values()), "a node was reached around the proxies"
-
-
-async def test_ask_to_a_node_that_is_gone(growing: tuple[Cluster, Server], kind: str) -> None:
-    """It is a ConnectError once the patience is over, and nothing less clear."""
-    group, newcomer = growing
-    nowhere = servers.free_port()
-    options: dict[str, Any] = {
-        "address_remap": lambda place: (place[0], nowhere) if place[1] == newcomer.port else place,
-        "timeout": 0.5,
-        "patience": 0.5,
-    }
-    with connect(group.url, **options) as client:
-        async with await connect_async(group.url, **options) as async_client:
-            talk = told(kind, f"gone{kind}", client, async_client)
-            ask(group, newcomer, talk.key)
-            with pytest.raises(ConnectError):
-                await append(talk, "never")
 
 
 # Servers that are no primary any more

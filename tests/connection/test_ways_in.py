@@ -12,10 +12,9 @@ from redis.cluster import RedisCluster
 
 import servers
 from connecting import use
-from memorystore_chat.connection import tls
+from memorystore_chat.connection import connect, connect_async, tls
 from memorystore_chat.connection.clients import ServerClient
 from memorystore_chat.connection.endpoint import Endpoint
-from memorystore_chat.connection.opening import connect, connect_async
 from memorystore_chat.embedded import server as embedded
 from memorystore_chat.errors import ConnectError
 from servers import Cluster, Server, Tls

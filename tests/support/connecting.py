@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from memorystore_chat.connection.endpoint import Endpoint
-from memorystore_chat.connection.opening import connect, connect_async
+from memorystore_chat.connection import connect, connect_async
 from memorystore_chat.errors import ConnectError
 from memorystore_chat.history import MemorystoreChatMessageHistory
 

@@ -58,17 +58,17 @@ def discover(
     for product in products:
         try:
             return _SERVICES[product](wanted, timeout, credentials, api_endpoint).find()
-        except _ElsewhereError as refusal:
+        except _NotHereError as refusal:
             refusals.append(refusal)
     # With two services asked, one that has more to say than "not found" says why.
     raise next((one for one in refusals if not isinstance(one, _NotFoundError)), refusals[-1])
 
 
-class _ElsewhereError(EndpointError):
+class _NotHereError(EndpointError):
     """This service does not have it, as far as one can see; another one may."""
 
 
-class _NotFoundError(_ElsewhereError):
+class _NotFoundError(_NotHereError):
     """This service does not have it."""
 
 
@@ -86,7 +86,6 @@ class _Service:
     product: ClassVar[Product]
     title: ClassVar[str]
     library: ClassVar[str]
-    install: ClassVar[str]
     client: ClassVar[str]
     method = "get_instance"
     api = "redis.googleapis.com"
@@ -159,14 +158,20 @@ class _Service:
             product=self.product,
             password=None if iam else self.password(),
             credential_provider=IamCredentials(self.credentials) if iam else None,
+            check_hostname=self.wanted.check_hostname or self._shares_its_authority(),
         )
+
+    def _shares_its_authority(self) -> bool:
+        """Whether other servers have certificates of the same authority."""
+        mode = getattr(self.answer, "server_ca_mode", None)  # older libraries do not know it
+        return mode is not None and mode.name.endswith(("SHARED_CA", "CUSTOMER_MANAGED_CAS_CA"))
 
     def ask(self, method: str, of: str = "") -> Any:
         """Call a method of the service's client; failures become sentences."""
-        library = require(self.library, install=self.install)
-        core = require("google.api_core.exceptions", install=self.install)
-        auth = require("google.auth.exceptions", install=self.install)
-        requests = require("requests", install="requests")
+        library = require(self.library, extra="google")
+        core = require("google.api_core.exceptions", extra="google")
+        auth = require("google.auth.exceptions", extra="google")
+        requests = require("requests", extra="google")
         options = {"api_endpoint": self.api_endpoint} if self.api_endpoint else None
         try:
             # Over REST all three answer alike; gRPC refuses the name of Valkey's authority.
@@ -181,7 +186,7 @@ class _Service:
         except core.Forbidden as error:
             raise self._forbidden(error, method) from error
         except core.BadRequest as error:
-            raise _ElsewhereError(
+            raise _NotHereError(
                 f"Google Cloud does not take {self.name} for a {self.title}: check "
                 "project, region and name."
             ) from error
@@ -200,7 +205,7 @@ class _Service:
         # error.reason would do, but older releases of google-api-core fail on what REST answers.
         said = f"{error} {error.details}"
         if "SERVICE_DISABLED" in said or "it is disabled" in said:
-            return _ElsewhereError(
+            return _NotHereError(
                 f"The API of {self.title} is not enabled in {project}. Enable it: "
                 f"gcloud services enable {self.api} --project={project}"
             )
@@ -212,7 +217,7 @@ class _Service:
                 f"You may not read the AUTH string of {self.name}. Give it as password=, or have "
                 f"someone grant a role with redis.instances.getAuthString: {grant}.admin"
             )
-        return _ElsewhereError(
+        return _NotHereError(
             f"You may not read {self.name} (it may also not exist). Have someone grant the role: "
             f"{grant}.viewer"
         )
@@ -228,7 +233,6 @@ class _Redis(_Service):
     product = "redis"
     title = "Memorystore for Redis instance"
     library = "google.cloud.redis_v1"
-    install = "google-cloud-redis"
     client = "CloudRedisClient"
     gcloud = "redis instances"
 
@@ -248,7 +252,6 @@ class _RedisCluster(_Service):
     product = "redis-cluster"
     title = "Memorystore for Redis Cluster"
     library = "google.cloud.redis_cluster_v1"
-    install = "google-cloud-redis-cluster"
     client = "CloudRedisClusterClient"
     method = "get_cluster"
     gcloud = "redis clusters"
@@ -264,7 +267,6 @@ class _Valkey(_Service):
     product = "valkey"
     title = "Memorystore for Valkey instance"
     library = "google.cloud.memorystore_v1"
-    install = "google-cloud-memorystore"
     client = "MemorystoreClient"
     api = "memorystore.googleapis.com"
     role = "roles/memorystore"

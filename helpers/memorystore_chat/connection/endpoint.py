@@ -13,6 +13,8 @@ from memorystore_chat.errors import EndpointError
 
 ENDPOINT_VARIABLE = "MEMORYSTORE_ENDPOINT"
 PASSWORD_VARIABLE = "MEMORYSTORE_PASSWORD"  # noqa: S105 - a name, not a password
+# What Cloud Run and Kubernetes set in every container.
+_CONTAINERS = ("K_SERVICE", "CLOUD_RUN_JOB", "KUBERNETES_SERVICE_HOST")
 
 Product = Literal["embedded", "redis", "redis-cluster", "valkey"]
 
@@ -74,6 +76,8 @@ class Endpoint:
             still has to be asked for its address (`memorystore_chat.connection.discover`).
         unix_socket: Path of a unix socket, instead of ``host`` and ``port``.
         db: Number of the logical database; always 0 on a cluster.
+        check_hostname: Whether the certificate must name ``host`` even where ``ca_certs`` are given
+            and it is an address; `discover` sets it for an authority that several instances share.
 
     Raises:
         EndpointError: A value is out of range, or half a credential is given.
@@ -95,6 +99,7 @@ class Endpoint:
     resource: str | None = None
     unix_socket: str | None = None
     db: int = 0
+    check_hostname: bool = False
 
     def __post_init__(self) -> None:
         if not 1 <= self.port <= 65535:
@@ -132,13 +137,14 @@ class Endpoint:
 
         Raises:
             EndpointError: The text is none of these; the message never repeats a password.
+            TypeError: It is no text.
 
         Example:
             >>> Endpoint.parse("valkeys://10.0.0.3").tls
             True
         """
         if not isinstance(text, str):
-            raise EndpointError(f"An endpoint is a str, not {type(text).__name__}. {_ACCEPTED}.")
+            raise TypeError(f"An endpoint is a str, not {type(text).__name__}. {_ACCEPTED}.")
         text = text.strip()
         if not text:
             raise EndpointError(f"The endpoint is empty. {_ACCEPTED}.")
@@ -231,12 +237,24 @@ class Endpoint:
 
 
 def environment_endpoint() -> str:
-    """``$MEMORYSTORE_ENDPOINT``, or ``embedded`` if it is unset or empty."""
-    return os.environ.get(ENDPOINT_VARIABLE) or "embedded"
+    """Return ``$MEMORYSTORE_ENDPOINT``, or ``embedded`` if it is unset or empty.
+
+    Raises:
+        EndpointError: It is unset in a container, with which an embedded server's data would go.
+    """
+    if endpoint := os.environ.get(ENDPOINT_VARIABLE):
+        return endpoint
+    if any(os.environ.get(name) for name in _CONTAINERS):
+        raise EndpointError(
+            "No endpoint is given, and this runs in a container (Cloud Run or Kubernetes): the "
+            "embedded server would lose every conversation with it. Set MEMORYSTORE_ENDPOINT to "
+            'the instance\'s name or address; connect("embedded") uses one all the same.'
+        )
+    return "embedded"
 
 
 def environment_password(endpoint: str | Endpoint) -> str | None:
-    """``$MEMORYSTORE_PASSWORD``, which belongs to an instance and not to a socket of this machine.
+    """Return ``$MEMORYSTORE_PASSWORD``, which is not for a socket of this machine.
 
     Example:
         >>> environment_password("unix:///run/valkey.sock")
@@ -246,7 +264,7 @@ def environment_password(endpoint: str | Endpoint) -> str | None:
 
 
 def redact(text: str) -> str:
-    """What of a text that is no endpoint can be shown: nothing that may be part of a password.
+    """Return what of a text that is no endpoint can be shown: nothing that may be a password.
 
     Example:
         >>> redact("redis://me:secret@10.0.0.3:port/x")
@@ -312,6 +330,12 @@ def _host_and_port(place: str, shown: str) -> tuple[str, int]:
             raise EndpointError(f"{shown!r} has no IPv6 address in its brackets: write [::1]:6379.")
         return host, _port(port[1:], shown) if port else 6379
     if isinstance(parse_address(place), IPv6Address):
+        before, _, last = place.rpartition(":")
+        if last.isdigit() and parse_address(before):
+            raise EndpointError(
+                f"{place!r} can be read in two ways: put the address in brackets, "
+                f"[{before}]:{last} with a port or [{place}] without one."
+            )
         return place, 6379
     host, colon, port = place.partition(":")
     if not host:
@@ -334,7 +358,7 @@ def _port(text: str, shown: str) -> int:
 
 
 def parse_address(text: str) -> IPv4Address | IPv6Address | None:
-    """The IP address that a text is; None if it is a name."""
+    """Return the IP address that a text is; None if it is a name."""
     try:
         return ip_address(text)
     except ValueError:

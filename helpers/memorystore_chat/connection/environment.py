@@ -47,8 +47,7 @@ _WAYS_IN = {
     ),
     Environment.COLAB: (
         "Hosted Colab is on no such network: use Colab Enterprise or Workbench on the instance's "
-        "network, a local runtime behind the tunnel of "
-        "memorystore_chat.connection.tunnel_commands(), "
+        "network, a local runtime behind a tunnel, "
         'or connect("embedded").'
     ),
     Environment.COLAB_ENTERPRISE: (
@@ -59,7 +58,7 @@ _WAYS_IN = {
 
 
 def way_in(*, cluster: bool) -> str:
-    """How to reach a private address from where this runs, in words.
+    """Return how to reach a private address from where this runs, in words.
 
     Args:
         cluster: Whether a cluster is behind the address.
@@ -69,5 +68,4 @@ def way_in(*, cluster: bool) -> str:
         'From this machine, go through a jump VM: ...'
     """
     here = _WAYS_IN[detect_environment()]
-    more = " A cluster needs one forward for each node." if cluster else ""
-    return here + (more if "tunnel_commands" in here else "")
+    return here + (" A cluster needs one forward for each node." if cluster else "")

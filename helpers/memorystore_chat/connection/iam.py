@@ -1,15 +1,10 @@
 """Google access tokens as redis-py credentials, for Memorystore with IAM authentication."""
 
 import asyncio
-import os
 import threading
 import time
-from collections.abc import Iterator
-from concurrent.futures import Future
-from contextlib import contextmanager
-from dataclasses import dataclass
 from datetime import UTC, datetime
-from functools import partial, partialmethod
+from functools import partialmethod
 from typing import TYPE_CHECKING
 
 import redis
@@ -21,13 +16,14 @@ if TYPE_CHECKING:
 
 # The user name is the same for every identity; the token says who it is.
 # https://cloud.google.com/memorystore/docs/valkey/manage-iam-auth
-USER = "default"
+_USER = "default"
 # google-auth renews this early too: the metadata server hands out the old token until four
 # minutes before it ends (google.auth._helpers.REFRESH_THRESHOLD).
-RENEW_BEFORE = 225.0
-REQUEST_TIMEOUT = 10.0
+_RENEW_BEFORE = 225.0
+_REQUEST_TIMEOUT = 10.0
 # Seconds after a failed request before a token that is still good is renewed again.
-REST = 10.0
+_REST = 10.0
+_FOREVER = float("inf")
 
 
 class TokenError(redis.AuthenticationError):
@@ -38,20 +34,12 @@ class TokenServerError(redis.ConnectionError):
     """Google's token server does not answer just now; trying again may help."""
 
 
-@dataclass
-class _Token:
-    value: str
-    renew_at: float
-    expires_at: float
-    accepted: bool = False
-
-
 class IamCredentials(redis.CredentialProvider):
     """What redis-py asks for user and password: ``("default", access token)``.
 
     A token is requested once, kept until shortly before it expires, and shared by all threads,
-    event loops and connections that use this object. It is renewed in the background while it is
-    still good; without a good token all who ask wait for one request and share its outcome.
+    event loops and connections that use this object. Whoever asks during a request waits for it
+    and shares its outcome. A token that is still good is used if its renewal fails.
 
     Args:
         credentials: From google-auth; by default ``google.auth.default()``, asked for at the
@@ -70,12 +58,12 @@ class IamCredentials(redis.CredentialProvider):
 
     def __init__(self, credentials: "Credentials | None" = None) -> None:
         self._credentials = credentials
-        self._token: _Token | None = None
-        self._refused: str | None = None
         self._lock = threading.Lock()
-        self._request: Future[str] | None = None
-        self._requester = 0  # a process that was forked has no such thread
-        self._rest_until = 0.0
+        self._token: str | None = None
+        self._refused: str | None = None
+        self._renew_at = self._expires_at = 0.0
+        self._failure: TokenError | TokenServerError | None = None
+        self._failed_at = 0.0
 
     def get_credentials(self) -> tuple[str, str]:
         """Return user name and token.
@@ -84,85 +72,55 @@ class IamCredentials(redis.CredentialProvider):
             TokenError: There are no credentials, or Google refuses them.
             TokenServerError: Google's token server does not answer.
         """
-        token = self._good()
-        if token is None:
-            with _raised_anew():
-                token = self._requested().result()
-        return USER, token
+        asked = time.monotonic()
+        with self._lock:
+            if self._token is not None and time.time() < self._renew_at:
+                return _USER, self._token
+            if self._failure is not None and asked <= self._failed_at:
+                # Raised anew: an exception that is shared gathers tracebacks.
+                raise type(self._failure)(str(self._failure)) from self._failure.__cause__
+            return _USER, self._renewed()
 
     async def get_credentials_async(self) -> tuple[str, str]:
-        """Like `get_credentials`; the event loop goes on while Google is asked."""
-        token = self._good()
-        if token is None:
-            with _raised_anew():
-                token = await asyncio.wrap_future(self._requested())
-        return USER, token
+        """Return the same; the event loop goes on while Google is asked."""
+        token = self._token
+        if token is not None and time.time() < self._renew_at:
+            return _USER, token
+        return await asyncio.to_thread(self.get_credentials)
 
-    def accepted(self, token: str) -> None:
-        """Note that a server let this token in."""
-        current = self._token
-        if current is not None and current.value == token:
-            current.accepted = True
-
-    def refused(self, token: str) -> bool:
-        """Note that a server refused this token; return whether a new login can do better.
-
-        It can if the token was good before, as an expired one was, or if there is a newer one.
-        """
+    def forget(self, token: str) -> None:
+        """Never hand out this token again: a server refused it."""
         with self._lock:
-            current = self._token
-            if current is None or current.value != token:
-                return True
-            if not current.accepted:
-                return False
-            self._token, self._refused = None, token
-            return True
+            self._refused = token
+            if self._token == token:
+                self._token = None
 
-    def _good(self) -> str | None:
-        """The token that is kept, if it is good; an old one is renewed meanwhile."""
-        token, now = self._token, time.time()
-        if token is None or now >= token.expires_at:
-            return None
-        if now >= max(token.renew_at, self._rest_until):
-            self._requested()
-        return token.value
-
-    def _requested(self) -> "Future[str]":
-        """The request for a token that is under way, begun if there is none."""
-        with self._lock:
-            if self._request is None or self._requester != os.getpid():
-                request: Future[str] = Future()
-                # A waiter that is canceled must not cancel what others wait for.
-                request.set_running_or_notify_cancel()
-                self._request, self._requester = request, os.getpid()
-                # A thread, as google-auth has no asynchronous default credentials; a daemon, so
-                # that a program can end while Google is silent.
-                threading.Thread(target=self._fetch, args=(request,), daemon=True).start()
-            return self._request
-
-    def _fetch(self, request: "Future[str]") -> None:
+    def _renewed(self) -> str:
         try:
-            token = self._ask()
-        except BaseException as error:  # noqa: BLE001 - raised where the token is waited for
-            self._rest_until = time.time() + REST
-            outcome = partial(request.set_exception, error)
-        else:
-            self._token = token
-            outcome = partial(request.set_result, token.value)
-        with self._lock:
-            self._request = None
-        outcome()
+            token, expiry = self._ask()
+        except (TokenError, TokenServerError) as error:
+            if self._token is not None and time.time() < self._expires_at:
+                self._renew_at = min(self._expires_at, time.time() + _REST)
+                return self._token
+            self._failure, self._failed_at = error, time.monotonic()
+            raise
+        self._token, self._failure = token, None
+        expires = expiry.replace(tzinfo=UTC).timestamp() if expiry else _FOREVER
+        left = expires - time.time()
+        self._expires_at = expires
+        self._renew_at = expires - min(_RENEW_BEFORE, left / 10) if expiry else _FOREVER
+        return token
 
-    def _ask(self) -> _Token:
-        """Ask Google for a token."""
-        exceptions = require("google.auth.exceptions", install="google-auth requests")
-        requests = require("google.auth.transport.requests", install="google-auth requests")
+    def _ask(self) -> tuple[str, datetime | None]:
+        """Ask Google for a token; return it and its end."""
+        exceptions = require("google.auth.exceptions", extra="google")
+        requests = require("google.auth.transport.requests", extra="google")
         # A class, as google-auth looks for Request's attributes; its own time-out is two minutes.
-        call = partialmethod(requests.Request.__call__, timeout=REQUEST_TIMEOUT)
+        call = partialmethod(requests.Request.__call__, timeout=_REQUEST_TIMEOUT)
         request = type("BoundedRequest", (requests.Request,), {"__call__": call})()
         try:
             if self._credentials is None:
-                auth = require("google.auth", install="google-auth requests")
+                auth = require("google.auth", extra="google")
                 scope = "https://www.googleapis.com/auth/cloud-platform"
                 self._credentials = auth.default(scopes=[scope], request=request)[0]
             credentials = self._credentials
@@ -183,21 +141,4 @@ class IamCredentials(redis.CredentialProvider):
                 "Google refuses to hand out an access token. Sign in again: gcloud auth "
                 "application-default login; or check that the service account is enabled."
             ) from error
-        return _token(str(credentials.token), credentials.expiry)
-
-
-@contextmanager
-def _raised_anew() -> Iterator[None]:
-    """Give each of the waiters an exception of its own: one that is shared gathers tracebacks."""
-    try:
-        yield
-    except (TokenError, TokenServerError) as error:
-        raise type(error)(str(error)) from error.__cause__
-
-
-def _token(value: str, expiry: datetime | None) -> _Token:
-    if expiry is None:
-        return _Token(value, float("inf"), float("inf"))
-    expires_at = expiry.replace(tzinfo=UTC).timestamp()
-    left = expires_at - time.time()
-    return _Token(value, expires_at - min(RENEW_BEFORE, left / 10), expires_at)
+        return str(credentials.token), credentials.expiry

@@ -17,25 +17,28 @@ _PEM = re.compile(
 )
 
 
-def tls_context(ca_data: str | None, host: str) -> ssl.SSLContext:
-    """What a TLS connection to ``host`` trusts.
+def tls_context(ca_data: str | None, host: str, check_hostname: bool) -> ssl.SSLContext:
+    """Return what a TLS connection to ``host`` trusts.
 
     Args:
         ca_data: PEM text of the only certificate authorities to trust; None trusts the system's.
-        host: What the certificate must name, unless ``ca_data`` is given and it is an IP address
-            or this machine (the near end of a tunnel): Memorystore's certificates do not always
-            name the address, and no other server has one of that authority.
+        host: What the certificate must name. With ``ca_data``, an IP address and this machine (the
+            near end of a tunnel) are not looked for: Memorystore's certificates do not always name
+            the address, and no other server has a certificate of that instance's own authority.
+        check_hostname: Whether to look for those too, as other servers have certificates of this
+            authority.
 
     Example:
-        >>> tls_context(None, "10.0.0.3").check_hostname
+        >>> tls_context(None, "10.0.0.3", False).check_hostname
         True
     """
-    return trusting(ca_data, ca_data is None or not (host == "localhost" or parse_address(host)))
+    named = not (host == "localhost" or parse_address(host))
+    return trusting(ca_data, ca_data is None or named or check_hostname)
 
 
 @lru_cache(maxsize=32)
 def trusting(ca_data: str | None, check_hostname: bool) -> ssl.SSLContext:
-    """A context that trusts these authorities, or the system's, and checks the name or not."""
+    """Return a context that trusts these authorities, or the system's, and checks names or not."""
     context = ssl.create_default_context(cadata=ca_data)
     if ca_data is not None:
         context.check_hostname = check_hostname
@@ -46,7 +49,7 @@ def trusting(ca_data: str | None, check_hostname: bool) -> ssl.SSLContext:
 
 
 def certificates(ca_certs: CaCerts) -> tuple[str, ...]:
-    """The PEM texts of what was given as text or path."""
+    """Return the PEM texts of what was given as text or path."""
     several: Iterable[object] = [ca_certs]
     if isinstance(ca_certs, Iterable) and not isinstance(ca_certs, str | os.PathLike):
         several = ca_certs
@@ -58,7 +61,7 @@ def certificates(ca_certs: CaCerts) -> tuple[str, ...]:
 
 def _certificate(item: object) -> str:
     if not isinstance(item, str | os.PathLike):
-        raise EndpointError(
+        raise TypeError(
             f"ca_certs= takes PEM text or paths of PEM files, not {type(item).__name__}."
         )
     if isinstance(item, str) and "-----BEGIN" in item:
@@ -72,11 +75,11 @@ def _certificate(item: object) -> str:
                 f"{shown} cannot be read: give PEM text or the path of a PEM file."
             ) from error
     # Only the certificates: the comments of a bundle may hold what ssl does not take.
-    certificates = "\n".join(_PEM.findall(text))
-    if not certificates:
+    found = "\n".join(_PEM.findall(text))
+    if not found:
         raise EndpointError(f"{shown} holds no certificate in PEM form.")
     try:
-        ssl.create_default_context(cadata=certificates)
+        ssl.create_default_context(cadata=found)
     except (ssl.SSLError, ValueError) as error:
         raise EndpointError(f"{shown} holds a certificate that cannot be read.") from error
-    return certificates
+    return found

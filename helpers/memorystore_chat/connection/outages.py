@@ -1,0 +1,280 @@
+"""When a command is tried again: after an outage, with growing pauses, for a bounded time.
+
+redis-py counts attempts; an outage is measured in seconds. redis-py also tries to connect again
+inside each attempt, which multiplies: here only the outermost call repeats.
+"""
+
+import asyncio
+import re
+import time
+import traceback
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import Any, Self, TypeVar
+
+import redis
+from redis.asyncio.retry import Retry as AsyncRetry
+from redis.backoff import ExponentialWithJitterBackoff
+from redis.exceptions import (
+    AuthenticationError,
+    ClusterDownError,
+    ClusterError,
+    MasterDownError,
+    MaxConnectionsError,
+    ReadOnlyError,
+    RedisClusterException,
+    RedisError,
+    ResponseError,
+    SlotNotCoveredError,
+)
+from redis.retry import Retry
+
+from memorystore_chat import signals
+from memorystore_chat.connection.iam import IamCredentials, TokenError
+
+T = TypeVar("T")
+
+# What redis-py raises, beside its own errors, if one task loses the connection of another.
+_LOST = (AttributeError, EOFError, LookupError)
+
+FAILURES = (RedisError, RedisClusterException, OSError, *_LOST)
+"""What redis-py raises if a command fails."""
+
+# What a server answers in a fail-over. Out of a script, Redis before 7 hides the code in the text.
+_FAIL_OVER = re.compile(r"(?:^|-)(?:READONLY|MASTERDOWN|CLUSTERDOWN|LOADING) ")
+
+# So many characters of a password or token in a row are no coincidence.
+_TELLING = 6
+
+
+class Attempts:
+    """One call to the server: its attempts so far, and what the current one logged in with."""
+
+    _current: ContextVar["Attempts | None"] = ContextVar("attempts", default=None)
+
+    def __init__(self, policy: "_Policy | None" = None) -> None:
+        self._policy = policy
+        self._failures = 0
+        self._first_failure = 0.0
+        self._logins: set[bool] = set()
+        self.secret: str | None = None
+
+    @classmethod
+    def current(cls) -> "Attempts | None":
+        """Return the call that this code is part of; None outside of any."""
+        return cls._current.get()
+
+    @contextmanager
+    def attempt(self) -> Iterator[Self]:
+        """Mark a block as an attempt of this call; inside, nothing is tried a second time."""
+        self.secret = None
+        token = self._current.set(self)
+        try:
+            yield self
+        finally:
+            self._current.reset(token)
+
+    def pause(self, error: Exception) -> float | None:
+        """Return the seconds to wait before the next attempt; None if there must be none."""
+        policy = self._policy
+        if policy is None:
+            return None
+        self._failures += 1
+        self._first_failure = self._first_failure or time.monotonic()
+        cause = error.__cause__ if type(error) is RedisClusterException else error
+        if isinstance(cause, AuthenticationError):
+            return 0.0 if self._can_log_in_again(policy.login, cause) else None
+        if not policy.waits_for(error) or time.monotonic() - self._first_failure >= policy.patience:
+            return None
+        return float(policy.pauses.compute(self._failures))
+
+    def _can_log_in_again(self, login: "Login | None", refusal: AuthenticationError) -> bool:
+        """Whether a new login may do better; each reason counts once a call."""
+        logged_in = self.secret is not None
+        if login is None or isinstance(refusal, TokenError) or logged_in in self._logins:
+            return False
+        self._logins.add(logged_in)
+        # If this attempt did not log in, an open connection has lost its login.
+        return self.secret is None or login.renew(self.secret)
+
+    def presentable(self, error: Exception) -> Exception | None:
+        """Return what to raise instead of an error that is no redis-py error, or tells a secret."""
+        secret = self.secret or ""
+        size = min(len(secret), _TELLING)
+        pieces = [secret[at : at + size] for at in range(len(secret) - size + 1)] if size else []
+        texts = [str(link) for link in chain_of(error)]
+        if any(piece in text for piece in pieces for text in texts):
+            kind = type(error) if isinstance(error, RedisError) else redis.ConnectionError
+            return kind("the answer repeats the login, so it is not shown")
+        if isinstance(error, _LOST) and raised_by_redis(error):
+            lost = redis.ConnectionError("the connection was lost while it was in use")
+            lost.__cause__ = error
+            return lost
+        return None
+
+
+class Login(redis.CredentialProvider):
+    """What all connections of a client log in with; tells each call which secret it used."""
+
+    def __init__(self, source: redis.CredentialProvider) -> None:
+        self._source = source
+
+    def get_credentials(self) -> tuple[str] | tuple[str, str]:
+        """Return the user's name, if there is one, and the secret."""
+        return self._noted(self._source.get_credentials())
+
+    async def get_credentials_async(self) -> tuple[str] | tuple[str, str]:
+        """Return the same; the event loop goes on meanwhile."""
+        return self._noted(await self._source.get_credentials_async())
+
+    def _noted(self, login: tuple[str] | tuple[str, str]) -> tuple[str] | tuple[str, str]:
+        if (call := Attempts.current()) is not None:
+            call.secret = login[-1]
+        return login
+
+    def renew(self, refused: str) -> bool:
+        """Forget a secret that was refused; return whether there can be another one."""
+        if not isinstance(self._source, IamCredentials):
+            return False
+        self._source.forget(refused)
+        return True
+
+
+class _Policy:
+    """What is an outage, and how long one is waited for; shared by all connections of a client."""
+
+    def __init__(
+        self,
+        patience: float,
+        login: Login | None = None,
+        *,
+        unreachable: bool = True,
+        crowded: bool = False,
+    ) -> None:
+        self.pauses = ExponentialWithJitterBackoff(cap=1.0, base=0.05)
+        # No counted attempts: redis-py's cluster clients would make them without a pause.
+        super().__init__(self.pauses, 0, ())  # type: ignore[call-arg]
+        self.patience = patience
+        self.login = login
+        self.unreachable = unreachable
+        self.crowded = crowded
+
+    def __deepcopy__(self, _memo: object) -> Self:
+        return self  # redis-py makes a copy for each connection
+
+    def waits_for(self, error: Exception) -> bool:
+        """Whether an error is an outage that this client waits for."""
+        if isinstance(error, MaxConnectionsError):
+            return self.crowded
+        if isinstance(error, self._supported_errors):  # type: ignore[attr-defined]
+            return True  # those of retry_on_error=
+        return is_outage(error) and (self.unreachable or answers_later(error))
+
+
+def answers_later(error: BaseException) -> bool:
+    """Whether the server is there and says that it can't serve yet: loading, or failing over."""
+    if isinstance(error, ResponseError):
+        text = f"{error.status_code or ''} {error}".strip()
+        known = isinstance(error, ReadOnlyError | MasterDownError | ClusterDownError)
+        return known or bool(_FAIL_OVER.search(text))
+    return isinstance(error, redis.BusyLoadingError)
+
+
+def is_outage(error: BaseException | None) -> bool:
+    """Whether waiting may help: the server can't be reached, or it is no primary just now."""
+    if type(error) is RedisClusterException:  # redis-py reports misuse with it, too
+        return is_outage(error.__cause__)
+    if error is None or isinstance(error, AuthenticationError):
+        return False
+    if isinstance(error, ResponseError):
+        return answers_later(error)
+    if isinstance(error, _LOST):
+        return raised_by_redis(error)
+    outages = (redis.ConnectionError, redis.TimeoutError, ClusterError, SlotNotCoveredError)
+    return isinstance(error, (*outages, OSError))
+
+
+def raised_by_redis(error: BaseException) -> bool:
+    """Whether redis-py itself raised it, as when one task loses the connection of another."""
+    frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
+    return bool(frames) and str(frames[-1].f_globals.get("__name__")).startswith("redis.")
+
+
+def chain_of(error: BaseException | None) -> Iterator[BaseException]:
+    """Yield the error, its cause or context, that one's cause or context, and so on."""
+    seen: set[int] = set()
+    while error is not None and id(error) not in seen:
+        seen.add(id(error))
+        yield error
+        error = error.__cause__ or error.__context__
+
+
+class OutageRetry(_Policy, Retry):
+    """What redis-py calls to run something that an outage may hit.
+
+    Args:
+        patience: Seconds from the first failure after which no new attempt begins.
+        login: What the client logs in with. An access token that is refused is renewed once.
+        unreachable: Whether to wait for a server that can't be reached, or only for its data.
+        crowded: Whether to wait for a free connection, because the client's pool doesn't.
+    """
+
+    def call_with_retry(
+        self,
+        do: Callable[[], T],
+        fail: Callable[..., Any],
+        is_retryable: Callable[[Exception], bool] | None = None,  # noqa: ARG002 - redis-py's
+        with_failure_count: bool = False,
+    ) -> T:
+        """Call ``do`` until it succeeds or it is time to give up; ``fail`` drops a connection."""
+        if Attempts.current() is not None:
+            return do()
+        call = Attempts(self)
+        while True:
+            other: Exception | None = None
+            try:
+                with call.attempt():
+                    return do()
+            except FAILURES as error:
+                wait = call.pause(error)
+                if wait is not None or is_outage(error):
+                    fail(error, 1) if with_failure_count else fail(error)
+                if wait is None and (other := call.presentable(error)) is None:
+                    raise
+            except BaseException as error:  # a second Ctrl-C: a reply may still be to come
+                fail(error, 1) if with_failure_count else fail(error)
+                raise
+            if other is not None:
+                raise other
+            signals.pause(wait or 0.0)
+
+
+class AsyncOutageRetry(_Policy, AsyncRetry):
+    """`OutageRetry` for redis-py's asynchronous half."""
+
+    async def call_with_retry(
+        self,
+        do: Callable[[], Awaitable[T]],
+        fail: Callable[..., Any],
+        is_retryable: Callable[[Exception], bool] | None = None,  # noqa: ARG002 - redis-py's
+        with_failure_count: bool = False,
+    ) -> T:
+        """Call ``do`` until it succeeds or it is time to give up; ``fail`` drops a connection."""
+        if Attempts.current() is not None:
+            return await do()
+        call = Attempts(self)
+        while True:
+            other: Exception | None = None
+            try:
+                with call.attempt():
+                    return await do()
+            except FAILURES as error:
+                wait = call.pause(error)
+                if wait is not None or is_outage(error):
+                    await (fail(error, 1) if with_failure_count else fail(error))
+                if wait is None and (other := call.presentable(error)) is None:
+                    raise
+            if other is not None:
+                raise other
+            await asyncio.sleep(wait or 0.0)
