@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from memorystore_chat.connection.endpoint import Endpoint
 from memorystore_chat.connection import connect, connect_async
+from memorystore_chat.connection.endpoint import Endpoint
 from memorystore_chat.errors import ConnectError
 from memorystore_chat.history import MemorystoreChatMessageHistory
 
