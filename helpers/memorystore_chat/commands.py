@@ -269,10 +269,18 @@ def _send_once(client: Any, commands: Sequence[Command], *, with_text: bool) -> 
     if not commands:
         return []
     where = client.get_node_from_key if isinstance(client, RedisCluster) else None
-    with postponed(), _breaking(), client.pipeline(transaction=False) as pipe:
-        for command in commands:
-            pipe.execute_command(*command.parts(with_text=with_text), **_options(command, where))
-        return cast("list[Any]", pipe.execute())
+    try:
+        with postponed(), _breaking(), client.pipeline(transaction=False) as pipe:
+            for command in commands:
+                parts = command.parts(with_text=with_text)
+                pipe.execute_command(*parts, **_options(command, where))
+            return cast("list[Any]", pipe.execute())
+    except _OUTAGES:
+        if where is None:
+            raise
+        # redis-py sends single commands again after an outage, and not always a cluster's pipeline.
+        sent = [_send_once(client, [one], with_text=with_text) for one in commands]
+        return [reply for replies in sent for reply in replies]
 
 
 async def _asend(client: AsyncClient, request: Request) -> list[Any]:
