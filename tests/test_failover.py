@@ -4,7 +4,7 @@ import asyncio
 import itertools
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import ExitStack
 from typing import Any
 
@@ -115,7 +115,7 @@ async def test_commands_of_one_round_trip_wait_for_an_outage_to_end() -> None:
         def several() -> Steps[list[int]]:
             return (yield [Command("LLEN", (key,), kind=int) for key in keys])
 
-        asks = (
+        asks: tuple[Callable[[], Awaitable[list[int]]], ...] = (
             lambda: asyncio.to_thread(run, client, several()),
             lambda: arun(async_client, several()),
         )
