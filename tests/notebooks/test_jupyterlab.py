@@ -133,6 +133,15 @@ def test_run_all(name: str, lab: str, page: Any) -> None:
     assert page.locator(".Toastify__toast").all_inner_texts() == []
 
 
+@pytest.mark.parametrize("name", NOTEBOOKS)
+def test_opened_and_not_touched_is_clean(name: str, lab: str, page: Any) -> None:
+    """A notebook opens without outputs, and with nothing that JupyterLab would want to save."""
+    open_notebook(page, lab, name)
+    page.wait_for_timeout(3000)  # until the kernel has said what it is
+    assert page.evaluate("() => window.jupyterapp.shell.currentWidget.context.model.dirty") is False
+    assert [cell["outputs"] for cell in page.evaluate(CELLS)["cells"] if cell["outputs"]] == []
+
+
 def test_too_wide_is_noticed(lab: str, page: Any) -> None:
     open_notebook(page, lab, "02_basic_usage.ipynb")
     source = "\n".join(
