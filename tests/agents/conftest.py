@@ -1,5 +1,6 @@
 """Fixtures of the agents' tests."""
 
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -8,6 +9,13 @@ from langgraph.checkpoint.memory import InMemorySaver
 
 from memorystore_chat import MemorystoreChatMessageHistory
 from scripted import Make
+from servers import Server
+
+
+@pytest.fixture
+def client(valkey_server: Server) -> Iterator[redis.Redis]:
+    with valkey_server.client() as connected:
+        yield connected
 
 
 @pytest.fixture
@@ -21,6 +29,6 @@ def make(client: redis.Redis, key_prefix: str) -> Make:
     return make
 
 
-@pytest.fixture(params=[False, True], ids=["no checkpointer", "checkpointer"])
-def checkpointer(request: pytest.FixtureRequest) -> InMemorySaver | None:
+@pytest.fixture(params=[False, True], ids=["alone", "checkpointer"])
+def saver(request: pytest.FixtureRequest) -> InMemorySaver | None:
     return InMemorySaver() if request.param else None

@@ -1,186 +1,140 @@
-"""ChatHistoryMiddleware: what an agent reads, what it stores, and when."""
+"""ChatHistoryMiddleware: what an agent reads, what it stores and when, alone and in a graph."""
 
+import asyncio
 import importlib
 import sys
 from functools import partial
 from typing import Any
 
 import pytest
-import redis
-import redis.asyncio
 from langchain.agents import create_agent
-from langchain_core.messages import AIMessage, HumanMessage, SystemMessage, ToolMessage
+from langchain.agents.middleware import AgentMiddleware, hook_config
+from langchain_core.messages import (
+    AIMessage,
+    BaseMessage,
+    HumanMessage,
+    RemoveMessage,
+    SystemMessage,
+    ToolMessage,
+)
+from langchain_core.runnables import RunnableLambda
+from langgraph.graph import START, MessagesState, StateGraph
 
 import servers
-from memorystore_chat import MemorystoreChatMessageHistory
+from memorystore_chat import ConnectError, MemorystoreChatMessageHistory
 from memorystore_chat.agents import ChatHistoryMiddleware
-from memorystore_tutorial.demo_model import DemoChatModel
 from proxy import Proxy
-from scripted import OTHER, THREAD, Make, ask, call, remembering, say, texts, words
-from servers import Cluster, Server
+from scripted import (
+    MODES,
+    NO_RETRY,
+    OTHER,
+    THREAD,
+    Make,
+    Scripted,
+    ask,
+    call,
+    drain,
+    look_up,
+    remembering,
+    say,
+    words,
+)
+
+TEA = ["tea?", "", "facts about tea", "Tea is fine."]
 
 
-def test_second_turn_knows_the_first(make: Make) -> None:
-    """Each turn's user message, tool call, result and answer are stored, and the next sees them."""
-    agent, model = remembering(make, [call("tea"), "Tea is fine.", "As I said: tea."])
-
-    say(agent, "tea?")
-    first = make().messages
-    say(agent, "again?")
-
-    answered = [("ai", ""), ("tool", "facts about tea"), ("ai", "Tea is fine.")]
-    assert texts(first) == [("human", "tea?"), *answered]
-    assert isinstance(first[1], AIMessage)
-    assert first[1].tool_calls[0]["args"] == {"thing": "tea"}
-    assert isinstance(first[2], ToolMessage)
-    assert first[2].tool_call_id == "call-tea"
-    assert texts(model.asked[-1]) == [*texts(first), ("human", "again?")]
-    assert texts(make().messages) == [*texts(model.asked[-1]), ("ai", "As I said: tea.")]
-
-
-@pytest.mark.parametrize("decode", [False, True])
-async def test_conversations_on_a_cluster(
-    valkey_cluster: Cluster, key_prefix: str, decode: bool
-) -> None:
-    """Sessions of every primary, sync and async: each keeps its own turns, tool calls included."""
-    first = valkey_cluster.nodes[0]
-    with valkey_cluster.client(decode_responses=decode) as client:
-        async with redis.asyncio.RedisCluster(
-            host=first.host, port=first.port, protocol=2, decode_responses=decode
-        ) as async_client:
-
-            def make(thread_id: str) -> MemorystoreChatMessageHistory:
-                return MemorystoreChatMessageHistory(
-                    client, thread_id, key_prefix=key_prefix, async_client=async_client
-                )
-
-            names = [f"user-{number}" for number in range(50)]
-            threads = {valkey_cluster.node_of(make(name).key).port: name for name in names}
-            assert len(threads) == valkey_cluster.primaries
-            for thread in threads.values():
-                config: Any = {"configurable": {"thread_id": thread}}
-                agent, _ = remembering(make, [call(thread), "found", "again"])
-                agent.invoke(ask("1"), config)
-                await agent.ainvoke(ask("2"), config)
-                stored = make(thread).messages
-                assert words(stored) == ["1", "", f"facts about {thread}", "found", "2", "again"]
-                assert await make(thread).aget_messages() == stored
-
-
-def test_answer_holds_the_whole_conversation(make: Make) -> None:
-    """The agent's result is the conversation so far, as with a checkpointer."""
-    agent, _ = remembering(make, ["a", "b"])
-    result = say(agent, "1", "2")
+async def test_second_turn_knows_the_first(place: Any, key_prefix: str) -> None:
+    """Question, call, result and answer are stored on every server, and the next turn sees them."""
+    history = MemorystoreChatMessageHistory(
+        place.sync_client,
+        "ada/1",
+        key_prefix=key_prefix,
+        async_client=place.client if place.way == "async" else None,
+    )
+    agent, model = remembering(lambda _: history, [call("tea"), "Tea is fine.", "As I said."])
+    await place.call(agent, "invoke", ask("tea?"), THREAD)
+    stored = await place.call(history, "messages")
+    assert words(stored) == TEA
+    assert stored[1].tool_calls == call("tea").tool_calls
+    result = await place.call(agent, "invoke", ask("again?"), THREAD)
+    assert words(model.asked[-1]) == [*TEA, "again?"]
     assert set(result) == {"messages"}
-    assert words(result["messages"]) == ["1", "a", "2", "b"]
-    assert result["messages"] == make().messages
+    assert result["messages"] == await place.call(history, "messages")
 
 
-def test_thread_id_chooses_the_session(make: Make) -> None:
-    """One agent serves many conversations, and they know nothing of each other."""
+@pytest.mark.parametrize("way", ["invoke", "stream", "ainvoke", "astream"])
+@pytest.mark.parametrize("mode", MODES)
+async def test_all_ways_to_run_store_the_same(make: Make, saver: Any, way: str, mode: Any) -> None:
+    """Whole messages are stored, and a stream shows those of the turn, each once."""
+    make().add_messages([HumanMessage("old"), AIMessage("older answer")])
+    agent, _ = remembering(make, [call("tea"), "Tea is fine."], saver=saver)
+    chunks = await drain(agent, way, ask("tea?"), mode)
+    assert words(make().messages) == ["old", "older answer", *TEA]
+    assert {type(message) for message in make().messages} <= {HumanMessage, AIMessage, ToolMessage}
+    if mode == "messages" and "stream" in way:
+        shown = [message.text for message, _ in chunks if message.text]
+        assert shown == ["facts about tea", "Tea ", "is ", "fine."]
+
+
+def test_threads_know_nothing_of_each_other(make: Make) -> None:
+    """The thread_id chooses the session; one history needs none."""
     agent, model = remembering(make, ["hi Ada", "hi Grace"])
     say(agent, "I am Ada")
     agent.invoke(ask("I am Grace"), OTHER)
-    assert texts(model.asked[1]) == [("human", "I am Grace")]
+    assert words(model.asked[1]) == ["I am Grace"]
     assert words(make("ada/1").messages) == ["I am Ada", "hi Ada"]
-    assert words(make("grace/1").messages) == ["I am Grace", "hi Grace"]
+    only, _ = remembering(make("only"), ["a"])
+    only.invoke(ask("1"))
+    assert len(make("only")) == 2
 
 
-def test_one_history_needs_no_thread_id(make: Make) -> None:
-    """An agent with a single conversation takes its history itself."""
-    agent, _ = remembering(make("only"), ["a", "b"])
-    agent.invoke(ask("1"))
-    say(agent, "2")
-    assert words(make("only").messages) == ["1", "a", "2", "b"]
-
-
-@pytest.mark.parametrize(
-    ("config", "given"),
-    [
-        (None, "no thread_id"),
-        ({"configurable": {"user": "ada"}}, "no thread_id"),
-        ({"configurable": {"thread_id": ""}}, "thread_id=''"),
-        ({"configurable": {"thread_id": 7}}, "thread_id=7"),
-    ],
-)
-def test_missing_thread_id_says_what_to_pass(make: Make, config: Any, given: str) -> None:
-    """Without a usable thread_id nothing runs, and the error shows the call to make."""
+@pytest.mark.parametrize("given", [None, {"user": "ada"}, {"thread_id": ""}, {"thread_id": 7}])
+def test_missing_thread_id_is_refused(make: Make, given: Any) -> None:
     agent, model = remembering(make, ["never"])
-    with pytest.raises(ValueError, match=r'"configurable": {"thread_id": "ada/1"}') as raised:
-        agent.invoke(ask("1"), config)
-    assert given in str(raised.value)
+    with pytest.raises(ValueError, match="thread_id"):
+        agent.invoke(ask("1"), given and {"configurable": given})
     assert not model.asked
 
 
 def test_wrong_histories_are_refused() -> None:
-    """Neither a history nor a function, or a function that makes something else: TypeError."""
     wrong: Any = "ada/1"
-    with pytest.raises(TypeError, match="history is a str; it takes a MemorystoreChatMessageHist"):
+    with pytest.raises(TypeError, match="MemorystoreChatMessageHistory"):
         ChatHistoryMiddleware(wrong)
     maker: Any = lambda thread_id: None  # noqa: E731
     agent, _ = remembering(maker, ["a"])
-    with pytest.raises(TypeError, match="returned a NoneType for the thread_id 'ada/1'"):
+    with pytest.raises(TypeError, match="NoneType"):
         say(agent, "1")
 
 
-@pytest.mark.parametrize(("stored", "tools"), [(0, 0), (1, 1), (300, 12)])
-def test_two_round_trips_a_turn(server: Server, key_prefix: str, stored: int, tools: int) -> None:
+@pytest.mark.parametrize(("stored", "tools"), [(1, 1), (300, 12)])
+@pytest.mark.parametrize("way", ["invoke", "ainvoke"])
+async def test_two_round_trips_a_turn(
+    valkey_server: Any, key_prefix: str, stored: int, tools: int, way: str
+) -> None:
     """One read and one write on the wire, however long the history and the turn are."""
-    with Proxy(server.host, server.port) as proxy, server.client(port=proxy.port) as client:
+    with (
+        Proxy(valkey_server.host, valkey_server.port) as proxy,
+        valkey_server.client(port=proxy.port) as client,
+    ):
         history = MemorystoreChatMessageHistory(client, "s", 60, key_prefix=key_prefix)
-        history.add_messages([HumanMessage("x" * 500)] * (stored or 1))
-        if not stored:
-            history.clear()
-        replies = [*(call(str(number)) for number in range(tools)), "done"]
-        agent, _ = remembering(history, replies)
+        history.add_messages([HumanMessage("x" * 500)] * stored)
+        agent, _ = remembering(history, [*(call(str(number)) for number in range(tools)), "done"])
         proxy.reset()
-        agent.invoke(ask("go"))
+        await drain(agent, way, ask("go"))
         assert proxy.round_trips == 2
         assert len(history) == stored + 2 + 2 * tools
 
 
-async def test_two_round_trips_a_turn_async(server: Server, key_prefix: str) -> None:
-    """The asynchronous hooks cost the same."""
-    with Proxy(server.host, server.port) as proxy, server.client(port=proxy.port) as client:
-        address: dict[str, Any] = {"host": proxy.server[0], "port": proxy.port, "protocol": 2}
-        async with redis.asyncio.Redis(**address) as async_client:
-            history = MemorystoreChatMessageHistory(
-                client, "s", 60, key_prefix=key_prefix, async_client=async_client
-            )
-            await history.aadd_messages([HumanMessage("x")])
-            agent, _ = remembering(history, [call("tea"), "done"])
-            proxy.reset()
-            await agent.ainvoke(ask("go"))
-            assert proxy.round_trips == 2
-            assert len(history) == 5
-
-
-def test_new_server_costs_one_round_trip_more_once() -> None:
-    """A server that does not know the script yet is told it by the first write."""
-    with (
-        servers.valkey() as fresh,
-        Proxy(fresh.host, fresh.port) as proxy,
-        fresh.client(port=proxy.port) as client,
-    ):
-        agent, _ = remembering(MemorystoreChatMessageHistory(client, "s"), ["a", "b"])
-        client.ping()
-        for round_trips in (3, 2):
-            proxy.reset()
-            say(agent, "go")
-            assert proxy.round_trips == round_trips
-
-
 def test_window_bounds_what_the_model_sees(make: Make) -> None:
-    """At most `window` messages of the session, which begin at a user's or are none."""
     agent, model = remembering(partial(make, window=3), [call("tea", "milk"), "fine", "ok"])
     say(agent, "1", "2")
-    assert texts(model.asked[-1]) == [("human", "2")]
-    assert len(make().messages) == 7
+    assert words(model.asked[-1]) == ["2"]
+    assert len(make()) == 7
 
 
 @pytest.mark.parametrize("window", [None, 2])
 def test_messages_passed_in_again_are_not_doubled(make: Make, window: int | None) -> None:
-    """A caller may pass the result of the last call with a new message at its end."""
+    """A caller may pass the last result with a new message, also where a window hides the rest."""
     agent, model = remembering(partial(make, window=window), ["a", call("tea"), "b", "c"])
     conversation: list[Any] = []
     for question in "123":
@@ -191,70 +145,251 @@ def test_messages_passed_in_again_are_not_doubled(make: Make, window: int | None
     assert words(model.asked[-1]) == (stored[:-1] if window is None else ["3"])
 
 
-def test_whole_conversation_of_the_caller_beside_a_window(make: Make) -> None:
-    """A caller's own list that is longer than the window is recognized, and what is new in it."""
-    agent, model = remembering(partial(make, window=2), [*"abcde"])
-    own: list[Any] = []
+def test_dropped_messages_are_not_new(make: Make) -> None:
+    """What max_messages dropped stays dropped if the caller still passes it."""
+    agent, model = remembering(lambda s: make(s, max_messages=4), [*"abcd"])
+    own: list[BaseMessage] = []
     for question in "1234":
-        own.append(HumanMessage(question))
-        own.append(agent.invoke({"messages": own}, THREAD)["messages"][-1])
-    assert words(make().messages) == [*"1a2b3c4d"]
-    assert words(model.asked[-1]) == ["3", "c", "4"]
-    agent.invoke({"messages": [HumanMessage("5", id="new"), *own]}, THREAD)
-    assert words(make().messages) == [*"1a2b3c4d5e"]
+        own = [*own, HumanMessage(question)]
+        own = [*own, agent.invoke({"messages": own}, THREAD)["messages"][-1]]
+    assert words(make().messages) == [*"3c4d"]
+    assert words(model.asked[-1]) == [*"2b3c4"]
 
 
-def test_messages_without_ids_are_new(make: Make) -> None:
-    """Text repeated on purpose is not taken for something passed in again."""
-    agent, _ = remembering(make, ["a", "b"])
-    for _ in range(2):
-        agent.invoke({"messages": [{"role": "user", "content": "again"}]}, THREAD)
-    assert words(make().messages) == ["again", "a", "again", "b"]
+def test_question_with_a_known_id_is_asked_again(make: Make) -> None:
+    """LangGraph gives the caller's object its id, and some front ends reuse one."""
+    agent, model = remembering(make, [*"abc"])
+    again = HumanMessage("again")
+    for question in (again, again, HumanMessage("new", id=again.id)):
+        agent.invoke({"messages": [question]}, THREAD)
+    assert words(model.asked[-1]) == ["again", "a", "again", "b", "new"]
+    assert len({message.id for message in make().messages}) == 6
+
+
+def test_call_that_asks_nothing_is_refused(make: Make, saver: Any) -> None:
+    agent, model = remembering(make, ["a"], saver=saver)
+    result = say(agent, "q")
+    with pytest.raises(ValueError, match="asks nothing"):
+        agent.invoke(result, THREAD)
+    assert len(model.asked) == 1
 
 
 def test_no_new_message_asks_on_the_stored_ones(make: Make) -> None:
-    """An empty input continues the session, and only the answer is appended."""
     make().add_user_message("anyone?")
-    agent, model = remembering(make, ["me"])
+    agent, _ = remembering(make, ["me"])
     agent.invoke({"messages": []}, THREAD)
-    assert texts(model.asked[0]) == [("human", "anyone?")]
-    assert texts(make().messages) == [("human", "anyone?"), ("ai", "me")]
+    assert words(make().messages) == ["anyone?", "me"]
 
 
-def test_system_messages_are_not_stored(make: Make) -> None:
-    """Instructions reach the model in the turn that passes them, and no later one."""
-    agent, model = remembering(make, ["a", "b"])
+def test_instructions_are_not_stored(make: Make, saver: Any) -> None:
+    agent, model = remembering(make, ["a"], saver=saver)
     agent.invoke(ask("1", SystemMessage("be brief")), THREAD)
-    say(agent, "2")
-    assert texts(model.asked[0]) == [("system", "be brief"), ("human", "1")]
-    assert texts(model.asked[1]) == [("human", "1"), ("ai", "a"), ("human", "2")]
+    assert words(model.asked[0]) == ["be brief", "1"]
+    assert words(make().messages) == ["1", "a"]
 
 
-def test_demo_model_calls_a_tool_and_remembers(make: Make) -> None:
-    """The tutorial's agent: offline, with a tool, across turns and agents."""
+@pytest.mark.parametrize("when", ["read", "write"])
+@pytest.mark.parametrize("way", ["invoke", "ainvoke"])
+async def test_outage_reaches_the_caller(when: str, way: str) -> None:
+    """Nobody is asked without the memory, and no turn is lost silently."""
+    with servers.valkey() as server, server.client(retry=NO_RETRY) as client:
 
-    def get_weather(city: str) -> str:
-        """Look up the weather."""
-        return f"It is sunny in {city}."
+        def last_words() -> str:
+            server.kill()
+            return "answer"
 
-    def asked(text: str, config: Any = THREAD) -> str:
-        middleware = [ChatHistoryMiddleware(make)]
-        agent: Any = create_agent(DemoChatModel(), [get_weather], middleware=middleware)
-        return str(agent.invoke(ask(text), config)["messages"][-1].text)
-
-    asked("My name is Ada.")
-    assert "sunny in Paris" in asked("What is the weather in Paris?")
-    assert [message.type for message in make().messages[2:]] == ["human", "ai", "tool", "ai"]
-    assert "Ada" in asked("What is my name?")
-    assert "Ada" not in asked("What is my name?", OTHER)
+        agent, model = remembering(MemorystoreChatMessageHistory(client, "s"), [last_words])
+        if when == "read":
+            server.kill()
+        with pytest.raises(ConnectError):
+            await drain(agent, way, ask("1"))
+        assert len(model.asked) == (when == "write")
 
 
-def test_missing_langchain_names_the_install_command(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without the extra the package works, and this module says how to get it."""
+def test_failed_turn_stores_nothing(make: Make, saver: Any) -> None:
+    """A model or tool that raises leaves nothing, and a new message goes on without it."""
+
+    def look_up(thing: str) -> str:
+        """Look something up."""
+        raise RuntimeError(thing)
+
+    replies = [RuntimeError("quota"), call("tea"), "fine"]
+    agent, model = remembering(make, replies, tools=[look_up], saver=saver)
+    for question in "12":
+        with pytest.raises(RuntimeError):
+            say(agent, question)
+    say(agent, "3")
+    assert words(model.asked[-1]) == ["3"]
+    assert words(make().messages) == ["3", "fine"]
+
+
+async def test_turn_that_is_left_stores_nothing(make: Make, saver: Any) -> None:
+    """Neither a stream that was left early nor a canceled task does."""
+    running = asyncio.Event()
+
+    async def look_up(thing: str) -> str:
+        """Look something up."""
+        running.set()
+        await asyncio.sleep(30)
+        return thing
+
+    agent, _ = remembering(make, ["a b c", call("tea"), "c"], tools=[look_up], saver=saver)
+    stream = agent.stream(ask("1"), THREAD, stream_mode="messages")
+    next(stream)
+    stream.close()
+    task = asyncio.create_task(agent.ainvoke(ask("2"), THREAD))
+    await running.wait()
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert len(make()) == 0
+    await agent.ainvoke(ask("3"), THREAD)
+    assert words(make().messages) == ["3", "c"]
+
+
+class Hooks(AgentMiddleware[Any, Any, Any]):
+    """Does at its hooks what a test says."""
+
+    def __init__(self, **hooks: Any) -> None:
+        self.hooks = hooks
+
+    def _at(self, hook: str, state: Any) -> Any:
+        return self.hooks[hook](state["messages"]) if hook in self.hooks else None
+
+    @hook_config(can_jump_to=["end"])
+    def before_agent(self, state: Any, runtime: Any) -> Any:
+        return self._at("before_agent", state)
+
+    @hook_config(can_jump_to=["end"])
+    def before_model(self, state: Any, runtime: Any) -> Any:
+        return self._at("before_model", state)
+
+    @hook_config(can_jump_to=["end"])
+    def after_model(self, state: Any, runtime: Any) -> Any:
+        return self._at("after_model", state)
+
+
+@pytest.mark.parametrize("last", [False, True])
+@pytest.mark.parametrize("hook", ["before_agent", "before_model"])
+@pytest.mark.parametrize("taken_back", [False, True])
+def test_guard_that_answers(
+    make: Make, saver: Any, last: bool, hook: str, taken_back: bool
+) -> None:
+    """Its answer is stored wherever the middleware stands, and no question it took back."""
+
+    def guard(messages: list[BaseMessage]) -> Any:
+        if messages[-1].text != "secret":
+            return None
+        back = [RemoveMessage(id=str(messages[-1].id))] if taken_back else []
+        return {"messages": [*back, AIMessage("No.")], "jump_to": "end"}
+
+    agent, model = remembering(make, [*"ab"], Hooks(**{hook: guard}), last=last, saver=saver)
+    say(agent, "1", "secret", "2")
+    expected = ["1", "a", *([] if taken_back else ["secret"]), "No.", "2", "b"]
+    assert words(make().messages) == expected
+    assert words(model.asked[-1]) == expected[:-1]
+
+
+@pytest.mark.parametrize("keep", [0, 1, 2])
+def test_what_was_trimmed_is_stored(make: Make, saver: Any, keep: int) -> None:
+    """Middleware that replaces the conversation right after tools ran loses nothing of the turn."""
+
+    def forget(messages: list[BaseMessage]) -> Any:
+        kept = [RemoveMessage(id="__remove_all__"), *messages[:keep], HumanMessage("in short")]
+        return {"messages": kept} if messages[-1].type == "tool" else None
+
+    replies = [call("tea", "milk"), "fine", "ok"]
+    agent, _ = remembering(make, replies, Hooks(before_model=forget), saver=saver)
+    say(agent, "1", "2")
+    stored = [text for text in words(make().messages) if text != "in short"]
+    assert stored == ["1", "", "facts about tea", "facts about milk", "fine", "2", "ok"]
+
+
+def test_pending_call_gets_its_result_in_the_next_call(make: Make, saver: Any) -> None:
+    """A call for the front end ends the turn; its result follows it, before what is said beside."""
+    pending = Hooks(after_model=lambda m: {"jump_to": "end"} if m[-1].tool_calls else None)
+    agent, model = remembering(make, [call("tea"), "fine"], pending, saver=saver)
+    say(agent, "tea?")
+    assert "No result" in make().messages[-1].text
+    result = ToolMessage("from the browser", tool_call_id="call-tea")
+    agent.invoke({"messages": [HumanMessage("quick"), result]}, THREAD)
+    expected = ["tea?", "", "from the browser", "quick", "fine"]
+    assert words(model.asked[-1]) == expected[:-1]
+    assert words(make().messages) == expected
+
+
+def test_malformed_call_is_kept_with_its_error(make: Make, saver: Any) -> None:
+    """The model learns that its call failed, in the next turn too."""
+    bad = {"name": "look_up", "args": "{thing", "id": "c1", "error": "no JSON", "type": "invalid"}
+    malformed = AIMessage("", invalid_tool_calls=[bad | {"type": "invalid_tool_call"}])
+    agent, model = remembering(make, [malformed, "sorry", "ok"], saver=saver)
+    say(agent, "1", "2", "3")
+    assert [message.type for message in model.asked[1]] == ["human", "ai", "tool", "human"]
+    assert [m.type for m in make().messages] == [m.type for m in model.asked[-1]] + ["ai"]
+    assert "malformed" in model.asked[-1][2].text
+
+
+def test_unknown_tool_is_refused_by_langchain(make: Make) -> None:
+    """The middleware wraps no tool call, so that LangChain checks their names."""
+    unknown = AIMessage("", tool_calls=[{"name": "launch", "args": {}, "id": "c1"}])
+    agent, _ = remembering(make, [unknown, "sorry"])
+    say(agent, "1")
+    assert "launch is not a valid tool" in make().messages[2].text
+
+
+def test_missing_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delitem(sys.modules, "memorystore_chat.agents")
     monkeypatch.setitem(sys.modules, "langchain.agents", None)
-    with pytest.raises(ModuleNotFoundError) as raised:
+    with pytest.raises(ModuleNotFoundError, match=r"memorystore-chat\[agents\]"):
         importlib.import_module("memorystore_chat.agents")
-    assert str(raised.value) == (
-        "langchain.agents is not installed. Install it with: pip install langchain"
+
+
+def node(make: Make, name: str, model: Scripted) -> Any:
+    """An agent whose sessions have a prefix of their own."""
+    memory = ChatHistoryMiddleware(lambda thread: make(thread + name))
+    return create_agent(model, [look_up], middleware=[memory], name=name)
+
+
+def graph(agents: dict[str, Any], saver: Any, *, as_functions: bool) -> Any:
+    """A graph that runs the agents one after the other."""
+    built = StateGraph(MessagesState)
+    for name, agent in agents.items():
+
+        def run(state: MessagesState, agent: Any = agent) -> Any:
+            return {"messages": agent.invoke({"messages": state["messages"]})["messages"]}
+
+        async def arun(state: MessagesState, agent: Any = agent) -> Any:
+            return {"messages": (await agent.ainvoke(dict(state)))["messages"]}
+
+        built.add_node(name, RunnableLambda(run, arun) if as_functions else agent)
+    for before, after in zip([START, *agents], agents, strict=False):
+        built.add_edge(before, after)
+    return built.compile(checkpointer=saver)
+
+
+@pytest.mark.parametrize("as_functions", [False, True])
+@pytest.mark.parametrize("way", ["invoke", "astream"])
+async def test_agents_as_nodes(make: Make, saver: Any, way: str, as_functions: bool) -> None:
+    """Each is asked once and told what the other said; the parent's messages stay in order."""
+    models = {name: Scripted(replies=[f"{name}{n}" for n in (1, 2, 3)]) for name in "ab"}
+    models["a"].replies.insert(1, call("tea"))
+    agents = {name: node(make, name, model) for name, model in models.items()}
+    parent = graph(agents, saver, as_functions=as_functions)
+    turns = [words((await drain(parent, way, ask(q)))[-1]["messages"]) for q in ("q1", "q2", "q3")]
+    second = ["q2", "", "facts about tea", "a2", "b2"]
+    both = ["q1", "a1", "b1", *second, "q3", "a3", "b3"]
+    # Without a checkpointer the second agent's answers reach the first one only within a turn.
+    own = both if saver else [text for text in both if not text.startswith("b")]
+    assert words(models["a"].asked[-1]) == own[: own.index("a3")]
+    assert words(make("ada/1a").messages) == own[: own.index("a3") + 1]
+    assert words(make("ada/1b").messages) == both
+    assert turns[1:] == ([both[:8], both] if saver else [second, both[-3:]])
+
+
+def test_stream_of_a_node_shows_no_old_message(make: Make) -> None:
+    parent = graph(
+        {"a": node(make, "a", Scripted(replies=["one", "two"]))}, None, as_functions=False
     )
+    parent.invoke(ask("q1"), THREAD)
+    chunks = parent.stream(ask("q2"), THREAD, stream_mode="messages", subgraphs=True)
+    assert "".join(chunk[1][0].text for chunk in chunks) == "two"

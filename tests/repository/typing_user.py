@@ -13,7 +13,7 @@ def answer(question: str) -> str:
     """Ask an agent that remembers, and that summarizes what is long."""
     with connect("embedded") as client:
         history = MemorystoreChatMessageHistory(client, "ada", ttl=3600, window=50)
-        memory = ChatHistoryMiddleware(history, whole_conversation=False)
+        memory = ChatHistoryMiddleware(history)
         model = DemoChatModel()
         agent = create_agent(
             model, middleware=[memory, SummarizationMiddleware(model)], checkpointer=InMemorySaver()

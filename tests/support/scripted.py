@@ -81,6 +81,7 @@ def ask(text: str, *before: BaseMessage) -> dict[str, Any]:
 
 def say(agent: Any, *questions: str) -> Any:
     """Ask one question after the other, and return what the last call ended with."""
+    ended: Any = None
     for question in questions:
         ended = agent.invoke(ask(question), THREAD)
     return ended
@@ -101,12 +102,11 @@ def remembering(
     last: bool = False,
     saver: Any = None,
     tools: Sequence[Any] = (look_up,),
-    whole_conversation: bool = False,
     **options: Any,
 ) -> tuple[Any, Scripted]:
     """An agent with ChatHistoryMiddleware first (or last) and others, and its model."""
     model = Scripted(replies=replies)
-    memory = ChatHistoryMiddleware(history, whole_conversation=whole_conversation)
+    memory = ChatHistoryMiddleware(history)
     middleware = [*others, memory] if last else [memory, *others]
     options |= {"middleware": middleware, "checkpointer": saver}
     return create_agent(model, [*tools], **options), model
@@ -135,3 +135,8 @@ async def drain(
     if how == "stream":
         return [*agent.stream(given, config, stream_mode=mode)]
     return [chunk async for chunk in agent.astream(given, config, stream_mode=mode)]
+
+
+def thread(name: str) -> Any:
+    """The config of a thread."""
+    return {"configurable": {"thread_id": name}}
