@@ -85,9 +85,10 @@ class Attempts:
         cause = error.__cause__ if type(error) is RedisClusterException else error
         if isinstance(cause, AuthenticationError):
             return 0.0 if self._can_log_in_again(policy.login, cause) else None
-        if not policy.waits_for(error) or time.monotonic() - self._first_failure >= policy.patience:
+        left = self._first_failure + policy.patience - time.monotonic()
+        if left <= 0 or not policy.waits_for(error):
             return None
-        return float(policy.pauses.compute(self._failures))
+        return min(left, float(policy.pauses.compute(self._failures)))
 
     def _can_log_in_again(self, login: "Login | None", refusal: AuthenticationError) -> bool:
         """Whether a new login may do better; each reason counts once a call."""
