@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
-from memorystore_chat.connection import connect, connect_async
-from memorystore_chat.errors import EndpointError
+from memorystore_chat.connection import Endpoint, connect, connect_async
+from memorystore_chat.errors import ConnectError, EndpointError
 from servers import Server
 
 
@@ -79,6 +79,24 @@ def test_endpoints_are_checked(endpoint: str, given: dict[str, Any], message: st
     with pytest.raises(EndpointError, match=message) as caught:
         connect(endpoint, **given)
     assert isinstance(caught.value, ValueError)
+
+
+@pytest.mark.parametrize("name", ["K_SERVICE", "KUBERNETES_SERVICE_HOST"])
+def test_no_endpoint_in_a_container(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An embedded server would lose its data there, so nothing starts one by accident."""
+    monkeypatch.setenv(name, "10.0.0.1")
+    for attempt in (connect, Endpoint.from_environment):
+        with pytest.raises(EndpointError, match="MEMORYSTORE_ENDPOINT"):
+            attempt()
+    assert Endpoint.parse("embedded").product == "embedded"
+    monkeypatch.setenv("MEMORYSTORE_ENDPOINT", "10.0.0.3")
+    assert Endpoint.from_environment() == Endpoint("10.0.0.3")
+
+
+def test_outside_of_asyncio() -> None:
+    """Under trio, or driven by hand, connect_async() says which loop it needs."""
+    with pytest.raises(ConnectError, match="trio"):
+        connect_async("redis://127.0.0.1:1").send(None)
 
 
 def test_both_have_the_same_signature() -> None:

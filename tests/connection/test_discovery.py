@@ -256,6 +256,23 @@ def test_valkey_in_other_shapes(
     assert (found.host, found.cluster) == (host, cluster)
 
 
+@pytest.mark.parametrize(
+    ("mode", "checked"),
+    [
+        ("GOOGLE_MANAGED_PER_INSTANCE_CA", False),
+        ("GOOGLE_MANAGED_SHARED_CA", True),
+        ("CUSTOMER_MANAGED_CAS_CA", True),
+    ],
+)
+def test_names_are_checked_if_others_share_the_authority(
+    api: CloudApi, mode: str, checked: bool
+) -> None:
+    secure = {"transitEncryptionMode": "SERVER_AUTHENTICATION", "serverCaMode": mode}
+    api.says(INSTANCE, valkey_instance(**secure))
+    api.says(f"{INSTANCE}/certificateAuthority", AUTHORITY)
+    assert ask(api, VALKEY).check_hostname is checked
+
+
 def test_short_name_is_looked_for_in_both(api: CloudApi) -> None:
     api.says(INSTANCE, redis_instance())
     assert ask(api, INSTANCE).product == "redis"
