@@ -41,11 +41,13 @@ class Server(AbstractContextManager["Server"]):
         self.credentials: Credentials | None = None
         if iam:
             password = _token()
-            self.credentials = _credentials(lambda: self._process.password)
+            self.credentials = _credentials(lambda: self._process.login[1])
         secret = {"requirepass": launcher.quoted(password)} if password else {}
 
         def make(ports: list[int]) -> list[Process]:
-            return [Process(secret, port=0 if tls else port, password=password) for port in ports]
+            return [
+                Process(secret, port=0 if tls else port, login=(None, password)) for port in ports
+            ]
 
         (self._process,) = launcher.start(make, 1)
         port = self._process.port
@@ -71,8 +73,8 @@ class Server(AbstractContextManager["Server"]):
         if self.credentials is None:
             raise ValueError("Only a server that was started with iam=True takes access tokens.")
         with self._process.admin() as client:
-            self._process.password = _token()
-            client.config_set("requirepass", self._process.password)
+            self._process.login = None, (token := _token())
+            client.config_set("requirepass", token)
             client.execute_command("CLIENT", "KILL", "TYPE", "normal")
 
     def stop(self) -> None:

@@ -81,30 +81,28 @@ class Server(Process):
         port: int = 0,
         tls: Tls | None = None,
     ) -> None:
-        super().__init__(
-            port=port, host=host, program=program, username=ADMIN, password=ADMIN_PASSWORD
-        )
-        self.config = config
-        self.tls = tls
-
-    def directives(self) -> dict[str, Any]:
-        """Its own, the tests' user, and TLS."""
-        given = {name.replace("_", "-"): value for name, value in self.config.items()}
+        given = {name.replace("_", "-"): value for name, value in config.items()}
         users = given.pop("user", [])
-        given["user"] = [
-            f"{ADMIN} on >{ADMIN_PASSWORD} ~* &* +@all",
-            *([users] if isinstance(users, str) else users),
-        ]
-        replication = {"masteruser": ADMIN, "masterauth": ADMIN_PASSWORD}
-        secure = self.tls and {
+        user = f"{ADMIN} on >{ADMIN_PASSWORD} ~* &* +@all"
+        secure = tls and {
             "port": 0,
-            "tls-port": self.port,
-            "tls-cert-file": self.tls.cert,
-            "tls-key-file": self.tls.key,
-            "tls-ca-cert-file": self.tls.ca,
+            "tls-port": port,
+            "tls-cert-file": tls.cert,
+            "tls-key-file": tls.key,
+            "tls-ca-cert-file": tls.ca,
             "tls-auth-clients": "no",
         }
-        return {**super().directives(), **replication, **(secure or {}), **given}
+        options = {
+            "user": [user, *([users] if isinstance(users, str) else users)],
+            "masteruser": ADMIN,
+            "masterauth": ADMIN_PASSWORD,
+            **(secure or {}),
+            **given,
+        }
+        super().__init__(options, port=port, program=program, login=(ADMIN, ADMIN_PASSWORD))
+        self.host = host
+        self.config = config
+        self.tls = tls
 
     @property
     def default_password(self) -> str | None:

