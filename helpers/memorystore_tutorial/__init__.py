@@ -2,11 +2,11 @@
 
 from memorystore_chat.connection.environment import Environment, detect_environment
 from memorystore_tutorial import checks, latency, practice
-from memorystore_tutorial._text import say
+from memorystore_tutorial.text import say
 from memorystore_tutorial.box import ChatBox, chat_box
 from memorystore_tutorial.conversation import Transcript, transcript
 from memorystore_tutorial.demo_model import DemoChatModel
-from memorystore_tutorial.elsewhere import new_process
+from memorystore_tutorial.processes import new_process
 from memorystore_tutorial.environment import sign_in
 from memorystore_tutorial.facts import server_facts
 from memorystore_tutorial.failover import FailOver, fail_over, practice_cluster
@@ -14,8 +14,7 @@ from memorystore_tutorial.instances import create_instance, delete_instance
 from memorystore_tutorial.models import ChatModelError, chat_model
 from memorystore_tutorial.pictures import picture
 from memorystore_tutorial.prefixes import key_prefix
-from memorystore_tutorial.session_table import sessions_table
-from memorystore_tutorial.tables import Table, table
+from memorystore_tutorial.tables import Table, sessions_table, table
 
 __all__ = [
     "ChatBox",

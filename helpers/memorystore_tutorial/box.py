@@ -19,8 +19,7 @@ from memorystore_chat.errors import MemorystoreChatError
 from memorystore_chat.extras import require
 from memorystore_chat.history import MemorystoreChatMessageHistory
 from memorystore_chat.sessions.report import counted
-from memorystore_tutorial._parts import summary
-from memorystore_tutorial.conversation import transcript
+from memorystore_tutorial.conversation import summary, transcript
 from memorystore_tutorial.tables import Table
 
 _SHOWN = 8  # elements of the session's list; the older ones are counted

@@ -16,7 +16,7 @@ from memorystore_chat.commands import Client
 from memorystore_chat.connection import Endpoint
 from memorystore_chat.errors import MemorystoreChatError
 from memorystore_chat.history import MemorystoreChatMessageHistory
-from memorystore_tutorial._text import wrapped
+from memorystore_tutorial.text import wrapped
 
 _Given = ParamSpec("_Given")
 _Problems = Iterator[tuple[bool, str]]

@@ -7,7 +7,7 @@ import subprocess
 
 from memorystore_chat.connection.environment import Environment, detect_environment
 from memorystore_chat.extras import require
-from memorystore_tutorial._text import say
+from memorystore_tutorial.text import say
 
 GCLOUD_TIMEOUT = 60.0
 """Seconds that gcloud may take to set the project."""

@@ -6,7 +6,7 @@ import timeit
 import redis
 from redis.cluster import RedisCluster
 
-from memorystore_tutorial.session_table import size
+from memorystore_tutorial.tables import size
 
 _ROUND_TRIPS = 21
 

@@ -19,7 +19,7 @@ from langchain_core.outputs import ChatGenerationChunk, ChatResult
 
 from memorystore_chat.errors import MemorystoreChatError
 from memorystore_chat.extras import require
-from memorystore_tutorial._text import say
+from memorystore_tutorial.text import say
 from memorystore_tutorial.demo_model import DemoChatModel
 from memorystore_tutorial.gemini_turns import mended, refused
 

@@ -1,20 +1,18 @@
-"""Records as tables: safe HTML in a notebook, aligned text in a terminal."""
+"""Records as tables, safe HTML in a notebook and aligned text elsewhere: `table`, `sessions_table`.
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from datetime import datetime
+One grid of cells is made of the rows, and both forms are written from it.
+"""
+
+from collections.abc import Callable, Iterable, Mapping
+from datetime import UTC, datetime
 from html import escape
 from typing import Any, TypeVar
 
 from memorystore_chat.arguments import type_name
-from memorystore_tutorial._text import (
-    HTML_LIMIT,
-    NO_MATH,
-    PLAIN_LIMIT,
-    columns_of,
-    fitting,
-    line,
-    titled,
-)
+from memorystore_chat.commands import Client
+from memorystore_chat.sessions.report import counted
+from memorystore_chat.sessions.scanning import Session, newest
+from memorystore_tutorial.text import NO_MATH, columns_of, line
 
 _ROWS = 200
 _WORD = 24  # characters of a word that a cell does not break
@@ -47,20 +45,20 @@ class Table(list[Row]):
         self._empty = empty
 
     def __str__(self) -> str:
+        heading = [self._title, ""] if self._title else []
         if not self:
-            return titled(self._title, self._empty)
+            return "\n".join([*heading, self._empty])
         headings, cells, right = self._grid()
         widths = [max(map(columns_of, column)) for column in zip(headings, *cells, strict=True)]
-        text = (
-            "  ".join(
-                f"{'':{width - columns_of(cell)}}{cell}" if flush_right
-                else f"{cell}{'':{width - columns_of(cell)}}"
+        lines = []
+        for row in (headings, ["-" * width for width in widths], *cells):
+            padded = (
+                f"{'':{gap}}{cell}" if flush_right else f"{cell}{'':{gap}}"
                 for cell, width, flush_right in zip(row, widths, right, strict=True)
-            ).rstrip()
-            for row in (headings, ["-" * width for width in widths], *cells)
-        )  # fmt: skip
-        shown = fitting(text, PLAIN_LIMIT)
-        return titled(self._title, *shown, *self._more(len(shown) - 2))
+                for gap in [width - columns_of(cell)]
+            )
+            lines.append("  ".join(padded).rstrip())
+        return "\n".join([*heading, *lines, *self._more()])
 
     __repr__ = __str__
 
@@ -75,31 +73,33 @@ class Table(list[Row]):
             f'<th scope="col" style="{style};{_HEAD_RULE}">{escape(heading)}</th>'
             for style, heading in zip(styles, headings, strict=True)
         )
-        shown = fitting((f"<tr>{_row_html(row, styles)}</tr>" for row in cells), HTML_LIMIT)
+        rows = "".join(f"<tr>{_row_html(row, styles)}</tr>" for row in cells)
         caption = '<caption style="text-align:left;font-weight:bold;padding:.3em 0;color:inherit">'
         caption = f"{caption}{title}</caption>" if title else ""
-        more = "".join(f"<div><i>{note}</i></div>" for note in self._more(len(shown)))
+        more = "".join(f"<div><i>{note}</i></div>" for note in self._more())
         return (
             f'<div {NO_MATH} style="line-height:1.5">'
             f'<table style="border-collapse:collapse;margin:.3em 0;color:inherit">'
-            f"{caption}<thead><tr>{head}</tr></thead>"
-            f"<tbody>{''.join(shown)}</tbody></table>{more}</div>"
+            f"{caption}<thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table>{more}</div>"
         )
 
     def _grid(self) -> tuple[list[str], list[list[str]], list[bool]]:
-        """Headings, cells, and which columns hold numbers (and gaps) only: they go flush right."""
+        """Return headings, cells, and which columns hold only numbers: they go flush right."""
         values = [[_field(row, key) for key in self._columns] for row in self[:_ROWS]]
         formats = [self._formats.get(key, _cell) for key in self._columns]
         cells = [
             [line(write(value)) for write, value in zip(formats, row, strict=True)]
             for row in values
         ]
-        right = [all(map(_is_number_or_gap, column)) for column in zip(*values, strict=True)]
+        right = [
+            all(v is None or (isinstance(v, int | float) and v is not bool(v)) for v in column)
+            for column in zip(*values, strict=True)
+        ]
         return [*map(line, self._columns.values())], cells, right
 
-    def _more(self, shown: int) -> list[str]:
-        hidden = len(self) - shown
-        return [f"{hidden:,} more rows are not shown."] if hidden else []
+    def _more(self) -> list[str]:
+        hidden = len(self) - _ROWS
+        return [f"{hidden:,} more rows are not shown."] if hidden > 0 else []
 
 
 def table(rows: Iterable[Mapping[str, Any]]) -> Table[Mapping[str, Any]]:
@@ -135,16 +135,90 @@ def table(rows: Iterable[Mapping[str, Any]]) -> Table[Mapping[str, Any]]:
     return Table(rows, {key: str(key).replace("_", " ") for key in (rows or [{}])[0]})
 
 
-def _row_html(cells: Sequence[str], styles: Sequence[str]) -> str:
-    first, *rest = (
-        f'style="{style};font-weight:normal{_breaks(cell)}"><bdi>{escape(cell)}</bdi>'
-        for cell, style in zip(cells, styles, strict=True)
+def sessions_table(client: Client, *, key_prefix: str = "", limit: int = 50) -> Table[Session]:
+    """Show the sessions that were used last, newest first: a table in a notebook, text elsewhere.
+
+    Everything under the prefix is looked at to find them, a step at a time as `scan` does it.
+
+    Args:
+        client: A connected client.
+        key_prefix: What the keys begin with, literally.
+        limit: How many sessions to show; those without a known time come last.
+
+    Returns:
+        A list of `Session` that shows itself, with times as of now.
+
+    Raises:
+        TypeError, ValueError: An argument is not acceptable.
+        MemorystoreChatError: The server cannot be reached, or refused.
+
+    Example:
+        >>> from memorystore_chat import connect
+        >>> sessions_table(connect("embedded"), key_prefix="nothing-here:")
+        No sessions.
+    """
+    shown, number = newest(client, key_prefix=key_prefix, limit=limit)
+    now = datetime.now(UTC)
+    title = counted(number, "session") if number else ""
+    if number > limit:
+        title = f"The {limit:,} used last of {title}"
+
+    def ago(last: datetime | None) -> str:
+        # Clocks differ: what another machine did just now may lie ahead.
+        seconds = 0.0 if last is None else (now - last).total_seconds()
+        return "unknown" if last is None else f"{_span(seconds)} ago" if seconds >= 60 else "just now"
+
+    return Table(
+        shown,
+        {
+            "id": "session",
+            "messages": "messages",
+            "last": "last activity",
+            "ttl": "expires in",
+            "bytes": "size",
+        },
+        title=title,
+        formats={
+            "messages": "{:,}".format,
+            "last": ago,
+            "ttl": lambda ttl: "never" if ttl is None else _span(ttl),
+            "bytes": size,
+        },
+        empty="No sessions.",
     )
-    return f'<th scope="row" {first}</th>' + "".join(f"<td {cell}</td>" for cell in rest)
+
+
+def _span(seconds: float) -> str:
+    """Write a duration in the largest unit that says it well: "30 days", "25 hours"."""
+    for unit, length in (("day", 86_400), ("hour", 3_600), ("minute", 60)):
+        count = seconds / length
+        if count >= 1.95 or 0.98 < count < 1.02:
+            return counted(round(count), unit)
+    return counted(round(seconds), "second")
+
+
+def size(size: int) -> str:
+    """Write bytes with two digits: "1.2 kB", "56 MB". Below, MEMORY USAGE varies by some bytes."""
+    if size < 1000:
+        return "under 1 kB"
+    value, unit = size / 1000, "kB"
+    for larger in ("MB", "GB"):
+        if value >= 999.5:
+            value, unit = value / 1000, larger
+    return f"{value:.1f} {unit}" if value < 9.95 else f"{value:,.0f} {unit}"
+
+
+def _row_html(cells: list[str], styles: list[str]) -> str:
+    tags = ['th scope="row"', *["td"] * len(cells)]
+    return "".join(
+        f'<{tag} style="{style};font-weight:normal{_breaks(cell)}"><bdi>{escape(cell)}</bdi>'
+        f"</{tag[:2]}>"
+        for tag, cell, style in zip(tags, cells, styles, strict=False)
+    )
 
 
 def _breaks(cell: str) -> str:
-    """Only a word that a narrow window may not hold is broken."""
+    """Break only a word that a narrow window may not hold."""
     long = max(map(len, cell.split()), default=0) > _WORD
     return ";overflow-wrap:anywhere;min-width:10em" if long else ""
 
@@ -153,15 +227,9 @@ def _field(row: object, key: str) -> Any:
     return row.get(key) if isinstance(row, Mapping) else getattr(row, key)
 
 
-def _is_number_or_gap(value: object) -> bool:
-    return value is None or (isinstance(value, int | float) and not isinstance(value, bool))
-
-
 def _cell(value: object) -> str:
-    if value is None:
-        return "-"
-    if isinstance(value, bool):
-        return "yes" if value else "no"
+    if value is None or isinstance(value, bool):
+        return {None: "-", True: "yes", False: "no"}[value]
     if isinstance(value, float):
         return f"{value:.6g}"
     if isinstance(value, datetime):

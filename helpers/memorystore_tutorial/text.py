@@ -1,18 +1,10 @@
-"""Text for people: nothing in it can reorder, hide or control what stands around it."""
+"""Text for readers: nothing in it can reorder, hide or control what stands around it."""
 
 import re
 import textwrap
 import unicodedata
-from collections.abc import Iterable
 
 from memorystore_chat.errors import COLUMNS
-
-LABEL_LIMIT = 200
-"""Characters of a name, a URL or a table cell."""
-
-HTML_LIMIT = 1_000_000
-PLAIN_LIMIT = 200_000
-"""Characters of a whole transcript or table; what is beyond is counted."""
 
 # Both names keep MathJax from reading "$5 and $6" as a formula (version 2, then 3 and later).
 NO_MATH = 'class="tex2jax_ignore mathjax_ignore"'
@@ -28,7 +20,7 @@ _UNSAFE = re.compile(
 
 
 def wrapped(text: str, width: int = COLUMNS) -> str:
-    """Text in lines that fit a narrow window; its own line breaks and spaces stay."""
+    """Wrap a text into lines that fit a narrow window; its own line breaks and spaces stay."""
     wrapper = textwrap.TextWrapper(
         width,
         expand_tabs=False,
@@ -50,33 +42,17 @@ def say(text: object) -> None:
 
 
 def visible(text: str) -> str:
-    """Text in which nothing can reorder, hide or control its surroundings."""
+    """Return a text in which nothing can reorder, hide or control its surroundings."""
     return _UNSAFE.sub(lambda m: f"[U+{ord(m[0]):04X}]", text.replace("\r\n", "\n"))
 
 
-def line(text: str, limit: int = LABEL_LIMIT) -> str:
-    """Text as one line of at most ``limit`` characters."""
+def line(text: str, limit: int = 200) -> str:
+    """Return a text as one line of at most ``limit`` characters."""
     one = " ".join(visible(text[: limit + 1]).split())
     return one if len(text) <= limit else f"{one[: limit - 1]}\N{HORIZONTAL ELLIPSIS}"
 
 
 def columns_of(text: str) -> int:
-    """Columns that a terminal needs: two for wide characters, none for combining ones."""
+    """Count the columns that a terminal needs: two for wide characters, none for combining ones."""
     spacing = [c for c in text if unicodedata.category(c) not in {"Mn", "Me", "Cf"}]
     return len(spacing) + sum(unicodedata.east_asian_width(c) in "WF" for c in spacing)
-
-
-def fitting(pieces: Iterable[str], limit: int, *more: str) -> list[str]:
-    """The pieces that fit into ``limit`` characters, and always the first; ``more`` if not all."""
-    fitting: list[str] = []
-    for piece in pieces:
-        limit -= len(piece)
-        if fitting and limit < 0:
-            return [*fitting, *more]
-        fitting.append(piece)
-    return fitting
-
-
-def titled(title: str, *lines: str) -> str:
-    """Lines below a title, if there is one."""
-    return "\n".join([title, "", *lines] if title else lines)
