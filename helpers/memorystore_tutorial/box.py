@@ -8,7 +8,6 @@ import hashlib
 import threading
 import time
 from collections.abc import Callable, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
 from html import escape
 from typing import Any
 
@@ -18,7 +17,6 @@ from memorystore_chat.arguments import type_name
 from memorystore_chat.errors import MemorystoreChatError
 from memorystore_chat.extras import require
 from memorystore_chat.history import MemorystoreChatMessageHistory
-from memorystore_chat.sessions.report import counted
 from memorystore_tutorial.conversation import summary, transcript
 from memorystore_tutorial.tables import Table
 
@@ -38,13 +36,12 @@ class ChatBox:
 
     def __init__(self, reply: Reply, history: MemorystoreChatMessageHistory) -> None:
         self.error: BaseException | None = None
-        self._reply = reply
-        self._history = history
+        self._reply, self._history = reply, history
         self._said: list[BaseMessage] = []
         self._note = self._stored = ""
         self._one_turn = threading.Lock()
-        self._worker = ThreadPoolExecutor(1, thread_name_prefix="chat_box")
         self._views: list[Callable[[], None]] = []
+        self._name = f"chat-box-{hashlib.sha256(history.key.encode()).hexdigest()[:8]}"
         try:
             self._said = list(history.messages)
             self._stored = self._list_on_the_server()
@@ -60,11 +57,11 @@ class ChatBox:
         return f'<div class="{self._name}" style="{_COLUMNS}">{conversation}{stored}</div>'
 
     def _ipython_display_(self) -> None:
-        display = require("IPython.display", install="ipython").display
+        display = require("IPython.display", extra="tutorial").display
         handle = display(self._static(), raw=True, display_id=True)
         self._views.append(lambda: handle.update(self._static(), raw=True))
         try:
-            widgets = require("ipywidgets", install="ipywidgets")
+            widgets = require("ipywidgets", extra="tutorial")
         except ModuleNotFoundError as error:
             display(f"This box is for reading only: {error}")
             return
@@ -74,7 +71,7 @@ class ChatBox:
         return {"text/html": self._repr_html_(), "text/plain": repr(self)}
 
     def _live(self, widgets: Any) -> Any:
-        """The widgets of one view of the box."""
+        """Make the widgets of one view of the box."""
         layout = widgets.Layout
         conversation, stored = widgets.HTML(), widgets.HTML()
         typed = widgets.Text(placeholder="Type here, then press Enter", continuous_update=False)
@@ -82,10 +79,14 @@ class ChatBox:
         send = widgets.Button(description="Send", button_style="primary")
         send.layout = layout(width="5em")
         _Field(typed, send, self._ask)
+        # Hide the plain form of this box, which stands in the same output. When the kernel is
+        # gone, JupyterLab marks every widget; one mark at the field is enough.
+        marks = f".{self._name}-live:before, .{self._name}-live :not(.widget-text):before"
+        style = f".{self._name} {{display:none !important}} {marks} {{display:none !important}}"
 
         def show() -> None:
             conversation.value = self._conversation()
-            stored.value = f"<style>{self._style}</style>{self._stored}"
+            stored.value = f"<style>{style}</style>{self._stored}"
 
         self._views.append(show)
         show()
@@ -110,27 +111,22 @@ class ChatBox:
         self.error, self._note = None, "The bot is thinking ..."
         self._said.append(HumanMessage(text))
         self._show()
-        self._worker.submit(self._turn, text).add_done_callback(self._finish)
+        threading.Thread(target=self._turn, args=(text,), daemon=True).start()
         return True
 
-    def _turn(self, text: str) -> tuple[AIMessage, str]:
-        answer = self._reply(text)
-        if not isinstance(answer, str | AIMessage):
-            raise TypeError(
-                f"the function for the answers returned a {type_name(answer)}; it should return "
-                "text or an AIMessage"
-            )
-        said = AIMessage(answer) if isinstance(answer, str) else answer
-        return said, self._list_on_the_server()
-
-    def _finish(self, turn: Future[tuple[AIMessage, str]]) -> None:
+    def _turn(self, text: str) -> None:
         try:
-            if error := turn.exception():
-                self._fail(error)
-            else:
-                answer, self._stored = turn.result()
-                self._said.append(answer)
-                self._note = ""
+            answer = self._reply(text)
+            if not isinstance(answer, str | AIMessage):
+                raise TypeError(
+                    f"the function for the answers returned a {type_name(answer)}; it should "
+                    "return text or an AIMessage"
+                )
+            self._stored = self._list_on_the_server()
+            self._said.append(AIMessage(answer) if isinstance(answer, str) else answer)
+            self._note = ""
+        except Exception as error:  # noqa: BLE001 - whatever the reader's function raises is shown
+            self._fail(error)
         finally:
             self._one_turn.release()
             self._show()
@@ -149,30 +145,17 @@ class ChatBox:
         return transcript(self._said)._repr_html_() + note
 
     def _list_on_the_server(self) -> str:
-        """The newest elements of the session's list, and how many there are."""
+        """Show the newest elements of the session's list, and how many there are."""
         newest = self._history.messages[-_SHOWN:]
         count = len(self._history)
         rows = [
             {"": index, "type": message.type, "content": summary(message)}
             for index, message in enumerate(newest, count - len(newest))
         ]
-        title = f"{self._history.key}: a list of {counted(count, 'element')} on the server"
+        elements = "1 element" if count == 1 else f"{count:,} elements"
+        title = f"{self._history.key}: a list of {elements} on the server"
         columns = {name: name for name in ("", "type", "content")}
-        shown = Table(rows, columns, title=title, empty="Nothing is stored yet.")
-        return shown._repr_html_()
-
-    @property
-    def _style(self) -> str:
-        """Hides the plain form of this box, which stands in the same output.
-
-        When the kernel is gone, JupyterLab marks every widget; one mark at the field is enough.
-        """
-        marks = f".{self._name}-live:before, .{self._name}-live :not(.widget-text):before"
-        return f".{self._name} {{display:none !important}} {marks} {{display:none !important}}"
-
-    @property
-    def _name(self) -> str:
-        return f"chat-box-{hashlib.sha256(self._history.key.encode()).hexdigest()[:8]}"
+        return Table(rows, columns, title=title, empty="Nothing is stored yet.")._repr_html_()
 
 
 class _Field:
@@ -191,11 +174,10 @@ class _Field:
         send.on_click(self._on_click)
 
     def _on_text(self, change: Mapping[str, Any]) -> None:
-        if not change["new"]:  # sent
-            return
-        self._changed = time.monotonic()
-        if self._waiting:
-            self._send()
+        if change["new"]:  # not sent just now
+            self._changed = time.monotonic()
+            if self._waiting:
+                self._send()
 
     def _on_message(self, _: object, content: Mapping[str, object], __: object) -> None:
         if content.get("event") == "submit":
@@ -226,7 +208,7 @@ class _Field:
 
 
 def chat_box(reply: Reply, history: MemorystoreChatMessageHistory) -> ChatBox:
-    """A box to chat in, with the session's list on the server beside it.
+    """Show a box to chat in, with the session's list on the server beside it.
 
     A cell that shows a box does not wait for you. What is saved in the notebook is the
     conversation and the list, to be read. An error appears in the box as its sentence.

@@ -1,8 +1,13 @@
-"""The checks of the exercises: they say whether one is solved, and give a bigger hint each time."""
+"""The checks of the exercises: each says whether one is solved, or what is wrong and what to try.
+
+A check is a generator. It yields what may be wrong: whether it is, the problem, and a hint that
+fits this mistake. The first problem is the verdict. To add one, write such a function and decorate
+it with ``_exercise(praise, hint)``, whose hint is for a reader who has not begun.
+"""
 
 import inspect
+import json
 import re
-from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from functools import wraps
 from itertools import pairwise
@@ -19,8 +24,7 @@ from memorystore_chat.history import MemorystoreChatMessageHistory
 from memorystore_tutorial.text import wrapped
 
 _Given = ParamSpec("_Given")
-_Problems = Iterator[tuple[bool, str]]
-_failed: Counter[str] = Counter()
+_Problems = Iterator[tuple[bool, str, str]]
 _FAVORITE = re.compile(r"my favorite (.+?) is (.+?)[.!\s]*$")
 DAY = 24 * 3600
 
@@ -33,140 +37,150 @@ class Verdict(str):
 
 
 def _exercise(
-    praise: str, *hints: str
+    praise: str, hint: str
 ) -> Callable[[Callable[_Given, _Problems]], Callable[_Given, Verdict]]:
-    """Make a check of a function that yields what may be wrong: whether it is, and the words.
+    """Make a check of a function that yields whether something is wrong, what, and a hint.
 
-    It is asked no further than the first problem. A variable of the reader's that is still None
-    is a problem, and so is an error. Each time there is one, the next hint is given.
+    A variable of the reader's that is still None is a problem, and so is an error.
     """
 
     def decorate(judge: Callable[_Given, _Problems]) -> Callable[_Given, Verdict]:
-        name = judge.__name__
-
         @wraps(judge)
         def check(*args: _Given.args, **kwargs: _Given.kwargs) -> Verdict:
             given = inspect.signature(judge).bind(*args, **kwargs).arguments
-            empty = (f"{name} is still None." for name, value in given.items() if value is None)
+            for name, value in given.items():
+                if value is None:
+                    return _not_solved(f"{name} is still None.", hint)
             try:
-                found = (words for is_wrong, words in judge(*args, **kwargs) if is_wrong)
-                problem = next(empty, None) or next(found, None)
+                for is_wrong, problem, try_this in judge(*args, **kwargs):
+                    if is_wrong:
+                        return _not_solved(problem, try_this or hint)
             except (MemorystoreChatError, RedisError, TypeError, ValueError, AttributeError) as e:
-                problem = f"it ended in an error, {type(e).__name__}: {e}"
-            if problem is None:
-                _failed.pop(name, None)
-                return Verdict(f"Solved. {praise}")
-            hint = hints[min(_failed[name], len(hints) - 1)]
-            _failed[name] += 1
-            return Verdict(f"Not solved yet: {problem}\nHint: {hint}")
+                return _not_solved(f"it ended in an error, {type(e).__name__}: {e}", hint)
+            return Verdict(f"Solved. {praise}")
 
         return check
 
     return decorate
 
 
+def _not_solved(problem: str, hint: str) -> Verdict:
+    return Verdict(f"Not solved yet: {problem}\nHint: {hint}")
+
+
 @_exercise(
-    "It told you what you had told it, and the server keeps both.",
-    "Talk to the bot with ask(...).",
-    "First tell it: My favorite ... is ....",
-    'Then ask it with the same word: "What is my favorite ...?"',
+    "It told you what you had told it, and the server keeps both.", "Talk to the bot with ask(...)."
 )
 def check_favorite(history: MemorystoreChatMessageHistory) -> _Problems:
     """Notebook 1: the bot was told a favorite thing, and asked about it."""
     messages = history.messages
-    said = [m.text.lower() for m in messages if m.type == "human"]
-    told = dict(pair for text in said for pair in _FAVORITE.findall(text))
-    yield not told, "nobody has told the bot a favorite thing."
+    said = [m.text.lower().replace("favourite", "favorite") for m in messages]
+    told = dict(
+        pair
+        for text, message in zip(said, messages, strict=True)
+        if message.type == "human"
+        for pair in _FAVORITE.findall(text)
+    )
+    tell = 'First tell it: ask("My favorite ... is ....").'
+    yield not told, "nobody has told the bot a favorite thing.", tell
     asked = [
-        (question.text.lower().partition("what is my favorite ")[2].strip("?.! "), reply.text)
-        for question, reply in pairwise(messages)
-        if question.type == "human" and "what is my favorite " in question.text.lower()
+        (found[1], reply)
+        for (question, reply), message in zip(pairwise(said), messages, strict=False)
+        if message.type == "human"
+        if (found := re.search(r"what(?:'s| is) my favorite (.+?)[?.! ]*$", question))
     ]
-    yield not asked, "the bot has not been asked for it."
+    yield not asked, "the bot has not been asked for it.", ""
     thing, reply = asked[-1]
     unknown = f"the bot does not know your favorite {thing}: nobody has told it."
-    yield thing not in told, unknown
-    yield told[thing] not in reply.lower(), "the bot does not know the answer."
+    same = f'Ask with the word you told it: ask("What is my favorite {[*told][-1]}?").'
+    yield thing not in told, unknown, same
+    yield told[thing] not in reply, "the bot does not know the answer.", tell
 
 
 @_exercise(
     "connect() would encrypt everything on the way to 10.1.2.3.",
     "An endpoint is SCHEME://HOST:PORT.",
-    "The scheme says whether there is TLS.",
-    "The schemes that end in s have TLS.",
 )
 def check_endpoint(my_endpoint: str) -> _Problems:
     """Notebook 1: an endpoint for Valkey at 10.1.2.3, the usual port, with TLS."""
-    yield not my_endpoint, "my_endpoint is empty."
+    yield not my_endpoint, "my_endpoint is empty.", ""
     endpoint = Endpoint.parse(my_endpoint)
-    is_other = (endpoint.host, endpoint.port) != ("10.1.2.3", 6379)
-    yield is_other, f"this is {endpoint.host or 'no address'}, port {endpoint.port}."
-    yield not endpoint.tls, "this one has no TLS."
+    found = f"this is {endpoint.host or 'no address'}, port {endpoint.port}."
+    host = "The host is the address that the colleague told you, 10.1.2.3."
+    yield endpoint.host != "10.1.2.3", found, host
+    port = "6378 is for TLS on Memorystore for Redis. Valkey uses 6379, with TLS and without."
+    other = "The usual port is 6379; you can also leave it out."
+    yield endpoint.port != 6379, found, port if endpoint.port == 6378 else other
+    yield not endpoint.tls, "this one has no TLS.", "The schemes that end in s have TLS."
 
 
 @_exercise(
     "A question and its answer, in one round trip.",
     "Make a history with the session id and our KEY_PREFIX.",
-    "Clear it first if you have tried before.",
-    "add_messages takes a list: [HumanMessage(...), AIMessage(...)].",
 )
 def check_turn(tea: MemorystoreChatMessageHistory) -> _Problems:
     """Notebook 2: one question and its answer, stored together."""
+    yield _unprefixed(tea, "tea")
     kinds = [message.type for message in tea.messages]
-    words = f"the session holds {kinds or 'nothing'}, not ['human', 'ai']."
-    yield kinds != ["human", "ai"], words
+    problem = f"the session holds {kinds or 'nothing'}, not ['human', 'ai']."
+    add = "add_messages takes a list: tea.add_messages([HumanMessage(...), AIMessage(...)])."
+    order = "The question, a HumanMessage, comes first, and the answer, an AIMessage, second."
+    again = "Put tea.clear() before it: what an earlier try stored is still there."
+    hint = order if kinds == ["ai", "human"] else again if len(kinds) > 2 else add
+    yield kinds != ["human", "ai"], problem, hint
+    client: Any = vars(tea).get("client") or vars(tea)["_client"]
+    appends = {json.loads(element)["id"] for element in client.lrange(tea.key, 0, -1)}
+    one = "Give both messages to one call: tea.add_messages([question, answer])."
+    yield len(appends) > 1, "question and answer were stored in two calls.", one
 
 
 @_exercise(
     "Your chatbot remembers two exchanges, and forgets after an hour.",
     "Two options of the history do it, and clear() starts over.",
-    "How much is read is the window. How long it lives is the ttl, in seconds.",
-    "window=4 and ttl=3600; then add_messages three times, two messages each.",
 )
 def check_short_memory(client: Client, short_memory: MemorystoreChatMessageHistory) -> _Problems:
     """Notebook 2: six messages stored, four read, gone after an hour."""
+    yield _unprefixed(short_memory, "exercise")
     yield _counts(short_memory, 6, 4)
     left = client.ttl(short_memory.key)
-    yield not 3500 < left <= 3600, "the session does not expire in one hour."
+    hint = "How long it lives is ttl=, in seconds: an hour is 3600."
+    yield not 3500 < left <= 3600, "the session does not expire in one hour.", hint
 
 
-@_exercise(
-    "A week from now, the server deletes it by itself.",
-    "sessions.expire does it.",
-    "It takes a list of session ids as its second argument.",
-    "ttl= is in seconds, and dry_run=False makes it real.",
-)
+@_exercise("A week from now, the server deletes it by itself.", "sessions.expire does it.")
 def check_week(client: Client, history: MemorystoreChatMessageHistory) -> _Problems:
     """Notebook 3: one stored session expires in a week."""
     left = client.ttl(history.key)
-    yield left == -1, "the session has no TTL."
-    yield left < 0, "the session is gone."
+    trial = "sessions.expire does it. Without dry_run=False it is a trial run."
+    yield left == -1, "the session has no TTL.", trial
+    again = "Run the notebook again from the top."
+    yield left < 0, "the session is gone.", again
     days = left / DAY
-    yield not 6.9 < days <= 7, f"the session expires in {days:.1f} days."
+    seconds = "ttl= is in seconds: a week is 7 * 24 * 60 * 60."
+    yield not 6.9 < days <= 7, f"the session expires in {days:.1f} days.", seconds
     key_prefix = history.key.removesuffix(history.session_id)
     found = sessions.scan(client, key_prefix=key_prefix)
     others = sorted(s.id for s in found if s.ttl is not None and s.id != history.session_id)
-    yield bool(others), f"{', '.join(others)} expire, too. Run the notebook again from the top."
+    one = f"{again} The second argument names the sessions: [{history.session_id!r}]."
+    yield bool(others), f"{', '.join(others)} expire, too.", one
 
 
 @_exercise(
     "Only the short conversations are left.",
     "sessions.scan knows how many messages each session has.",
-    "Make a list of the ids whose session has four messages or more.",
-    "Give the list to sessions.delete as its second argument, with key_prefix and dry_run.",
 )
 def check_chatty(client: Client, key_prefix: str) -> _Problems:
     """Notebook 3: only the sessions of four messages or more are deleted."""
     counts = {s.id: s.messages for s in sessions.scan(client, key_prefix=key_prefix)}
-    yield max(counts.values(), default=0) >= 4, "there are sessions with four messages or more."
-    words = "a short conversation is gone, too. Run the notebook again from the top."
-    yield not {"alan", "grace"} <= counts.keys(), words
+    gone = "a short conversation is gone, too."
+    again = "Run the notebook again from the top, and keep those with fewer than four."
+    yield not {"alan", "grace"} <= counts.keys(), gone, again
+    yield max(counts.values(), default=0) >= 4, "there are sessions with four messages or more.", ""
 
 
 @_exercise(
     "One user, two conversations, and neither knows the other.",
     "history_of(user, conversation) makes the history.",
-    'Use ask(history_of("kay", "work"), ...), then the same with "home".',
 )
 def check_two_conversations(
     history_of: Callable[[str, str], MemorystoreChatMessageHistory], user: str
@@ -174,16 +188,17 @@ def check_two_conversations(
     """Notebook 4: one user has told each of two conversations something."""
     first, second = (history_of(user, name).messages for name in ("work", "home"))
     missing = f"{user}'s conversations 'work' and 'home' are not both there."
-    yield not first or not second, missing
+    name = "home" if first else "work"
+    hint = f'ask(history_of("{user}", "{name}"), "...") is missing.' if first or second else ""
+    yield not first or not second, missing, hint
     # The newest questions, so that a wrong try does not stand in the way.
-    yield first[-2].text == second[-2].text, "both conversations were told the same words."
+    same = first[-2].text == second[-2].text
+    yield same, "both conversations were told the same words.", "Tell one of them something else."
 
 
 @_exercise(
     "It remembers one exchange, and no more.",
     "Make a history inside the function, then use ask from above.",
-    'The session id is f"brief/{user_id}", under our KEY_PREFIX.',
-    "window=2 loads the newest two messages.",
 )
 def check_briefly(
     ask: Callable[[str, str], object],
@@ -195,96 +210,106 @@ def check_briefly(
     questions = ["My name is Kay.", "My favorite fruit is plum.", "What is my name?"]
     replies = [ask("tester", question) for question in questions]
     is_other = not all(isinstance(reply, str) for reply in replies)
-    yield is_other, "ask_briefly should return the text of the reply."
+    text = "return ask(history, question): it returns the text."
+    hint = "" if replies[0] is None else text
+    yield is_other, "ask_briefly should return the text of the reply.", hint
     stored = [message.content for message in test.messages[::2]]
-    yield stored != questions, "all three turns should be stored in the session 'brief/tester'."
+    where = 'The session id is f"brief/{user_id}", under our KEY_PREFIX; ask() saves the turn.'
+    missing = "all three turns should be stored in the session 'brief/tester'."
+    yield stored != questions, missing, where
     knows = "it still knows the name, so it loads more than two messages."
-    yield "Kay" in str(replies[2]), knows
+    yield "Kay" in str(replies[2]), knows, "window=2 loads the newest two messages."
 
 
 @_exercise(
     "Your function is a tool now, and its result is part of the conversation.",
     "A tool is a function with type hints and a docstring.",
-    "Give create_agent a list with your function, and the middleware as above.",
-    "Ask a question that only your function can answer.",
 )
 def check_tool(history: MemorystoreChatMessageHistory, name: str) -> _Problems:
     """Notebook 5: an agent called a tool of the reader's."""
     messages = history.messages
-    yield not messages, "the agent has not been asked in this thread."
+    yield not messages, "the agent has not been asked in this thread.", ""
     calls = [c["name"] for m in messages if isinstance(m, AIMessage) for c in m.tool_calls]
-    words = f"the agent has not called {name}; it called {calls or 'nothing'}."
-    yield name not in calls, words
+    problem = f"the agent has not called {name}; it called {calls or 'nothing'}."
+    other = f"Your function's name is {calls[-1]}; call it {name}." if calls else ""
+    without = f"Ask the agent that has your function: make_agent([{name}])."
+    yield name not in calls, problem, other or without
     results = [m for m in messages if isinstance(m, ToolMessage)]
-    yield not results, "the tool has not answered."
+    yield not results, "the tool has not answered.", "Ask again: the call was not carried out."
 
 
 @_exercise(
-    "One agent, two conversations, no mix-up.",
-    "ask(agent, thread_id, question) is all you need.",
-    "Tell each thread its name before you ask for it.",
+    "One agent, two conversations, no mix-up.", "ask(agent, thread_id, question) is all you need."
 )
 def check_two_threads(
     answers: Sequence[str], history_of: Callable[[str], MemorystoreChatMessageHistory]
 ) -> _Problems:
     """Notebook 5: one agent, two threads, no mix-up."""
-    yield len(answers) != 2, f"answers holds {len(answers)}, not two."
+    yield len(answers) != 2, f"answers holds {len(answers)}, not two.", ""
     counts = [len(history_of(thread)) for thread in ("kay", "lee")]
-    yield min(counts) < 4, f"the threads 'kay' and 'lee' hold {counts} messages, not 4 each."
+    tell = "Tell each thread its name before you ask for it."
+    problem = f"the threads 'kay' and 'lee' hold {counts} messages, not 4 each."
+    yield min(counts) < 4, problem, tell
     named = "Kay" in answers[0] and "Lee" in answers[1]
-    yield not named, "the answers should name Kay and Lee, in this order."
+    order = "Put the answer of the thread 'kay' first."
+    swapped = "Lee" in answers[0] and "Kay" in answers[1]
+    problem = "the answers should name Kay and Lee, in this order."
+    yield not named, problem, order if swapped else tell
 
 
 @_exercise(
     "The tool did not run, and the agent was told why.",
     'First ask(agent, "grace", ...), which stops before the tool.',
-    "Then resume as approve() does, in the thread of Grace.",
-    'The decision is {"type": "reject", "message": "..."}.',
 )
 def check_rejected(agent: Any, config: dict[str, Any]) -> _Problems:
     """Notebook 6: a call that waited was rejected, and the turn went on."""
     state = agent.get_state(config)
     messages = state.values.get("messages", [])
-    yield not messages, "nobody has asked the agent anything in this thread."
-    yield bool(state.interrupts), "the agent still waits for a decision."
+    yield not messages, "nobody has asked the agent anything in this thread.", ""
+    resume = "Resume the turn: agent.invoke(Command(resume=no), ...) with the thread of Grace."
+    yield bool(state.interrupts), "the agent still waits for a decision.", resume
     results = [m for m in messages if isinstance(m, ToolMessage)]
-    yield not results, "the agent has not been asked to cancel a booking."
-    yield results[-1].status != "error", "the booking was canceled."
+    cancel = 'Ask it: "Please cancel booking 7."'
+    yield not results, "the agent has not been asked to cancel a booking.", cancel
+    decision = 'Begin again with saver.delete_thread("grace"). The decision\'s type is "reject".'
+    yield results[-1].status != "error", "the booking was canceled.", decision
 
 
 @_exercise(
     "It stores little more than the conversation, for a day.",
     "make_saver takes the options of MemorystoreSaver.",
-    "They are keep, and ttl in seconds.",
-    "make_agent(my_saver) makes an agent that uses it.",
 )
 def check_keep(client: Client, my_saver: Any, key_prefix: str) -> _Problems:
     """Notebook 6: the thread "lee" keeps one checkpoint, for a day."""
     is_other = not hasattr(my_saver, "get_tuple")
-    yield is_other, f"my_saver is a {type(my_saver).__name__}, not a checkpointer."
+    yield is_other, f"my_saver is a {type(my_saver).__name__}, not a checkpointer.", ""
     count = len(list(my_saver.list({"configurable": {"thread_id": "lee"}})))
-    yield count == 0, "the thread 'lee' is empty."
-    yield count > 1, f"the thread 'lee' has {count} checkpoints."
+    use = 'ask(make_agent(model, my_saver), "lee", "...") uses it in the thread "lee".'
+    yield count == 0, "the thread 'lee' is empty.", use
+    fewer = "keep=1 drops all but the newest; delete the thread, then ask again."
+    yield count > 1, f"the thread 'lee' has {count} checkpoints.", fewer
     left = client.ttl(f"{key_prefix}checkpoints:lee")
-    yield not 0 < left <= DAY, "the thread does not expire in a day."
+    where = "Make it with make_saver(...), which knows the server and our KEY_PREFIX."
+    yield left == -2, "the thread is not stored under our prefix.", where
+    hint = "ttl= is in seconds: a day is 24 * 3600."
+    yield not 0 < left <= DAY, "the thread does not expire in a day.", hint
 
 
-@_exercise(
-    "That one turn is all that the users noticed.",
-    "run.seconds has the time of each turn.",
-    "Python's max finds the largest.",
-)
+@_exercise("That one turn is all that the users noticed.", "run.seconds has the time of each turn.")
 def check_slowest(slowest: Any, seconds: Sequence[float]) -> _Problems:
-    """Notebook 7: the longest turn of the fail-over, in seconds."""
+    """Notebook 7: the longest turn of the failover, in seconds."""
     is_other = isinstance(slowest, bool) or not isinstance(slowest, int | float)
-    yield is_other, f"slowest is a {type(slowest).__name__}, not a number."
-    yield abs(slowest - max(seconds)) > 0.01, "this is not the time of the longest turn."
+    number = "A number alone: max(...) of run.seconds, without text around it."
+    yield is_other, f"slowest is a {type(slowest).__name__}, not a number.", number
+    problem = "this is not the time of the longest turn."
+    milliseconds = abs(slowest - 1000 * max(seconds)) < 10
+    hint = "In seconds, not milliseconds." if milliseconds else "Python's max finds the largest."
+    yield abs(slowest - max(seconds)) > 0.01, problem, hint
 
 
 @_exercise(
     "It forgets what it should, and a dead server is no reason to.",
     "Four options of the history do it, beside the client and the session id.",
-    "They are key_prefix, ttl in seconds, window, and max_messages.",
 )
 def check_production(
     make_history: Callable[[str], MemorystoreChatMessageHistory | None],
@@ -296,24 +321,47 @@ def check_production(
     # Nodes 1 to 3 begin as primaries: one that still is one has its replica.
     names = ("kay", "edsger", "linus", "grace", "ada")
     users = [user for user in names if cluster.primary_of(key_prefix + user) <= 3]
-    words = "the cluster has no replica left: run the notebook again from *A cluster* on."
-    yield not users, words
+    again = "Run the notebook again from *A cluster* on."
+    yield not users, "the cluster has no replica left.", again
     history = make_history(users[0])
     if history is None:
-        yield True, "production_history returns None."
+        yield True, "production_history returns None.", ""
         return
     history.clear()
     history.add_messages([HumanMessage(f"message {n}") for n in range(1, 206)])
+    prefix = "key_prefix=KEY_PREFIX, and the session id is the user."
+    key = f"the session's key is {history.key!r}, not {key_prefix + users[0]!r}."
+    yield history.key != key_prefix + users[0], key, prefix
+    elsewhere = "The first argument is cluster_client."
+    stored = client.llen(history.key)
+    yield not stored, "the session is not stored on the cluster.", elsewhere
+    yield _counts(history, 200, 20)
+    days = client.ttl(history.key) / DAY
+    seconds = "ttl= is in seconds: 30 * 24 * 3600."
+    yield not 29 < days <= 30, "the session does not expire in 30 days.", seconds
     if cluster.running >= 5:
         cluster.kill(cluster.primary_of(history.key))
     history.add_user_message("Are you still there?")
     yield _counts(history, 200, 20)
-    days = client.ttl(history.key) / DAY
-    yield not 29 < days <= 30, "the session does not expire in 30 days."
 
 
-def _counts(history: MemorystoreChatMessageHistory, stored: int, read: int) -> tuple[bool, str]:
-    """Whether a session holds other numbers of messages than it should."""
+def _unprefixed(history: MemorystoreChatMessageHistory, session_id: str) -> tuple[bool, str, str]:
+    """Say whether a session is stored under another key than a notebook's prefix and its name."""
+    is_right = history.key.startswith("tutorial-") and history.session_id == session_id
+    problem = f"its key is {history.key!r}, not KEY_PREFIX and {session_id!r}."
+    return not is_right, problem, f'Make it with session_id="{session_id}", key_prefix=KEY_PREFIX.'
+
+
+def _counts(
+    history: MemorystoreChatMessageHistory, stored: int, read: int
+) -> tuple[bool, str, str]:
+    """Say whether a session holds other numbers of messages than it should."""
     found = len(history), len(history.messages)
-    words = f"{found[0]} messages are stored and {found[1]} are read, not {stored} and {read}."
-    return found != (stored, read), words
+    problem = f"{found[0]} messages are stored and {found[1]} are read, not {stored} and {read}."
+    if found[0] < stored:
+        hint = f"Store {stored} messages; max_messages=, if you use it, must not be smaller."
+    elif found[0] > stored:
+        hint = "clear() removes what an earlier try stored; max_messages= bounds what is stored."
+    else:
+        hint = f"How much is read is window={read}."
+    return found != (stored, read), problem, hint

@@ -253,7 +253,11 @@ def _json(value: object) -> str:
 
     try:
         one = json.dumps(value, ensure_ascii=False, default=named)
-        return one if len(one) <= 60 else json.dumps(value, ensure_ascii=False, default=named, indent=2)
+        return (
+            one
+            if len(one) <= 60
+            else json.dumps(value, ensure_ascii=False, default=named, indent=2)
+        )
     except (TypeError, ValueError, RecursionError):
         return f"{type(value).__name__} that cannot be written as JSON"
 

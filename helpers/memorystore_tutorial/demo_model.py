@@ -339,9 +339,7 @@ class _Talk:
             topic = re.sub(r"^(?:my|the|a|an) ", "", topic)
             words = {*_stems(topic)}
             lines = [line for said in earlier for line in re.split(r"(?<=[.!?])\s+", said)]
-            quotes = [
-                line for line in lines if not _asks(line) and words & {*_stems(line)}
-            ]
+            quotes = [line for line in lines if not _asks(line) and words & {*_stems(line)}]
             if quotes:
                 return "You told me: " + " ".join(f'"{quote}"' for quote in quotes[-3:]), True
             known = [_sentence(fact) for fact in self.memories.values() if words & {*_stems(fact)}]

@@ -60,7 +60,7 @@ def sign_in(project_id: str | None = None) -> str | None:
 def _look_for_credentials(project: str, environment: Environment) -> None:
     """Say whether there are Application Default Credentials."""
     try:
-        auth = require("google.auth", install="google-auth")
+        auth = require("google.auth", extra="google")
     except ModuleNotFoundError as error:
         say(f"Credentials were not looked for: {error}")
         return

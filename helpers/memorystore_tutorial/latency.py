@@ -18,7 +18,8 @@ from langchain_core.messages import AIMessage, HumanMessage
 from memorystore_chat.commands import Client
 from memorystore_chat.extras import require
 from memorystore_chat.history import MemorystoreChatMessageHistory
-from memorystore_tutorial.pictures import PLOT_FONT, plot, shown
+from memorystore_tutorial.pictures import shown
+from memorystore_tutorial.plots import PLOT_FONT, drawn, plot
 from memorystore_tutorial.tables import Table
 
 WINDOWS = (10, 20, 50, 100, 200, 500)
@@ -71,12 +72,12 @@ class Latency(list[Turns]):
     def _repr_mimebundle_(self, **_: object) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
         lines = (f"{row.window}: {_digits(row.p50)} and {_digits(row.p99)}" for row in self)
         words = f"{_TITLE}. Median and 99th percentile in ms, by window: {'; '.join(lines)}"
-        data, metadata = shown(self._axes().figure, words)._repr_mimebundle_()
+        data, metadata = shown(drawn(self._axes()), words)._repr_mimebundle_()
         return {**data, "text/plain": str(self)}, metadata
 
     def _axes(self) -> Any:
         """Both percentiles against the window, the time on a logarithmic scale."""
-        ticker = require("matplotlib.ticker", install="matplotlib")
+        ticker = require("matplotlib.ticker", extra="tutorial")
         axes = plot(4.5, title=_TITLE, x="messages loaded", y="milliseconds")
         for name, color, look in (("p50", "#1558b0", "o-"), ("p99", "#a8320a", "s--")):
             values = [getattr(row, name) for row in self]

@@ -29,7 +29,7 @@ def new_process(function: Callable[[], object]) -> None:
         >>> new_process(lambda: print("Hello from elsewhere."))
         Hello from elsewhere.
     """
-    cloudpickle = require("cloudpickle", install="cloudpickle")
+    cloudpickle = require("cloudpickle", extra="tutorial")
     try:
         copied = cloudpickle.dumps(function)
     except (TypeError, PicklingError) as error:

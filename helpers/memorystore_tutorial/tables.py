@@ -166,7 +166,9 @@ def sessions_table(client: Client, *, key_prefix: str = "", limit: int = 50) -> 
     def ago(last: datetime | None) -> str:
         # Clocks differ: what another machine did just now may lie ahead.
         seconds = 0.0 if last is None else (now - last).total_seconds()
-        return "unknown" if last is None else f"{_span(seconds)} ago" if seconds >= 60 else "just now"
+        return (
+            "unknown" if last is None else f"{_span(seconds)} ago" if seconds >= 60 else "just now"
+        )
 
     return Table(
         shown,

@@ -1,45 +1,25 @@
-"""A conversation that goes on while a server dies: `practice_cluster` and `fail_over`."""
+"""A conversation that goes on while a server dies: `failover`, the kill and its plot."""
 
 import time
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from io import BytesIO
 from typing import Any
 
 from langchain_core.messages import AIMessage, HumanMessage
 
+from memorystore_chat.extras import require
 from memorystore_chat.history import MemorystoreChatMessageHistory
 from memorystore_tutorial import practice
-from memorystore_tutorial.pictures import PLOT_FONT, plot, shown
+from memorystore_tutorial.pictures import shown
 
-_kept: list[practice.Cluster] = []
-
-
-def practice_cluster() -> practice.Cluster:
-    """The practice cluster of this program, whole: another is started once nodes were killed.
-
-    Returns:
-        Three primaries, each with a replica. It ends with the program, or with its ``stop()``.
-
-    Raises:
-        ConnectError: There is no Valkey for this platform, or it does not start.
-
-    Example:
-        >>> cluster = practice_cluster()
-        >>> practice_cluster() is cluster, cluster.running
-        (True, 6)
-        >>> cluster.stop()
-    """
-    if _kept and _kept[0].running < 6:
-        _kept.pop().stop()
-    if not _kept:
-        _kept.append(practice.cluster())
-    return _kept[0]
+PLOT_FONT = 14  # points; readable where a narrow window halves the picture
 
 
 @dataclass(frozen=True, repr=False)
-class FailOver:
-    """What became of the messages, and how long each turn took.
+class Failover:
+    """What became of the messages, and how long each turn took. Shows itself as a plot.
 
     Attributes:
         seconds: The time of each turn, the first one first.
@@ -64,6 +44,10 @@ class FailOver:
             f"{max(self.seconds):.1f} s."
         )
 
+    def _repr_mimebundle_(self, **_: object) -> Any:
+        data, metadata = self.plot()._repr_mimebundle_()
+        return {**data, "text/plain": repr(self)}, metadata
+
     def plot(self) -> Any:
         """Draw the milliseconds of each turn: a picture, which shows itself in a notebook."""
         title = (
@@ -81,16 +65,16 @@ class FailOver:
         words = f"{longest:.1f} s until the replica has taken over"
         axes.text(self.killed_at + 2, 1000 * longest, words, va="center", fontsize=PLOT_FONT)
         axes.grid(visible=True, alpha=0.3)
-        return shown(axes.figure, f"Milliseconds of each turn: flat, one spike, flat. {self}")
+        return shown(drawn(axes), f"Milliseconds of each turn: flat, one spike, flat. {self!r}")
 
 
-def fail_over(
+def failover(
     history: MemorystoreChatMessageHistory,
     cluster: practice.Cluster,
     *,
     turns: int = 100,
     kill_at: int = 40,
-) -> FailOver:
+) -> Failover:
     """Hold a conversation, kill the primary that stores it, and keep account.
 
     Prints a line when the server is killed and one at the end. The first turn that fails ends the
@@ -101,6 +85,9 @@ def fail_over(
         cluster: The cluster.
         turns: How many questions and answers.
         kill_at: In which of them the primary is killed, by a thread of its own.
+
+    Returns:
+        The account, which shows itself as a plot.
 
     Raises:
         ConnectError: No replica took over in time.
@@ -126,7 +113,7 @@ def fail_over(
             time.sleep(0.01)  # people take longer
     stored = Counter(message.text for message in history.messages)
     print(f"Turn {turns}: node {cluster.primary_of(history.key)} answers.")  # noqa: T201
-    return FailOver(
+    return Failover(
         seconds=tuple(seconds),
         killed_at=kill_at,
         attempted=len(acknowledged),
@@ -134,3 +121,24 @@ def fail_over(
         doubled=sum(times - 1 for times in stored.values()),
         lost=sum(text not in stored for text in acknowledged),
     )
+
+
+def plot(height: float, *, title: str, x: str, y: str) -> Any:
+    """Return the axes of a white plot, 9 inches wide and so many high, logarithmic upwards."""
+    figure = require("matplotlib.figure", extra="tutorial").Figure
+    ticker = require("matplotlib.ticker", extra="tutorial")
+    axes = figure(figsize=(9, height), facecolor="white", layout="constrained").subplots()
+    axes.set_title(title, fontsize=PLOT_FONT, weight="bold", loc="left")
+    axes.set_xlabel(x, fontsize=PLOT_FONT)
+    axes.set_ylabel(y, fontsize=PLOT_FONT)
+    axes.tick_params(labelsize=PLOT_FONT)
+    axes.set_yscale("log")
+    axes.yaxis.set_major_formatter(ticker.StrMethodFormatter("{x:,g}"))
+    return axes
+
+
+def drawn(axes: Any) -> bytes:
+    """Return a plot as PNG, twice as wide as a page shows it, for sharp screens."""
+    out = BytesIO()
+    axes.figure.savefig(out, format="png", dpi=160, metadata={"Software": None})
+    return out.getvalue()

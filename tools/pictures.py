@@ -1,0 +1,203 @@
+"""Draw the pictures of the series into the tutorial package: python tools/pictures.py
+
+Each is a PNG of 1,440 pixels, shown at 720, beside a text file with its alternative text.
+"""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from matplotlib.figure import Figure
+from matplotlib.patches import FancyBboxPatch
+
+FOLDER = Path(__file__).parents[1] / "helpers" / "memorystore_tutorial" / "images"
+INK, QUIET = "#202124", "#5f6368"
+BLUE, GREEN, AMBER, RED, GRAY = "#d2e3fc", "#ceead6", "#feefc3", "#fad2cf", "#f1f3f4"
+
+
+class _Canvas:
+    """A white page of 9 inches, whose units are hundredths of its width."""
+
+    def __init__(self, height: float) -> None:
+        self.figure = Figure(figsize=(9, height * 0.09), facecolor="white")
+        self.axes = self.figure.add_axes((0, 0, 1, 1))
+        self.axes.set(xlim=(0, 100), ylim=(0, height))
+        self.axes.axis("off")
+
+    def text(self, x: float, y: float, text: str, **options: Any) -> None:
+        """Write around a point."""
+        style = {"ha": "center", "va": "center", "fontsize": 13, "color": INK} | options
+        self.axes.text(x, y, text, **style)
+
+    def box(self, x: float, y: float, width: float, height: float, text: str, color: str) -> None:
+        """A box with its lower left corner at a point; the text's first line is bold."""
+        look = {"boxstyle": "round,pad=0,rounding_size=1.2", "edgecolor": QUIET, "linewidth": 1}
+        patch = FancyBboxPatch((x, y), width, height, facecolor=color, **look)
+        self.axes.add_patch(patch)
+        title, _, more = text.partition("\n")
+        middle = y + height / 2
+        self.text(x + width / 2, middle + (1.6 if more else 0), title, weight="bold")
+        if more:
+            self.text(x + width / 2, middle - 1.8, more, fontsize=11)
+
+    def arrow(
+        self, start: tuple[float, float], end: tuple[float, float], text: str = "", **options: Any
+    ) -> None:
+        """An arrow with its words above the middle, or where ``at`` says."""
+        at = options.pop("at", ((start[0] + end[0]) / 2, (start[1] + end[1]) / 2 + 2))
+        line = {"arrowstyle": "-|>", "color": INK, "linewidth": 1.6, "shrinkA": 0, "shrinkB": 0}
+        self.axes.annotate("", end, start, arrowprops=line | options)
+        if text:
+            self.text(at[0], at[1], text, fontsize=11)
+
+
+def _turn(page: _Canvas) -> str:
+    page.box(2, 12, 25, 18, "Memorystore\none list per session", GREEN)
+    page.box(40, 12, 20, 18, "Your program\nload, ask, save", BLUE)
+    page.box(73, 12, 25, 18, "Model\ndemo model or Gemini", AMBER)
+    page.arrow((27, 27), (40, 27), "1  load", at=(33.5, 33))
+    page.arrow((60, 27), (73, 27), "2  ask", at=(66.5, 33))
+    page.arrow((73, 16), (60, 16), "answer", at=(66.5, 9))
+    page.arrow((40, 16), (27, 16), "3  save", at=(33.5, 9))
+    page.text(50, 3, "Two round trips to the server per turn: one read, one write.", fontsize=12)
+    return (
+        "From left to right: Memorystore, your program, the model. 1: the program loads the "
+        "conversation from Memorystore. 2: it asks the model with it and gets the answer. 3: it "
+        "saves question and answer in Memorystore. That is two round trips per turn."
+    )
+
+
+def _list(page: _Canvas) -> str:
+    page.text(50, 31, "key  tutorial-basic:session1", weight="bold", fontsize=14)
+    kinds = (("human", BLUE), ("ai", AMBER), ("human", BLUE), ("ai", AMBER))
+    words = (
+        "Hi! My name\nis Ada.",
+        "Nice to meet\nyou, Ada.",
+        "How long should\ngreen tea steep?",
+        "Two to three minutes,\nin water at 80 °C.",
+    )
+    for index, ((kind, color), text) in enumerate(zip(kinds, words, strict=True)):
+        x = 4 + index * 24
+        page.box(x, 11, 20, 15, "", color)
+        page.text(x + 10, 23, kind, weight="bold", fontsize=12)
+        page.text(x + 10, 16, text, fontsize=10.5)
+        page.text(x + 10, 8, f"element {index}", fontsize=11, color=QUIET)
+        if index:
+            page.arrow((x - 4, 18.5), (x, 18.5))
+    page.text(14, 3.5, "oldest", fontsize=12)
+    page.text(96, 3.5, "newest: an append goes here", fontsize=12, ha="right")
+    return (
+        "A session is one list on the server. Its elements are the messages, the oldest first; an "
+        "append adds to the end."
+    )
+
+
+def _life(page: _Canvas) -> str:
+    page.arrow((4, 14), (97, 14))
+    page.text(97, 10.5, "time", fontsize=12, ha="right")
+    for x, text, color in (
+        (12, "first message\nTTL starts", GREEN),
+        (36, "next message\nTTL starts anew", GREEN),
+        (60, "a copy, with\nsessions.export", BLUE),
+        (86, "TTL over, clear(),\nor sessions.delete", RED),
+    ):
+        page.box(x - 10, 20, 20, 11, "", color)
+        page.text(x, 25.5, text, fontsize=12)
+        page.arrow((x, 20), (x, 14.6))
+    page.text(24, 10.5, "the session exists", fontsize=12)
+    page.text(50, 4, "A deleted session is gone for good; only a copy brings it back.", fontsize=12)
+    return (
+        "A session begins with its first message, and each message starts its time to live anew. "
+        "It ends when that is over, or when it is cleared or deleted."
+    )
+
+
+def _loop(page: _Canvas) -> str:
+    page.box(3, 18, 20, 13, "Load\nthe session", GREEN)
+    page.box(38, 29, 24, 13, "Model\nanswer, or call a tool?", AMBER)
+    page.box(38, 6, 24, 13, "Tool\nyour function", BLUE)
+    page.box(77, 18, 20, 13, "Save\nthe whole turn", GREEN)
+    page.arrow((23, 27), (38, 34), "question", at=(28, 33.8))
+    page.arrow((46, 29), (46, 19), "call", at=(42, 24))
+    page.arrow((54, 19), (54, 29), "result", at=(59, 24))
+    page.arrow((62, 34), (77, 27), "answer", at=(72, 33.8))
+    page.text(50, 45, "ChatHistoryMiddleware does the green steps", fontsize=12)
+    page.text(
+        50, 2, "The call and its result are saved with the question and the answer.", fontsize=12
+    )
+    return (
+        "The middleware loads the session. The model answers or calls a tool, whose result goes "
+        "back to the model. Then the middleware saves the whole turn."
+    )
+
+
+def _threads(page: _Canvas) -> str:
+    page.text(50, 42, "thread ada", weight="bold", fontsize=14)
+    steps = (
+        ("question\ncancel booking 42", BLUE),
+        ("model\ncalls the tool", GREEN),
+        ("waits\nfor a yes", AMBER),
+        ("tool\ncanceled", GREEN),
+        ("model\nanswers", GREEN),
+    )
+    for index, (text, color) in enumerate(steps):
+        x = 1 + index * 20
+        page.box(x, 26, 17, 11, text, color)
+        if index:
+            page.arrow((x - 3, 31.5), (x, 31.5))
+    page.text(59.5, 34.5, "yes", fontsize=12)
+    page.arrow((49.5, 26), (61, 17.5), "no", at=(51, 19.5))
+    page.box(61, 8, 17, 11, "tool\nnot run", RED)
+    page.box(81, 8, 17, 11, "model\nanswers", GREEN)
+    page.arrow((78, 13.5), (81, 13.5))
+    page.text(
+        50, 3, "Each box is a checkpoint: the agent's whole state after one step.", fontsize=12
+    )
+    return (
+        "A thread as a chain of checkpoints, one after each step: the question, the model's call, "
+        "a pause that waits for a yes, the tool, the answer. A second branch begins at the pause, "
+        "with a no."
+    )
+
+
+def _cluster(page: _Canvas) -> str:
+    page.box(36, 37, 28, 10, "Your program", BLUE)
+    for index, slots in enumerate(("0-5460", "5461-10922", "10923-16383")):
+        x = 5 + index * 32
+        page.box(x, 19, 26, 11, f"Primary {index + 1}\nhash slots {slots}", GREEN)
+        page.box(x, 3, 26, 9, f"Replica {index + 4}", GRAY)
+        page.arrow((x + 13, 19), (x + 13, 12), "copies", at=(x + 18.5, 15.5))
+        page.arrow((50, 37), (x + 13, 30.3), linewidth=2.2 if index == 1 else 0.8)
+    page.text(78, 41.5, "A session's key decides\nwhich primary has it.", fontsize=12)
+    page.text(21, 41.5, "If a primary dies, its\nreplica takes over.", fontsize=12)
+    return (
+        "A cluster of three primaries, each with a replica that copies it. A session's key decides "
+        "which primary has it."
+    )
+
+
+PICTURES: dict[str, tuple[int, Callable[[_Canvas], str]]] = {
+    "turn": (40, _turn),
+    "list": (34, _list),
+    "life": (34, _life),
+    "loop": (48, _loop),
+    "threads": (46, _threads),
+    "cluster": (50, _cluster),
+}
+"""Name -> its height, and what draws it and returns its words."""
+
+
+def main() -> None:
+    """Draw all pictures."""
+    FOLDER.mkdir(exist_ok=True)
+    for name, (height, draw) in PICTURES.items():
+        page = _Canvas(height)
+        words = draw(page)
+        file = FOLDER / f"{name}.png"
+        page.figure.savefig(file, dpi=160, metadata={"Software": None})
+        file.with_suffix(".txt").write_text(f"{words}\n")
+        print(file)
+
+
+if __name__ == "__main__":
+    main()
