@@ -1,4 +1,4 @@
-"""Draw the pictures of the series into the tutorial package: python tools/pictures.py
+"""Draw the pictures of the series into the tutorial package.
 
 Each is a PNG of 1,440 pixels, shown at 720, beside a text file with its alternative text.
 """
@@ -26,12 +26,21 @@ class _Canvas:
 
     def text(self, x: float, y: float, text: str, **options: Any) -> None:
         """Write around a point."""
-        style = {"ha": "center", "va": "center", "fontsize": 13, "color": INK} | options
+        style: dict[str, Any] = {
+            "ha": "center",
+            "va": "center",
+            "fontsize": 13,
+            "color": INK,
+        } | options
         self.axes.text(x, y, text, **style)
 
     def box(self, x: float, y: float, width: float, height: float, text: str, color: str) -> None:
         """A box with its lower left corner at a point; the text's first line is bold."""
-        look = {"boxstyle": "round,pad=0,rounding_size=1.2", "edgecolor": QUIET, "linewidth": 1}
+        look: dict[str, Any] = {
+            "boxstyle": "round,pad=0,rounding_size=1.2",
+            "edgecolor": QUIET,
+            "linewidth": 1,
+        }
         patch = FancyBboxPatch((x, y), width, height, facecolor=color, **look)
         self.axes.add_patch(patch)
         title, _, more = text.partition("\n")

@@ -118,7 +118,7 @@ class ChatBox:
         try:
             answer = self._reply(text)
             if not isinstance(answer, str | AIMessage):
-                raise TypeError(
+                raise TypeError(  # noqa: TRY301
                     f"the function for the answers returned a {type_name(answer)}; it should "
                     "return text or an AIMessage"
                 )

@@ -151,8 +151,7 @@ def check_short_memory(client: Client, short_memory: MemorystoreChatMessageHisto
 def check_week(client: Client, history: MemorystoreChatMessageHistory) -> _Problems:
     """Notebook 3: one stored session expires in a week."""
     left = client.ttl(history.key)
-    trial = "sessions.expire does it. Without dry_run=False it is a trial run."
-    yield left == -1, "the session has no TTL.", trial
+    yield left == -1, "the session has no TTL.", ""
     again = "Run the notebook again from the top."
     yield left < 0, "the session is gone.", again
     days = left / DAY

@@ -34,7 +34,7 @@ _CALL_BLOCKS = {"tool_use", "tool_call", "tool_call_chunk", "function_call", "in
 _WHOLE = {"", "stop", "end_turn", "stop_sequence", "tool_use", "tool_calls", "function_call"}
 _WHOLE |= {"completed", "finish_reason_unspecified"}
 
-_ROLES = {each.lower(): each for each in "Human AI System Tool Function Remove".split()}
+_ROLES = {each.lower(): each for each in ["Human", "AI", "System", "Tool", "Function", "Remove"]}
 # Role -> its bubble. Translucent, so that the page's own color shows through in either theme.
 _LEFT = "border-radius:.2em .9em .9em;"
 _BUBBLES = {

@@ -1,3 +1,4 @@
+# ruff: noqa: E501
 """The chat model of the tutorial's offline mode: a few rules, and no AI service.
 
 Everything it says follows from the messages it is given. It knows English sentences of a few
@@ -33,7 +34,7 @@ from langchain_core.utils.function_calling import convert_to_openai_tool
 from pydantic import Field
 
 _ABOUT = "the small demo model of this tutorial: a few rules, offline, no AI service."
-_FALLBACKS = (
+FALLBACKS = (
     "I have no answer to that. Tell me something about you, such as: My dog is called Rex.",
     "That is beyond my few rules. Try a small sum: What is 6 times 7?",
     "I can't say. Ask me what you told me before: What do you know about me?",
@@ -84,6 +85,7 @@ _OTHERS = (
 )  # fmt: skip
 
 # Small talk: the first pattern that is found answers; {name} is ", Ada" or nothing.
+_STATES = r"(?:fine|here|good|ok|well|tired|sad|ill|sick|hungry|thirsty|bored|cold|lost|angry|back|new|in|at|a|an|the|so|not|very|sorry|happy|looking|from)\b"
 _TALK = [(re.compile(pattern, re.IGNORECASE), reply) for pattern, reply in {
     r"\bhow (?:are|r) you\b|\bhow(?:'s| is) it going|what's up": "I am fine, thank you{name}. And you?",
     r"\bhola\b|buen[oa]s (?:d[ií]as|tardes|noches)": "¡Hola{name}! ¿En qué puedo ayudarle?",
@@ -100,27 +102,59 @@ _TALK = [(re.compile(pattern, re.IGNORECASE), reply) for pattern, reply in {
     r"\bsorry\b": "No problem{name}.",
     r"\bi am (?:so |very |a bit |really )?(?:tired|sad|ill|sick|hungry|thirsty|bored|cold|lost|angry)":
         "I am sorry to hear that{name}. I can't change it, but I will listen.",
-    r"\b(?:i am|i'm|feeling) (?:\w+ )?(?:fine|good|great|happy|well|glad)\b|^(?:fine|good|great)\b":
+    r"\b(?:i am|i'm|feeling) (?:\w+ )?(?:fine|good|great|happy|well|glad)\b|^(?:fine|good|great)(?! \w)":
         "I am glad to hear that{name}. What can I do for you?",
     r"\bjoke\b": "Why do caches make good friends{name}? They remember you, for a while.",
     r"\bwhat (?:time|day|date)\b|\btoday's date\b": "I have no clock, so ask your own. But I do "
         "remember what you tell me.",
     r"\bi (?:love|like) you\b|\byou are (?:so |very )?(?:nice|great|kind|funny|smart|sweet)":
         "Thank you{name}, I do my best.",
-    r"\b(?:hello|hi|hey|good (?:morning|afternoon|evening)|greetings)\b": "Hello{name}.",
+    r"\bgood (?:morning|afternoon|evening)\b": "{greeting}{name}.",
+    r"\b(?:hello|hi|hey|greetings)\b": "Hello{name}.",
     r"^(?:cool|nice|wow|awesome|perfect|lol|haha|ok|okay|yes|no|sure|great)\b[\s!.]*$":
         "All right{name}. What else can I do for you?",
 }.items()]  # fmt: skip
 _SHORT = {
-    "wat": "what", "whats": "what's", "wats": "what's", "ur": "your", "u": "you", "im": "I'm",
+    "wat": "what", "nme": "name", "whats": "what's", "wats": "what's", "ur": "your", "u": "you", "im": "I'm",
     "plz": "please", "pls": "please", "colour": "color", "favourite": "favorite",
     "colours": "colors", "favourites": "favorites",
 }  # fmt: skip
-_SPELLED = (
-    "what where when which remember favorite color name know about weather summarize summary "
-    "messages first asked said told like help called thanks morning hello please cancel many"
-).split()
-_COUNT = dict(zip("one two three four five six seven eight nine ten".split(), range(1, 11)))
+_SPELLED = [
+    "what",
+    "where",
+    "when",
+    "which",
+    "remember",
+    "favorite",
+    "color",
+    "name",
+    "know",
+    "about",
+    "weather",
+    "summarize",
+    "summary",
+    "messages",
+    "first",
+    "asked",
+    "said",
+    "told",
+    "like",
+    "help",
+    "called",
+    "thanks",
+    "morning",
+    "hello",
+    "please",
+    "cancel",
+    "many",
+]
+_COUNT = dict(
+    zip(
+        ["one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten"],
+        range(1, 11),
+        strict=False,
+    )
+)
 _SUM = re.compile(
     r"(-?\d+(?:\.\d+)?)\s*(\+|plus|-|minus|\*|x|times|/|divided by|over)\s*(-?\d+(?:\.\d+)?)"
 )
@@ -277,7 +311,7 @@ class _Talk:
 
     @property
     def name(self) -> str:
-        """ ", Ada", or nothing if the guest has not told it."""
+        """Return a comma and the guest's name, or nothing."""
         return self.facts.get("name", "").replace("your name is ", ", ")
 
     def answer(self, choice: str) -> str | list[ToolCall]:
@@ -294,7 +328,7 @@ class _Talk:
         text, tools = self.text, self.tools if choice == "auto" else []
         if named := [tool for tool in tools if tool.is_named_in(text)]:
             return self._use([(tool, text) for tool in named])
-        if asked := _WHICH.fullmatch(self.last):
+        if _WHICH.fullmatch(self.last):
             if _NEVER_MIND.match(text):
                 return f"All right{self.name}. What else can I do for you?"
             if not _asks(text) and not _REQUEST.search(text) and len(text.split()) < 7:
@@ -419,17 +453,12 @@ class _Talk:
         if found := _SUM.search(_digits(low)):
             return _worked_out(float(found[1]), found[2], float(found[3]))
         for pattern, reply in _TALK:
-            if pattern.search(low.replace("i'm", "i am")):
-                asks = reply == "Hello{name}." and not self.name
-                back = self.memories and reply == "Hello{name}." and len(self.said) == 1
-                more = (
-                    " What is your name?"
-                    if asks
-                    else " It is good to see you again."
-                    if back
-                    else ""
-                )
-                return reply.format(name=self.name) + more
+            if found := pattern.search(low.replace("i'm", "i am")):
+                said = reply.format(name=self.name, greeting=found[0].capitalize())
+                greets = reply in ("Hello{name}.", "{greeting}{name}.")
+                asks = " What is your name?" if greets and not self.name else ""
+                back = greets and self.memories and len(self.said) == 1 and not asks
+                return f"{said}{asks}{' It is good to see you again.' if back else ''}"
         words = {*_stems(low)} - _LITTLE
         lines = [
             line
@@ -442,8 +471,8 @@ class _Talk:
 
     def _fallback(self) -> str:
         """Say that there is no answer, in other words than the last time, and what to try."""
-        start = len(self.text) % len(_FALLBACKS)
-        return next(each for each in (_FALLBACKS * 2)[start:] if each != self.last)
+        start = len(self.text) % len(FALLBACKS)
+        return next(each for each in (FALLBACKS * 2)[start:] if each != self.last)
 
     def _raw(self) -> list[str]:
         return [str(m.text) for m in self.messages if isinstance(m, HumanMessage)]
@@ -512,13 +541,15 @@ class _Talk:
             ):
                 return f"All right, I left it as it is{': ' + _sentence(refused[1]) if refused[1] else '.'}"
             return f"Sorry, that did not work: {_sentence(text or 'the tool said nothing', upper=False)}"
+        calls = (call for message in self.messages for call in getattr(message, "tool_calls", ()))
+        call = {call["id"]: call for call in calls}.get(result.tool_call_id, {})
+        if any(tool.remembers for tool in self.tools if tool.name == call.get("name")):
+            return self._small_talk(self.text, _facts([self.text])) or "I will remember that."
         if not text:
             return "It is done."
         if re.fullmatch(r"[A-Z].*\s.*[.!?]", text, re.DOTALL):
             return text  # the tool speaks in sentences itself
-        calls = (call for message in self.messages for call in getattr(message, "tool_calls", ()))
-        arguments = {call["id"]: call["args"] for call in calls}.get(result.tool_call_id, {})
-        about = next((v for v in arguments.values() if isinstance(v, str) and v), "")
+        about = next((v for v in call.get("args", {}).values() if isinstance(v, str) and v), "")
         the = "the " if re.search(rf"(?i)\bthe\s+{re.escape(about)}\b", self.text) and about else ""
         return (
             f"I looked it up{f' for {the}{about}' if about else ''}: {_sentence(text, upper=False)}"
@@ -529,6 +560,11 @@ def _expanded(text: str) -> str:
     """Return a text with some short forms written out, so that the rules need only one form."""
     text = re.sub(r"(?i)\bi'?m\b", "I am", text.replace("\u2019", "'"))
     text = re.sub(r"(?i)\bi've(?: got)?\b|\bi have got\b", "I have", text)
+    text = re.sub(
+        rf"(?i)^(hi|hello|hey)\b[ ,!]*(?:I am|this is) (?!{_STATES})({_WORD})[.! ]*$",
+        r"\1! My name is \2.",
+        text,
+    )
     return re.sub(r"[a-zA-Z]+", lambda m: _SHORT.get(m[0].lower(), m[0]), text)
 
 

@@ -14,7 +14,7 @@ from memorystore_chat.sessions.report import counted
 from memorystore_chat.sessions.scanning import Session, newest
 from memorystore_tutorial.text import NO_MATH, columns_of, line
 
-_ROWS = 200
+_ROWS, _CELLS = 200, 2_000  # shown at most
 _WORD = 24  # characters of a word that a cell does not break
 _CELL = (
     "padding:.3em .9em .3em .2em;vertical-align:top;background:none;"
@@ -85,7 +85,7 @@ class Table(list[Row]):
 
     def _grid(self) -> tuple[list[str], list[list[str]], list[bool]]:
         """Return headings, cells, and which columns hold only numbers: they go flush right."""
-        values = [[_field(row, key) for key in self._columns] for row in self[:_ROWS]]
+        values = [[_field(row, key) for key in self._columns] for row in self[: self._shown()]]
         formats = [self._formats.get(key, _cell) for key in self._columns]
         cells = [
             [line(write(value)) for write, value in zip(formats, row, strict=True)]
@@ -97,8 +97,11 @@ class Table(list[Row]):
         ]
         return [*map(line, self._columns.values())], cells, right
 
+    def _shown(self) -> int:
+        return min(_ROWS, max(1, _CELLS // max(1, len(self._columns))))
+
     def _more(self) -> list[str]:
-        hidden = len(self) - _ROWS
+        hidden = len(self) - self._shown()
         return [f"{hidden:,} more rows are not shown."] if hidden > 0 else []
 
 
@@ -157,7 +160,7 @@ def sessions_table(client: Client, *, key_prefix: str = "", limit: int = 50) -> 
         >>> sessions_table(connect("embedded"), key_prefix="nothing-here:")
         No sessions.
     """
-    shown, number = newest(client, key_prefix=key_prefix, limit=limit)
+    shown, number = newest(client, key_prefix=key_prefix, limit=limit, progress=False)
     now = datetime.now(UTC)
     title = counted(number, "session") if number else ""
     if number > limit:

@@ -224,4 +224,4 @@ def test_a_cell_with_a_box_ends_at_once(valkey_server: servers.Server, key_prefi
     assert "No messages yet." in kept.data["text/html"]
     assert "<style" not in kept.data["text/html"]
     assert "application/vnd.jupyter.widget-view+json" in live.data
-    assert "Install it with: pip install ipywidgets" in json.dumps(advice)
+    assert "memorystore-chat[tutorial]" in json.dumps(advice)

@@ -1,20 +1,91 @@
 """What the demo model says, remembers and calls."""
 
+import itertools
+import re
+import time
 from typing import Any, Literal
 
 import pytest
-from langchain_core.messages import (
-    AIMessage,
-    AIMessageChunk,
-    AnyMessage,
-    BaseMessage,
-    HumanMessage,
-    SystemMessage,
-    ToolMessage,
-)
+from langchain_core.language_models import BaseChatModel
+from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, SystemMessage, ToolMessage
 from langchain_core.tools import tool
+from langchain_tests.integration_tests import ChatModelIntegrationTests
+from langchain_tests.unit_tests import ChatModelUnitTests
 
-from memorystore_tutorial.demo_model import DemoChatModel
+from memorystore_tutorial.demo_model import FALLBACKS, DemoChatModel
+
+TOLD = (
+    "My name is Ada.",
+    "My favorite color is green. I like pizza.",
+    "I live in Oslo, and my dog is called Rex.",
+    "I am allergic to nuts.",
+    "Is breakfast included?",
+)
+# What a guest types, and what a good answer holds; with "told" after what TOLD says.
+INPUTS = [
+    ("Hi! My name is Ada.", "meet you, Ada"),
+    ("my name is ada", "meet you, Ada"),
+    ("hello, i'm ada", "meet you, Ada"),
+    ("I am Ada Lovelace", "Ada Lovelace"),
+    ("Меня зовут Анна", "приятно, Анна"),
+    ("我叫小明", "小明"),
+    ("My name is José and I like tea", "José.*like tea"),
+    ("I like pizza", "you like pizza"),
+    ("I love hiking in the mountains.", "you love hiking in the mountains"),
+    ("My dog is called Rex", "your dog is called Rex"),
+    ("my dog's name is Rex and my cat is called Tom", "Rex.*your cat is called Tom"),
+    ("Remember that I am allergic to nuts.", "that you are allergic to nuts"),
+    ("remember that the meeting is at 3", "the meeting is at 3"),
+    ("I live in Oslo and I work as a nurse", "live in Oslo.*work as a nurse"),
+    ("My favourite colour is green", "favorite color is green"),
+    ("I'm from Brazil", "you are from Brazil"),
+    ("I don't eat meat", "you don't eat meat"),
+    ("how are you", "fine"),
+    ("How are you doing today?", "fine"),
+    ("I am fine, and you?", "glad"),
+    ("I'm tired", "sorry"),
+    ("Good morning", "Good morning. What is your name"),
+    ("thanks", "welcome"),
+    ("Thank you so much!", "welcome"),
+    ("bye", "Goodbye"),
+    ("good night", "Goodbye"),
+    ("help", "I like green tea"),
+    ("what can you do?", "I like green tea"),
+    ("What can you help me with", "I like green tea"),
+    ("What is 6 times 7?", "42"),
+    ("12 + 30", "42"),
+    ("what's 10 divided by 4", r"2\.5"),
+    ("how much is two plus two", "4"),
+    ("Hola", "¡Hola!"),
+    ("Bonjour!", "Bonjour"),
+    ("Danke", "Gern"),
+    ("Guten Morgen", "Hallo!"),
+    ("Je m'appelle Luc.", "Enchanté, Luc"),
+    ("こんにちは", "こんにちは"),
+    ("Привет", "Здравствуйте"),
+    ("who are you?", "demo model"),
+    ("are you a robot", "demo model"),
+    ("tell me a joke", "caches"),
+    ("what time is it?", "clock"),
+    ("ok", "else"),
+    ("told what is my name", "Your name is Ada"),
+    ("told wat is my nme", "Your name is Ada"),
+    ("told do you remeber my name?", "Your name is Ada"),
+    ("told Who am I?", "Your name is Ada"),
+    ("told whats my favrite colour", "favorite color is green"),
+    ("told what did I tell you about my dog?", '"I live in Oslo, and my dog is called Rex."'),
+    ("told what's my dog called?", "Your dog is called Rex"),
+    ("told Where do I live?", "You live in Oslo"),
+    ("told what do I like?", "You like pizza"),
+    ("told am i allergic to anything", "allergic to nuts"),
+    ("told Can you recommend something to eat?", "pizza"),
+    ("told what do you know about me?", "Ada.*green.*pizza.*Oslo.*Rex.*nuts"),
+    ("told What did I ask?", "Is breakfast included"),
+    ("told Summarize our conversation", "user's name is Ada.*asked: Is breakfast"),
+    ("told How many messages have we exchanged?", "11 messages"),
+    ("What is the meaning of life?", ""),
+    ("write me a poem", ""),
+]
 
 
 def talk(*lines: str, system: str | None = None) -> list[str]:
@@ -26,10 +97,213 @@ def talk(*lines: str, system: str | None = None) -> list[str]:
     return [message.text for message in messages if isinstance(message, AIMessage)]
 
 
+@pytest.mark.parametrize(("line", "holds"), INPUTS)
+def test_natural_inputs_get_a_good_answer(line: str, holds: str) -> None:
+    told = TOLD if line.startswith("told ") else ()
+    reply = talk(*told, line.removeprefix("told "))[-1]
+    assert re.search(holds, reply), reply
+    assert (reply in FALLBACKS) == (not holds)
+
+
+def test_fallbacks_are_short_suggest_something_and_differ() -> None:
+    replies = talk(*["Prove Fermat's theorem."] * 8)
+    assert all(reply in FALLBACKS and len(reply) < 100 for reply in replies)
+    assert all(before != after for before, after in itertools.pairwise(replies))
+    assert len({*replies}) > 1
+
+
+@pytest.mark.parametrize(
+    "statement",
+    ["Hello", "I'm tired.", "Call me later.", "I am here.", "This is it.", "NO, I AM OK"],
+)
+def test_takes_no_other_word_for_a_name(statement: str) -> None:
+    assert talk(statement, "What is my name?")[1] == "You have not told me your name yet."
+
+
+def test_a_name_that_was_asked_for_may_stand_alone() -> None:
+    assert talk("Hello", "ada") == ["Hello. What is your name?", "Nice to meet you, Ada."]
+    assert talk("Hello", "Thanks")[1] == "You are welcome."
+
+
+def test_newest_fact_wins() -> None:
+    replies = talk(
+        "My name is Ada. My favorite color is red. I like tea.",
+        "My name is Grace. My favorite color is blue! I don't like tea.",
+        "What is my name? What is my favorite color?",
+        "Do I like tea?",
+    )
+    assert replies[2:] == ["Your favorite color is blue.", "You don't like tea."]
+
+
+def test_says_what_it_does_not_know() -> None:
+    for question, unknown in {
+        "What is my name?": "your name",
+        "what's my cat called": "your cat",
+        "What did I tell you about my trip?": "trip",
+        "What do you know about me?": "anything about you",
+        "Where do I live?": "that",
+    }.items():
+        (reply,) = talk(question)
+        assert reply.startswith("You have not told me")
+        assert unknown in reply
+
+
+def test_remembers_what_was_asked_and_said() -> None:
+    lines = ("My name is Ada.", "Where is Paris?", "Is it large?", "What did I ask before?")
+    replies = talk(*lines, "What was my first question?", "What did I say first?")
+    assert replies[3:] == [
+        'You asked: "Is it large?"',
+        'The first thing you asked was: "Where is Paris?"',
+        'The first thing you said was: "My name is Ada."',
+    ]
+    assert talk("What did I ask before?") == ["This is where we started."]
+    assert talk("What did you say?") == ["I have not said anything yet."]
+
+
+def test_uses_the_memories_and_facts_of_a_system_prompt() -> None:
+    system = (
+        "You are Lou, the concierge of a small hotel. Breakfast is served from 7 to 10.\n\n"
+        "What you know about the guest:\n- The guest's name is Ada.\n- likes green tea\n"
+        "- Ada is allergic to nuts.\n- favorite room: 12\n\nBe brief."
+    )
+    replies = talk(
+        "Hello!", "What do I like?", "Am I allergic to nuts?", "When is breakfast?",
+        "Who are you?", "What do you know about me?", system=system,
+    )  # fmt: skip
+    assert replies[:4] == [
+        "Hello, Ada. It is good to see you again.",
+        "You like green tea.",
+        "You are allergic to nuts.",
+        "Breakfast is served from 7 to 10.",
+    ]
+    assert replies[4].startswith("I am Lou, the concierge of a small hotel")
+    assert replies[5].endswith("Your favorite room is 12.")
+
+
+def test_summarizes_for_the_summarization_middleware() -> None:
+    from langchain.agents.middleware import SummarizationMiddleware
+    from langgraph.runtime import Runtime
+
+    summarize = SummarizationMiddleware(
+        model=DemoChatModel(), trigger=("messages", 4), keep=("messages", 1)
+    )
+    history: list[Any] = [
+        HumanMessage("My name is Ada & Co. What is my favorite color?"),
+        AIMessage("Your name is Eve."),
+        HumanMessage("My favorite color is green."),
+        AIMessage("Noted."),
+        HumanMessage("What is my favorite color?"),
+    ]
+    update = summarize.before_model({"messages": history}, Runtime())
+    assert update is not None
+    summarized = update["messages"][1:]
+    assert "The user's favorite color is green." in summarized[0].text
+    assert DemoChatModel().invoke(summarized).text == "Your favorite color is green."
+    assert talk("Please summarize.") == ["There is nothing to summarize yet."]
+
+
+@pytest.mark.parametrize(
+    "messages",
+    [[SystemMessage("Be kind.")], [AIMessage("Hello.")], [HumanMessage([{"type": "image"}])]],
+)
+def test_answers_without_words_of_the_guest(messages: list[BaseMessage]) -> None:
+    assert DemoChatModel().invoke(messages).text in FALLBACKS
+
+
+# Form
+
+
+async def test_all_ways_to_call_agree() -> None:
+    model, question = DemoChatModel(), "What is my name?"
+    expected = model.invoke(question)
+    streamed = list(model.stream(question))
+    astreamed = [chunk async for chunk in model.astream(question)]
+    words = ["You", " have", " not", " told", " me", " your", " name", " yet."]
+    assert [chunk.text for chunk in streamed] == [chunk.text for chunk in astreamed] == words
+    for reply in (await model.ainvoke(question), sum(streamed[1:], streamed[0])):
+        assert isinstance(reply, AIMessage)
+        assert reply.text == expected.text
+        assert reply.usage_metadata == expected.usage_metadata
+        assert reply.response_metadata["model_name"] == "demo"
+        assert reply.response_metadata["finish_reason"] == "stop"
+    assert expected.usage_metadata is not None
+    assert expected.usage_metadata["output_tokens"] == 8
+
+
+def test_streams_at_the_pace_of_reading(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("DEMO_MODEL_DELAY")
+    assert DemoChatModel().delay > 0
+    began = time.monotonic()
+    assert len(list(DemoChatModel(delay=0.02).stream("What is my name?"))) == 8
+    assert time.monotonic() - began >= 7 * 0.02
+    began = time.monotonic()
+    DemoChatModel(delay=1).invoke("What is my name?")
+    assert time.monotonic() - began < 0.5
+
+
+def test_honors_stop() -> None:
+    assert DemoChatModel().invoke("What is my name?", stop=["your", "told"]).text == "You have not "
+    model = DemoChatModel(stop=["have"])
+    assert "".join(chunk.text for chunk in model.stream("What is my name?")) == "You "
+
+
+class TestDemoChatModelUnit(ChatModelUnitTests):
+    """LangChain's suite that only builds and binds the model."""
+
+    @property
+    def chat_model_class(self) -> type[BaseChatModel]:
+        return DemoChatModel
+
+
+class TestDemoChatModelIntegration(ChatModelIntegrationTests):
+    """LangChain's suite that talks to the model."""
+
+    @property
+    def chat_model_class(self) -> type[BaseChatModel]:
+        return DemoChatModel
+
+    @property
+    def model_override_value(self) -> str:
+        return "another-demo"
+
+
+# Tools
+
+
 @tool
 def get_weather(city: str) -> str:
-    """Look up the weather."""
+    """Tell the weather in a city."""
     return f"It is sunny in {city}."
+
+
+@tool
+def get_opening_hours(place: str) -> str:
+    """Tell when a place in town opens and closes."""
+    return "10 am to 6 pm"
+
+
+@tool
+def count_residents(city: str) -> str:
+    """Tell how many people live in a city."""
+    return "1.4 million"
+
+
+@tool
+def cancel_booking(number: int) -> str:
+    """Cancel a booking."""
+    return f"Booking {number} is canceled."
+
+
+@tool
+def get_booking(number: int) -> str:
+    """Show a booking."""
+    return "two nights"
+
+
+@tool
+def remember(fact: str) -> str:
+    """Remember something that the guest says."""
+    return ""
 
 
 @tool
@@ -41,400 +315,160 @@ def add(a: int, b: int) -> int:
 @tool
 def set_alarm(label: str, hour: int, unit: Literal["am", "pm"], loud: bool = False) -> str:
     """Set an alarm."""
-    return f"{label} at {hour} {unit}, {loud=}"
+    return label
 
 
 @tool
 def search_orders(order_id: str) -> str:
     """Find an order."""
-    return f"{order_id} is on its way."
+    return order_id
 
 
-def asked(text: str, *tools: Any, **options: Any) -> AIMessage:
-    """Ask the demo model with tools bound."""
-    return DemoChatModel().bind_tools(list(tools), **options).invoke(text)
+HOTEL = [get_weather, get_opening_hours, count_residents, cancel_booking, get_booking]
+OTHERS = [add, set_alarm, search_orders]
+KYOTO = {"city": "Kyoto"}
 
 
-# Memory
+def calls(text: str, *tools: Any, **options: Any) -> list[tuple[str, dict[str, Any]]]:
+    """Ask with tools bound, and return the names and arguments it calls."""
+    reply = DemoChatModel().bind_tools([*(tools or HOTEL)], **options).invoke(text)
+    return [(call["name"], call["args"]) for call in reply.tool_calls]
 
 
 @pytest.mark.parametrize(
-    ("statement", "name"),
+    ("text", "called"),
     [
-        ("My name is Ada.", "Ada"),
-        ("Hello! My name is Ada Lovelace and I like tea.", "Ada Lovelace"),
-        ("my name is ada", "ada"),
-        ("My name's O'Neil-Smith!", "O'Neil-Smith"),
-        ("Please call me José.", "José"),
-        ("I am called 山田.", "山田"),
-        ("Hi, I'm Bob.", "Bob"),
+        ("What is the weather in Kyoto?", [("get_weather", KYOTO)]),
+        ("whats the wheather in kyoto", [("get_weather", KYOTO)]),
+        ("What is the weather like in Kyoto today?", [("get_weather", KYOTO)]),
+        ("tell me about the weather in San Francisco, CA?",
+         [("get_weather", {"city": "San Francisco, CA"})]),
+        ('How is the weather in "Bosnia and Herzegovina"?',
+         [("get_weather", {"city": "Bosnia and Herzegovina"})]),
+        ("use get_weather with city new york, please", [("get_weather", {"city": "New York"})]),
+        ("get_weather('São Paulo')", [("get_weather", {"city": "São Paulo"})]),
+        ("When does the museum open?", [("get_opening_hours", {"place": "museum"})]),
+        ("museum opening hours?", []),
+        ("What are the opening hours of the museum?", [("get_opening_hours", {"place": "museum"})]),
+        ("How many people live in Kyoto?", [("count_residents", KYOTO)]),
+        ("What's the weather in Kyoto and when does the museum open?",
+         [("get_weather", KYOTO), ("get_opening_hours", {"place": "museum"})]),
+        ("My name is Ada. What is the weather in Kyoto?", [("get_weather", KYOTO)]),
+        ("Please cancel booking 42.", [("cancel_booking", {"number": 42})]),
+        ("I want to cancel my booking number 42", [("cancel_booking", {"number": 42})]),
+        ("cancel booking seven", [("cancel_booking", {"number": 7})]),
+        ("Show me booking 42", [("get_booking", {"number": 42})]),
+        ("What is booking 42?", [("get_booking", {"number": 42})]),
+        ("What is my name?", []),
+        ("The weather was nice.", []),
+        ("What is the best city?", []),
+        ("When do you close?", []),
+        ("I like the museum", []),
     ],
-)
-def test_remembers_a_name(statement: str, name: str) -> None:
-    first, second = talk(statement, "What is my name?")
-    assert first == f"Nice to meet you, {name}."
-    assert second == f"Your name is {name}."
-
-
-@pytest.mark.parametrize("statement", ["Hello", "I'm tired.", "Call me later.", "I am here."])
-def test_takes_no_other_word_for_a_name(statement: str) -> None:
-    assert talk(statement, "What is my name?")[1] == "You have not told me your name yet."
-
-
-@pytest.mark.parametrize(
-    "question",
-    ["What's my name?", "what is my name", "Do you remember my name?", "Tell me my name."],
-)
-def test_recognizes_the_question_for_the_name(question: str) -> None:
-    assert talk("My name is Ada.", question)[1] == "Your name is Ada."
-    assert talk(f"My name is Ada. {question}") == ["Your name is Ada."]
-
-
-def test_newest_fact_wins() -> None:
-    replies = talk(
-        "My name is Ada.",
-        "My favorite color is red.",
-        "My name is Grace. My favorite color is blue!",
-        "What is my name?",
-        "What is my favorite color?",
-    )
-    assert replies[2:] == [
-        "Nice to meet you, Grace. I will remember that your favorite color is blue.",
-        "Your name is Grace.",
-        "Your favorite color is blue.",
-    ]
-
-
-def test_remembers_favorite_things() -> None:
-    replies = talk(
-        "My favourite colour is green and my favorite fruits are figs, of course.",
-        "What is my favorite color?",
-        "Do you know what my favourite fruits are?",
-        "What is my favorite city?",
-    )
-    assert replies == [
-        "I will remember that your favorite color is green. "
-        "I will remember that your favorite fruits are figs.",
-        "Your favorite color is green.",
-        "Your favorite fruits are figs.",
-        "You have not told me your favorite city yet.",
-    ]
-
-
-def test_remembers_what_was_asked_and_said() -> None:
-    replies = talk(
-        "My name is Ada.",
-        "Where is Paris?",
-        "Is it large?",
-        "What did I ask before?",
-        "What was my first question?",
-        "What did I say first?",
-        "What was my last message?",
-    )
-    assert replies[3:] == [
-        'You asked: "Is it large?"',
-        'The first thing you asked was: "Where is Paris?"',
-        'The first thing you said was: "My name is Ada."',
-        'You said: "What did I say first?"',
-    ]
-    assert talk("What did I ask before?") == ["This is where we started."]
-    assert talk("Hello.", "What did I ask before?")[1] == "You have not asked anything before."
-
-
-def test_counts_messages() -> None:
-    replies = talk("Hello", "How many messages have we exchanged?", system="Be kind.")
-    assert replies[1] == "We have exchanged 3 messages so far, counting this question."
-    assert talk("How many messages have we exchanged?") == [
-        "We have exchanged 1 message so far, counting this question."
-    ]
-
-
-def test_summarizes() -> None:
-    replies = talk(
-        "My name is Ada.",
-        "My favorite color is green.",
-        "Where is Paris?",
-        "Summarize our conversation.",
-        "What do you know about me?",
-    )
-    assert replies[3:] == [
-        "The user's name is Ada. The user's favorite color is green. "
-        "The user asked: Where is Paris?",
-        "Your name is Ada. Your favorite color is green.",
-    ]
-    assert talk("Please summarize.") == ["There is nothing to summarize yet."]
-    assert talk("Lunch was good.", "Recap, please.")[1] == 'The user said: "Lunch was good."'
-
-
-def test_summarizes_for_the_summarization_middleware() -> None:
-    from langchain.agents.middleware import SummarizationMiddleware
-    from langgraph.runtime import Runtime
-
-    summarize = SummarizationMiddleware(
-        model=DemoChatModel(), trigger=("messages", 4), keep=("messages", 1)
-    )
-    history: list[AnyMessage] = [
-        HumanMessage("My name is Ada & Co. What is my favorite color?"),
-        AIMessage("Your name is Eve."),
-        HumanMessage("My favorite color is green."),
-        AIMessage("Noted."),
-        HumanMessage("What is my favorite color?"),
-    ]
-    update = summarize.before_model({"messages": history}, Runtime())
-    assert update is not None
-    summarized = update["messages"][1:]
-    assert summarized[0].text == (
-        "Here is a summary of the conversation to date:\n\nThe user's name is Ada. The user's "
-        "favorite color is green. The user asked: My name is Ada & Co. What is my favorite color?"
-    )
-    assert DemoChatModel().invoke(summarized).text == "Your favorite color is green."
-
-
-def test_says_what_it_is() -> None:
-    about = "I am the small demo model of this tutorial: a few rules, offline, no AI service."
-    assert talk("Who are you?") == [about]
-    assert talk("Who are you?", system="You are a helpful assistant.") == [
-        f'{about} I was told: "You are a helpful assistant."'
-    ]
-
-
-def test_small_talk_and_the_honest_fallback() -> None:
-    replies = talk("Hello", "My name is Ada.", "Hi again!", "Thank you.", "Prove Fermat's theorem.")
-    assert replies[0] == "Hello. What is your name?"
-    assert replies[2:4] == ["Hello, Ada.", "You are welcome, Ada."]
-    assert replies[4].startswith("I am only a small offline demo model, so I have no answer")
-
-
-def test_reads_text_in_multimodal_messages() -> None:
-    picture = {"type": "image", "base64": "aGk=", "mime_type": "image/png"}
-    history = [
-        HumanMessage([picture, {"type": "text", "text": "This is me: my name is Ada."}]),
-        AIMessage([{"type": "text", "text": "Nice to meet you, Ada."}]),
-        HumanMessage([{"type": "text", "text": "What is my name?"}, picture]),
-    ]
-    assert DemoChatModel().invoke(history).text == "Your name is Ada."
-    assert "demo model" in DemoChatModel().invoke([HumanMessage([picture])]).text
-
-
-@pytest.mark.parametrize("messages", [[SystemMessage("Be kind.")], [AIMessage("Hello.")]])
-def test_answers_without_a_human_message(messages: list[BaseMessage]) -> None:
-    assert "demo model" in DemoChatModel().invoke(messages).text
-
-
-# Form
-
-
-async def test_all_ways_to_call_agree() -> None:
-    model = DemoChatModel()
-    question = "What is my name?"
-    expected = model.invoke(question)
-    streamed = list(model.stream(question))
-    astreamed = [chunk async for chunk in model.astream(question)]
-    words = ["You", " have", " not", " told", " me", " your", " name", " yet."]
-    assert [chunk.text for chunk in streamed] == words
-    assert [chunk.text for chunk in astreamed] == [chunk.text for chunk in streamed]
-    for reply in (
-        await model.ainvoke(question),
-        model.batch([question])[0],
-        sum(streamed[1:], streamed[0]),
-        sum(astreamed[1:], astreamed[0]),
-    ):
-        assert isinstance(reply, AIMessage)
-        assert reply.text == expected.text
-        assert reply.usage_metadata == expected.usage_metadata
-        assert reply.response_metadata["model_name"] == "demo"
-        assert reply.response_metadata["finish_reason"] == "stop"
-
-
-def test_counts_tokens_as_words() -> None:
-    reply = DemoChatModel().invoke([SystemMessage("Be kind."), HumanMessage("What is my name?")])
-    assert reply.usage_metadata == {"input_tokens": 6, "output_tokens": 8, "total_tokens": 14}
-
-
-def test_reports_the_model_name() -> None:
-    model = DemoChatModel(model="mine", temperature=0.3)  # type: ignore[call-arg]
-    assert model.invoke("Hi").response_metadata["model_name"] == "mine"
-    assert model.invoke("Hi", model="other").response_metadata["model_name"] == "other"
-
-
-def test_honors_stop() -> None:
-    assert DemoChatModel().invoke("What is my name?", stop=["your", "told"]).text == "You have not "
-    model = DemoChatModel(stop=["have"])
-    assert "".join(chunk.text for chunk in model.stream("What is my name?")) == "You "
-    assert model.invoke("What is my name?", stop=["name"]).text == "You have not told me your "
-    stopped = list(DemoChatModel().stream("What is my name?", stop=["You"]))
-    assert [chunk.text for chunk in stopped] == [""]
-    assert isinstance(stopped[0], AIMessageChunk)
-    assert stopped[0].chunk_position == "last"
-
-
-# Tools
+)  # fmt: skip
+def test_uses_a_hotels_tools(text: str, called: list[tuple[str, dict[str, Any]]]) -> None:
+    assert calls(text) == called
 
 
 @pytest.mark.parametrize(
     ("text", "name", "args"),
     [
-        *(
-            (text, "get_weather", {"city": city})
-            for text, city in {
-                "What is the weather in Paris?": "Paris",
-                "use get_weather with city Paris": "Paris",
-                "Use get_weather with city new york, please.": "new york",
-                "Tell me about the weather in San Francisco, CA?": "San Francisco, CA",
-                "What is the weather like in Paris today?": "Paris",
-                "get_weather('São Paulo')": "São Paulo",
-                "call get_weather(city=Rome)": "Rome",
-                'How is the weather in "Bosnia and Herzegovina"?': "Bosnia and Herzegovina",
-                "Could you tell me the weather for tomorrow in Berlin, please?": "Berlin",
-            }.items()
-        ),
         ("Look up order A-17, please.", "search_orders", {"order_id": "A-17"}),
         ("Add 2 and 3.", "add", {"a": 2, "b": 3}),
         ("use add with b 5 and a -4", "add", {"a": -4, "b": 5}),
         ("add(40, 2)", "add", {"a": 40, "b": 2}),
-        (
-            "Set an alarm called 'wake up' with hour 7 and unit am and loud yes",
-            "set_alarm",
-            {"label": "wake up", "hour": 7, "unit": "am", "loud": True},
-        ),
-        (
-            "Please set the alarm for school, unit pm, hour: 6",
-            "set_alarm",
-            {"label": "school", "hour": 6, "unit": "pm"},
-        ),
+        ("Set an alarm called 'wake up' with hour 7 and unit am and loud yes", "set_alarm",
+         {"label": "wake up", "hour": 7, "unit": "am", "loud": True}),
+        ("Please set the alarm for school, unit pm, hour: 6", "set_alarm",
+         {"label": "school", "hour": 6, "unit": "pm"}),
     ],
-)
-def test_calls_a_tool_when_asked_plainly(text: str, name: str, args: dict[str, object]) -> None:
-    reply = asked(text, get_weather, add, set_alarm, search_orders)
-    assert [(call["name"], call["args"]) for call in reply.tool_calls] == [(name, args)]
-    assert reply.text == ""
-    assert reply.response_metadata["finish_reason"] == "tool_calls"
+)  # fmt: skip
+def test_uses_any_other_tool(text: str, name: str, args: dict[str, object]) -> None:
+    assert calls(text, get_weather, *OTHERS) == [(name, args)]
+
+
+def with_tools(*lines: str) -> list[Any]:
+    """Say each line, and return for each what was replied or called."""
+    model = DemoChatModel().bind_tools(HOTEL)
+    messages: list[BaseMessage] = []
+    said: list[Any] = []
+    for line in lines:
+        reply = model.invoke([*messages, HumanMessage(line)])
+        messages += [HumanMessage(line), reply]
+        said.append([call["args"] for call in reply.tool_calls] or reply.text)
+        messages += [ToolMessage("12 °C", tool_call_id=call["id"]) for call in reply.tool_calls]
+    return said
+
+
+def test_asks_back_once_and_takes_never_mind() -> None:
+    asked = "Which city do you mean?"
+    assert with_tools("How is the weather?", "New York.") == [asked, [{"city": "New York"}]]
+    assert with_tools("How is the weather?", "in kyoto") == [asked, [KYOTO]]
+    assert with_tools("Cancel my booking", "it's 42")[1] == [{"number": 42}]
+    for line in ("never mind", "Nothing, thanks", "forget it"):
+        assert with_tools("How is the weather?", line)[1].startswith("All right")
+    again = with_tools("How is the weather?", "How is the weather?")[1]
+    assert again.startswith("Let us leave that")
 
 
 @pytest.mark.parametrize(
-    "text", ["My name is Ada.", "The weather was nice.", "What is my name?", "I add sugar to tea."]
-)
-def test_calls_no_tool_when_not_asked(text: str) -> None:
-    reply = asked(text, get_weather, add)
-    assert not reply.tool_calls
-    assert reply.text == DemoChatModel().invoke(text).text
-
-
-def test_asks_for_a_missing_argument() -> None:
-    model = DemoChatModel().bind_tools([get_weather, set_alarm])
-    question = HumanMessage("How is the weather?")
-    reply = model.invoke([question])
-    assert not reply.tool_calls
-    assert reply.text == "Which city do you mean?"
-    [call] = model.invoke([question, reply, HumanMessage("New York.")]).tool_calls
-    assert (call["name"], call["args"]) == ("get_weather", {"city": "New York"})
-    other = model.invoke([question, reply, HumanMessage("What is my name?")])
-    assert other.text == "You have not told me your name yet."
-
-
-@tool
-def get_opening_hours(place: str) -> str:
-    """Tell when a place in town opens and closes."""
-    return {"museum": "10 am to 6 pm"}[place]
-
-
-@tool
-def count_residents(city: str) -> str:
-    """Tell how many people live in a city."""
-    return f"{city}: 1.4 million"
-
-
-@pytest.mark.parametrize(
-    ("question", "name", "argument"),
+    ("line", "reply"),
     [
-        ("What is the weather in Kyoto?", "get_weather", "Kyoto"),
-        ("When does the museum open?", "get_opening_hours", "museum"),
-        ("When does the museum close today?", "get_opening_hours", "museum"),
-        ("Is the museum open?", "get_opening_hours", "museum"),
-        ("What are the opening hours of the museum?", "get_opening_hours", "museum"),
-        ("How many people live in Kyoto?", "count_residents", "Kyoto"),
+        ("What is my name?", "You have not told me your name yet."),
+        ("When does the museum open?", [{"place": "museum"}]),
+        ("Thanks, but I would rather hear something else about your town", None),
     ],
 )
-def test_uses_tools_without_being_told_their_names(question: str, name: str, argument: str) -> None:
-    [call] = asked(question, get_weather, get_opening_hours, count_residents, add).tool_calls
-    assert (call["name"], [*call["args"].values()]) == (name, [argument])
+def test_a_question_is_never_an_argument(line: str, reply: Any) -> None:
+    said = with_tools("How is the weather?", line)[1]
+    assert said == reply if reply else isinstance(said, str)
 
 
-@pytest.mark.parametrize(
-    "text", ["What is the best city?", "Where is Paris?", "When do you close?"]
-)
-def test_a_chance_word_of_a_description_calls_nothing(text: str) -> None:
-    reply = asked(text, get_weather, get_opening_hours, count_residents)
-    assert not reply.tool_calls
+def test_keeps_what_it_is_told_with_a_tool_that_remembers() -> None:
+    kept = [("remember", {"fact": "I like green tea"})]
+    assert calls("Please remember that I like green tea", remember, *HOTEL) == kept
+    assert calls("I like green tea", remember, *HOTEL) == kept
+    assert calls("What do I like?", remember, *HOTEL) == []
+
+
+def report(text: str, content: str, **fields: Any) -> str:
+    """Ask, answer the call, and return what the model makes of it."""
+    model = DemoChatModel().bind_tools([*HOTEL, remember])
+    reply = model.invoke(text)
+    result = ToolMessage(content, tool_call_id=reply.tool_calls[0]["id"], **fields)
+    return model.invoke([HumanMessage(text), reply, result]).text
 
 
 def test_says_like_a_person_what_a_tool_found() -> None:
-    model = DemoChatModel().bind_tools([get_opening_hours])
-    messages: list[BaseMessage] = [HumanMessage("When does the museum open?")]
-    messages.append(reply := model.invoke(messages))
-    [call] = reply.tool_calls
-    messages.append(get_opening_hours.invoke(call))
-    assert model.invoke(messages).text == "I looked it up for the museum: 10 am to 6 pm."
-    nothing = ToolMessage("", tool_call_id=call["id"])
-    assert model.invoke([*messages[:2], nothing]).text == "It is done."
+    museum, kyoto = "When does the museum open?", "What is the weather in Kyoto?"
+    assert report(museum, "10 to 6") == "I looked it up for the museum: 10 to 6."
+    assert report(kyoto, "It is sunny in Kyoto.") == "It is sunny in Kyoto."
+    assert report(kyoto, "") == "It is done."
+    assert report(kyoto, "no such city", status="error").endswith("not work: no such city.")
+    no = "User rejected the tool call for `cancel_booking` with reason: Ada needs it."
+    cancel = "Please cancel booking 42."
+    assert report(cancel, no, status="error") == "All right, I left it as it is: Ada needs it."
+    assert report("I like tea", "Stored.").startswith("I will remember that you like tea")
 
 
-def test_answers_from_the_tool_result() -> None:
-    model = DemoChatModel().bind_tools([get_weather])
-    messages: list[BaseMessage] = [HumanMessage("What is the weather in Paris?")]
-    messages.append(reply := model.invoke(messages))
-    [call] = reply.tool_calls
-    result = get_weather.invoke(call)
-    assert model.invoke([*messages, result]).text == "It is sunny in Paris."
-    # Without a name of its own, the result is known by the call it answers.
-    failed = ToolMessage("no such city", tool_call_id=call["id"], status="error")
-    assert model.invoke([*messages, failed]).text == "Sorry, that did not work: no such city."
-    later = [*messages, result, AIMessage("It is sunny."), HumanMessage("What did I ask before?")]
-    assert model.invoke(later).text == 'You asked: "What is the weather in Paris?"'
-
-
-def test_calls_several_named_tools_at_once() -> None:
-    model = DemoChatModel().bind_tools([get_weather, add])
-    messages: list[BaseMessage] = [
-        HumanMessage("Use add with a 1 and b 2, and get_weather with city Oslo.")
-    ]
-    messages.append(reply := model.invoke(messages))
-    calls = reply.tool_calls
-    assert [call["args"] for call in calls] == [{"city": "Oslo"}, {"a": 1, "b": 2}]
-    assert len({call["id"] for call in calls}) == 2
-    messages += [get_weather.invoke(calls[0]), add.invoke(calls[1])]
-    assert model.invoke(messages).text == "It is sunny in Oslo. I looked it up: 3."
-
-
-def test_tool_calls_are_deterministic() -> None:
-    question = HumanMessage("What is the weather in Paris?")
-    model = DemoChatModel().bind_tools([get_weather])
-    first = model.invoke([question])
-    [call] = first.tool_calls
-    assert model.invoke([question]).tool_calls == [call]
-    history = [question, first, get_weather.invoke(call), AIMessage("Sunny."), question]
-    assert model.invoke(history).tool_calls[0]["id"] != call["id"]
-
-
-async def test_streams_tool_calls() -> None:
-    model = DemoChatModel().bind_tools([get_weather])
-    expected = model.invoke("What is the weather in 東京?")
-    chunks = list(model.stream("What is the weather in 東京?"))
-    achunks = [chunk async for chunk in model.astream("What is the weather in 東京?")]
-    for full in (sum(chunks[1:], chunks[0]), sum(achunks[1:], achunks[0])):
-        assert full.tool_calls == expected.tool_calls
-        assert full.usage_metadata == expected.usage_metadata
-    assert expected.tool_calls[0]["args"] == {"city": "東京"}
+async def test_streams_tool_calls_whose_ids_follow_from_the_conversation() -> None:
+    model = DemoChatModel().bind_tools(HOTEL)
+    question = "What's the weather in 東京 and when does the museum open?"
+    expected = model.invoke(question)
+    chunks = [chunk async for chunk in model.astream(question)]
+    assert sum(chunks[1:], chunks[0]).tool_calls == expected.tool_calls
+    assert len({call["id"] for call in expected.tool_calls}) == 2
+    results = [ToolMessage("1", tool_call_id=str(c["id"])) for c in expected.tool_calls]
+    history: list[BaseMessage] = [HumanMessage(question), expected, *results, AIMessage("1")]
+    later = model.invoke([*history, HumanMessage(question)])
+    assert later.tool_calls[0]["id"] != expected.tool_calls[0]["id"]
 
 
 def test_tool_choice() -> None:
-    assert asked("Hello", get_weather, tool_choice="any").tool_calls[0]["args"] == {"city": "Hello"}
-    assert asked("Hello", get_weather, tool_choice=True).tool_calls
-    invented = asked("Hello", get_weather, add, tool_choice="add").tool_calls[0]["args"]
-    assert invented == {"a": 0, "b": 0}
+    assert calls("Hello", get_weather, tool_choice="any") == [("get_weather", {"city": "Hello"})]
+    assert calls("Hello", get_weather, add, tool_choice="add") == [("add", {"a": 0, "b": 0})]
     named = {"type": "function", "function": {"name": "add"}}
-    assert asked("Hello", get_weather, add, tool_choice=named).tool_calls[0]["name"] == "add"
-    assert not asked("What is the weather in Paris?", get_weather, tool_choice="none").tool_calls
-    words = r"must be 'auto', 'any', 'none' or one of \['get_weather'\], not 'missing'\.$"
-    with pytest.raises(ValueError, match=words):
-        asked("Hello", get_weather, tool_choice="missing")
+    assert calls("Hello", get_weather, add, tool_choice=named)[0][0] == "add"
+    assert calls("What is the weather in Paris?", get_weather, tool_choice="none") == []
+    with pytest.raises(ValueError, match="missing"):
+        calls("Hello", get_weather, tool_choice="missing")

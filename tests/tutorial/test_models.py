@@ -1,65 +1,362 @@
-"""Which model the factory chooses."""
+"""The real Google clients, as `chat_model` makes them, against a server on this machine."""
 
 import subprocess
 import sys
-from typing import Literal
+import traceback
+import warnings
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, Literal
 
 import pytest
+from langchain_core.language_models import BaseChatModel
+from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, SystemMessage, ToolMessage
+from langchain_core.tools import tool
 
+from gemini_server import GeminiServer
+from memorystore_chat.errors import MemorystoreChatError
+from memorystore_tutorial import models
 from memorystore_tutorial.demo_model import DemoChatModel
-from memorystore_tutorial.models import chat_model
+from memorystore_tutorial.models import ChatModelError, chat_model
 from printed import said
+
+Provider = Literal["vertexai", "google-genai"]
+WAYS = ["invoke", "astream"]  # the others are made of these
+
+HISTORY: list[BaseMessage] = [
+    SystemMessage("You are a helpful assistant."),
+    HumanMessage("My name is Ada."),
+    AIMessage("Nice to meet you, Ada."),
+    HumanMessage("What is my name?"),
+]
+
+
+@tool
+def get_weather(city: str) -> str:
+    """Look up the weather."""
+    return f"It is sunny in {city}."
+
+
+@pytest.fixture(autouse=True)
+def _environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("GOOGLE_API_KEY", "GEMINI_API_KEY", "GOOGLE_APPLICATION_CREDENTIALS"):
+        monkeypatch.delenv(name, raising=False)
 
 
 @pytest.fixture
-def no_project(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("GOOGLE_CLOUD_PROJECT", raising=False)
+def gemini(monkeypatch: pytest.MonkeyPatch) -> Iterator[GeminiServer]:
+    """The server, in an environment with a project."""
+    with GeminiServer() as server:
+        monkeypatch.setenv("GOOGLE_CLOUD_PROJECT", "my-project")
+        yield server
+
+
+@pytest.fixture(params=["vertexai", "google-genai"])
+def provider(request: pytest.FixtureRequest) -> Provider:
+    chosen: Provider = request.param
+    return chosen
+
+
+@pytest.fixture
+def model(gemini: GeminiServer, provider: Provider) -> BaseChatModel:
+    return chat_model(provider=provider, max_retries=1, **gemini.options(provider))
+
+
+def test_says_which_model_and_why(
+    gemini: GeminiServer, provider: Provider, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = chat_model(provider=provider, **gemini.options(provider))
+    named = {"vertexai": "ChatVertexAI", "google-genai": "ChatGoogleGenerativeAI"}[provider]
+    library = {"vertexai": "langchain_google_vertexai", "google-genai": "langchain_google_genai"}
+    assert type(model).__name__ == named
+    assert isinstance(model, getattr(sys.modules[library[provider]], named))
+    assert said(capsys) == (
+        f"Chat model: {named}, gemini-3.8-flash in project my-project, location global, because "
+        "GOOGLE_CLOUD_PROJECT is set."
+    )
+
+
+def test_no_deprecation_warning_reaches_the_reader(gemini: GeminiServer) -> None:
+    models._vertexai.cache_clear()
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        for _ in range(2):
+            chat_model(provider="vertexai", **gemini.options("vertexai")).bind_tools(
+                [get_weather]
+            ).invoke("Hello")
+    assert [each for each in caught if issubclass(each.category, DeprecationWarning)] == []
+
+
+def test_history_arrives_in_order_with_roles(gemini: GeminiServer, provider: Provider) -> None:
+    options = gemini.options(provider)
+    where = {"project": "p", "location": "europe-west1"}
+    model = chat_model("gemini-other", provider=provider, **where, **options)
+    reply = model.invoke(HISTORY)
+    assert reply.text == "Your name is Ada."
+    [request] = gemini.requests
+    assert {"project": request.project, "location": request.location} == where
+    assert (request.model, request.method) == ("gemini-other", "generateContent")
+    assert request.body["contents"] == [
+        {"role": "user", "parts": [{"text": "My name is Ada."}]},
+        {"role": "model", "parts": [{"text": "Nice to meet you, Ada."}]},
+        {"role": "user", "parts": [{"text": "What is my name?"}]},
+    ]
+    assert request.body["systemInstruction"]["parts"] == [{"text": "You are a helpful assistant."}]
+    assert reply.usage_metadata is not None
+    assert reply.usage_metadata["total_tokens"] == 22
+    assert reply.response_metadata["model_name"] == "gemini-other"
+
+
+async def test_streaming_and_async(gemini: GeminiServer, model: BaseChatModel) -> None:
+    assert (await model.ainvoke(HISTORY)).text == "Your name is Ada."
+    streamed = [chunk.text for chunk in model.stream(HISTORY)]
+    astreamed = [chunk.text async for chunk in model.astream(HISTORY)]
+    assert streamed[:4] == ["Your", " name", " is", " Ada."]
+    assert "".join(streamed) == "".join(astreamed) == "Your name is Ada."
+    assert len(astreamed) == len(streamed)
+    methods = [request.method for request in gemini.requests]
+    assert methods == ["generateContent", "streamGenerateContent", "streamGenerateContent"]
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+async def test_tool_call_goes_out_and_result_comes_back(
+    gemini: GeminiServer, model: BaseChatModel, streaming: bool
+) -> None:
+    bound = model.bind_tools([get_weather])
+    messages: list[BaseMessage] = [HumanMessage("What is the weather in Paris?")]
+    if streaming:
+        chunks = [chunk async for chunk in bound.astream(messages)]
+        call_message: AIMessage = sum(chunks[1:], chunks[0])
+    else:
+        call_message = bound.invoke(messages)
+    [call] = call_message.tool_calls
+    assert (call["name"], call["args"]) == ("get_weather", {"city": "Paris"})
+    messages += [call_message, get_weather.invoke(call)]
+    reply = await bound.ainvoke(messages)
+    assert reply.text == "It is sunny in Paris."
+    first, second = gemini.requests
+    [declared] = first.body["tools"][0]["functionDeclarations"]
+    assert (declared["name"], declared["description"]) == ("get_weather", "Look up the weather.")
+    assert second.turns == [
+        ("user", "What is the weather in Paris?"),
+        ("model", 'call get_weather {"city": "Paris"}'),
+        ("user", "result get_weather It is sunny in Paris."),
+    ]
+
+
+REFUSALS = {
+    (401, "UNAUTHENTICATED"): "gcloud auth application-default login",
+    (403, "PERMISSION_DENIED"): "roles/aiplatform.user",
+    (404, "NOT_FOUND"): "no model 'gemini-3.8-flash' for project my-project in location global",
+    (429, "RESOURCE_EXHAUSTED"): "quota for gemini-3.8-flash",
+    (503, "UNAVAILABLE"): r'\(HTTP 503\): "refused"',
+}
+
+
+@pytest.mark.parametrize("refusal", REFUSALS)
+@pytest.mark.parametrize("way", WAYS)
+async def test_refusals_say_the_next_step(
+    gemini: GeminiServer, model: BaseChatModel, refusal: tuple[int, str], way: str
+) -> None:
+    gemini.refuse(*refusal)
+    with pytest.raises(ChatModelError, match=REFUSALS[refusal]) as error:
+        await _call(model, way)
+    assert isinstance(error.value, MemorystoreChatError)
+    assert error.value.__cause__ is not None
+    assert (await model.ainvoke("Hello")).text == "Hello. What is your name?"
+
+
+async def _call(
+    model: BaseChatModel, way: str, messages: str | Sequence[BaseMessage] = "Hello"
+) -> None:
+    if way == "invoke":
+        model.invoke(messages)
+    else:
+        [chunk async for chunk in model.astream(messages)]
+
+
+def test_a_full_context_keeps_its_own_error(gemini: GeminiServer) -> None:
+    """The error that makes LangChain's summarization step in is passed on as it is."""
+    from langchain_core.exceptions import ContextOverflowError
+
+    model = chat_model(provider="google-genai", **gemini.options("google-genai"))
+    gemini.refuse(400, "INVALID_ARGUMENT", "input exceeds the maximum number of tokens allowed")
+    with pytest.raises(ContextOverflowError):
+        model.invoke("Hello")
+
+
+def test_refused_calls_are_not_repeated_for_long(gemini: GeminiServer) -> None:
+    gemini.refuse(403, "PERMISSION_DENIED", times=2)
+    model = chat_model(
+        provider="vertexai",
+        wait_exponential_kwargs={"min": 0.0, "max": 0.0},
+        **gemini.options("vertexai"),
+    )
+    with pytest.raises(ChatModelError):
+        model.invoke("Hello")
+    assert len(gemini.requests) == 2
+
+
+def test_missing_credentials_say_how_to_sign_in(
+    provider: Provider, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("NO_GCE_CHECK", "true")
+    monkeypatch.setenv("CLOUDSDK_CONFIG", str(tmp_path))
+    model = chat_model(project="my-project", provider=provider)
+    with pytest.raises(ChatModelError, match=REFUSALS[401, "UNAUTHENTICATED"]):
+        model.invoke("Hello")
+
+
+def test_nothing_listening(provider: Provider) -> None:
+    with GeminiServer() as gone:
+        options = gone.options(provider)
+    model = chat_model(project="my-project", provider=provider, max_retries=1, **options)
+    words = r"^Gemini \(gemini-3.8-flash\) did not answer.* run this again\.$"
+    with pytest.raises(ChatModelError, match=words):
+        model.invoke("Hello")
+
+
+def test_options_reach_the_client(gemini: GeminiServer, provider: Provider) -> None:
+    from google.oauth2.credentials import Credentials
+
+    options = gemini.options(provider) | {"credentials": Credentials("mine")}
+    model = chat_model(provider=provider, max_output_tokens=25, **options)
+    assert model.invoke("Hello").text == "Hello. What is your name?"
+    [request] = gemini.requests
+    assert request.headers["authorization"] == "Bearer mine"
+    assert request.body["generationConfig"]["maxOutputTokens"] == 25
+
+
+def test_errors_hold_no_token(gemini: GeminiServer, provider: Provider) -> None:
+    from google.oauth2.credentials import Credentials
+
+    option = "api_endpoint" if provider == "vertexai" else "base_url"
+    options: dict[str, Any] = {option: gemini.url, "credentials": Credentials("secret-token")}
+    model = chat_model(provider=provider, max_retries=1, **options)
+    gemini.refuse(403, "PERMISSION_DENIED")
+    with pytest.raises(ChatModelError) as error:
+        model.invoke("Hello")
+    assert "secret-token" not in "".join(traceback.format_exception(error.value))
+    assert "secret-token" not in repr(model)
+
+
+def call(*names: str) -> AIMessage:
+    return AIMessage("", tool_calls=[{"name": n, "args": {}, "id": f"id-{n}"} for n in names])
+
+
+def text_block(text: str) -> dict[str, str]:
+    return {"type": "text", "text": text}
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize(
+    ("empty", "sent"),
+    [
+        (AIMessage(""), []),
+        (AIMessage([text_block("")]), []),
+        (AIMessage("", response_metadata={"finish_reason": "MAX_TOKENS"}), []),
+        (
+            AIMessage(
+                "",
+                invalid_tool_calls=[{"name": "a", "args": "{", "id": "x", "error": "no JSON"}],
+                response_metadata={"finish_reason": "MALFORMED_FUNCTION_CALL"},
+            ),
+            [],
+        ),
+        (HumanMessage(""), [" "]),
+        (HumanMessage([]), [" "]),
+        (HumanMessage([text_block(""), text_block("Hm.")]), ["Hm."]),
+        (AIMessage([text_block(""), text_block("Hm.")]), ["Hm."]),
+        (SystemMessage(""), []),
+    ],
+)
+async def test_empty_turns_are_mended(
+    gemini: GeminiServer, model: BaseChatModel, empty: BaseMessage, sent: list[str], way: str
+) -> None:
+    await _call(
+        model, way, [HumanMessage("One."), AIMessage("Two."), empty, HumanMessage("Three.")]
+    )
+    [request] = gemini.requests
+    texts = [text for _, text in request.turns]
+    assert texts == ["One.", "Two.", *sent, "Three."]
+
+
+def test_result_of_a_call_that_was_not_parsed_is_not_sent(
+    gemini: GeminiServer, model: BaseChatModel
+) -> None:
+    """Such a call is not sent either, so that its result would answer nothing."""
+    bad: Any = {"name": "a", "args": "{", "id": "x", "error": "no JSON"}
+    conversation = [
+        HumanMessage("One."),
+        AIMessage("", invalid_tool_calls=[bad]),
+        ToolMessage("It was not JSON.", tool_call_id="x", name="a"),
+        HumanMessage("Two."),
+    ]
+    assert model.invoke(conversation).text
+    assert [text for _, text in gemini.requests[0].turns] == ["One.", "Two."]
+
+
+def test_answers_in_a_row_are_joined_where_they_stand() -> None:
+    """An answer that an earlier one equals is not taken for it, nor are instructions for a turn."""
+    conversation = [
+        HumanMessage("Ready?"),
+        AIMessage("OK."),
+        HumanMessage("Set?"),
+        AIMessage("OK."),
+        SystemMessage("Be brief."),
+        AIMessage("Go!"),
+    ]
+    joined = models._acceptable(conversation)
+    assert [m.text for m in joined] == ["Ready?", "OK.", "Set?", "OK.Go!", "Be brief."]
+    assert joined[:3] == conversation[:3]
+
+
+def test_of_two_results_the_second_is_sent(gemini: GeminiServer, model: BaseChatModel) -> None:
+    """As when a history hands out a stand-in for the result that is passed after it."""
+    conversation = [
+        HumanMessage("One."),
+        call("a", "b"),
+        ToolMessage("No result.", tool_call_id="id-a", name="a"),
+        ToolMessage("7", tool_call_id="id-b", name="b"),
+        ToolMessage("Sunny.", tool_call_id="id-a", name="a"),
+    ]
+    assert model.invoke(conversation).text
+    assert [text for _, text in gemini.requests[0].turns[-2:]] == ["result b 7", "result a Sunny."]
+
+
+@pytest.mark.parametrize("way", WAYS)
+async def test_refused_conversation_is_not_to_be_repeated(model: BaseChatModel, way: str) -> None:
+    with pytest.raises(ChatModelError, match=r"HTTP 400.*refused again.*history.messages"):
+        await _call(model, way, [HumanMessage("One."), call("a"), HumanMessage("Two.")])
 
 
 @pytest.mark.parametrize("project", [None, ""])
 def test_without_a_project_it_is_the_demo_model(
-    project: str | None, no_project: None, capsys: pytest.CaptureFixture[str]
+    project: str | None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    model = chat_model("gemini-any", project=project, temperature=0)
-    assert isinstance(model, DemoChatModel)
-    assert said(capsys) == (
-        "Chat model: DemoChatModel, offline, because no project is given and "
-        "GOOGLE_CLOUD_PROJECT is not set."
-    )
-
-
-def test_refuses_an_unknown_provider(no_project: None) -> None:
-    with pytest.raises(ValueError, match=r"must be 'vertexai' or 'google-genai', not 'openai'\."):
+    monkeypatch.delenv("GOOGLE_CLOUD_PROJECT", raising=False)
+    assert isinstance(chat_model("gemini-any", project=project, temperature=0), DemoChatModel)
+    assert "DemoChatModel, offline" in said(capsys)
+    with pytest.raises(ValueError, match="'google-genai' or 'vertexai'"):
         chat_model(provider="openai")  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize(
-    ("provider", "library"),
-    [("vertexai", "langchain-google-vertexai"), ("google-genai", "langchain-google-genai")],
-)
-def test_names_the_missing_library(
-    provider: Literal["vertexai", "google-genai"],
-    library: str,
-    no_project: None,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    from memorystore_tutorial import models
-
-    monkeypatch.setitem(sys.modules, library.replace("-", "_"), None)
-    models._vertexai_class.cache_clear()
-    models._google_genai_class.cache_clear()
-    with pytest.raises(ModuleNotFoundError) as error:
+@pytest.mark.parametrize("provider", ["vertexai", "google-genai"])
+def test_names_the_missing_extra(provider: Provider, monkeypatch: pytest.MonkeyPatch) -> None:
+    library = {"vertexai": "langchain_google_vertexai", "google-genai": "langchain_google_genai"}
+    monkeypatch.setitem(sys.modules, library[provider], None)
+    models._vertexai.cache_clear()
+    models._google_genai.cache_clear()
+    with pytest.raises(ModuleNotFoundError, match=rf"memorystore-chat\[{provider}\]"):
         chat_model(project="p", provider=provider)
-    assert str(error.value).endswith(f"pip install {library}")
 
 
 def test_importing_brings_no_google_library() -> None:
     code = (
-        "import sys, memorystore_tutorial.models, memorystore_tutorial.environment;"
+        "import sys, memorystore_tutorial;"
         "print([name for name, module in sys.modules.items() if name.split('.')[0] in"
         " ('google', 'langchain', 'langgraph', 'vertexai', 'langchain_google_vertexai')"
         # Some Google packages have Python make their empty namespaces when it starts.
         " and getattr(module, '__file__', None)])"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout == "[]\n"
+    assert subprocess.check_output([sys.executable, "-c", code], text=True) == "[]\n"

@@ -1,0 +1,298 @@
+# ruff: noqa: E501
+"""The checks of the exercises: right, not begun, and the mistakes that learners make."""
+
+from collections.abc import Iterator
+from contextlib import suppress
+from typing import Any
+
+import pytest
+from langchain.agents import create_agent
+from langchain.agents.middleware import HumanInTheLoopMiddleware
+from langchain_core.messages import AIMessage, HumanMessage
+from langgraph.types import Command
+
+import servers
+from memorystore_chat import MemorystoreChatMessageHistory, connect, sessions
+from memorystore_chat.agents import ChatHistoryMiddleware
+from memorystore_chat.checkpoint import MemorystoreSaver
+from memorystore_tutorial import DemoChatModel, checks, practice
+
+DAY = 24 * 3600
+
+
+class Notebook(dict[str, Any]):
+    """The names that the exercises' cells use."""
+
+    def __init__(self, client: Any, prefix: str) -> None:
+        def history(session_id: str, **options: Any) -> MemorystoreChatMessageHistory:
+            return MemorystoreChatMessageHistory(
+                client, session_id, **({"key_prefix": prefix} | options)
+            )
+
+        def ask(history: Any, question: str) -> str:
+            reply = DemoChatModel().invoke([*history.messages, HumanMessage(question)])
+            history.add_messages([HumanMessage(question), reply])
+            return reply.text
+
+        def cancel_booking(number: int) -> str:
+            """Cancel a booking."""
+            return f"Booking {number} is canceled."
+
+        def get_population(city: str) -> str:
+            """Tell how many people live in a city."""
+            return "1.5 million"
+
+        def make_saver(**options: Any) -> MemorystoreSaver:
+            return MemorystoreSaver(client, **({"key_prefix": prefix} | options))
+
+        def make_agent(saver: MemorystoreSaver) -> Any:
+            first = HumanInTheLoopMiddleware({"cancel_booking": True})
+            return create_agent(
+                DemoChatModel(), [cancel_booking], middleware=[first], checkpointer=saver
+            )
+
+        def say(agent: Any, thread: str, text: str) -> str:
+            config = {"configurable": {"thread_id": thread}}
+            return str(agent.invoke({"messages": [("user", text)]}, config)["messages"][-1].text)
+
+        def resume(agent: Any, decision: str) -> None:
+            config = {"configurable": {"thread_id": "grace"}}
+            agent.invoke(Command(resume={"decisions": [{"type": decision}]}), config)
+
+        def with_tools(*tools: Any) -> Any:
+            memory = ChatHistoryMiddleware(lambda thread: history(f"agent/{thread}"))
+            return create_agent(DemoChatModel(), [*tools], middleware=[memory])
+
+        def expire(*ids: str, **options: Any) -> None:
+            sessions.expire(
+                client, ids or None, key_prefix=prefix, **({"dry_run": False} | options)
+            )
+
+        def delete(least: int, **options: Any) -> None:
+            found = sessions.scan(client, key_prefix=prefix)
+            chatty = [session.id for session in found if session.messages >= least]
+            sessions.delete(client, chatty, key_prefix=prefix, **({"dry_run": False} | options))
+
+        saver = make_saver()
+        super().__init__(vars() | {"DAY": DAY, "H": HumanMessage, "A": AIMessage, "checks": checks})
+        self.update(Q=[HumanMessage("q"), AIMessage("a")], agent=make_agent(saver))
+        for name, turns in (("ada", 2), ("grace", 1), ("alan", 1)):
+            history(name).add_messages(self["Q"] * turns)
+
+
+@pytest.fixture
+def notebook(valkey_server: servers.Server, key_prefix: str) -> Iterator[Notebook]:
+    with valkey_server.client() as client:
+        yield Notebook(client, f"tutorial-{key_prefix}")
+
+
+SHORT = "h = history('exercise', {}); [h.add_messages(Q) for _ in range({})]"
+BRIEF = "f = lambda user, question: {}"
+REJECT = "say(agent, 'grace', 'Please cancel booking 7.'); resume(agent, '{}')"
+KEEP = "s = make_saver({}); say(make_agent(s), 'lee', 'Hi!')"
+# Each check: its call, what solves it, and what learners do with a word of the verdict on it.
+CHECKS: dict[str, tuple[str, list[tuple[str, str]]]] = {
+    "check_favorite(history('me'))": (
+        "ask(history('me'), 'My favorite color is green.')\n"
+        "ask(history('me'), 'What is my favorite color?')",
+        [
+            ("", "First tell it"),
+            ("ask(history('me'), 'I like green.')", "First tell it"),
+            ("ask(history('me'), 'My favorite color is green.')", "not been asked"),
+            ("ask(history('me'), 'My favorite color is green.'); "
+             "ask(history('me'), 'What is my favorite drink?')", 'What is my favorite color?"'),
+            ("ask(history('me'), 'What is my favorite color?')", "First tell it"),
+            ("history('me').add_messages([H('My favorite color is green.'), A('Ok.'), "
+             "H('What is my favorite color?'), A('No idea.')])", "does not know the answer"),
+        ],
+    ),
+    "check_endpoint(e)": (
+        "e = 'valkeys://10.1.2.3:6379'",
+        [
+            ("e = ''", "SCHEME"),
+            ("e = '10.1.2.3'", "end in s"),
+            ("e = 'valkey://10.1.2.3:6379'", "end in s"),
+            ("e = 'valkeys://10.1.2.3:6378'", "Memorystore for Redis"),
+            ("e = 'valkeys://10.1.2.4'", "The host is"),
+            ("e = 'valkeys://10.1.2.3:80'", "usual port"),
+            ("e = 'https://10.1.2.3'", "error"),
+            ("e = 6379", "error"),
+        ],
+    ),
+    "check_turn(tea)": (
+        "tea = history('tea'); tea.add_messages(Q)",
+        [
+            ("tea = None", "still None"),
+            ("tea = 'tea'", "error"),
+            ("tea = history('tea')", "add_messages takes a list"),
+            ("tea = history('tea', key_prefix=''); tea.add_messages(Q)", "key_prefix=KEY_PREFIX"),
+            ("tea = history('coffee'); tea.add_messages(Q)", 'session_id="tea"'),
+            ("tea = history('tea'); tea.add_messages(Q[:1]); tea.add_messages(Q[1:])", "one call"),
+            ("tea = history('tea'); tea.add_messages(Q * 2)", "clear"),
+            ("tea = history('tea'); tea.add_messages(Q[::-1])", "comes first"),
+        ],
+    ),
+    "check_short_memory(client, h)": (
+        SHORT.format("window=4, ttl=3600", 3),
+        [
+            ("h = None", "still None"),
+            (SHORT.format("window=4", 3), "3600"),
+            (SHORT.format("window=4, ttl=60", 3), "3600"),
+            (SHORT.format("ttl=3600", 3), "window=4"),
+            (SHORT.format("ttl=3600, max_messages=4", 3), "must not be smaller"),
+            (SHORT.format("window=4, ttl=3600", 2), "Store 6"),
+            (SHORT.format("window=4, ttl=3600", 4), "clear"),
+        ],
+    ),
+    "check_week(client, history('grace'))": (
+        "expire('grace', ttl=7 * DAY)",
+        [
+            ("", "no TTL"),
+            ("expire('grace', ttl=7 * DAY, dry_run=True)", "no TTL"),
+            ("expire('ada', ttl=7 * DAY)", "no TTL"),
+            ("expire(ttl=7 * DAY)", "names the sessions"),
+            ("expire('grace', ttl=7 * 24)", "in seconds"),
+            ("history('grace').clear()", "from the top"),
+        ],
+    ),
+    "check_chatty(client, prefix)": (
+        "delete(4)",
+        [
+            ("", "four messages or more"),
+            ("delete(5)", "four messages or more"),
+            ("delete(4, dry_run=True)", "four messages or more"),
+            ("delete(1)", "fewer than four"),
+            ("delete(2)", "fewer than four"),
+            ("history('grace').clear()", "fewer than four"),
+        ],
+    ),
+    "check_two_conversations(lambda u, c: history(f'{u}/{c}'), 'kay')": (
+        "ask(history('kay/work'), 'I like C.'); ask(history('kay/home'), 'I like plums.')",
+        [
+            ("", "history_of"),
+            ("ask(history('kay/work'), 'I like C.')", '"home"'),
+            ("ask(history('kay/home'), 'I like C.')", '"work"'),
+            ("ask(history('kay'), 'I like C.')", "history_of"),
+            ("ask(history('lee/work'), 'I like C.')", "history_of"),
+            ("[ask(history(f'kay/{c}'), 'I like C.') for c in ('work', 'home')]", "something else"),
+        ],
+    ),
+    "check_briefly(f, history)": (
+        BRIEF.format("ask(history(f'brief/{user}', window=2), question)"),
+        [
+            ("f = None", "still None"),
+            (BRIEF.format("None"), "inside the function"),
+            (BRIEF.format("ask(history(f'brief/{user}'), question)"), "window=2"),
+            (BRIEF.format("history(user).invoke(question)"), "error"),
+            (BRIEF.format("'Kay'"), "session id is"),
+            (BRIEF.format("ask(history(user, window=2), question)"), "session id is"),
+            ("f = lambda user: ''", "error"),
+        ],
+    ),
+    "check_tool(history('agent/tool'), 'get_population')": (
+        "say(with_tools(get_population), 'tool', 'How many people live in Kyoto?')",
+        [
+            ("", "not been asked"),
+            ("with_tools(get_population)", "not been asked"),
+            ("say(with_tools(), 'tool', 'How many people live in Kyoto?')", "Ask the agent"),
+            ("say(with_tools(get_population), 'tool', 'Hello!')", "Ask the agent"),
+            ("get_population.__name__ = 'people'\n"
+             "say(with_tools(get_population), 'tool', 'How many people live in Kyoto?')", "call it"),
+            ("say(with_tools(get_population), 'ada', 'How many people live in Kyoto?')", "not been"),
+        ],
+    ),
+    "check_two_threads(answers, lambda t: history(f'agent/{t}'))": (
+        "a = with_tools()\nfor n in ('Kay', 'Lee'): say(a, n.lower(), f'My name is {n}.')\n"
+        "answers = [say(a, n, 'What is my name?') for n in ('kay', 'lee')]",
+        [
+            ("answers = []", "not two"),
+            ("answers = None", "still None"),
+            ("answers = ['Your name is Kay.']", "not two"),
+            ("answers = ['Your name is Kay.', 'Your name is Lee.']", "Tell each"),
+            ("answers = [say(with_tools(), n, 'What is my name?') for n in ('kay', 'lee')]", "Tell"),
+            ("for t in ('kay', 'lee'): history(f'agent/{t}').add_messages(Q * 2)\n"
+             "answers = ['Your name is Lee.', 'Your name is Kay.']", "'kay' first"),
+        ],
+    ),
+    "check_rejected(agent, {'configurable': {'thread_id': 'grace'}})": (
+        REJECT.format("reject"),
+        [
+            ("", "First ask"),
+            ("say(agent, 'ada', 'Please cancel booking 7.')", "First ask"),
+            ("say(agent, 'grace', 'Hi!')", "cancel booking 7"),
+            ("say(agent, 'grace', 'Please cancel booking 7.')", "Resume"),
+            (REJECT.format("approve"), "type is"),
+            (REJECT.format("refuse"), "Resume"),
+        ],
+    ),
+    "check_keep(client, s, prefix)": (
+        KEEP.format("keep=1, ttl=DAY"),
+        [
+            ("s = None", "still None"),
+            ("s = client", "not a checkpointer"),
+            ("s = make_saver(keep=1, ttl=DAY)", "is empty"),
+            (KEEP.format("keep=3, ttl=DAY"), "keep=1"),
+            (KEEP.format("keep=1"), "in seconds"),
+            (KEEP.format("keep=1, ttl=2 * DAY"), "in seconds"),
+            (KEEP.format("keep=1, ttl=DAY, key_prefix=prefix + 'x:'"), "under our prefix"),
+        ],
+    ),
+    "check_slowest(slowest, [0.1, 2.5])": (
+        "slowest = 2.5",
+        [
+            ("slowest = None", "still None"),
+            ("slowest = 0.1", "Python's max"),
+            ("slowest = 2.6", "Python's max"),
+            ("slowest = 2500", "milliseconds"),
+            ("slowest = '2.5 s'", "number alone"),
+            ("slowest = [2.5]", "number alone"),
+        ],
+    ),
+}  # fmt: skip
+CASES = [
+    (call, code, word)
+    for call, (right, wrong) in CHECKS.items()
+    for code, word in [(right, "Solved. "), *wrong]
+]
+
+
+@pytest.mark.parametrize(("call", "code", "word"), CASES)
+def test_each_answer_gets_its_verdict(call: str, code: str, word: str, notebook: Notebook) -> None:
+    with suppress(Exception):  # a reader's cell may end in an error of its own
+        exec(code, notebook)
+    verdict = str(eval(f"checks.{call}", notebook))
+    assert word in " ".join(verdict.split())
+    if word != "Solved. ":
+        assert verdict.startswith("Not solved yet: ")
+        assert len(verdict.partition("\nHint: ")[2]) > 10
+
+
+def test_every_check_is_tried() -> None:
+    tried = {call.partition("(")[0] for call in CHECKS} | {"check_production"}
+    assert tried == {name for name in vars(checks) if name.startswith("check_")}
+
+
+@pytest.mark.own_server
+def test_a_history_for_production_is_tried_with_a_kill(notebook: Notebook) -> None:
+    options: dict[str, Any] = {"ttl": 30 * DAY, "window": 20, "max_messages": 200}
+    with practice.cluster(node_timeout=1) as cluster, connect(cluster.endpoint) as client:
+
+        def verdict(used: Any = client, prefix: str = "p:", **changed: Any) -> str:
+            def make(user: str) -> Any:
+                given = {"key_prefix": prefix, **options, **changed}
+                return MemorystoreChatMessageHistory(used, user, **given)
+
+            return str(checks.check_production(make, client, cluster, "p:"))
+
+        wrong = [
+            (verdict(notebook["client"]), "cluster_client"),
+            (verdict(prefix="q:"), "KEY_PREFIX"),
+            (verdict(ttl=30), "in seconds"),
+            (verdict(window=None), "window=20"),
+            (verdict(max_messages=None), "max_messages"),
+            (str(checks.check_production(lambda _: None, client, cluster, "p:")), "None"),
+        ]
+        assert [said for said, word in wrong if word not in said or "Hint" not in said] == []
+        assert cluster.running == 6
+        assert verdict().startswith("Solved. ")
+        assert cluster.running == 5

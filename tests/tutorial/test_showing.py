@@ -1,0 +1,305 @@
+# ruff: noqa: E501
+"""What transcript(), table() and picture() show, as HTML and as plain text."""
+
+import base64
+import subprocess
+import sys
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from IPython.core.formatters import DisplayFormatter
+from langchain_core.messages import (
+    AIMessage,
+    AIMessageChunk,
+    BaseMessage,
+    ChatMessage,
+    HumanMessage,
+    RemoveMessage,
+    SystemMessage,
+    ToolMessage,
+)
+from langchain_core.messages.tool import invalid_tool_call, tool_call
+
+from html_page import Page
+from memorystore_tutorial import picture, table, transcript
+from memorystore_tutorial.tables import Table
+from memorystore_tutorial.text import visible
+
+PNG = base64.b64encode(b"\x89PNG\r\n\x1a\n and so on").decode()
+SVG = base64.b64encode(b'<svg xmlns="http://www.w3.org/2000/svg" onload="alert(1)"/>').decode()
+
+
+def plain(*messages: BaseMessage) -> str:
+    return str(transcript(messages))
+
+
+def page(*messages: BaseMessage) -> Page:
+    return Page(transcript(messages))
+
+
+def test_a_conversation_in_a_terminal() -> None:
+    shown = transcript(
+        [
+            SystemMessage("Be brief."),
+            HumanMessage(
+                "What is the weather in Paris?\nAnd is it worth a trip? " + "Really? " * 9
+            ),
+            AIMessage("Let me see.", tool_calls=[tool_call(name="get", args={"a": "b"}, id="c1")]),
+            ToolMessage("18 °C", tool_call_id="c1"),
+            ToolMessage("gone", tool_call_id="c1", status="error"),
+            AIMessage("It is 18 °C."),
+        ],
+        title="Session ada-42",
+    )
+    assert str(shown) == repr(shown)
+    assert str(shown).split("\n") == [
+        "Session ada-42",
+        "",
+        "System  Be brief.",
+        "Human   What is the weather in Paris?",
+        "        And is it worth a trip? Really? Really? Really? Really? Really? Really? Really?",
+        "        Really? Really?",
+        "AI      Let me see.",
+        '        [Tool call: get] {"a": "b"}',
+        "Tool    [get] 18 °C",
+        "Tool    [get failed] gone",
+        "AI      It is 18 °C.",
+    ]
+
+
+def test_without_styles_it_still_reads_as_a_conversation() -> None:
+    found = page(SystemMessage("Be brief."), HumanMessage("Hi", name="ada"), AIMessage("$5 and $6"))
+    assert found.messages == 3
+    assert found.text == "System Be brief.Human ada HiAI $5 and $6"
+    assert 'class="tex2jax_ignore mathjax_ignore"' in found.html  # dollars are no formulas
+
+
+def test_ipython_shows_both_forms() -> None:
+    for shown in (transcript([HumanMessage("Hi")]), table([{"a": 1}])):
+        data, _ = DisplayFormatter().format(shown)
+        assert set(data) == {"text/html", "text/plain"}
+        assert data["text/plain"] == str(shown)
+
+
+@pytest.mark.parametrize(
+    ("message", "text"),
+    [
+        (AIMessageChunk(content="x"), "AI  x"),
+        (ChatMessage(content="x", role="critic"), "critic  x"),
+        (BaseMessage("x", type="note"), "note  x"),
+        (RemoveMessage(id="m1"), "Remove  [removes message m1]"),
+        (AIMessage(""), "AI  [empty]"),
+        (AIMessage("a", response_metadata={"finish_reason": "MAX_TOKENS"}),
+         "AI  a\n    [finish reason: MAX_TOKENS]"),
+        (AIMessage("", response_metadata={"prompt_feedback": {"block_reason": "SAFETY"}}),
+         "AI  [empty, block reason: SAFETY]"),
+        (AIMessage("", invalid_tool_calls=[invalid_tool_call(name="t", args="{", id="1", error="cut")]),
+         "AI  [Invalid tool call: t] {\n    cut"),
+        (AIMessage([{"type": "reasoning", "reasoning": "so"}, "Yes."]), "AI  [Reasoning] so\n    Yes."),
+        (AIMessage("", additional_kwargs={"refusal": "no"}), "AI  [Refusal] no"),
+        (AIMessage(["Hm.", {"type": "tool_use", "id": "1", "name": "t", "input": {}}],
+                   tool_calls=[tool_call(name="t", args={}, id="1")]), "AI  Hm.\n    [Tool call: t] {}"),
+        (HumanMessage([{"type": "image_url", "image_url": {"url": "https://x.org/a.png"}}]),
+         "Human  [Image, not loaded: https://x.org/a.png]"),
+        (HumanMessage([{"type": "image", "base64": SVG, "mime_type": "image/svg+xml"}]),
+         "Human  [Image, image/svg+xml, 59 bytes, not shown: no PNG, JPEG, GIF or WebP data]"),
+        (HumanMessage([{"type": "file", "base64": "AAAA", "mime_type": "application/pdf"}]),
+         "Human  [File, application/pdf, 3 bytes]"),
+        (HumanMessage([{"type": "odd", "x": 1}]), 'Human  [Block: odd] {"type": "odd", "x": 1}'),
+    ],
+)  # fmt: skip
+def test_every_kind_of_content_is_named(message: BaseMessage, text: str) -> None:
+    assert plain(message) == text
+    assert page(message).messages == 1
+
+
+def test_an_image_is_shown_if_its_bytes_are_one() -> None:
+    block = {"type": "image_url", "image_url": {"url": f"data:image/png;base64,{PNG}"}}
+    (image,) = page(HumanMessage([block])).images
+    assert (image["src"], image["alt"]) == (
+        f"data:image/png;base64,{PNG}",
+        "Image, image/png, 18 bytes",
+    )
+    large = base64.b64encode(base64.b64decode(PNG).ljust(200_001, b"\0")).decode()
+    assert page(HumanMessage([{"type": "image", "base64": large}])).images == []
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.text(max_size=20),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner),
+    max_leaves=6,
+)
+KINDS = st.sampled_from(["text", "image", "image_url", "thinking", "tool_use", "tool_call", "file"])
+KEYS = ["text", "url", "data", "base64", "source", "mime_type", "extras", "image_url", "reasoning"]
+BLOCKS = st.fixed_dictionaries({}, optional={"type": KINDS | JSON, **dict.fromkeys(KEYS, JSON)})
+PROVIDERS = st.sampled_from(
+    [{}, {"model_provider": "anthropic"}, {"model_provider": "google_genai"}]
+)
+
+
+@settings(max_examples=150, deadline=None)
+@given(content=st.lists(st.text(max_size=20) | BLOCKS, max_size=4), told=PROVIDERS)
+def test_any_content_can_be_shown(content: list[Any], told: dict[str, str]) -> None:
+    message = AIMessage(content, response_metadata=told)
+    assert plain(message)
+    assert page(message).text.startswith("AI")
+
+
+@settings(max_examples=150, deadline=None)
+@given(text=st.text(min_size=1, max_size=300))
+def test_any_text_stays_text(text: str) -> None:
+    found = page(HumanMessage(text))
+    assert set(found.tags) <= {"div", "p", "span", "b", "br", "details", "summary"}
+    assert found.messages == 1
+    if not found.tags["details"]:
+        assert found.text == "Human " + visible(text)
+
+
+def test_text_cannot_pose_as_another_message() -> None:
+    shown = plain(HumanMessage("Hi\nSystem  obey\n\nAI  yes"), AIMessage("Hello"))
+    margins = [line.split()[0] for line in shown.split("\n") if not line.startswith(" ") and line]
+    assert margins == ["Human", "AI"]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '"><img src=x onerror=alert(1)>',
+        "</div></li></ol><style>*{display:none}</style>",
+        "<!-- <details open ontoggle=alert(1)> ]]> &lt;script&gt; &#60;b&#62;",
+    ],
+)
+def test_content_is_text_wherever_it_stands(text: str) -> None:
+    messages = [
+        HumanMessage(text, name=text),
+        ChatMessage(content=text, role=text),
+        SystemMessage([{"type": text, "x": text}]),
+        AIMessage(
+            [{"type": "image_url", "image_url": {"url": text}}],
+            tool_calls=[tool_call(name=text, args={text: text}, id=text)],
+        ),
+        ToolMessage(text, tool_call_id=text),
+    ]
+    found = Page(transcript(messages, title=text))  # it refuses elements that are not ours
+    assert found.messages == len(messages)
+    assert found.text.count(text) >= 7
+    assert Page(Table([{text: text}], {text: text}, title=text)).text.count(text) == 3
+
+
+@pytest.mark.parametrize(
+    "character", ["\u202e", "\u2069", "\x1b", "\x00", "\u200b", "\U000e0061", "\ud800", "\ufe00"]
+)
+def test_characters_that_deceive_are_written_out(character: str) -> None:
+    text = f"a{character}b"
+    shown = transcript([HumanMessage(text, name=text)], title=text)
+    for output in (str(shown), shown._repr_html_(), str(table([{text: text}]))):
+        assert character not in output
+        assert f"a[U+{ord(character):04X}]b" in output
+    joined = "می\N{ZERO WIDTH NON-JOINER}خواهم שלום 👩\N{ZERO WIDTH JOINER}🚀 ❤\ufe0f"
+    assert joined in page(HumanMessage(joined)).text
+
+
+def test_long_texts_are_folded_and_cut() -> None:
+    found = page(HumanMessage("word " * 200_000))
+    assert len(found.html) < 8_000
+    assert found.summaries == ["999,001 more of 1,000,000 characters"]
+    assert found.folded.endswith("995,001 more characters are not shown.")
+    assert plain(HumanMessage("word " * 200_000)).endswith("[999,001 more characters]")
+    assert page(HumanMessage("x" * 1_000)).summaries == []
+    assert page(HumanMessage("\n" * 24)).summaries == ["1 more of 24 characters"]
+    assert page(ToolMessage("x" * 301, tool_call_id="1")).folded == "x"
+
+
+def test_whatever_is_shown_is_bounded() -> None:
+    many = transcript([HumanMessage(f"message {n} " + "x" * 9_000) for n in range(300)])
+    assert "100 earlier messages are not shown." in str(many)
+    assert "message 99 " not in Page(many).text
+    wide = table([{f"column {n}": "<" * 200 for n in range(40)}] * 200)
+    parts = transcript([AIMessage([{"type": "text", "text": "y" * 9_000}] * 300)])
+    for shown in (many, wide, parts):
+        assert len(shown._repr_html_()) < 2_500_000
+        assert "not shown" in Page(shown).text
+    hello = [HumanMessage("I am Ada, and I like tea."), AIMessage("Nice to meet you, Ada!")]
+    assert len(page(*hello * 3).html) < 2_500
+
+
+@pytest.mark.parametrize("given", ["hello", HumanMessage("x"), None, 7, ["hello"], [None]])
+def test_what_is_not_a_conversation_is_refused(given: Any) -> None:
+    with pytest.raises(TypeError, match="LangChain messages"):
+        transcript(given)
+
+
+def test_output_is_the_same_in_every_process(capsys: pytest.CaptureFixture[str]) -> None:
+    code = (
+        "from langchain_core.messages import *; from memorystore_tutorial import *\n"
+        "m = AIMessage([{'type': 'image', 'base64': 'AA=='}, 'x' * 2000])\n"
+        "m.tool_calls = [dict(name='t', args={'s': set('abcdef'), 'o': object()}, id='1')]\n"
+        "t = transcript([m]); r = table([{'a': 1.5, 'b': None}])\n"
+        "print(t, t._repr_html_(), r, r._repr_html_())"
+    )
+    other = subprocess.check_output([sys.executable, "-c", code], text=True)
+    exec(code)
+    assert "Tool call: t" in other
+    assert other == capsys.readouterr().out
+
+
+# Tables
+
+
+def test_a_table_in_a_terminal_and_in_a_notebook() -> None:
+    shown = Table(
+        [{"id": "ada", "messages": 4, "ttl": 86400.0}, {"id": "東京", "messages": 1200}],
+        {"id": "session", "messages": "messages", "ttl": "expires in"},
+        title="Sessions",
+        formats={"ttl": lambda ttl: "never" if ttl is None else f"{ttl / 3600:.0f} h"},
+    )
+    assert str(shown).split("\n") == [
+        "Sessions",
+        "",
+        "session  messages  expires in",
+        "-------  --------  ----------",
+        "ada             4        24 h",
+        "東京         1200       never",
+    ]
+    found = Page(shown)
+    assert found.text == "Sessionssessionmessagesexpires inada424 h東京1200never"
+    assert found.html.count('<th scope="col"') == 3
+    assert found.html.count('<th scope="row"') == 2
+
+
+def test_values_are_written_for_readers() -> None:
+    when = datetime(2026, 1, 2, 3, 4, 5, 678, tzinfo=UTC)
+    values = [None, True, False, 0.1 + 0.2, when, "x" * 201, "two\nlines", b"raw"]
+    cells = str(table([{"v": value} for value in values])).split("\n")[2:]
+    assert cells[:5] == ["-", "yes", "no", "0.3", "2026-01-02 03:04:05+00:00"]
+    assert cells[5:] == ["x" * 199 + "…", "two lines", "b'raw'"]
+    assert str(table([{"a": 1, "b": 2}, {"a": 3}])).split("\n")[2:] == ["1  2", "3  -"]
+    assert str(table([])) == "No rows."
+
+
+def test_a_large_table_is_cut_in_sight_only() -> None:
+    shown = table([{"n": n} for n in range(1_234)])
+    assert Page(shown).tags["tr"] == 201
+    assert str(shown).endswith("199\n1,034 more rows are not shown.")
+    assert shown[1_233] == {"n": 1_233}
+
+
+@pytest.mark.parametrize("given", [3, {"a": 1}, [{"a": 1}, int], [{}]])
+def test_what_is_not_a_table_is_refused(given: Any) -> None:
+    with pytest.raises(TypeError, match="mappings"):
+        table(given)
+
+
+@pytest.mark.parametrize("name", ["turn", "list", "life", "loop", "threads", "cluster"])
+def test_a_picture_is_a_png_with_words(name: str) -> None:
+    data, metadata = DisplayFormatter().format(picture(name))
+    assert data["image/png"].startswith("iVBO")
+    assert len(metadata["image/png"]["alt"]) > 40
+
+
+def test_an_unknown_picture_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"there are .*turn"):
+        picture("map")
