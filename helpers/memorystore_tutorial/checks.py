@@ -128,8 +128,8 @@ def check_turn(tea: MemorystoreChatMessageHistory) -> _Problems:
     again = "Put tea.clear() before it: what an earlier try stored is still there."
     hint = order if kinds == ["ai", "human"] else again if len(kinds) > 2 else add
     yield kinds != ["human", "ai"], problem, hint
-    client: Any = vars(tea).get("client") or vars(tea)["_client"]
-    appends = {json.loads(element)["id"] for element in client.lrange(tea.key, 0, -1)}
+    stored: Any = tea.client.lrange(tea.key, 0, -1)
+    appends = {json.loads(element)["id"] for element in stored}
     one = "Give both messages to one call: tea.add_messages([question, answer])."
     yield len(appends) > 1, "question and answer were stored in two calls.", one
 

@@ -160,7 +160,7 @@ def sessions_table(client: Client, *, key_prefix: str = "", limit: int = 50) -> 
         >>> sessions_table(connect("embedded"), key_prefix="nothing-here:")
         No sessions.
     """
-    shown, number = newest(client, key_prefix=key_prefix, limit=limit, progress=False)
+    shown, number = newest(client, key_prefix=key_prefix, limit=limit)
     now = datetime.now(UTC)
     title = counted(number, "session") if number else ""
     if number > limit:
@@ -170,7 +170,7 @@ def sessions_table(client: Client, *, key_prefix: str = "", limit: int = 50) -> 
         # Clocks differ: what another machine did just now may lie ahead.
         seconds = 0.0 if last is None else (now - last).total_seconds()
         return (
-            "unknown" if last is None else f"{_span(seconds)} ago" if seconds >= 60 else "just now"
+            "unknown" if last is None else f"{span(seconds)} ago" if seconds >= 60 else "just now"
         )
 
     return Table(
@@ -186,14 +186,14 @@ def sessions_table(client: Client, *, key_prefix: str = "", limit: int = 50) -> 
         formats={
             "messages": "{:,}".format,
             "last": ago,
-            "ttl": lambda ttl: "never" if ttl is None else _span(ttl),
+            "ttl": lambda ttl: "never" if ttl is None else span(ttl),
             "bytes": size,
         },
         empty="No sessions.",
     )
 
 
-def _span(seconds: float) -> str:
+def span(seconds: float) -> str:
     """Write a duration in the largest unit that says it well: "30 days", "25 hours"."""
     for unit, length in (("day", 86_400), ("hour", 3_600), ("minute", 60)):
         count = seconds / length

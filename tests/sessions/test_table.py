@@ -8,7 +8,7 @@ import redis
 from langchain_core.messages import HumanMessage
 
 from memorystore_chat import MemorystoreChatMessageHistory, sessions
-from memorystore_tutorial import session_table, sessions_table
+from memorystore_tutorial import sessions_table, tables
 from servers import Cluster
 from stored import UNTIMED, element
 
@@ -81,7 +81,7 @@ def test_the_table_has_the_sessions_of_all_nodes(valkey_cluster: Cluster, key_pr
     ],
 )  # fmt: skip
 def test_durations_are_told_in_the_unit_that_suits(seconds: float, words: str) -> None:
-    assert session_table.span(seconds) == words
+    assert tables.span(seconds) == words
 
 
 @pytest.mark.parametrize(
@@ -92,7 +92,7 @@ def test_durations_are_told_in_the_unit_that_suits(seconds: float, words: str) -
     ],
 )  # fmt: skip
 def test_sizes_have_two_digits_and_a_unit(size: int, words: str) -> None:
-    assert session_table.size(size) == words
+    assert tables.size(size) == words
 
 
 def test_sessions_of_one_millisecond_keep_their_order(client: redis.Redis, key_prefix: str) -> None:
