@@ -27,23 +27,16 @@ _LEAST_FOR_GOOGLE = 15.0
 
 # Options of redis-py that connect() decides itself, and what takes their place.
 _DECIDED = {
-    "host": "the endpoint",
-    "port": "the endpoint",
-    "db": "the endpoint, as in redis://HOST:PORT/2",
-    "url": "the endpoint",
-    "path": "the endpoint, as in unix:///PATH",
-    "unix_socket_path": "the endpoint, as in unix:///PATH",
-    "startup_nodes": "the endpoint",
-    "username": "the endpoint, as in redis://USER:PASSWORD@HOST",
+    "host port db url path unix_socket_path startup_nodes username": (
+        "the endpoint, as in redis://USER:PASSWORD@HOST:PORT/2 or unix:///PATH"
+    ),
     "credential_provider": "iam=",
-    "socket_timeout": "timeout=",
-    "socket_connect_timeout": "timeout=",
+    "socket_timeout socket_connect_timeout": "timeout=",
     "protocol": "RESP2, which every supported server speaks",
     "client_name": "no name, as Memorystore blocks CLIENT SETNAME",
     "retry": "its own rules for trying again",
     "connection_pool": "its own pool, which max_connections= bounds",
-    "connection_class": "its own connections",
-    "redis_connect_func": "its own connections",
+    "connection_class redis_connect_func": "its own connections",
 }
 
 
@@ -110,7 +103,7 @@ def connect(
         ...     client.ping()
         True
     """
-    _check_options(timeout, patience, client_options)
+    patience = _checked_options(timeout, patience, client_options)
     target = _resolve(endpoint, password, iam, ca_certs, check_hostname, cluster, timeout)
     client: clients.ServerClient | clients.ClusterClient | None = None
     info: Mapping[str, Any] | None = None
@@ -125,7 +118,7 @@ def connect(
         target = _checked(target, info)
         open_client = clients.open_cluster if target.cluster else clients.open_server
         with once.attempt():
-            client = open_client(target, timeout, _patience(patience, timeout), **client_options)
+            client = open_client(target, timeout, patience, **client_options)
             client.ping(**_one_node(target))
     except FAILURES as error:
         if client is not None:
@@ -165,7 +158,7 @@ async def connect_async(
         >>> asyncio.run(greet())
         True
     """
-    _check_options(timeout, patience, client_options)
+    patience = _checked_options(timeout, patience, client_options)
     _check_loop()
     # Finding the endpoint may read files, start a server and ask Google.
     given = (endpoint, password, iam, ca_certs, check_hostname, cluster, timeout)
@@ -184,7 +177,7 @@ async def connect_async(
         target = _checked(target, info)
         open_client = clients.open_cluster_async if target.cluster else clients.open_server_async
         with once.attempt():
-            client = open_client(target, timeout, _patience(patience, timeout), **client_options)
+            client = open_client(target, timeout, patience, **client_options)
             await client.ping(**_one_node(target))
     except FAILURES as error:
         if client is not None:
@@ -217,10 +210,6 @@ def _probe(target: Endpoint, timeout: float) -> dict[str, Any]:
         "unreachable": False,
         "max_connections": 1,
     }
-
-
-def _patience(given: float | None, timeout: float) -> float:
-    return 2 * timeout if given is None else given
 
 
 def _one_node(target: Endpoint) -> dict[str, Any]:
@@ -258,33 +247,27 @@ def _checked(target: Endpoint, info: Mapping[str, Any]) -> Endpoint:
     return replace(target, cluster=found)
 
 
-def _check_options(timeout: object, patience: object, client_options: dict[str, Any]) -> None:
+def _checked_options(timeout: float, patience: float | None, client_options: Any) -> float:
+    """Return the patience, once everything is found acceptable."""
     check_seconds("timeout", timeout)
-    if patience is not None:
-        check_seconds("patience", patience, zero=True)
+    if patience is None:
+        patience = 2 * timeout
+    check_seconds("patience", patience, zero=True)
     for name in client_options:
         if name.startswith("ssl"):
             raise ValueError(
                 f"connect() does not take {name}=: a rediss:// endpoint and ca_certs= decide "
                 "about TLS, and the certificate is always verified."
             )
-        if name in _DECIDED:
-            raise ValueError(f"connect() does not take {name}=: it uses {_DECIDED[name]}.")
+        for names, instead in _DECIDED.items():
+            if name in names.split():
+                raise ValueError(f"connect() does not take {name}=: it uses {instead}.")
+    return patience
 
 
-_ACCEPTED: dict[str, tuple[Any, str]] = {
-    "endpoint": (str | Endpoint | None, "text or an Endpoint"),
-    "password": (str | None, "text (str)"),
-    "iam": (bool | redis.CredentialProvider | None, "True or an IamCredentials"),
-    "cluster": (bool | None, "True, False, or None to ask the server"),
-}
-
-
-def _check_types(**given: object) -> None:
-    for name, value in given.items():
-        accepted, words = _ACCEPTED[name]
-        if not isinstance(value, accepted):
-            raise TypeError(f"{name} is a {type_name(value)}; it takes {words}.")
+def _check_type(name: str, value: object, accepted: Any, words: str) -> None:
+    if not isinstance(value, accepted):
+        raise TypeError(f"{name} is a {type_name(value)}; it takes {words}.")
 
 
 def _resolve(
@@ -297,7 +280,11 @@ def _resolve(
     timeout: float,
 ) -> Endpoint:
     """Return the endpoint with everything that is given beside it, its address found."""
-    _check_types(endpoint=endpoint, password=password, iam=iam, cluster=cluster)
+    providers = bool | redis.CredentialProvider | None
+    _check_type("endpoint", endpoint, str | Endpoint | None, "text or an Endpoint")
+    _check_type("password", password, str | None, "text (str)")
+    _check_type("iam", iam, providers, "True or an IamCredentials")
+    _check_type("cluster", cluster, bool | None, "True, False, or None to ask the server")
     if not (check_hostname is None or check_hostname is True):
         raise ValueError(f"check_hostname is {check_hostname!r}; it takes True or None.")
     if password is not None and iam:
