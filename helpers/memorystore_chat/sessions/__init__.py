@@ -1,13 +1,11 @@
 """Many sessions at once: list, expire, delete, export, load, and copy them from another library.
 
-Every function takes a ``redis.Redis`` or ``redis.cluster.RedisCluster``, with or without
-``decode_responses=True``, and works on servers that refuse KEYS, OBJECT, CONFIG, CLIENT and MEMORY.
-They need memory for some hundred sessions at a time, however many there are; only to recognize keys
-that SCAN answers twice they keep the keys, which takes about 100 bytes and the key for each.
+Every function takes a ``redis.Redis`` or ``redis.cluster.RedisCluster`` and works on servers that
+refuse KEYS, OBJECT, CONFIG, CLIENT and MEMORY. In memory there are some hundred sessions at a time,
+and the keys: to recognize those that SCAN answers twice.
 
 What they find is complete, or they raise an error that says to run them again: a server that is
-replaced by another one, or a cluster that moves slots, is noticed and not waited for. For that they
-ask every server for its INFO, and a cluster for CLUSTER NODES.
+replaced, or a cluster that moves slots, is noticed (by INFO and CLUSTER NODES) and not waited for.
 
 Example:
     >>> from memorystore_chat import MemorystoreChatMessageHistory, connect, sessions

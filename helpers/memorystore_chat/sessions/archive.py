@@ -8,7 +8,7 @@ import zlib
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from hashlib import sha256
-from typing import Any, BinaryIO, NamedTuple, NoReturn, TypeAlias
+from typing import Any, BinaryIO, NamedTuple, TypeAlias
 
 from memorystore_chat.arguments import check_text
 from memorystore_chat.errors import MemorystoreChatError
@@ -19,7 +19,7 @@ BinaryFile: TypeAlias = BinaryIO | io.BufferedIOBase
 LONGEST = 64 * 1024 * 1024
 """Bytes that a line may have. A compressed one could otherwise fill the memory."""
 
-_FORMAT, _VERSION = "memorystore-chat sessions", 1
+_HEADING = {"format": "memorystore-chat sessions", "version": 1}
 
 
 class Stored(NamedTuple):
@@ -42,10 +42,9 @@ class Stored(NamedTuple):
 
 
 def write_archive(file: BinaryFile, stored: Iterable[Stored], key_prefix: str) -> Counter[str]:
-    """Write a heading, a line for each session, and a line that seals the file; count what it has.
+    """Write a heading, a line a session, and a line with the counts and a SHA-256 of all before.
 
-    An element is a JSON string of its text, or ``{"base64": ...}`` if it is not UTF-8. The last
-    line has the counts and the SHA-256 of everything before it.
+    An element is a JSON string of its text, or ``{"base64": ...}`` if it is not UTF-8.
     """
     digest, counts = sha256(), Counter(sessions=0, messages=0, bytes=0)
 
@@ -54,13 +53,13 @@ def write_archive(file: BinaryFile, stored: Iterable[Stored], key_prefix: str) -
         if len(line) > LONGEST:
             raise MemorystoreChatError(
                 f"The session {record['session']!r} takes {len(line):,} bytes, and a line of the "
-                f"file holds up to {LONGEST:,}. Shorten it (max_messages=), or export the others "
-                "with ids=[...]. The file was not completed."
+                f"file holds up to {LONGEST:,}. The file was not completed. Shorten that session, "
+                "or export the others with ids=[...]."
             )
         digest.update(line)
         file.write(line)
 
-    write({"format": _FORMAT, "version": _VERSION, "key_prefix": key_prefix})
+    write({**_HEADING, "key_prefix": key_prefix})
     for one in stored:
         elements = [_to_json(element) for element in one.elements]
         write({"session": one.id, "ttl_ms": one.ttl_ms, "elements": elements})
@@ -69,78 +68,60 @@ def write_archive(file: BinaryFile, stored: Iterable[Stored], key_prefix: str) -
     return counts
 
 
-class Archive:
-    """A file of sessions, from where it stands; checked while it is read.
+def read_archive(file: BinaryFile) -> tuple[str, Iterator[Stored]]:
+    """Read a file of sessions from where it stands, and check it on the way.
 
-    Args:
-        file: A file opened for reading in binary mode.
-
-    Attributes:
-        key_prefix: The prefix it was exported with.
+    Returns:
+        The key prefix it was exported with, and its sessions.
 
     Raises:
-        MemorystoreChatError: It is not such a file, or of a newer version.
+        MemorystoreChatError: It is not such a file, or of another version; the iterator raises it
+            when the file is not whole or was changed.
     """
+    lines = _lines(file)
+    first = next(lines, b"")
+    heading = _parsed(first)
+    key_prefix = heading.pop("key_prefix", None)
+    try:
+        check_text("key_prefix", key_prefix)
+    except (TypeError, ValueError):
+        heading = {}
+    if heading != _HEADING:
+        raise MemorystoreChatError(
+            "This is not a file that sessions.export() of this version wrote: its first line is "
+            f"not the heading {json.dumps(_HEADING)}. Nothing was loaded."
+        )
+    return str(key_prefix), _sessions(first, lines)
 
-    def __init__(self, file: BinaryFile) -> None:
-        self._lines = _lines(file)
-        self._heading = next(self._lines, b"")
-        heading = _parsed(self._heading)
-        if heading.get("format") != _FORMAT:
-            raise MemorystoreChatError(
-                "This is not a file that sessions.export() wrote: its first line is not the "
-                "heading. Nothing was loaded."
-            )
-        if heading.get("version") != _VERSION:
-            raise MemorystoreChatError(
-                f"The file has version {heading.get('version')!r} of the format and this package "
-                f"knows version {_VERSION}. Nothing was loaded; a newer memorystore-chat can load "
-                "it."
-            )
-        self.key_prefix: str = heading.get("key_prefix", "")
+
+def _sessions(first: bytes, lines: Iterator[bytes]) -> Iterator[Stored]:
+    digest, counts = sha256(first), Counter(sessions=0, messages=0)
+    for line in lines:
+        record = _parsed(line)
+        if record == {"end": _seal(counts, digest.hexdigest())} and not any(lines):
+            return
         try:
-            check_text("key_prefix", self.key_prefix)
-        except (TypeError, ValueError):
-            _unsound("its heading")
+            stored = _stored(**record)
+        except (TypeError, LookupError, ValueError) as error:
+            raise _unsound() from error
+        digest.update(line)
+        counts.update(sessions=1, messages=len(stored.elements))
+        yield stored
+    raise _unsound()
 
-    def sessions(self) -> Iterator[Stored]:
-        """Its sessions, in order.
 
-        Raises:
-            MemorystoreChatError: The file is not whole, or was changed after it was exported.
-        """
-        digest, counts = sha256(self._heading), Counter(sessions=0, messages=0)
-        for number, line in enumerate(self._lines, start=2):
-            record = _parsed(line)
-            if "end" in record:
-                if record["end"] != _seal(counts, digest.hexdigest()) or any(self._lines):
-                    _unsound("its last line does not fit the others")
-                return
-            try:
-                stored = _from_record(record)
-            except (TypeError, ValueError):
-                _unsound(f"line {number} is not one of a session")
-            digest.update(line)
-            counts.update(sessions=1, messages=len(stored.elements))
-            yield stored
-        _unsound("its last line is missing")
+def _stored(session: str, ttl_ms: int | None, elements: list[Any]) -> Stored:
+    """The session of a line; an error if it is not sound."""
+    check_text("session", session)
+    if not (ttl_ms is None or (type(ttl_ms) is int and 0 < ttl_ms < 2**53)):
+        raise ValueError
+    if not isinstance(elements, list) or not elements:
+        raise TypeError
+    return Stored(session, ttl_ms, [_from_json(element) for element in elements])
 
 
 def _seal(counts: Counter[str], digest: str) -> dict[str, Any]:
     return {"sessions": counts["sessions"], "messages": counts["messages"], "sha256": digest}
-
-
-def _from_record(record: dict[str, Any]) -> Stored:
-    """The session of a line; a TypeError or ValueError if it is not sound."""
-    if record.keys() != {"session", "ttl_ms", "elements"}:
-        raise ValueError
-    name, ttl, elements = record["session"], record["ttl_ms"], record["elements"]
-    check_text("session", name)
-    if not isinstance(elements, list) or not elements:
-        raise TypeError
-    if ttl is not None and (type(ttl) is not int or not 0 < ttl < 2**53):
-        raise ValueError
-    return Stored(name, ttl, [_from_json(element) for element in elements])
 
 
 def _to_json(element: bytes) -> str | dict[str, str]:
@@ -150,13 +131,17 @@ def _to_json(element: bytes) -> str | dict[str, str]:
         return {"base64": base64.b64encode(element).decode()}
 
 
-def _from_json(value: object) -> bytes:
-    match value:
-        case str():
-            return value.encode()
-        case {"base64": str(text), **others} if not others:
-            return base64.b64decode(text, validate=True)
-    raise TypeError
+def _from_json(value: Any) -> bytes:
+    if isinstance(value, str):
+        return value.encode()
+    return base64.b64decode(value["base64"], validate=True)
+
+
+def _unsound() -> MemorystoreChatError:
+    return MemorystoreChatError(
+        "The file was cut off or changed after it was exported. Nothing was loaded; take another "
+        "copy, or export again."
+    )
 
 
 def _lines(file: BinaryFile) -> Iterator[bytes]:
@@ -165,21 +150,11 @@ def _lines(file: BinaryFile) -> Iterator[bytes]:
             if len(line) > LONGEST:
                 raise MemorystoreChatError(
                     f"A line of the file is longer than {LONGEST:,} bytes, so sessions.export() "
-                    "did not write it. Nothing more was read."
+                    "did not write it. Nothing was loaded."
                 )
             yield line
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-        raise MemorystoreChatError(
-            f"The file cannot be decompressed ({error}): it was cut off or changed. Take another "
-            "copy, or export again."
-        ) from error
-
-
-def _unsound(reason: str) -> NoReturn:
-    raise MemorystoreChatError(
-        f"The file was cut off or changed after it was exported: {reason}. Nothing was loaded; "
-        "take another copy, or export again."
-    )
+        raise _unsound() from error
 
 
 def _parsed(line: bytes) -> dict[str, Any]:

@@ -6,12 +6,14 @@ from datetime import UTC, datetime, timedelta
 from itertools import islice
 from typing import Literal
 
-from memorystore_chat import codec
-from memorystore_chat.arguments import check_count, check_ids, check_text, type_name
+from memorystore_chat.arguments import check_count, check_ids, check_seconds, check_text, type_name
+from memorystore_chat.codec import aside_key
 from memorystore_chat.commands import Client, script
 from memorystore_chat.sessions.report import Report
 from memorystore_chat.sessions.scanning import Found, find
 from memorystore_chat.sessions.servers import MOST, Order, ask, check_client, settled
+
+_LONGEST_IDLE = 10**10  # seconds; a datetime reaches back that far
 
 
 def delete(
@@ -25,20 +27,17 @@ def delete(
 ) -> Report:
     """Delete sessions for good, by id, by prefix or by age; by default only count them.
 
-    Only lists that `scan` takes for sessions are deleted, whatever else has such a key; with a
-    session goes what ``history.repair()`` moved out of it. One that is appended to before its turn
-    comes is kept: the server compares and deletes in one step. The memory is freed in the
-    background (UNLINK).
+    Only what `scan` takes for sessions is deleted; with a session goes what ``history.repair()``
+    moved out of it. One that is appended to before its turn comes is kept: the server compares and
+    deletes in one step.
 
     Args:
         client: A connected client.
         ids: Session ids; None stands for all under the prefix.
         key_prefix: What the keys begin with, literally.
         idle_for: Only sessions whose newest message is at least so old: a timedelta or seconds,
-            by the clocks of this program and of the one that appended. Sessions without a known
-            time are kept.
-        all_sessions: Must be True if neither ``ids`` nor ``key_prefix`` says which, so that
-            nobody deletes all sessions of a server by leaving something out.
+            by the clocks of the programs. Sessions without a known time are kept.
+        all_sessions: Must be True if neither ``ids`` nor ``key_prefix`` says which.
         dry_run: Only say what would be deleted.
 
     Returns:
@@ -46,16 +45,14 @@ def delete(
 
     Raises:
         TypeError, ValueError: An argument is not acceptable, or nothing says which sessions.
-        ConnectError: The server cannot be reached or did not answer; some may be deleted.
-        MemorystoreChatError: The server refused, or was replaced meanwhile; some may be deleted.
+        MemorystoreChatError: A server cannot be reached (ConnectError) or refused, or was replaced
+            meanwhile; some may be deleted.
 
     Example:
-        >>> from datetime import timedelta
         >>> from memorystore_chat import connect, sessions
-        >>> client = connect("embedded")
-        >>> report = sessions.delete(client, key_prefix="docs:", idle_for=timedelta(days=30))
-        >>> report.dry_run, report.sessions
-        (True, 0)
+        >>> month = timedelta(days=30)
+        >>> sessions.delete(connect("embedded"), key_prefix="docs:", idle_for=month).sessions
+        0
     """
     options = (key_prefix, idle_for, all_sessions, dry_run)
     return _change("delete", ("UNLINK",), client, ids, *options)
@@ -91,14 +88,12 @@ def expire(
 
     Raises:
         TypeError, ValueError: An argument is not acceptable, or nothing says which sessions.
-        ConnectError, MemorystoreChatError: As for `delete`.
+        MemorystoreChatError: As for `delete`.
 
     Example:
         >>> from memorystore_chat import connect, sessions
-        >>> client = connect("embedded")
-        >>> report = sessions.expire(client, key_prefix="docs:", ttl=30 * 24 * 60 * 60)
-        >>> report.dry_run, report.sessions
-        (True, 0)
+        >>> sessions.expire(connect("embedded"), key_prefix="docs:", ttl=3600).sessions
+        0
     """
     check_count("ttl", ttl, "seconds", optional=True)
     order: Order = ("PERSIST",) if ttl is None else ("EXPIRE", ttl)
@@ -153,9 +148,8 @@ def _done(client: Client, doing: str, order: Order, meant: list[Found]) -> list[
     ]
     replies = ask(client, doing, orders)
     done = [one for one, reply in zip(meant, replies, strict=True) if reply]
-    # What repair() moved out of them.
-    aside = [codec.aside_key(one.session.key) for one in done]
-    ask(client, doing, [(order[0], key, *order[1:]) for key in aside])
+    # What repair() moved out of them is in lists of its own.
+    ask(client, doing, [(order[0], aside_key(one.session.key), *order[1:]) for one in done])
     return done
 
 
@@ -169,15 +163,6 @@ def moment_before(idle_for: timedelta | float | None) -> datetime | None:
     """When a session was last used that has been idle for so long."""
     if idle_for is None:
         return None
-    accepted = "it takes a timedelta or seconds, more than 0, such as timedelta(days=30)."
-    if isinstance(idle_for, bool) or not isinstance(idle_for, timedelta | int | float):
-        raise TypeError(f"idle_for is {idle_for!r}; {accepted}")
-    now = datetime.now(UTC)
-    try:
-        idle = idle_for if isinstance(idle_for, timedelta) else timedelta(seconds=idle_for)
-        moment = now - idle
-    except (ValueError, OverflowError) as error:
-        raise ValueError(f"idle_for is {idle_for!r}; {accepted}") from error
-    if moment >= now:
-        raise ValueError(f"idle_for is {idle_for!r}; {accepted}")
-    return moment
+    seconds = idle_for.total_seconds() if isinstance(idle_for, timedelta) else idle_for
+    check_seconds("idle_for", seconds, most=_LONGEST_IDLE)
+    return datetime.now(UTC) - timedelta(seconds=seconds)

@@ -5,13 +5,12 @@
 -- ARGV[2]  the SHA-1 of its newest element
 -- ARGV[3]  the command; what follows the key in it comes after
 --
--- Answers 1, or 0 if the session was changed meanwhile. Uses nothing newer than Redis 5.
+-- Answers 1, or 0 if the session was changed meanwhile.
 
 local newest = redis.call('LINDEX', KEYS[1], -1)
-if newest then
-  if redis.call('LLEN', KEYS[1]) ~= tonumber(ARGV[1]) or redis.sha1hex(newest) ~= ARGV[2] then
-    return 0
-  end
+local length = redis.call('LLEN', KEYS[1])
+if newest and (length ~= tonumber(ARGV[1]) or redis.sha1hex(newest) ~= ARGV[2]) then
+  return 0
 end
 redis.call(ARGV[3], KEYS[1], unpack(ARGV, 4))
 return 1

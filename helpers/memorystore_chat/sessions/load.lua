@@ -7,14 +7,9 @@
 -- ARGV[4]  the first element; the rest follow
 --
 -- Answers 1 if the session holds the elements, or would, and 0 if something else is there.
--- Uses nothing newer than Redis 5.
 
 local key, ttl, offset = KEYS[1], ARGV[2], 3
 local number = #ARGV - offset
-local there = redis.call('TYPE', key).ok
-if there ~= 'none' and there ~= 'list' then
-  return 0
-end
 local present = redis.call('LRANGE', key, 0, number - 1)
 for i, element in ipairs(present) do
   if element ~= ARGV[offset + i] then
@@ -28,7 +23,7 @@ if #present > 0 and ARGV[1] == 'new' then
   return 0
 end
 if ttl ~= '0' then
-  -- Before anything is written: if it is refused, nothing is.
+  -- If it is refused, it is before anything is written.
   redis.call('PEXPIRE', key, ttl)
 end
 -- unpack() takes fewer than 8,000 values.

@@ -10,7 +10,7 @@ from typing import Literal, TypeAlias
 
 from memorystore_chat.arguments import check_ids, check_text
 from memorystore_chat.commands import Client, script
-from memorystore_chat.sessions.archive import Archive, BinaryFile, Stored, write_archive
+from memorystore_chat.sessions.archive import BinaryFile, Stored, read_archive, write_archive
 from memorystore_chat.sessions.changing import check_flag
 from memorystore_chat.sessions.report import Report
 from memorystore_chat.sessions.scanning import Found, find, is_message
@@ -25,15 +25,13 @@ def export(
     """Write sessions to a file, from which `load` brings them back.
 
     The file is JSON Lines in UTF-8: a heading, one line for each session, and a last line with the
-    counts and a SHA-256 of the rest. Messages are kept byte for byte, broken ones too; so is the
-    time each session has to live, counted from now. A session is read as it is at one moment, and
-    held in memory as a whole; one of more than 64 MB is refused.
+    counts and a SHA-256 of the rest. Messages are kept byte for byte, broken ones too, and so is
+    the time left to live. A session is held in memory as a whole, and refused above 64 MB.
 
     Args:
         client: A connected client.
-        file: A path, or a file opened for writing in binary mode (``gzip.open(path, "wb")``
-            too). At a path the file appears when it is complete, readable for its owner only;
-            until then an earlier one stays.
+        file: A file opened for writing in binary mode (``gzip.open(path, "wb")`` too), or a path,
+            where it appears when it is complete, readable for its owner only.
         key_prefix: What the keys begin with, literally.
         ids: Session ids; None stands for all under the prefix.
 
@@ -42,9 +40,8 @@ def export(
 
     Raises:
         TypeError, ValueError: An argument is not acceptable, such as a file opened in text mode.
-        ConnectError: The server cannot be reached or did not answer.
-        MemorystoreChatError: The server refused, or the servers changed meanwhile; or a session is
-            too large.
+        MemorystoreChatError: A session is too large; a server cannot be reached (ConnectError) or
+            refused; or the servers changed meanwhile.
 
     Example:
         >>> import io
@@ -65,10 +62,9 @@ def export(
 def load(client: Client, file: File, *, key_prefix: str | None = None) -> Report:
     """Bring back the sessions of a file that `export` wrote.
 
-    The file is checked first: if it was cut off or changed, nothing is loaded. Every session
-    appears at once with all its messages. Sessions that are there already are left as they are, so
-    loading a file twice changes nothing, and after an interruption it is simply loaded again. A
-    line of more than 64 MB is refused before it is read or decompressed.
+    The file is checked first: if it was cut off or changed, or has a line of more than 64 MB,
+    nothing is loaded. Every session appears at once with all its messages. Those that are there
+    already are left as they are, so after an interruption the file is simply loaded again.
 
     Args:
         client: A connected client.
@@ -82,16 +78,15 @@ def load(client: Client, file: File, *, key_prefix: str | None = None) -> Report
 
     Raises:
         TypeError, ValueError: An argument is not acceptable, such as a file opened in text mode.
-        MemorystoreChatError: The file is not complete or not sound; or the server refused, as
-            when its memory is full, or was replaced meanwhile: then what is loaded by then stays.
-        ConnectError: The server cannot be reached or did not answer.
+        MemorystoreChatError: The file is not complete or not sound; or a server cannot be reached
+            (ConnectError), refused, as when its memory is full, or was replaced meanwhile: then
+            what is loaded by then stays.
 
     Example:
         >>> import io
         >>> from memorystore_chat import connect, sessions
         >>> client, file = connect("embedded"), io.BytesIO()
-        >>> report = sessions.export(client, file, key_prefix="nothing-here:")
-        >>> _ = file.seek(0)
+        >>> _ = sessions.export(client, file, key_prefix="docs:"), file.seek(0)
         >>> sessions.load(client, file)
         Loaded 0 sessions (0 messages, less than 0.1 MB).
     """
@@ -100,13 +95,13 @@ def load(client: Client, file: File, *, key_prefix: str | None = None) -> Report
         check_text("key_prefix", key_prefix)
     with _opened_for_reading(file) as opened:
         start = opened.tell()
-        for _ in Archive(opened).sessions():
+        for _ in read_archive(opened)[1]:
             pass
         opened.seek(start)
-        archive = Archive(opened)
-        prefix = archive.key_prefix if key_prefix is None else key_prefix
+        prefix, stored = read_archive(opened)
+        prefix = prefix if key_prefix is None else key_prefix
         with settled(client, "loading sessions"):
-            counts = _put(client, archive.sessions(), prefix, "new", dry_run=False)
+            counts = _put(client, stored, prefix, "new", dry_run=False)
     return Report("load", False, **counts)
 
 
@@ -121,9 +116,8 @@ def from_langchain_community(
 
     It stores them newest first; the copies are what MemorystoreChatMessageHistory reads. The
     originals stay as they are. A copy holds the same bytes, so its messages carry no time, and it
-    gets the time to live that the original has left. Copying again changes nothing, except that
-    a session that has grown since gets the new messages; if the copy has gone its own way, it is
-    left alone and counted as conflicting. A session is held in memory as a whole.
+    gets the time left to live. Copied again, a session that has grown since gets the new messages;
+    a copy that has gone its own way is left alone and counted as conflicting.
 
     Args:
         client: A connected client.
@@ -138,8 +132,7 @@ def from_langchain_community(
     Raises:
         TypeError, ValueError: An argument is not acceptable; the copies must not look like
             originals.
-        ConnectError: The server cannot be reached or did not answer.
-        MemorystoreChatError: The server refused, or the servers changed meanwhile.
+        MemorystoreChatError: As for `export`.
 
     Example:
         >>> from memorystore_chat import connect, sessions

@@ -2,7 +2,7 @@
 
 import textwrap
 from dataclasses import dataclass
-from typing import Any, Literal, TypeAlias
+from typing import Any, ClassVar, Literal, TypeAlias
 
 Action: TypeAlias = Literal["delete", "expire", "export", "load", "copy"]
 
@@ -46,12 +46,15 @@ class Report:
     conflicting: int = 0
     unreadable: int = 0
 
+    thing: ClassVar[str] = "session"
+    part: ClassVar[str] = "message"
+
     def __repr__(self) -> str:
         would, done = _WORDS[self.action]
         start = f"Would {would}" if self.dry_run else done
         size = f"{self.bytes / 1e6:,.1f} MB" if self.bytes >= 100_000 else "less than 0.1 MB"
-        messages = counted(self.messages, "message")
-        parts = [f"{start} {counted(self.sessions, 'session')} ({messages}, {size})"]
+        number = counted(self.messages, self.part)
+        parts = [f"{start} {counted(self.sessions, self.thing)} ({number}, {size})"]
         remarks = {
             f"{self.missing:,} not found": self.missing,
             f"{self.undated:,} left because their age is not known": self.undated,
@@ -68,6 +71,18 @@ class Report:
     def _repr_pretty_(self, printer: Any, _cycle: bool) -> None:
         """What a notebook shows: lines that fit a narrow window."""
         printer.text("\n".join(textwrap.wrap(repr(self), 66)))
+
+
+class ThreadReport(Report):
+    """What a function of `threads` did: ``sessions`` are threads, and ``messages`` checkpoints."""
+
+    thing, part = "thread", "checkpoint"
+
+
+class ThreadExport(ThreadReport):
+    """What `threads.export` did: ``sessions`` are threads."""
+
+    part = "message"
 
 
 def counted(number: int, thing: str) -> str:

@@ -61,31 +61,25 @@ class Found(NamedTuple):
 
 
 def scan(client: Client, *, key_prefix: str = "") -> Iterator[Session]:
-    """List the sessions whose key begins with a prefix.
+    """List the sessions whose key begins with a prefix, each once, in no particular order.
 
     A session is a list whose newest or oldest element is a stored message, under a key that is
-    UTF-8 text; everything else on the server is passed over. Each is listed once. One that is
-    created or deleted during the scan may or may not be listed. If a server is replaced by another
-    one meanwhile, or a cluster moves slots, the scan ends with an error; it does not look again.
+    text. One that is created or deleted during the scan may or may not be listed. If a server is
+    replaced meanwhile, or a cluster moves slots, the scan ends with an error.
 
     Args:
         client: A connected client; all primaries of a cluster are asked.
         key_prefix: What the keys begin with, literally. An empty one lists all sessions of the
             server, those of other libraries that store messages in the same form included.
 
-    Yields:
-        The sessions, in no particular order.
-
     Raises:
         TypeError, ValueError: An argument is not acceptable.
-        ConnectError: The server cannot be reached or did not answer.
-        MemorystoreChatError: The server refused, is a replica or a single node of a cluster, or
-            the servers changed meanwhile.
+        MemorystoreChatError: A server cannot be reached (ConnectError), refused, is a replica or a
+            single node of a cluster, or was replaced meanwhile.
 
     Example:
         >>> from memorystore_chat import connect, sessions
-        >>> client = connect("embedded")
-        >>> [session.messages for session in sessions.scan(client, key_prefix="nothing-here:")]
+        >>> list(sessions.scan(connect("embedded"), key_prefix="nothing-here:"))
         []
     """
     check_client(client)
@@ -96,8 +90,8 @@ def scan(client: Client, *, key_prefix: str = "") -> Iterator[Session]:
 def newest(client: Client, *, key_prefix: str, limit: int) -> tuple[list[Session], int]:
     """The sessions that were used last, newest first, and how many there are in all.
 
-    Sessions without a known time come last. Two that one program wrote within a millisecond are in
-    the order in which it did: the ids of its appends grow.
+    Those without a known time come last. The ids of a program's appends grow, also within a
+    millisecond.
     """
     check_client(client)
     check_text("key_prefix", key_prefix)
@@ -123,12 +117,11 @@ def find(
     client: Client, ids: Sequence[str] | None, key_prefix: str, counts: Counter[str]
 ) -> Iterator[Found]:
     """The sessions under the prefix, or those of the ids; ids without one count as missing."""
-    names: Iterator[bytes]
-    if ids is not None:
-        names = ((key_prefix + id_).encode() for id_ in dict.fromkeys(ids))
-    else:
+    if ids is None:
         pattern = re.sub(rb"([\\*?\[\]])", rb"\\\1", key_prefix.encode()) + b"*"
         names = _once(keys(client, pattern))
+    else:
+        names = ((key_prefix + id_).encode() for id_ in dict.fromkeys(ids))
     while batch := list(islice(names, MOST)):
         number = 0
         for found in _inspected(client, batch, key_prefix):
@@ -151,14 +144,9 @@ def _once(names: Iterable[bytes]) -> Iterator[bytes]:
     """The keys that are text, each once."""
     seen = set[bytes]()
     for name in names:
-        if name in seen:
-            continue
-        seen.add(name)
-        try:
-            name.decode()
-        except UnicodeDecodeError:
-            continue
-        yield name
+        if name not in seen and name.decode(errors="ignore").encode() == name:
+            seen.add(name)
+            yield name
 
 
 def _inspected(client: Client, names: Sequence[bytes], key_prefix: str) -> Iterator[Found]:
