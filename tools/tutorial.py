@@ -13,10 +13,9 @@ import signal
 import sys
 import time
 import webbrowser
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
 import nbformat
 from jupyter_client.kernelspec import KernelSpecManager
@@ -36,20 +35,17 @@ def digest(content: bytes) -> str:
 def written(path: Path, content: bytes) -> str:
     """What is written in a file: a notebook's cells without what running it makes of them."""
     if path.suffix == ".ipynb":
-        try:
+        # Otherwise it is the reader's own idea of a notebook.
+        with suppress(ValueError, KeyError, TypeError):
             cells = json.loads(content)["cells"]
-            text = json.dumps([[cell["cell_type"], "".join(cell["source"])] for cell in cells])
-        except (ValueError, KeyError, TypeError):
-            return digest(content)  # the reader's own idea of a notebook
-        return digest(text.encode())
+            content = json.dumps([[c["cell_type"], "".join(c["source"])] for c in cells]).encode()
     return digest(content)
 
 
 def to_copy(path: Path) -> bytes:
-    """What the working copy gets of a file: of a notebook no outputs, and all that JupyterLab adds.
+    """What the working copy gets of a file: a notebook without outputs.
 
-    JupyterLab writes the kernel's name and language into a notebook that it opens, and would ask
-    whether to save a notebook in which either was another.
+    It has what JupyterLab writes into a notebook that it opens, and would then ask to save.
     """
     if path.suffix != ".ipynb":
         return path.read_bytes()
@@ -59,30 +55,21 @@ def to_copy(path: Path) -> bytes:
     for cell in book.cells:
         if cell.cell_type == "code":
             cell.outputs, cell.execution_count = [], None
-    kernel = KernelSpecManager().get_kernel_spec("python3")
-    book.metadata.kernelspec = {
-        "display_name": kernel.display_name,
-        "language": kernel.language,
-        "name": "python3",
-    }
+    name = KernelSpecManager().get_kernel_spec("python3").display_name
+    book.metadata.kernelspec = {"display_name": name, "language": "python", "name": "python3"}
     book.metadata.language_info = dict(IPythonKernel.language_info)
     return f"{nbformat.writes(book)}\n".encode()
 
 
 def renew(source: Path, copy: Path, *, fresh: bool = False) -> list[str]:
-    """Bring the working copy up to date.
+    """Bring the working copy of a folder of notebooks up to date.
 
-    Args:
-        source: The folder of the notebooks.
-        copy: The working copy's; it is made when it is missing.
-        fresh: Whether to replace what the reader has changed, too; that is kept in a folder whose
-            name begins with ``before-``.
-
-    Returns:
-        Names of files of which there is a newer version, and the reader's was kept.
+    With ``fresh`` also what the reader has changed is replaced, and kept in a folder whose name
+    begins with ``before-``. Returns the names of files of which there is a newer version, and the
+    reader's was kept.
     """
     record = copy / RECORD
-    # By name: the digest of what was put there, and what was written in it.
+    # By name: the digest of what was put there, and of what was written in it.
     before: dict[str, list[str]] = json.loads(record.read_text()) if record.exists() else {}
     after: dict[str, list[str]] = {}
     aside = copy / time.strftime("before-%Y%m%d-%H%M%S")
@@ -121,66 +108,36 @@ def put(content: bytes, target: Path) -> None:
     partial.replace(target)
 
 
-@contextmanager
-def server() -> Iterator[str]:
-    """A server that answers, in words; the embedded one runs until the last program ends.
-
-    Raises:
-        MemorystoreChatError: The server of ``MEMORYSTORE_ENDPOINT`` does not answer.
-    """
+def server() -> str:
+    """A server that answers, in words; the embedded one runs until the last program ends."""
     endpoint = Endpoint.from_environment()
     with connect() as client:
         if endpoint.product != "embedded":
-            yield f"{endpoint} (from MEMORYSTORE_ENDPOINT)"
-            return
+            return f"{endpoint} (from MEMORYSTORE_ENDPOINT)"
         place = Path(client.get_connection_kwargs()["path"]).parent
-        yield f"embedded Valkey, which keeps your conversations in {place}"
-
-
-def has_screen() -> bool:
-    """Whether a browser can be opened here."""
-    screens = {"DISPLAY", "WAYLAND_DISPLAY"} & os.environ.keys()
-    return sys.platform == "darwin" or bool(screens)
+    return f"embedded Valkey, which keeps your conversations in {place}"
 
 
 def address(url: str, token: str) -> str:
-    """Where the first notebook is, in a JupyterLab."""
+    """Where a JupyterLab shows the first notebook."""
     return f"{url}lab/tree/{FIRST}{f'?token={token}' if token else ''}"
 
 
-def already_open(folder: Path) -> str | None:
-    """The address of the JupyterLab that shows a folder already."""
-    from jupyter_server.serverapp import list_running_servers
-
-    for found in list_running_servers():
-        if Path(found["root_dir"]).resolve() == folder.resolve():
-            return address(found["url"], found["token"])
-    return None
-
-
-def quiet(_: object, page: dict[str, Any]) -> dict[str, Any]:
-    """JupyterLab's page without its question about news, and its looking for updates."""
-    extension = "@jupyterlab/apputils-extension:announcements"
-    return page | {"disabledExtensions": [*page.get("disabledExtensions", []), extension]}
-
-
-def serve(folder: Path, arguments: Sequence[str], words: str) -> None:
-    """Run JupyterLab until it is stopped.
-
-    Args:
-        folder: What it shows.
-        arguments: For JupyterLab; they win over what is decided here.
-        words: The server in use.
-    """
+def serve(folder: Path, arguments: Sequence[str], words: str, *, browser: bool) -> None:
+    """Run JupyterLab on a folder until it is stopped; arguments for it win over what is here."""
     # It takes a second or two to load, and is of no use when the server is dead.
     from jupyterlab.labapp import LabApp
     from traitlets.config import Config
+
+    def quiet(_: object, page: dict[str, list[str]]) -> dict[str, list[str]]:
+        news = "@jupyterlab/apputils-extension:announcements"  # asks, and looks for updates
+        return page | {"disabledExtensions": [*page.get("disabledExtensions", []), news]}
 
     decided = {
         "Application": {"log_level": "WARN"},
         "ServerApp": {
             "allow_root": os.geteuid() == 0,
-            "open_browser": has_screen(),
+            "open_browser": browser,
             "root_dir": str(folder),
             "tornado_settings": {"page_config_hook": quiet},
             "websocket_ping_timeout": 30_000,  # its own default is above what tornado allows
@@ -192,39 +149,37 @@ def serve(folder: Path, arguments: Sequence[str], words: str) -> None:
         "MappingKernelManager": {"transport_encryption": "auto"},
     }
     app = LabApp.initialize_server(argv=list(arguments), config=Config(decided))
-    lines = (
-        f"Server  {words}",
-        f"Open    {address(app.connection_url, app.identity_provider.token)}",
-        "Stop    Ctrl-C; your notebooks and conversations are there the next time",
-    )
+    words += f"\nOpen    {address(app.connection_url, app.identity_provider.token)}"
+    words += "\nStop    Ctrl-C; your notebooks and conversations are there the next time"
     # Otherwise Ctrl-C asks a question, or leaves kernels to themselves without a terminal.
     signal.signal(signal.SIGINT, lambda *_: app.stop(from_signal=True))
     # The loop begins by listening, so that the address answers when it is read.
-    app.io_loop.add_callback(print, *lines, sep="\n", flush=True)
+    app.io_loop.add_callback(print, f"Server  {words}", flush=True)
     app.start()
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Open the tutorial; returns the exit status."""
+    from jupyter_server.serverapp import list_running_servers
+
     parser = argparse.ArgumentParser(description="Open the tutorial in JupyterLab.")
     parser.add_argument("--folder", type=Path, default=ROOT / "my-notebooks", help="working copy")
     parser.add_argument("--fresh", action="store_true", help="begin with new notebooks")
     options, others = parser.parse_known_args(arguments)
-    if (found := already_open(options.folder)) is not None:
-        print(
-            f"Open    {found}",
-            "Stop    Ctrl-C where it was started; this one runs already",
-            sep="\n",
-        )
-        if has_screen() and "--no-browser" not in others:
-            webbrowser.open(found)
-        return 0
+    browser = sys.platform == "darwin" or not {"DISPLAY", "WAYLAND_DISPLAY"}.isdisjoint(os.environ)
+    for found in list_running_servers():
+        if Path(found["root_dir"]).resolve() == options.folder.resolve():
+            open_there = address(found["url"], found["token"])
+            print(f"Open    {open_there}\nStop    Ctrl-C where it was started, as it runs already")
+            if browser and "--no-browser" not in others:
+                webbrowser.open(open_there)
+            return 0
     behind = renew(ROOT / "notebooks", options.folder, fresh=options.fresh)
     try:
-        with server() as words:
-            if behind:
-                print(f"Yours is kept, and there is a newer {', '.join(behind)} (FRESH=1 takes it)")
-            serve(options.folder, others, words)
+        words = server()
+        if behind:
+            print(f"Yours is kept, and there is a newer {', '.join(behind)} (FRESH=1 takes it)")
+        serve(options.folder, others, words, browser=browser)
     except MemorystoreChatError as error:
         print(error, file=sys.stderr)
         if os.environ.get("MEMORYSTORE_ENDPOINT"):

@@ -227,7 +227,7 @@ def test_dead_server_is_said_before_jupyterlab_opens(
     """One sentence with the way out, no password in it, and no JupyterLab."""
     place = f"127.0.0.1:{servers.free_port()}"
     monkeypatch.setenv("MEMORYSTORE_ENDPOINT", f"redis://:sesame@{place}")
-    monkeypatch.setattr(tutorial, "serve", lambda *_: pytest.fail("JupyterLab opens"))
+    monkeypatch.setattr(tutorial, "serve", lambda *_, **__: pytest.fail("JupyterLab opens"))
     assert tutorial.main(["--folder", str(tmp_path / "copy")]) == 1
     printed = capsys.readouterr()
     assert printed.out == ""
@@ -242,7 +242,7 @@ def test_named_server_is_used(
 ) -> None:
     """The first line names it, no embedded server is started, and it is not stopped."""
     monkeypatch.setenv("MEMORYSTORE_ENDPOINT", valkey_server.url)
-    with tutorial.server() as words:
-        assert words == f"{valkey_server.url} (from MEMORYSTORE_ENDPOINT)"
+    words = tutorial.server()
+    assert words == f"{valkey_server.url} (from MEMORYSTORE_ENDPOINT)"
     assert not data.exists()
     assert valkey_server.running

@@ -89,7 +89,8 @@ def started(
         )
     try:
         servers.wait_until(lambda: "Stop " in log.read_text(), "the start of JupyterLab", 100)
-        yield process, log.read_text().splitlines()
+        lines = log.read_text().splitlines()
+        yield process, [line for line in lines if not line.startswith("Installing into .venv")]
     finally:
         if process.poll() is None:
             os.killpg(process.pid, signal.SIGINT)  # as Ctrl-C does
