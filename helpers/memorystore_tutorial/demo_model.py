@@ -1,4 +1,3 @@
-# ruff: noqa: E501
 """The chat model of the tutorial's offline mode: a few rules, and no AI service.
 
 Everything it says follows from the messages it is given. It knows English sentences of a few
@@ -14,7 +13,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from difflib import get_close_matches
 from itertools import takewhile
-from typing import Any, NamedTuple
+from typing import Any
 
 from langchain_core.language_models import BaseChatModel, LanguageModelInput
 from langchain_core.messages import (
@@ -24,7 +23,7 @@ from langchain_core.messages import (
     HumanMessage,
     SystemMessage,
     ToolMessage,
-)
+)  # fmt: skip
 from langchain_core.messages.ai import UsageMetadata
 from langchain_core.messages.tool import ToolCall, tool_call, tool_call_chunk
 from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, ChatResult
@@ -34,6 +33,10 @@ from langchain_core.utils.function_calling import convert_to_openai_tool
 from pydantic import Field
 
 _ABOUT = "the small demo model of this tutorial: a few rules, offline, no AI service."
+_HELP = (
+    "I remember what you tell me: say I like green tea, then ask What do I like? I know what you "
+    "asked before, sum up what we said, and work out 6 x 7."
+)
 FALLBACKS = (
     "I have no answer to that. Tell me something about you, such as: My dog is called Rex.",
     "That is beyond my few rules. Try a small sum: What is 6 times 7?",
@@ -41,21 +44,20 @@ FALLBACKS = (
     "Hm, I don't know. Tell me what you like, and ask me for it later.",
     "I did not get that. Say help, and I will tell you what I can do.",
 )
-_MEMORY_HELP = "I remember what you tell me (try: I like green tea), and what you asked before"
 
-# What the guest says of himself, clause by clause.
-_CLAUSE = re.compile(
-    r"(?i)(?<=[.!?;])\s+|\n|(?:,\s*|:\s+|,?\s+)(?:(?:and|but)\s+)?(?=(?:i|my|i'm|i've)\s)"
-)
+# What the guest says about himself, clause by clause: "my ... is ...", "I like ...", a name.
+_CLAUSE = re.compile(r"(?i)(?<=[.!?;])\s+|\n|[,:]?\s+(?:(?:and|but)\s+)?(?=(?:i|my|i'm|i've)\s)")
 _LEAD = re.compile(
-    r"(?i)(?:(?:hi|hello|hey|oh|well|so|ok|yes|please|also|and|but|actually|by the way|you should"
-    r" know|this is me)\b[\s,!:]*)*((?:remember|note|keep in mind|don't forget)\b(?: that)?:?\s+)?"
+    r"(?i)(?:(?:hi|hello|hey|oh|well|so|ok|yes|please|also|and|but|actually|by the way)\b[\s,!:]*)*"
+    r"((?:remember|note|keep in mind|don't forget)\b(?: that)?:?\s*)?"
 )
+_TAIL = re.compile(r"(?i)(?:,? (?:too|of course|by the way|you know|thanks|please))?[\s.,!;]*$")
 _MET = {  # how a name is told, and what to say then
     "my name is|my name's|i am called|the name is": "Nice to meet you, {}.",
     "me llamo|mi nombre es": "Mucho gusto, {}.", "je m'appelle": "Enchanté, {}.",
     "ich heiße|ich heisse|mein name ist": "Freut mich, {}.", "mi chiamo": "Piacere, {}.",
-    "меня зовут": "Очень приятно, {}.", "我叫": "很高兴认识你,{}。", "私は": "はじめまして、{}さん。",
+    "меня зовут": "Очень приятно, {}.", "我叫": "很高兴认识你,{}。",
+    "私は": "はじめまして,{}さん。",
 }  # fmt: skip
 _WORD = r"[^\W\d_][\w'-]*"
 _NAMED = re.compile(rf"(?:(?i:{'|'.join(_MET)}))\s*(?!not\b)({_WORD}(?: {_WORD}){{0,3}})")
@@ -66,9 +68,8 @@ _I = re.compile(
     r"enjoy|live|work|come|collect|play|speak|study|have|drink|eat|own|was born|am from|am an?|"
     r"am allergic|am \d+))\b (?!you\b|it\b|(?:a |an )?(?:question|problem|idea)s?\b)(.+)"
 )
-_TAIL = re.compile(r"(?i)(?:,? (?:too|of course|by the way|you know|thanks|please))?[\s.,!;]*$")
 _YOU = {"i": "you", "my": "your", "me": "you", "mine": "yours", "am": "are", "myself": "yourself"}
-# What others say of the guest, in summaries and in the memories that a system prompt lists.
+# What others say about the guest, in summaries and in the memories that a system prompt lists.
 _MEMORIES = re.compile(
     r"(?is)\b(?:(?:known?|remember(?:ed)?) (?:about|of|from)|memory|memories|facts)\b[^:\n.]*:"
     r"\s*(.+?)(?:\n\s*\n|$)"
@@ -85,94 +86,74 @@ _OTHERS = (
 )  # fmt: skip
 
 # Small talk: the first pattern that is found answers; {name} is ", Ada" or nothing.
-_STATES = r"(?:fine|here|good|ok|well|tired|sad|ill|sick|hungry|thirsty|bored|cold|lost|angry|back|new|in|at|a|an|the|so|not|very|sorry|happy|looking|from)\b"
-_TALK = [(re.compile(pattern, re.IGNORECASE), reply) for pattern, reply in {
-    r"\bhow (?:are|r) you\b|\bhow(?:'s| is) it going|what's up": "I am fine, thank you{name}. And you?",
+_TIRED = r"(?:tired|sad|ill|sick|hungry|thirsty|bored|cold|lost|angry)\b"
+_STATES = rf"(?:{_TIRED}|(?:fine|here|good|ok|well|back|new|in|a|the|so|not|very|sorry|happy)\b)"
+_TALK = {
+    r"\bhow (?:are|r) you\b|\bhow(?:'s| is) it going|what's up":
+        "I am fine, thank you{name}. And you?",
     r"\bhola\b|buen[oa]s (?:d[ií]as|tardes|noches)": "¡Hola{name}! ¿En qué puedo ayudarle?",
     r"\bbonjour\b|\bbonsoir\b|\bsalut\b": "Bonjour{name} ! Que puis-je faire pour vous ?",
-    r"\bhallo\b|\bguten (?:tag|morgen|abend)\b|\bmoin\b": "Hallo{name}! Was kann ich für Sie tun?",
+    r"\bhallo\b|\bguten (?:tag|morgen|abend)\b": "Hallo{name}! Was kann ich für Sie tun?",
     r"\bciao\b|\bbuon(?:giorno|asera)\b": "Ciao{name}! Come posso aiutarla?",
     r"\bgracias\b": "De nada{name}.", r"\bmerci\b": "Je vous en prie{name}.",
     r"\bdanke\b": "Gern geschehen{name}.", r"\bgrazie\b": "Prego{name}.",
     r"привет|здравствуй": "Здравствуйте{name}! Чем могу помочь?", r"спасибо": "Пожалуйста{name}.",
     r"你好|您好": "你好{name}!请问需要什么?", r"谢谢": "不客气{name}。",
-    r"こんにちは|こんばんは": "こんにちは{name}。ご用件は何でしょうか。", r"ありがとう": "どういたしまして{name}。",
+    r"こんにちは|こんばんは": "こんにちは{name}。", r"ありがとう": "どういたしまして{name}。",
     r"\bthank|\bthx\b|\bcheers\b": "You are welcome{name}.",
-    r"\b(?:bye|goodbye|see you|good night|farewell)\b": "Goodbye{name}. I will be here when you return.",
+    r"\b(?:bye|goodbye|see you|good night)\b": "Goodbye{name}. I will be here when you return.",
     r"\bsorry\b": "No problem{name}.",
-    r"\bi am (?:so |very |a bit |really )?(?:tired|sad|ill|sick|hungry|thirsty|bored|cold|lost|angry)":
+    rf"\bi am (?:so |very |a bit |really )?{_TIRED}":
         "I am sorry to hear that{name}. I can't change it, but I will listen.",
-    r"\b(?:i am|i'm|feeling) (?:\w+ )?(?:fine|good|great|happy|well|glad)\b|^(?:fine|good|great)(?! \w)":
+    r"\b(?:i am|feeling) (?:\w+ )?(?:fine|good|great|happy|well)\b|^(?:fine|good|great)(?! \w)":
         "I am glad to hear that{name}. What can I do for you?",
     r"\bjoke\b": "Why do caches make good friends{name}? They remember you, for a while.",
-    r"\bwhat (?:time|day|date)\b|\btoday's date\b": "I have no clock, so ask your own. But I do "
-        "remember what you tell me.",
+    r"\bwhat (?:time|day|date)\b|\btoday's date\b": "I have no clock, so ask your own{name}.",
     r"\bi (?:love|like) you\b|\byou are (?:so |very )?(?:nice|great|kind|funny|smart|sweet)":
         "Thank you{name}, I do my best.",
     r"\bgood (?:morning|afternoon|evening)\b": "{greeting}{name}.",
     r"\b(?:hello|hi|hey|greetings)\b": "Hello{name}.",
-    r"^(?:cool|nice|wow|awesome|perfect|lol|haha|ok|okay|yes|no|sure|great)\b[\s!.]*$":
+    r"^(?:cool|nice|wow|awesome|perfect|lol|haha|ok|okay|yes|no|sure)\b[\s!.]*$":
         "All right{name}. What else can I do for you?",
-}.items()]  # fmt: skip
+}  # fmt: skip
+_WHO = (
+    r"\b(?:who|what) are you\b|\byour name\b|\bwho (?:made|built)|\bare you (?:an? )?"
+    r"(?:real|human|robot|bot|ai|person|machine|computer)"
+)
 _SHORT = {
-    "wat": "what", "nme": "name", "whats": "what's", "wats": "what's", "ur": "your", "u": "you", "im": "I'm",
+    "wat": "what", "nme": "name", "whats": "what's", "wats": "what's", "ur": "your", "u": "you",
     "plz": "please", "pls": "please", "colour": "color", "favourite": "favorite",
     "colours": "colors", "favourites": "favorites",
 }  # fmt: skip
-_SPELLED = [
-    "what",
-    "where",
-    "when",
-    "which",
-    "remember",
-    "favorite",
-    "color",
-    "name",
-    "know",
-    "about",
-    "weather",
-    "summarize",
-    "summary",
-    "messages",
-    "first",
-    "asked",
-    "said",
-    "told",
-    "like",
-    "help",
-    "called",
-    "thanks",
-    "morning",
-    "hello",
-    "please",
-    "cancel",
-    "many",
-]
-_COUNT = dict(
-    zip(
-        ["one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten"],
-        range(1, 11),
-        strict=False,
-    )
+_SPELLED = (
+    "what where when which remember favorite color name know about weather summarize summary "
+    "messages first asked said told like help called thanks morning hello please cancel many"
 )
+_COUNT = {
+    word: str(n)
+    for n, word in enumerate(
+        ["", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten"]
+    )
+}
 _SUM = re.compile(
     r"(-?\d+(?:\.\d+)?)\s*(\+|plus|-|minus|\*|x|times|/|divided by|over)\s*(-?\d+(?:\.\d+)?)"
 )
 _QUESTION = re.compile(
-    r"(?i)\?|^\W*(?:what|which|who|whose|when|where|why|how|do|does|did|is|are|am|can|could|will|would"
-    r"|tell me|know|remember (?:my|what|when|where|who)|recall)\b"
+    r"(?i)\?|^\W*(?:what|which|who|whose|when|where|why|how|do|does|did|is|are|am|can|could|will"
+    r"|would|tell me|know|remember (?:my|what|when|where|who)|recall)\b"
 )
 _REQUEST = re.compile(
-    r"(?i)^\W*(?:call|check|find|get|give|look|please|run|search|show|tell|use|i (?:want|need|would like)"
-    r"|i'd like)\b"
+    r"(?i)^\W*(?:call|check|find|get|give|look|please|run|search|show|tell|use|i want|i need"
+    r"|i would like|i'd like)\b"
 )
 _WHICH = re.compile(r"Which ([\w ]+) do you mean\?")
 _NEVER_MIND = re.compile(
-    r"(?i)\W*(?:never ?mind|forget (?:it|about it)|no(?:thing|ne)?|stop|leave it|skip it|cancel(?: that)?)\b[\w\s,]{0,12}[.!]?$"
+    r"(?i)\W*(?:never ?mind|forget (?:it|about it)|no(?:thing|ne)?|stop|leave it|skip it)"
+    r"\b[\w\s,]{0,12}[.!]?$"
 )
-_CONJUNCTION = re.compile(
-    r"(?i)(?<=[.!?])\s+|,?\s+(?:and|also|then)\s+(?=(?:when|what|what's|how|where|who|which|is|are|does|do|can"
-    r"|could|please|tell|show|book|cancel|look|find)\b)"
+_NEXT = re.compile(
+    r"(?i)(?<=[.!?])\s+|,?\s+(?:and|also|then)\s+(?=(?:when|what|what's|how|where|who|which|is|are"
+    r"|does|do|can|could|please|tell|show|book|cancel|look|find)\b)"
 )
 
 
@@ -245,7 +226,7 @@ class DemoChatModel(BaseChatModel):
     def _generate(
         self, messages: list[BaseMessage], stop: list[str] | None = None, *_: Any, **kwargs: Any
     ) -> ChatResult:
-        tools = [_Tool.of(schema["function"]) for schema in kwargs.get("tools") or ()]
+        tools = [_Tool(schema["function"]) for schema in kwargs.get("tools") or ()]
         reply = _Talk(messages, tools).answer(kwargs.get("tool_choice") or "auto")
         text, calls = (reply, []) if isinstance(reply, str) else ("", reply)
         for end in stop or self.stop or ():
@@ -290,183 +271,148 @@ class _Talk:
     def __init__(self, messages: Sequence[BaseMessage], tools: list["_Tool"]) -> None:
         self.messages, self.tools = messages, tools
         self.prompt = "\n".join(m.text for m in messages if isinstance(m, SystemMessage))
+        self.raw = [str(m.text) for m in messages if isinstance(m, HumanMessage)]
+        self.last = next((m.text for m in reversed(messages) if isinstance(m, AIMessage)), "")
         self.said: list[str] = []
-        last = ""
+        before = ""
         for message in messages:
             if isinstance(message, HumanMessage):
                 text = _expanded(str(message.text))
-                if last.endswith("What is your name?") and re.fullmatch(
-                    rf"{_WORD}( {_WORD})?\W*", text
-                ):
-                    text = text if any(p.search(text) for p, _ in _TALK) else f"My name is {text}"
+                asked = before.endswith("What is your name?")
+                if asked and re.fullmatch(rf"{_WORD}( {_WORD})?\W*", text) and not _talked(text):
+                    text = f"My name is {text}"
                 self.said.append(text)
-            last = message.text
+            before = message.text
         self.text = self.said[-1] if self.said else ""
-        self.last = next((m.text for m in reversed(messages) if isinstance(m, AIMessage)), "")
-        known = _MEMORIES.search(self.prompt)
-        self.memories = (
-            _facts(re.split(r"\n|(?<=[.!?])\s|;\s", known[1]), others=True) if known else {}
-        )
+        listed = _MEMORIES.search(self.prompt)
+        lines = re.split(r"\n|(?<=[.!?])\s|;\s", listed[1]) if listed else []
+        self.memories = _facts(lines, others=True)
         self.facts = self.memories | _facts(self.said)
-
-    @property
-    def name(self) -> str:
-        """Return a comma and the guest's name, or nothing."""
-        return self.facts.get("name", "").replace("your name is ", ", ")
+        self.name = self.facts.get("name", "").replace("your name is ", ", ")
 
     def answer(self, choice: str) -> str | list[ToolCall]:
         """Return what the model says, or the tools it calls."""
-        results = list(
-            takewhile(lambda each: isinstance(each, ToolMessage), reversed(self.messages))
-        )
         if choice not in ("auto", "none"):
             named = [tool for tool in self.tools if choice in ("any", tool.name)]
             best = max(named, key=lambda tool: tool.match(self.text))
             return self._calls([(best, best.arguments(self.text, invent=True))])
+        results = [*takewhile(lambda m: isinstance(m, ToolMessage), reversed(self.messages))]
         if results:
-            return " ".join(self._report(result) for result in reversed(results))
+            return " ".join(map(self._report, reversed(results)))
         text, tools = self.text, self.tools if choice == "auto" else []
-        if named := [tool for tool in tools if tool.is_named_in(text)]:
-            return self._use([(tool, text) for tool in named])
         if _WHICH.fullmatch(self.last):
             if _NEVER_MIND.match(text):
                 return f"All right{self.name}. What else can I do for you?"
             if not _asks(text) and not _REQUEST.search(text) and len(text.split()) < 7:
                 text = self._completed()
-        reply, is_known = self._recall(_spelled(text))
-        if reply and is_known:
+        reply, is_known = self._recall(_spelled(text).lower())
+        if is_known:
             return reply
-        news = _facts([text]) if not _asks(text) else {}
+        news = {} if _asks(text) else _facts([text])
         if news and (keeps := [tool for tool in tools if tool.remembers]):
             return self._calls([(keeps[0], keeps[0].arguments(text, invent=True))])
         wanted = []
-        for clause in _CONJUNCTION.split(text):
+        for clause in _NEXT.split(text):
             clause = _spelled(clause, *(word for tool in tools for word in tool.spelled))
             if able := [tool for tool in tools if tool.is_asked_for_in(clause)]:
-                wanted.append((max(able, key=lambda tool: tool.match(clause)), clause))
+                best = max(able, key=lambda tool: tool.match(clause))
+                wanted.append((best, best.arguments(clause)))
         if wanted:
             return self._use(wanted)
-        return reply or self._small_talk(_spelled(text), _facts([text])) or self._fallback()
+        return reply or self._small_talk(_spelled(text).lower(), _facts([text])) or self._fallback()
 
     def _recall(self, text: str) -> tuple[str, bool]:
         """Answer a question about what was said, and say whether the answer is known."""
-        low, earlier = text.lower(), self.said[:-1]
-        if re.search(r"\bsummari[sz]e\b|\brecap\b|\bsummary\b", low):
+        if re.search(r"\bsummar[iy]|\brecap\b", text):
             return self._summary(), True
-        if "how many messages" in low:
-            spoken = (
-                m for m in self.messages if isinstance(m, HumanMessage | AIMessage) and m.text
-            )
-            count = sum(1 for _ in spoken)
+        if "how many messages" in text:
+            count = sum(m.type in ("human", "ai") and bool(m.text) for m in self.messages)
             noun = "message" if count == 1 else "messages"
             return f"We have exchanged {count} {noun} so far, counting this question.", True
-        about = re.search(
-            r"\b(?:did|have) i (?:\w+ )?(?:tell|told|say|said|mention\w*)\b.* about (.+)"
-            r"|\byou (?:know|remember)\b.* about (.+)|\bi (?:said|told you) about (.+)",
-            low,
-        )
-        topic = next((each for each in (about.groups() if about else ()) if each), "").strip(" ?.!")
-        if topic in ("me", "myself") or re.search(r"\bdo you (?:know|remember)\W*$", low):
-            told = " ".join(_sentence(fact) for fact in self.facts.values())
-            return told or "You have not told me anything about you yet.", bool(told)
-        if topic:
-            topic = re.sub(r"^(?:my|the|a|an) ", "", topic)
-            words = {*_stems(topic)}
-            lines = [line for said in earlier for line in re.split(r"(?<=[.!?])\s+", said)]
-            quotes = [line for line in lines if not _asks(line) and words & {*_stems(line)}]
-            if quotes:
-                return "You told me: " + " ".join(f'"{quote}"' for quote in quotes[-3:]), True
-            known = [_sentence(fact) for fact in self.memories.values() if words & {*_stems(fact)}]
-            return " ".join(known) or f"You have not told me anything about {topic} yet.", bool(
-                known
-            )
-        if asked := re.search(
-            r"\bwhat (?:did i|have i|was (?:the|my)) .*\b(?:ask|sa[iy]|tell|told|question|message|thing)",
-            low,
+        if about := re.search(
+            r"\b(?:(?:did|have) i (?:\w+ )?(?:tell|told|say|said|mention\w*)|you (?:know|remember)"
+            r"|i (?:said|told you))\b.*?(?: about (?:my |the |an? )?(.+?))?[\s?.!]*$",
+            text,
         ):
-            return _what_was_said(low[asked.start() :], self._raw()[:-1]), True
-        if re.search(r"\bwhat did you (?:just )?say\b|\bsay that again\b|\brepeat that\b", low):
-            return (
-                f'I said: "{self.last}"' if self.last else "I have not said anything yet."
-            ), True
+            if about[1] in ("me", "myself") or re.search(r"\byou (?:know|remember)\W*$", text):
+                told = " ".join(map(_sentence, self.facts.values()))
+                return told or "You have not told me anything about you yet.", bool(told)
+            if about[1]:
+                return self._told_about(about[1])
+        if asked := re.search(
+            r"\bwhat (?:did i|have i|was (?:the|my)) .*\b(?:ask|say|said|tell|told|question|message"
+            r"|thing).*",
+            text,
+        ):
+            return _what_was_said(asked[0], self.raw[:-1]), True
+        if re.search(r"\bwhat did you (?:just )?say\b|\b(?:say|repeat) that\b", text):
+            return f'I said: "{self.last}"' if self.last else "I have not said anything yet.", True
         if not _asks(text):
             return "", False
-        if re.search(r"\bwho am i\b", low):
-            low = "what is my name?"
+        text = re.sub(r"\bwho am i\b", "what is my name", text)
+        words = {*_stems(text)} - _LITTLE | {"name"} & {*_stems(text)}
+        facts = list(self.facts.items())
         if asked := re.search(
-            r"\bmy ([\w' -]+?)(?:'s name)?(?: (?:is|are|was|called|named|like|again|now|please))*\W*$",
-            low,
+            r"\bmy ([\w' -]+?)(?:'s name)?(?: (?:is|are|was|called|named|like|now|please))*\W*$",
+            text,
         ):
-            words = {*_stems(low)}
-            keys = [key for key in self.facts if key and {*_stems(key)} <= words]
-            if keys:
-                return _sentence(self.facts[max(keys, key=len)]), True
-            return f"You have not told me your {asked[1]} yet.", False
-        if re.search(r"\b(?:recommend|suggest|should i|any (?:tips?|ideas?))\b", low):
-            likes = [
-                f
-                for f in self.facts.values()
-                if re.match("you (?:like|love|prefer|enjoy)|your fav", f)
-            ]
-            told = "Tell me what you like, and I will keep it in mind."
-            return (f"{_sentence(likes[-1])} I would start there." if likes else told), bool(likes)
-        if re.search(r"\b(?:do|did|am|was|have|can|could) i\b", low):
-            words = {*_stems(low)} - _LITTLE
-            known = [
-                f for f in self.facts.values() if f.startswith("you ") and words & {*_stems(f)}
-            ]
-            told = " ".join(map(_sentence, known)) or "You have not told me that yet."
-            return told, bool(known)
+            known = [(key, fact) for key, fact in facts if {*_stems(key)} <= {*_stems(text)}]
+            mine = _sentence(max(known, key=lambda each: len(each[0]))[1]) if known else ""
+            return mine or f"You have not told me your {asked[1]} yet.", bool(mine)
+        if re.search(r"\b(?:recommend|suggest|should i|any (?:tips?|ideas?))\b", text):
+            likes = [f for _, f in facts if re.match("you (?:like|love|prefer|enjoy)|your fav", f)]
+            more = f"{_sentence(likes[-1])} I would start there." if likes else ""
+            return more or "Tell me what you like, and I will keep it in mind.", bool(more)
+        if re.search(r"\b(?:do|did|am|was|have|can|could) i\b", text):
+            told = [f for _, f in facts if f.startswith("you ") and words & {*_stems(f)}]
+            return " ".join(map(_sentence, told)) or "You have not told me that yet.", bool(told)
         return "", False
+
+    def _told_about(self, topic: str) -> tuple[str, bool]:
+        words = {*_stems(topic)}
+        lines = [line for said in self.said[:-1] for line in re.split(r"(?<=[.!?])\s+", said)]
+        quotes = [f'"{line}"' for line in lines if words & {*_stems(line)} and not _asks(line)]
+        if quotes:
+            return f"You told me: {' '.join(quotes[-3:])}", True
+        known = [_sentence(fact) for fact in self.memories.values() if words & {*_stems(fact)}]
+        return " ".join(known) or f"You have not told me anything about {topic} yet.", bool(known)
 
     def _small_talk(self, text: str, news: dict[str, str]) -> str:
         """Answer a statement, a greeting, a small sum, or a question about the model."""
-        low = text.lower()
-        who = re.search(r"You are (?!told|asked|to )([^.!\n]+)", self.prompt)
-        told = [fact for key, fact in news.items() if key != "name"]
-        if "name" in news:
-            met = next((r for p, r in _MET.items() if re.search(p, low)), _MET[next(iter(_MET))])
-            told = [met.format(self.name[2:]), *told[:0]] + (
-                [f"I will remember that {' and that '.join(told)}."] if told else []
-            )
-            return " ".join(told)
-        if told:
-            return f"I will remember that {' and that '.join(told)}."
-        if re.search(
-            r"\b(?:who|what) are you\b|\byour name\b|\bwho (?:made|built)|\bare you (?:an? )?"
-            r"(?:real|human|robot|bot|ai|person|machine|computer)",
-            low,
-        ):
+        met = next(
+            (reply for how, reply in _MET.items() if re.search(how, text)), _MET[next(iter(_MET))]
+        )
+        noted = [met.format(self.name[2:])] if "name" in news else []
+        if told := " and that ".join(fact for key, fact in news.items() if key != "name"):
+            noted.append(f"I will remember that {told}.")
+        if noted:
+            return " ".join(noted)
+        if re.search(_WHO, text):
+            who = re.search(r"You are (?!told|asked|to )([^.!\n]+)", self.prompt)
             return f"I am {who[1]}, played by {_ABOUT}" if who else f"I am {_ABOUT}"
-        if re.search(
-            r"\bwhat (?:else )?(?:can|could|do) you (?:do|help)|^\W*(?:help|ayuda|hilfe)\b|\bhelp me\b",
-            low,
-        ):
-            tools = ", ".join(
-                f"{t.name.replace('_', ' ')} ({', '.join(t.properties)})" for t in self.tools
-            )
-            return (
-                "I remember what you tell me: say I like green tea, then ask What do I like? I know what you "
-                "asked before, sum up what we said, and work out 6 x 7."
-                + (f" With my tools I can: {tools}." if tools else "")
-            )
-        if found := _SUM.search(_digits(low)):
+        if re.search(r"\bcan you do|\byou help|^\W*(?:help|ayuda|hilfe)\b|\bhelp me\b", text):
+            able = [
+                f"{' '.join(tool.spelled)} ({', '.join(tool.properties)})" for tool in self.tools
+            ]
+            return _HELP + (f" With my tools I can: {', '.join(able)}." if able else "")
+        if found := _SUM.search(_digits(text)):
             return _worked_out(float(found[1]), found[2], float(found[3]))
-        for pattern, reply in _TALK:
-            if found := pattern.search(low.replace("i'm", "i am")):
-                said = reply.format(name=self.name, greeting=found[0].capitalize())
-                greets = reply in ("Hello{name}.", "{greeting}{name}.")
-                asks = " What is your name?" if greets and not self.name else ""
-                back = greets and self.memories and len(self.said) == 1 and not asks
-                return f"{said}{asks}{' It is good to see you again.' if back else ''}"
-        words = {*_stems(low)} - _LITTLE
+        if talked := _talked(text):
+            found, reply = talked
+            said = reply.format(name=self.name, greeting=found[0].capitalize())
+            if not reply.endswith(("Hello{name}.", "{greeting}{name}.")):
+                return said
+            again = " It is good to see you again." if self.memories and len(self.said) == 1 else ""
+            return said + (again if self.name else " What is your name?")
+        # A system prompt may hold the answer: "Breakfast is served from 7 to 10."
+        words = {*_stems(text)} - _LITTLE
         lines = [
             line
             for line in re.split(r"(?<=[.!?])\s+|\n", self.prompt)
-            if " you " not in f" {line.lower()} "
+            if re.search(r"\b(?:is|are|costs?|opens?|closes?)\b", line)
+            and "you" not in line.lower()
         ]
-        told = [line for line in lines if re.search(r"\b(?:is|are|costs?|opens?|closes?)\b", line)]
-        best = max(told, key=lambda line: len(words & {*_stems(line)}), default="")
+        best = max(lines, key=lambda line: len(words & {*_stems(line)}), default="")
         return best if _asks(text) and words & {*_stems(best)} else ""
 
     def _fallback(self) -> str:
@@ -474,83 +420,75 @@ class _Talk:
         start = len(self.text) % len(FALLBACKS)
         return next(each for each in (FALLBACKS * 2)[start:] if each != self.last)
 
-    def _raw(self) -> list[str]:
-        return [str(m.text) for m in self.messages if isinstance(m, HumanMessage)]
-
     def _summary(self) -> str:
         """Summarize the conversation, or the transcript that the text itself carries."""
         # LangChain's summarization sends the conversation as XML inside one human message.
         carried = re.findall(r'<message type="human">(.*?)</message>', self.text, re.DOTALL)
-        said = [html.unescape(each) for each in carried] or self._raw()[:-1]
-        yours = _facts(map(_expanded, said)) if carried else self.facts
-        parts = [
-            re.sub(r"^You (?=\w)", "The user said: I ", _sentence(fact)).replace(
-                "Your ", "The user's ", 1
+        said = [html.unescape(each) for each in carried] or self.raw[:-1]
+        facts = _facts(map(_expanded, said)) if carried else self.facts
+        told = " ".join(
+            re.sub(
+                r"^you ",
+                "The user said: I ",
+                re.sub(r"^your ", "The user's ", _sentence(fact, upper=False)),
             )
-            for fact in yours.values()
-        ]
-        if questions := [each for each in said if "?" in each]:
-            parts.append("The user asked: " + " ".join(questions[-3:]))
-        if not parts:
-            return f'The user said: "{said[-1]}"' if said else "There is nothing to summarize yet."
-        return " ".join(parts)
+            for fact in facts.values()
+        )
+        asked = " ".join([each for each in said if "?" in each][-3:])
+        if told or asked:
+            return f"{told} The user asked: {asked}".strip() if asked else told
+        return f'The user said: "{said[-1]}"' if said else "There is nothing to summarize yet."
 
     def _completed(self) -> str:
         """Return the request that was asked back about, with the answers to that."""
-        spoken = [m for m in self.messages if m.text and m.type in ("human", "ai")]
+        spoken = [str(m.text) for m in self.messages if m.text and m.type in ("human", "ai")]
         more = ""
-        while len(spoken) > 2 and (asked := _WHICH.fullmatch(spoken[-2].text)):
+        while len(spoken) > 2 and (asked := _WHICH.fullmatch(spoken[-2])):
             value = re.sub(
-                r"(?i)^(?:it is|it's|i mean|in|at|for|of|the) ", "", spoken[-1].text.strip(" .!")
+                r"(?i)^(?:it is|it's|i mean|in|at|for|of|the) ", "", spoken[-1].strip(" .!")
             )
             more = f' with {asked[1].replace(" ", "_")} "{value}"{more}'
             spoken = spoken[:-2]
-        return f"{spoken[-1].text.rstrip(' ?.!')}{more}"
+        return f"{spoken[-1].rstrip(' ?.!')}{more}"
 
-    def _use(self, wanted: list[tuple["_Tool", str]]) -> str | list[ToolCall]:
-        """Call tools with what a text gives, or ask back once for what it does not."""
-        calls = [(tool, tool.arguments(text)) for tool, text in wanted]
+    def _use(self, calls: list[tuple["_Tool", dict[str, Any]]]) -> str | list[ToolCall]:
+        """Call tools, or ask back once for an argument that is missing."""
         for tool, arguments in calls:
             for key in tool.required:
                 if key not in arguments:
-                    question = f"Which {key.replace('_', ' ')} do you mean?"
-                    again = (
-                        f"Let us leave that. Ask me again, and name the {key.replace('_', ' ')}."
-                    )
+                    what = key.replace("_", " ")
+                    question = f"Which {what} do you mean?"
+                    again = f"Let us leave that. Ask me again, and name the {what}."
                     return again if question == self.last else question
         return self._calls(calls)
 
     def _calls(self, calls: list[tuple["_Tool", dict[str, Any]]]) -> list[ToolCall]:
         """Return tool calls whose ids follow from the conversation."""
-        said = [(each.type, each.text, getattr(each, "tool_calls", ())) for each in self.messages]
+        said = repr([(m.type, m.text, getattr(m, "tool_calls", ())) for m in self.messages])
+        ids = [hashlib.sha256(f"{n}{said}".encode()).hexdigest()[:12] for n in range(len(calls))]
         return [
-            tool_call(
-                name=tool.name,
-                args=arguments,
-                id=f"call_{hashlib.sha256(repr((said, tool.name, place)).encode()).hexdigest()[:12]}",
-            )
-            for place, (tool, arguments) in enumerate(calls)
+            tool_call(name=tool.name, args=arguments, id=f"call_{digest}")
+            for (tool, arguments), digest in zip(calls, ids, strict=True)
         ]
 
     def _report(self, result: Any) -> str:
         """Say what a tool answered."""
         text = str(result.text).strip()
         if result.status == "error":
-            if refused := re.match(
-                r"User rejected the tool call(?:.*?with reason: (.*))?", text, re.DOTALL
-            ):
-                return f"All right, I left it as it is{': ' + _sentence(refused[1]) if refused[1] else '.'}"
-            return f"Sorry, that did not work: {_sentence(text or 'the tool said nothing', upper=False)}"
-        calls = (call for message in self.messages for call in getattr(message, "tool_calls", ()))
-        call = {call["id"]: call for call in calls}.get(result.tool_call_id, {})
-        if any(tool.remembers for tool in self.tools if tool.name == call.get("name")):
-            return self._small_talk(self.text, _facts([self.text])) or "I will remember that."
-        if not text:
-            return "It is done."
-        if re.fullmatch(r"[A-Z].*\s.*[.!?]", text, re.DOTALL):
-            return text  # the tool speaks in sentences itself
+            no = re.match(r"User rejected the tool call(?:.*?with reason: (.*))?", text, re.DOTALL)
+            if no:
+                return f"All right, I left it as it is{f': {_sentence(no[1])}' if no[1] else '.'}"
+            text = _sentence(text or "the tool said nothing", upper=False)
+            return f"Sorry, that did not work: {text}"
+        calls = [call for m in self.messages for call in getattr(m, "tool_calls", ())]
+        call: Any = next((c for c in reversed(calls) if c["id"] == result.tool_call_id), {})
+        if any(tool.remembers and tool.name == call.get("name") for tool in self.tools):
+            noted = self._small_talk(self.text.lower(), _facts([self.text]))
+            return noted or "I will remember that."
+        if not text or re.fullmatch(r"[A-Z].*\s.*[.!?]", text, re.DOTALL):
+            return text or "It is done."  # many tools speak in sentences themselves
         about = next((v for v in call.get("args", {}).values() if isinstance(v, str) and v), "")
-        the = "the " if re.search(rf"(?i)\bthe\s+{re.escape(about)}\b", self.text) and about else ""
+        the = "the " if about and f"the {about}".lower() in self.text.lower() else ""
         return (
             f"I looked it up{f' for {the}{about}' if about else ''}: {_sentence(text, upper=False)}"
         )
@@ -559,43 +497,44 @@ class _Talk:
 def _expanded(text: str) -> str:
     """Return a text with some short forms written out, so that the rules need only one form."""
     text = re.sub(r"(?i)\bi'?m\b", "I am", text.replace("\u2019", "'"))
-    text = re.sub(r"(?i)\bi've(?: got)?\b|\bi have got\b", "I have", text)
-    text = re.sub(
-        rf"(?i)^(hi|hello|hey)\b[ ,!]*(?:I am|this is) (?!{_STATES})({_WORD})[.! ]*$",
-        r"\1! My name is \2.",
-        text,
-    )
+    text = re.sub(r"(?i)\bi(?:'ve| have)(?: got)?\b", "I have", text)
+    name = rf"(?i)^(hi|hello|hey)\b[ ,!]*(?:I am|this is) (?!{_STATES})({_WORD})[.! ]*$"
+    text = re.sub(name, r"\1! My name is \2.", text)
     return re.sub(r"[a-zA-Z]+", lambda m: _SHORT.get(m[0].lower(), m[0]), text)
 
 
 def _spelled(text: str, *more: str) -> str:
     """Return a text in which words that are nearly known ones are those."""
-    known = [*_SPELLED, *more]
+    known = [*_SPELLED.split(), *more]
 
     def near(match: re.Match[str]) -> str:
-        word = match[0]
-        is_name = match.start() and word[0].isupper()
-        close = [] if len(word) < 4 or is_name else get_close_matches(word.lower(), known, 1, 0.82)
-        low = word.lower()
+        word, low = match[0], match[0].lower()
+        if len(word) < 4 or (match.start() and word[0].isupper()):
+            return word  # short, or a name
+        close = get_close_matches(low, known, 1, 0.82)
         return close[0] if close and close[0] not in low and low not in close[0] else word
 
     return re.sub(r"[a-zA-Z]+", near, text)
 
 
 def _asks(text: str) -> bool:
-    """Return whether a sentence of a text is a question."""
     return any(_QUESTION.search(each) for each in re.split(r"(?<=[.!?])\s+", text))
 
 
+def _talked(text: str) -> tuple[re.Match[str], str] | None:
+    found = ((re.search(pattern, text.lower()), reply) for pattern, reply in _TALK.items())
+    return next(((match, reply) for match, reply in found if match), None)
+
+
 def _facts(texts: Iterable[str], *, others: bool = False) -> dict[str, str]:
-    """Return what texts tell of the guest, the newest last: what it is about -> "you ..."."""
+    """Return what texts tell about the guest, the newest last: its subject -> "you ..."."""
     facts: dict[str, str] = {}
     for clause in (clause for text in texts for clause in _CLAUSE.split(text)):
         if others or re.match(r"(?i)the (?:guest|user)\b", clause):
             for pattern, mine in _OTHERS:
                 clause = re.sub(pattern, mine, clause.strip())
-        lead = _LEAD.match(clause)
-        said = _TAIL.sub("", clause[lead.end() if lead else 0 :].strip())
+        lead = _LEAD.match(clause.strip())
+        said = _TAIL.sub("", clause.strip()[lead.end() if lead else 0 :])
         if not said or clause.rstrip().endswith("?"):
             continue
         if named := _NAMED.search(said) or _I_AM.search("" if said.isupper() else said):
@@ -604,13 +543,13 @@ def _facts(texts: Iterable[str], *, others: bool = False) -> dict[str, str]:
                 name = " ".join([first, *rest]).title()
             else:
                 name = " ".join([first, *takewhile(lambda word: not word[0].islower(), rest)])
-            facts["name"] = f"your name is {name[0].upper() + name[1:]}"
+            facts["name"] = f"your name is {name[0].upper()}{name[1:]}"
         elif my := _MY.match(said):
             facts[my[1].lower()] = _you(f"my {my[1]}{my[2] or ''} {my[3]} {my[4]}")
         elif i := _I.match(said):
             verb = i[1].split()[-1].lower()
-            alone = verb in ("live", "work", "born", "from", "come") or verb.isdigit()
-            facts[verb if alone else f"{verb} {i[2].lower()}"] = _you(f"i {i[1]} {i[2]}")
+            one = verb in ("live", "work", "born", "from", "come") or verb.isdigit()
+            facts[verb if one else f"{verb} {i[2].lower()}"] = _you(said)
         elif others or (
             lead and lead[1] and not re.match(r"(?i)(?:my|what|when|where|who|me)\b", said)
         ):
@@ -623,32 +562,26 @@ def _you(text: str) -> str:
 
 
 def _digits(text: str) -> str:
-    return re.sub(
-        r"\b[a-z]+\b", lambda m: str(_COUNT.get(m[0].lower(), m[0])), text, flags=re.IGNORECASE
-    )
+    return re.sub(r"[a-zA-Z]+", lambda m: _COUNT.get(m[0].lower(), m[0]), text)
 
 
 def _worked_out(left: float, sign: str, right: float) -> str:
-    sign = {"plus": "+", "minus": "-", "x": "*", "times": "*", "divided by": "/", "over": "/"}.get(
-        sign, sign
-    )
-    if sign == "/" and not right:
-        return "Nobody can divide by zero."
-    value = {"+": left + right, "-": left - right, "*": left * right, "/": left / (right or 1)}[
-        sign
-    ]
-    return f"That is {value:.10g}."
+    if sign in ("/", "divided by", "over"):
+        return f"That is {left / right:.10g}." if right else "Nobody can divide by zero."
+    if sign in ("*", "x", "times"):
+        return f"That is {left * right:.10g}."
+    return f"That is {left + right if sign in ('+', 'plus') else left - right:.10g}."
 
 
 def _what_was_said(asked: str, earlier: list[str]) -> str:
     question = "ask" in asked or "question" in asked
-    candidates = [text for text in earlier if "?" in text or not question]
+    found = [text for text in earlier if "?" in text or not question]
     verb = "asked" if question else "said"
-    if not candidates:
+    if not found:
         return f"You have not {verb} anything before." if earlier else "This is where we started."
     if "first" in asked:
-        return f'The first thing you {verb} was: "{candidates[0]}"'
-    return f'You {verb}: "{candidates[-1]}"'
+        return f'The first thing you {verb} was: "{found[0]}"'
+    return f'You {verb}: "{found[-1]}"'
 
 
 def _sentence(text: str, *, upper: bool = True) -> str:
@@ -658,15 +591,9 @@ def _sentence(text: str, *, upper: bool = True) -> str:
 
 def _stems(text: str) -> list[str]:
     """Return the words of a text without their endings: "open" for "opens" and "opening"."""
-    return [_stem(word) for word in re.findall(r"\w+", text.lower())]
-
-
-def _stem(word: str) -> str:
-    for ending in ("ing", "ed", "es", "s"):
-        rest = word.removesuffix(ending)
-        if rest != word and len(rest) > 2 and not word.endswith("ss"):
-            return rest.removesuffix("e")
-    return word.removesuffix("e") if len(word) > 3 else word
+    words = re.findall(r"[^\W_]+", text.lower())
+    stems = [re.sub(r"(?<=\w{3})(?:ing|ed|es|(?<!s)s)$", "", word) for word in words]
+    return [stem.removesuffix("e") if len(stem) > 3 else stem for stem in stems]
 
 
 _NUMBER = re.compile(r"(?<![\w.])-?\d+(?:\.\d+)?(?!\w)")
@@ -676,159 +603,104 @@ _SUBJECT = re.compile(
     r"(?i)\b(?:do|does|did|is|are|will|can)\s+(?:the\s+|an?\s+)?([\w' -]+?)\s+(\w+)\s*[?.!]*\s*$"
 )
 _FILLER = re.compile(r"(?i),?\s+(?:for\s+)?(?:today|tonight|tomorrow|(?:right )?now|please)\b")
-_VALUE = r"""("[^"]+"|\u201c[^\u201d]+\u201d|'[^']+'|.+?)(?=\s+and\s|\s+with\s|[,)]|[.?!]*\s*$|[.?!]\s)"""
+_VALUE = (
+    r"""("[^"]+"|\u201c[^\u201d]+\u201d|'[^']+'|.+?)"""
+    r"""(?=\s+and\s|\s+with\s|[,)]|[.?!]*\s*$|[.?!]\s)"""
+)
 _INVENTED: dict[str, Any] = {"integer": 0, "number": 0, "boolean": False, "array": [], "object": {}}
 _KEEPS = {*_stems("remember memorize save store note")}
 _READS = {*_stems("check count fetch find get list look lookup read report search show tell")}
 _FREE = {*_stems("content fact information memory message note query question text")}
+_PROPER = ("city", "town", "country", "name", "guest")
 _GENERIC = {*_stems("a do for give make my of on run the to tool up")} | _READS
 _LITTLE = {
     *_stems(
-        "a about all am an and are at be by can could did does every from has have he how i in is it"
-        " its many me much name number of on one or return she some that the their there they this"
+        "a about all am an and are at be by can could did does every from has have he how i in is"
+        " it its many me much name number of on one or return she some that the their there they this"
         " town two user guest was we what when where which who why will with would you your"
     )
 }
 
 
-class _Tool(NamedTuple):
+class _Tool:
     """A bound tool, as far as the rules need it."""
 
-    name: str
-    description: str
-    properties: dict[str, dict[str, Any]]
-    required: list[str]
-
-    @classmethod
-    def of(cls, function: Mapping[str, Any]) -> "_Tool":
+    def __init__(self, function: Mapping[str, Any]) -> None:
         schema = function.get("parameters") or {}
-        return cls(
-            function["name"],
-            function.get("description") or "",
-            schema.get("properties") or {},
-            schema.get("required") or [],
-        )
-
-    @property
-    def spelled(self) -> list[str]:
-        """The words of the name: ``["get", "weather"]``."""
-        return re.sub(r"([a-z])([A-Z])|[_-]", r"\1 \2", self.name).lower().split()
-
-    @property
-    def words(self) -> set[str]:
-        """The words of the name that say what it does: ``{"weather"}`` for ``get_weather``."""
-        words = {*_stems(" ".join(self.spelled))}
-        return words - _GENERIC or words
-
-    @property
-    def topics(self) -> set[str]:
-        """What else it is about, by its description, apart from the names of its arguments."""
+        description = str(function.get("description") or "")
+        self.name = str(function["name"])
+        self.properties: dict[str, dict[str, Any]] = schema.get("properties") or {}
+        self.required: list[str] = schema.get("required") or []
+        # The words of the name: ["get", "weather"]; those that say what it does: {"weather"}.
+        self.spelled = re.sub(r"([a-z])([A-Z])|[_-]", r"\1 \2", self.name).lower().split()
+        stems = _stems(" ".join(self.spelled))
+        self.verb = stems[0]
+        self.words = {*stems} - _GENERIC or {*stems}
+        # What else it is about, by its description, apart from the names of its arguments.
         arguments = {*_stems(" ".join(self.properties).replace("_", " "))}
-        return {*_stems(self.description)} - _GENERIC - _LITTLE - arguments
-
-    @property
-    def remembers(self) -> bool:
-        """Whether it keeps what the guest says."""
-        return bool(
-            _KEEPS & {*_stems(" ".join([*self.spelled[:1], *self.description.split()[:1]]))}
-        )
-
-    def is_named_in(self, text: str) -> bool:
-        """Whether the text says the tool's own name, as code or after "use"."""
-        name = re.escape(self.name)
-        form = rf"\b{name}\s*\(|\b(?:use|call|run)\s+(?:the\s+)?(?:tool\s+)?{name}\b"
-        return bool(re.search(rf"\b{name}\b" if "_" in self.name else form, text, re.IGNORECASE))
+        self.topics = {*_stems(description)} - _GENERIC - _LITTLE - arguments
+        self.remembers = bool(_KEEPS & {self.verb, *_stems(description)[:1]})
 
     def is_asked_for_in(self, text: str) -> bool:
         """Whether the text is a request that mentions what the tool does.
 
-        A tool that does more than read is asked for by its verb, never by a word of its description.
+        A tool that does more than read is asked for by its verb, never by its description alone.
         """
         words = _stems(text)
-        if not (_asks(text) or _REQUEST.search(text) or self.words & {*words[:1]}):
+        begins = bool(self.words & {*words[:1]}) or self.name in text
+        if not (begins or _QUESTION.search(text) or _REQUEST.search(text)):
             return False
-        verb = _stem(self.spelled[0])
-        if self.words & {*words} and (verb in _GENERIC or verb in words or len(self.spelled) == 1):
+        if self.words & {*words} and (self.verb in _GENERIC or self.verb in words):
             return True
         # A word of the description alone may be chance; with its arguments it is none.
-        return (
-            verb in _READS
-            and bool(self.topics & {*words})
-            and {*self.required} <= {*self.arguments(text)}
-        )
+        has_all = {*self.required} <= {*self.arguments(text)}
+        return self.verb in _READS and bool(self.topics & {*words}) and has_all
 
-    def match(self, text: str) -> tuple[bool, float, int]:
+    def match(self, text: str) -> tuple[float, int]:
         """Say how well the text fits the tool; more is better."""
         found = self.words & {*_stems(text)}
-        share = len(found) / len(self.words) if self.words else 0
-        return self.is_named_in(text), share * len(found), len(self.topics & {*_stems(text)})
+        return len(found) ** 2 / len(self.words), len(self.topics & {*_stems(text)})
 
     def arguments(self, text: str, *, invent: bool = False) -> dict[str, Any]:
         """Find the arguments in a text; `invent` makes up the required ones it does not give."""
-        text = (
-            _digits(text)
-            if any(_kind(s) in ("integer", "number") for s in self.properties.values())
-            else text
-        )
-        name = re.search(rf"(?<![^\W_]){re.escape(self.name)}(?![^\W_])", text, re.IGNORECASE)
-        ends = [
-            found.end()
-            for found in re.finditer(r"\w+", text)
-            if _stem(found[0].lower()) in self.words
-        ]
-        tail = text[name.end() :] if name else text[ends[-1] :] if ends else text
-        call = re.match(r"\s*\((.*?)\)", tail)
-        written = [part.strip() for part in call[1].split(",")] if call else []
-        positional = [part for part in written if part and "=" not in part]
+        digits = any(_kind(schema) in ("integer", "number") for schema in self.properties.values())
+        text = _digits(text) if digits else text
+        name = re.search(rf"(?i)\b{re.escape(self.name)}\b", text)
+        ends = [m.end() for m in re.finditer(r"\w+", text) if self.words & {*_stems(m[0])}]
+        tail = text[name.end() if name else ends[-1] if ends else 0 :]
         numbers = _NUMBER.findall(tail) or _NUMBER.findall(text)
         strings = ["".join(found) for found in _QUOTED.findall(tail) or _QUOTED.findall(text)]
-        if not strings:
-            strings = self._unquoted(text, tail)
+        strings = strings or self._unquoted(text, tail)
         found: dict[str, Any] = {}
         for key, schema in self.properties.items():
-            kind = _kind(schema)
-            value = _named_value(key, schema, text)
-            pool = positional or (numbers if kind in ("integer", "number") else strings)
+            kind, value = _kind(schema), _named_value(key, schema, text)
+            pool = {"integer": numbers, "number": numbers, "string": strings}.get(kind)
             if value is None and "enum" in schema:
-                value = next(
-                    (o for o in schema["enum"] if _stem(str(o).lower()) in _stems(text)), None
-                )
-            elif value is None and _FREE & {*_stems(key)} and kind == "string" and not positional:
-                value = re.sub(
-                    r"(?i)^.*?\b(?:remember|note|save|that)\b(?: that)?:?\s+", "", text
-                ).strip()
-            elif value is None and pool and kind in ("integer", "number", "string"):
-                value = _converted(pool.pop(0), schema)
+                said = [each for each in schema["enum"] if {*_stems(str(each))} <= {*_stems(text)}]
+                value = next(iter(said), schema["enum"][0] if invent else None)
+            elif value is None and kind == "string" and _FREE & {*_stems(key)}:
+                value = re.sub(r"(?i)^.*?\b(?:remember|note|save|that)\b(?: that)?:?\s+", "", text)
+            elif value is None and pool:
+                value = _converted(pool.pop(0), kind)
             if value is None and invent and key in self.required:
-                value = (
-                    schema.get("enum", [_INVENTED.get(kind, text)])[0]
-                    if "enum" in schema
-                    else _INVENTED.get(kind, text)
-                )
-            if (
-                isinstance(value, str)
-                and value.islower()
-                and key in ("city", "town", "country", "name", "guest")
-            ):
-                value = value.title()
+                value = _INVENTED.get(kind, text)
             if value is not None:
-                found[key] = value
+                is_low = isinstance(value, str) and value.islower() and key in _PROPER
+                found[key] = value.title() if is_low else value
         return found
 
     def _unquoted(self, text: str, tail: str) -> list[str]:
-        """What the tool may be asked about: "Kyoto", "museum"."""
+        """Return what the tool may be asked about: "Kyoto", "museum"."""
         known = self.words | self.topics
         for subject, verb in _SUBJECT.findall(_FILLER.sub("", text)):
             if known & {*_stems(verb)} and not _LITTLE.issuperset(_stems(subject)):
                 return [str(subject)]
-        if phrase := _PHRASE.search(_FILLER.sub("", tail)):
-            # "in San Francisco, CA" is one value only where no other argument can follow.
-            value = phrase[1].rstrip(" .?!,")
-            value = (
-                value if len(self.properties) == 1 else re.split(r",|\s(?:and|with)\s", value)[0]
-            )
-            return [] if _asks(value) or len(value.split()) > 6 else [value]
-        return []
+        phrase = _PHRASE.search(_FILLER.sub("", tail))
+        value = phrase[1].rstrip(" .?!,") if phrase else ""
+        # "in San Francisco, CA" is one value only where no other argument can follow.
+        if len(self.properties) > 1:
+            value = re.split(r",|\s(?:and|with)\s", value)[0]
+        return [value] if value and not _QUESTION.search(value) and len(value.split()) < 7 else []
 
 
 def _kind(schema: Mapping[str, Any]) -> str:
@@ -837,14 +709,18 @@ def _kind(schema: Mapping[str, Any]) -> str:
     return next((str(each["type"]) for each in options if "type" in each), "string")
 
 
-def _converted(value: str, schema: Mapping[str, Any]) -> Any:
-    """Return a piece of text as an argument's type, None if it is no such thing."""
-    kind = _kind(schema)
+def _converted(value: str, kind: str) -> Any:
+    """Return a piece of text as a value of a JSON type, None if it is no such thing."""
     value = value.strip().strip("\"'\u201c\u201d")
     if kind in ("integer", "number"):
-        if not _NUMBER.fullmatch(value) or (kind == "integer" and "." in value):
-            return None
-        return float(value) if "." in value else int(value)
+        number = float(value) if _NUMBER.fullmatch(value) else None
+        return (
+            int(value)
+            if number is not None and "." not in value
+            else number
+            if kind == "number"
+            else None
+        )
     if kind == "boolean":
         return {"true": True, "yes": True, "false": False, "no": False}.get(value.lower())
     return value if kind == "string" and value else None
@@ -861,8 +737,6 @@ def _named_value(key: str, schema: Mapping[str, Any], text: str) -> Any:
         rf"\b(?:with|and|using)\s+(?:the\s+|an?\s+)?{name}\s+{_VALUE}",
         rf"\b{name}\s+(?-i:(?=[\"\u201c'\dA-Z-])){_VALUE}",
     )
-    for form in forms:
-        for found in re.finditer(form, text, re.IGNORECASE):
-            if (value := _converted(found[1], schema)) is not None:
-                return value
-    return None
+    found = (each[1] for form in forms for each in re.finditer(form, text, re.IGNORECASE))
+    values = (_converted(value, _kind(schema)) for value in found)
+    return next((value for value in values if value is not None), None)
