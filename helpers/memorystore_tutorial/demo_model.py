@@ -357,15 +357,15 @@ class _Talk:
             text,
         ):
             known = [(key, fact) for key, fact in facts if {*_stems(key)} <= {*_stems(text)}]
-            mine = _sentence(max(known, key=lambda each: len(each[0]))[1]) if known else ""
-            return mine or f"You have not told me your {asked[1]} yet.", bool(mine)
+            yours = _sentence(max(known, key=lambda each: len(each[0]))[1]) if known else ""
+            return yours or f"You have not told me your {asked[1]} yet.", bool(yours)
         if re.search(r"\b(?:recommend|suggest|should i|any (?:tips?|ideas?))\b", text):
             likes = [f for _, f in facts if re.match("you (?:like|love|prefer|enjoy)|your fav", f)]
             more = f"{_sentence(likes[-1])} I would start there." if likes else ""
             return more or "Tell me what you like, and I will keep it in mind.", bool(more)
         if re.search(r"\b(?:do|did|am|was|have|can|could) i\b", text):
-            told = [f for _, f in facts if f.startswith("you ") and words & {*_stems(f)}]
-            return " ".join(map(_sentence, told)) or "You have not told me that yet.", bool(told)
+            mine = [f for _, f in facts if f.startswith("you ") and words & {*_stems(f)}]
+            return " ".join(map(_sentence, mine)) or "You have not told me that yet.", bool(mine)
         return "", False
 
     def _told_about(self, topic: str) -> tuple[str, bool]:
@@ -616,8 +616,8 @@ _GENERIC = {*_stems("a do for give make my of on run the to tool up")} | _READS
 _LITTLE = {
     *_stems(
         "a about all am an and are at be by can could did does every from has have he how i in is"
-        " it its many me much name number of on one or return she some that the their there they this"
-        " town two user guest was we what when where which who why will with would you your"
+        " it its many me much name number of on one or return she some that the their there they"
+        " this town two user guest was we what when where which who why will with would you your"
     )
 }
 
