@@ -1,5 +1,8 @@
 """Servers that stop being primaries."""
 
+import asyncio
+import contextlib
+import os
 import threading
 import time
 from collections.abc import Iterator
@@ -10,7 +13,7 @@ from langchain_core.messages import HumanMessage
 
 import servers
 from memorystore_chat.connection import connect, connect_async
-from memorystore_chat.errors import MemorystoreChatError
+from memorystore_chat.errors import ConnectError, MemorystoreChatError
 from memorystore_chat.history import MemorystoreChatMessageHistory
 from proxy import Proxy
 from servers import Server
@@ -149,3 +152,48 @@ async def test_an_answer_of_a_fail_over_is_an_outage(
                 await append(talk, "second")
                 assert proxy.answer_append_with == []
                 assert await read(talk) == ["first", "second"]
+
+
+COUNT = int(os.environ.get("MEMORYSTORE_TEST_APPENDS", "3000"))
+
+
+async def test_graceful_failovers_of_a_cluster_under_16_tasks() -> None:
+    """An asyncio client goes on: each append is stored once, or fails with a ConnectError."""
+    with servers.cluster() as group:
+        async with await connect_async(group.url) as client:
+            over = asyncio.Event()
+
+            async def take_over() -> int:
+                times = 0
+                while not over.is_set():
+                    await asyncio.sleep(0.5)
+                    await asyncio.to_thread(swap, group.nodes[times % 3 :: 3])
+                    times += 1
+                return times
+
+            async def work(worker: int) -> list[str]:
+                talk = MemorystoreChatMessageHistory(client, f"task{worker}")
+                stored = []
+                for number in range(COUNT // 16):
+                    with contextlib.suppress(ConnectError):
+                        await append(talk, str(number))
+                        stored.append(str(number))
+                found = await read(talk)
+                assert len(found) == len(set(found)), "an append is there twice"
+                assert set(stored) <= set(found), "an append that was acknowledged is missing"
+                return stored
+
+            taking_over = asyncio.create_task(take_over())
+            stored = await asyncio.gather(*(work(worker) for worker in range(16)))
+            over.set()
+            assert await taking_over > 1
+            assert sum(map(len, stored)) > COUNT * 0.99
+
+
+def swap(pair: list[Server]) -> None:
+    """Let a replica take over from its primary, which hands over what it has first."""
+    for node in pair:
+        with node.admin() as admin:
+            if admin.info("replication")["role"] == "slave":
+                admin.execute_command("CLUSTER FAILOVER")
+                return
