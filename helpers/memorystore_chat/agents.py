@@ -17,6 +17,7 @@ from langchain_core.messages import (
 
 from memorystore_chat.arguments import thread_id_of, type_name
 from memorystore_chat.codec import new_append_id
+from memorystore_chat.conversation import NO_RESULT
 from memorystore_chat.extras import require
 from memorystore_chat.history import MemorystoreChatMessageHistory
 
@@ -31,9 +32,6 @@ from langgraph.types import Command  # noqa: E402
 from typing_extensions import override  # noqa: E402
 
 T = TypeVar("T")
-
-QUESTIONS_REMEMBERED = 1000
-"""How many questions a middleware remembers, to tell calls at the same time apart."""
 
 _Messages: TypeAlias = list[BaseMessage]
 
@@ -67,18 +65,18 @@ class ChatHistoryMiddleware(AgentMiddleware[AgentState[Any], Any, Any]):
 
     Alone, the session is the memory: it is loaded before the agent runs (at most the history's
     ``window``), and the turn is appended after it, in two round trips. Beside a checkpointer, the
-    checkpoint is the memory and the session is the record: nothing is loaded, except into a
-    thread's first call with this middleware, and what the finished turn added is appended. A turn
-    is the user's message, the model's, tool calls and their results, as the agent's own messages
-    have them in the end; instructions (system messages) and summaries are left out.
+    checkpoint is the memory and the session is the record: it is loaded by a thread's first call
+    only, and what a finished turn added is appended. A turn is what the agent's own messages have
+    of it in the end, tool calls and results included, without system messages and summaries.
 
     - **Pass only what is new**, or what an earlier call returned: messages with an id that the
       session holds are not stored again. A call that asks nothing new is a ValueError.
     - **A turn is stored when it ends**, all or none, and not before a person's answer for which it
       waits. A model or tool that raises, a canceled task or a stream left early stores nothing. A
       new message drops such a turn.
-    - **What fails raises.** Beside a checkpointer, ``agent.invoke(None, config)`` tries a failed
-      write again, and the turn is stored once.
+    - **What fails raises.** The agent's call raises a MemorystoreChatError for a read or write that
+      failed, and a ValueError for a config without a ``thread_id``. Beside a checkpointer,
+      ``agent.invoke(None, config)`` tries a write again, and the turn is stored once.
     - **A tool call without a result** is stored as it is. Reading the session adds a result that
       says so; a result that comes with the next call follows the call.
     - **Order:** put middleware that redacts before this one in ``middleware=[...]``, and what
@@ -134,17 +132,12 @@ class ChatHistoryMiddleware(AgentMiddleware[AgentState[Any], Any, Any]):
                 "or a function that makes one from a thread_id."
             )
         self._source = history
-        # Names of questions, and the calls that asked them.
-        self._asked = deque[tuple[tuple[str, str | None], str]](maxlen=QUESTIONS_REMEMBERED)
+        # The newest questions and the calls that asked them, to tell calls at once apart.
+        self._asked = deque[tuple[tuple[str, str | None], str]](maxlen=1000)
 
     @override
     def before_agent(self, state: Any, runtime: Runtime[Any]) -> Any:
-        """Begin a turn, and load the session if it is the memory.
-
-        Raises:
-            ValueError: The config has no usable ``thread_id``, or the call asks nothing new.
-            MemorystoreChatError: The session cannot be read.
-        """
+        """Begin a turn, and load the session if it is the memory."""
         return _run(self._before_agent(state, runtime))
 
     @override
@@ -164,11 +157,7 @@ class ChatHistoryMiddleware(AgentMiddleware[AgentState[Any], Any, Any]):
 
     @override
     def after_agent(self, state: Any, runtime: Runtime[Any]) -> Any:
-        """Append the messages of this turn, in one write.
-
-        Raises:
-            MemorystoreChatError: The turn cannot be stored.
-        """
+        """Append the messages of this turn, in one write."""
         return _run(self._after_agent(state, runtime))
 
     @override
@@ -223,7 +212,7 @@ class ChatHistoryMiddleware(AgentMiddleware[AgentState[Any], Any, Any]):
         else:
             present = yield from self._present(before, messages)
             calls = set[str | None]().union(*map(_calls, present))
-            if unfinished and isinstance(last, ToolMessage) and last.tool_call_id in calls:
+            if unfinished and last and _answers(last) in calls:
                 return unfinished, messages  # it goes on with a result of a front end
             ids = {message.id for message in present}
             new = present[self._end_of_others(present, call, unfinished) :]
@@ -231,8 +220,8 @@ class ChatHistoryMiddleware(AgentMiddleware[AgentState[Any], Any, Any]):
         messages = [*old, *new]
         if not new and messages and isinstance(messages[-1], AIMessage):
             raise ValueError(
-                "The call asks nothing: the conversation holds its messages already, and the last "
-                "is an answer. Pass a new message, without an id or with one of its own."
+                "The call asks nothing: the conversation holds its messages, and the last is an "
+                "answer. Pass a new message, without an id or with one of its own."
             )
         after = old[-1].id if old else None
         turn = Turn(append_id=call, call=call, asked=False, after=after, noted=new, given=given)
@@ -245,8 +234,7 @@ class ChatHistoryMiddleware(AgentMiddleware[AgentState[Any], Any, Any]):
         if history.max_messages is not None and stored:
             # What stands before the session's first message was dropped from it.
             given = next((given[i:] for i, m in enumerate(given) if m.id == stored[0].id), given)
-        session = stored
-        new = _unknown(given, session)
+        session, new = stored, _unknown(given, stored)
         plain = new == given[len(given) - len(new) :] and all(
             isinstance(message, HumanMessage | SystemMessage) for message in new
         )
@@ -260,7 +248,10 @@ class ChatHistoryMiddleware(AgentMiddleware[AgentState[Any], Any, Any]):
             new.append(last.model_copy(update={"id": str(uuid4())}))  # it is asked again
         for message in stored:
             message.id = message.id or str(uuid4())
-        return _without_answered(stored, new), new
+        # What stands in for results is not loaded where this call brings them.
+        brought = {_answers(message) for message in new} - {None}
+        answered = {m.id for m in stored if m.text == NO_RESULT and _answers(m) in brought}
+        return [message for message in stored if message.id not in answered], new
 
     def _present(self, turn: Turn, messages: _Messages) -> _Steps[_Messages]:
         """The messages of the agent that belong to a turn."""
@@ -277,16 +268,13 @@ class ChatHistoryMiddleware(AgentMiddleware[AgentState[Any], Any, Any]):
         return [m for m in turns if m.additional_kwargs.get("lc_source") != "summarization"]
 
     def _said(self, turn: Turn, messages: _Messages) -> _Steps[_Messages]:
-        """All messages of the turn, in the agent's order and present form.
-
-        What was noted and is missing was trimmed away, and stays behind its predecessor.
-        """
+        """All messages of the turn, in the agent's order and present form."""
         present = yield from self._present(turn, messages)
         present = present[self._end_of_others(present, turn["call"]) :]
         there, noted = {message.id for message in messages}, turn["noted"]
         ids = {message.id for message in noted}
-        answered = {getattr(message, "tool_call_id", None) for message in present} - {None}
-        exchanged = {m.id for m in noted if getattr(m, "tool_call_id", None) in answered}
+        answered = {_answers(message) for message in present} - {None}
+        exchanged = {message.id for message in noted if _answers(message) in answered}
         missing = ids - there - exchanged
         instead = next((message for message in present if message.id not in ids), None)
         if not turn["asked"] or instead is None or isinstance(instead, AIMessage):
@@ -294,7 +282,7 @@ class ChatHistoryMiddleware(AgentMiddleware[AgentState[Any], Any, Any]):
                 if not isinstance(message, HumanMessage) or message.id not in missing:
                     break
                 missing.remove(message.id)
-        anchor: str | None = None
+        anchor: str | None = None  # what is missing stays behind what stood before it
         following: dict[str | None, _Messages] = {}
         for message in noted:
             if message.id in missing:
@@ -307,10 +295,8 @@ class ChatHistoryMiddleware(AgentMiddleware[AgentState[Any], Any, Any]):
         return _results_behind_calls(said)
 
     def _end_of_others(self, messages: _Messages, call: str, unfinished: Turn | None = None) -> int:
-        """Where a turn that did not end is over, and what other calls asked without an answer.
-
-        Such a call failed before its turn began, or runs at the same time and stores its own.
-        """
+        """Where a turn that did not end is over, and other calls' questions without an answer."""
+        # Such a call failed before its turn began, or runs at the same time and stores its own.
         noted = {message.id for message in unfinished["noted"]} if unfinished else set()
         askers, end = dict(self._asked.copy()), 0
         for index, message in enumerate(messages, start=1):
@@ -374,9 +360,13 @@ def _name(message: BaseMessage) -> tuple[str, str | None]:
 
 
 def _calls(message: BaseMessage) -> set[str | None]:
-    if not isinstance(message, AIMessage):
-        return set()
-    return {call["id"] for call in [*message.tool_calls, *message.invalid_tool_calls]}
+    calls = getattr(message, "tool_calls", []) + getattr(message, "invalid_tool_calls", [])
+    return {call["id"] for call in calls} - {None}
+
+
+def _answers(message: BaseMessage) -> str | None:
+    """The call whose result a message is."""
+    return message.tool_call_id if isinstance(message, ToolMessage) else None
 
 
 def _unknown(given: _Messages, known: _Messages) -> _Messages:
@@ -384,24 +374,13 @@ def _unknown(given: _Messages, known: _Messages) -> _Messages:
     return [message for message in given if message.id not in ids]
 
 
-def _without_answered(stored: _Messages, new: _Messages) -> _Messages:
-    """The session without what stands in for results that came with this call."""
-    answered = {getattr(message, "tool_call_id", None) for message in new} - {None}
-    end = len(stored)
-    while end and isinstance(stored[end - 1], ToolMessage):
-        end -= 1
-    last = [m for m in stored[end:] if getattr(m, "tool_call_id", None) not in answered]
-    return [*stored[:end], *last]
-
-
 def _results_behind_calls(messages: _Messages) -> _Messages:
     """The messages with each result directly behind its call, as models want them."""
     groups: list[_Messages] = []
     callers: dict[str | None, _Messages] = {}
     for message in messages:
-        group = callers.get(message.tool_call_id) if isinstance(message, ToolMessage) else None
-        if group is None:
-            group = []
+        group = callers.get(_answers(message), [])
+        if not group:
             groups.append(group)
         group.append(message)
         callers |= dict.fromkeys(_calls(message), group)
