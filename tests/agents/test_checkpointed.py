@@ -3,33 +3,39 @@
 import asyncio
 import threading
 from collections import Counter
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from typing import Annotated, Any
+from typing import Any
 
 import pytest
-from langchain.agents import AgentState, create_agent
-from langchain.agents.middleware import (
-    AgentMiddleware,
-    HumanInTheLoopMiddleware,
-    ToolCallLimitMiddleware,
-)
+from langchain.agents import create_agent
+from langchain.agents.middleware import HumanInTheLoopMiddleware, ToolCallLimitMiddleware
 from langchain_core.messages import AIMessage, HumanMessage, RemoveMessage
-from langgraph.channels.delta import DeltaChannel
 from langgraph.checkpoint.memory import InMemorySaver
-from langgraph.graph.message import _messages_delta_reducer
 from langgraph.types import Command
 
-from memorystore_chat import ConnectError, MemorystoreChatError, codec
+from memorystore_chat import (
+    ConnectError,
+    MemorystoreChatError,
+    MemorystoreChatMessageHistory,
+    codec,
+)
+from memorystore_chat.agents import ChatHistoryMiddleware
 from memorystore_chat.checkpoint import MemorystoreSaver
 from proxy import Proxy
-from scripted import NO_RETRY, THREAD, Make, Scripted, ask, call, nowhere, remembering, say, words
-
-
-class DeepState(AgentState[Any]):
-    """The state of a deep agent."""
-
-    messages: Annotated[list[Any], DeltaChannel(_messages_delta_reducer, snapshot_frequency=50)]
+from scripted import (
+    NO_RETRY,
+    THREAD,
+    DeepState,
+    Hooks,
+    Make,
+    Scripted,
+    ask,
+    call,
+    nowhere,
+    remembering,
+    say,
+    words,
+)
 
 
 @pytest.fixture(params=["memory", "all", "keep=1", "keep=2", "keep=3"])
@@ -38,17 +44,6 @@ def saver(request: pytest.FixtureRequest, client: Any, key_prefix: str) -> Any:
         return InMemorySaver()
     keep = None if request.param == "all" else int(request.param[-1])
     return MemorystoreSaver(client, key_prefix=key_prefix, keep=keep)
-
-
-def approval() -> Any:
-    return HumanInTheLoopMiddleware(interrupt_on={"look_up": {"when": asked_for_tea} | DECISIONS})
-
-
-DECISIONS: Any = {"allowed_decisions": ["approve", "edit", "reject", "respond"]}
-
-
-def asked_for_tea(request: Any) -> bool:
-    return bool(request.tool_call["args"]["thing"] == "tea")
 
 
 EDITED = {"name": "look_up", "args": {"thing": "coffee"}}
@@ -64,63 +59,40 @@ EDITED = {"name": "look_up", "args": {"thing": "coffee"}}
     ],
 )
 def test_decision_of_a_person_is_stored(
-    make: Make, client: Any, decision: Any, result: str, saver: Any
+    make: Make, client: Any, saver: Any, decision: Any, result: str
 ) -> None:
-    """One of two calls waits; the session has what the state has, by another process too."""
-    first, _ = remembering(make, [call("tea", "milk")], approval(), saver=saver)
+    """One of two calls waits; the session has what the state has, when the turn ended."""
+    tea: Any = {
+        "allowed_decisions": ["approve", "edit", "reject", "respond"],
+        "when": lambda request: request.tool_call["args"]["thing"] == "tea",
+    }
+    approval = HumanInTheLoopMiddleware(interrupt_on={"look_up": tea})
+    first, _ = remembering(make, [call("tea", "milk")], approval, saver=saver)
     assert "__interrupt__" in say(first, "1")
     assert len(make()) == 0
-    agent, model = remembering(make, ["fine", "because"], approval(), saver=saver)
+    before = codec.new_append_id()
+    agent, model = remembering(make, ["fine", "because"], approval, saver=saver)
     ended = agent.invoke(Command(resume={"decisions": [decision]}), THREAD)
     assert make().messages == ended["messages"]
+    assert str(codec.id_of_append(client.lindex(make().key, -1))) > before
     assert any(result in text for text in words(ended["messages"][2:4]))
     say(agent, "why?")
     assert words(model.asked[-1]) == [*words(ended["messages"]), "why?"]
 
 
 def test_reason_of_a_limit_is_stored(make: Make) -> None:
-    """The reason is the call's result, also without a checkpointer."""
-    for saver in (None, InMemorySaver()):
-        make().clear()
-        limit = ToolCallLimitMiddleware(run_limit=1, exit_behavior="continue")
-        agent, _ = remembering(make, [call("tea", "milk"), "done"], limit, saver=saver)
-        ended = say(agent, "1")
-        assert "limit exceeded" in str(words(ended["messages"]))
-        assert make().messages == ended["messages"]
-
-
-def test_interrupted_turn_is_dropped_by_a_new_message(make: Make, saver: Any) -> None:
-    """No model is ever shown the call that was not answered."""
-    agent, model = remembering(make, [call("tea"), "never mind"], approval(), saver=saver)
-    say(agent, "1", "forget it")
-    assert words(model.asked[-1]) == ["forget it"]
-    assert words(make().messages) == ["forget it", "never mind"]
-
-
-@pytest.mark.parametrize("next_call", ["resume", "new message"])
-@pytest.mark.parametrize("before_it", [[], [call("tea")]])
-@pytest.mark.parametrize("durability", ["sync", "async", "exit"])
-def test_failed_turn_can_be_resumed_or_dropped(
-    make: Make, next_call: str, before_it: list[AIMessage], durability: Any
-) -> None:
-    """Going on from the checkpoint finishes and stores the turn; a new message drops it."""
-    replies = ["a", *before_it, RuntimeError("quota"), "b"]
-    agent, model = remembering(make, replies, saver=InMemorySaver())
-    say(agent, "1")
-    with pytest.raises(RuntimeError):
-        agent.invoke(ask("2"), THREAD, durability=durability)
-    agent.invoke(None if next_call == "resume" else ask("3"), THREAD, durability=durability)
-    failed = ["2", "", "facts about tea"] if before_it else ["2"]
-    turn = failed if next_call == "resume" else ["3"]
-    assert words(model.asked[-1]) == ["1", "a", *turn]
-    assert words(make().messages) == ["1", "a", *turn, "b"]
+    limit = ToolCallLimitMiddleware(run_limit=1, exit_behavior="continue")
+    agent, _ = remembering(make, [call("tea", "milk"), "done"], limit)
+    ended = say(agent, "1")
+    assert "limit exceeded" in str(words(ended["messages"]))
+    assert make().messages == ended["messages"]
 
 
 @pytest.mark.parametrize("schema", [None, DeepState])
 @pytest.mark.parametrize("turns_before", [0, 1])
 @pytest.mark.parametrize("durability", ["sync", "async", "exit"])
 def test_question_that_an_outage_took_is_not_asked_again(
-    make: Make, schema: Any, turns_before: int, durability: Any, saver: Any
+    make: Make, saver: Any, schema: Any, turns_before: int, durability: Any
 ) -> None:
     """Also where the messages are a DeltaChannel, as in a deep agent."""
     down = False
@@ -142,40 +114,32 @@ def test_question_that_an_outage_took_is_not_asked_again(
     assert len(model.asked) == 2 + 2 * turns_before
 
 
-def test_write_that_failed_is_made_up_for(make: Make, client: Any, saver: Any) -> None:
-    """agent.invoke(None) tries the write alone: the model is not asked again."""
-    reply = AIMessage("half a smile: \ud83d")
-    agent, model = remembering(
-        make, [lambda: client.set(make().key, "no list") and reply], saver=saver
-    )
-    with pytest.raises(MemorystoreChatError, match="WRONGTYPE"):
-        say(agent, "1")
-    client.unlink(make().key)
-    agent.invoke(None, THREAD)
-    assert words(make().messages) == ["1", "half a smile: ?"]
-    assert len(model.asked) == 1
-
-
-@pytest.mark.parametrize("text", ["a", "half a smile: \ud83d"])
-def test_lost_reply_to_the_write_stores_the_turn_once(
-    make: Make, valkey_server: Any, text: str
+@pytest.mark.parametrize("fault", ["refused", "lost reply"])
+def test_write_that_failed_is_made_up_for(
+    make: Make, client: Any, valkey_server: Any, saver: Any, fault: str
 ) -> None:
-    """A checkpoint changes a lone surrogate; the repeated append is the same all the same."""
+    """agent.invoke(None) tries the write alone, and a lone surrogate makes no second turn of it."""
     with (
         Proxy(valkey_server.host, valkey_server.port) as proxy,
-        valkey_server.client(port=proxy.port, retry=NO_RETRY) as client,
+        valkey_server.client(port=proxy.port, retry=NO_RETRY) as proxied,
     ):
-        agent, _ = remembering(make(client=client), [text], saver=InMemorySaver())
-        proxy.lose_every = 1
-        with pytest.raises(ConnectError):
+        agent, model = remembering(make(client=proxied), ["half a smile: \ud83d"], saver=saver)
+        if fault == "refused":
+            # The first call reads the session, so the key is spoiled when the model answers.
+            model.replies = [lambda: client.set(make().key, "") and "half a smile: \ud83d"]
+        else:
+            proxy.lose_every = 1
+        with pytest.raises(MemorystoreChatError):
             say(agent, "1")
         proxy.lose_every = 0
+        if fault == "refused":
+            client.unlink(make().key)
         agent.invoke(None, THREAD)
-        assert len(make()) == 2
+        assert words(make().messages) == ["1", "half a smile: ?"]
+        assert len(model.asked) == 1
 
 
 def test_thread_begun_without_it_is_recorded(make: Make) -> None:
-    """A checkpointed conversation moves into the session with its next turn."""
     saver = InMemorySaver()
     bare: Any = create_agent(Scripted(replies=["a"]), checkpointer=saver)
     bare.invoke(ask("1"), THREAD)
@@ -184,34 +148,27 @@ def test_thread_begun_without_it_is_recorded(make: Make) -> None:
     assert words(make().messages) == [*"1a2b"]
 
 
-def test_empty_thread_goes_on_with_the_session(make: Make, saver: Any) -> None:
-    """The session is loaded once; what is written into it later is not seen, and stays."""
+def test_thread_is_the_memory(make: Make, saver: Any) -> None:
+    """It begins with the session, and then neither additions nor clear() reach the agent."""
     make().add_messages([HumanMessage("0"), AIMessage("z")])
-    agent, model = remembering(make, [*"ab"], saver=saver)
+    agent, model = remembering(make, [*"abcd"], saver=saver)
     say(agent, "1")
     make().add_user_message("by the way")
     say(agent, "2")
     assert words(model.asked[-1]) == [*"0z1a2"]
     assert words(make().messages) == [*"0z1a", "by the way", *"2b"]
-
-
-def test_cleared_session_is_not_forgotten_by_the_thread(make: Make, saver: Any) -> None:
-    """To forget, the thread is deleted too."""
-    agent, model = remembering(make, [*"abc"], saver=saver)
-    say(agent, "1")
     make().clear()
-    say(agent, "2")
-    assert words(model.asked[-1]) == [*"1a2"]
-    assert words(make().messages) == [*"2b"]
+    say(agent, "3")
+    assert words(model.asked[-1]) == [*"0z1a2b3"]
     make().clear()
     saver.delete_thread("ada/1")
-    say(agent, "3")
-    assert words(model.asked[-1]) == ["3"]
+    say(agent, "4")
+    assert words(model.asked[-1]) == ["4"]
 
 
 @pytest.mark.parametrize("schema", [None, DeepState])
 def test_what_update_state_added_is_recorded(make: Make, saver: Any, schema: Any) -> None:
-    """It belongs to the next turn, whatever the saver keeps; what it removed stays recorded."""
+    """It belongs to the next turn, whatever the saver keeps; what it removes stays recorded."""
     agent, model = remembering(make, [*"abc"], saver=saver, state_schema=schema)
     say(agent, "1")
     by_hand = [HumanMessage("from the desk"), AIMessage("its answer")]
@@ -230,114 +187,78 @@ def test_going_back_makes_the_record_grow(make: Make) -> None:
     """The other way is recorded behind the one that was left."""
     agent, model = remembering(make, ["a", "b", "other"], saver=InMemorySaver())
     say(agent, *"12")
-    old = next(s for s in agent.get_state_history(THREAD) if s.values["messages"][2:] == [])
+    old = next(s for s in agent.get_state_history(THREAD) if not s.values["messages"][2:])
     agent.invoke(ask("3"), old.config)
     assert words(model.asked[-1]) == [*"1a3"]
     assert words(make().messages) == [*"1a2b", "3", "other"]
 
 
-async def test_turn_canceled_while_it_loads_leaves_nothing(make: Make) -> None:
-    """A call that times out in its first read is forgotten."""
-    slow = True
+async def test_turn_canceled_while_it_loads_leaves_nothing(
+    make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def forever(_: Any) -> Any:
+        await asyncio.sleep(30)
 
-    class Slow(type(make())):  # type: ignore[misc]
-        async def aget_messages(self) -> Any:
-            await asyncio.sleep(30 if slow else 0)
-            return self.messages
-
-    def histories(thread_id: str) -> Any:
-        history = make(thread_id)
-        history.__class__ = Slow
-        return history
-
-    agent, _ = remembering(histories, ["b"], saver=InMemorySaver())
-    with pytest.raises(TimeoutError):
-        await asyncio.wait_for(agent.ainvoke(ask("lost"), THREAD), 0.3)
-    slow = False
+    agent, _ = remembering(make, ["b"], saver=InMemorySaver())
+    with monkeypatch.context() as patched:
+        patched.setattr(MemorystoreChatMessageHistory, "aget_messages", forever)
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(agent.ainvoke(ask("lost"), THREAD), 0.3)
     await agent.ainvoke(ask("2"), THREAD)
     assert words(make().messages) == ["2", "b"]
-
-
-class Waits(AgentMiddleware[Any, Any, Any]):
-    """Holds the first call up before its turn begins."""
-
-    def __init__(self, first: threading.Event, go_on: threading.Event) -> None:
-        self.first, self.go_on = first, go_on
-
-    def before_agent(self, state: Any, runtime: Any) -> None:
-        if not self.first.is_set():
-            self.first.set()
-            self.go_on.wait(10)
 
 
 class Echo(Scripted):
     """Answers the question it was asked."""
 
     replies: list[Any] = []  # noqa: RUF012
-    wait: Callable[[], object] = int
 
     def _next(self, messages: Any) -> AIMessage:
-        self.wait()
-        self.asked.append(list(messages))
         return AIMessage(f"answer to {messages[-1].text}")
 
 
-def pairs(stored: list[str]) -> Counter[tuple[str, str]]:
+def pairs(make: Make) -> Counter[tuple[str, str]]:
+    stored = words(make().messages)
     return Counter(zip(stored[::2], stored[1::2], strict=True))
 
 
-@pytest.mark.parametrize("begun", [0, 1])
-def test_calls_at_once_store_each_question_once(make: Make, begun: int) -> None:
-    """A call that finds another's question in the thread leaves it to that call."""
-    from memorystore_chat.agents import ChatHistoryMiddleware
+class Later(Hooks):
+    """Hooks behind the middleware."""
 
-    first, go_on = threading.Event(), threading.Event()
-    memory, model = ChatHistoryMiddleware(make), Echo()
-    if not begun:
-        first.set()
-    saver = InMemorySaver()
-    agent: Any = create_agent(model, middleware=[Waits(first, go_on), memory], checkpointer=saver)
-    if not begun:
-        say(agent, "0")
-        first.clear()
-    thread = threading.Thread(target=agent.invoke, args=(ask("1"), THREAD))
-    thread.start()
-    first.wait(10)
-    holding = threading.Thread(target=agent.invoke, args=(ask("2"), THREAD))
-    holding.start()
-    go_on.set()
-    thread.join(20)
-    holding.join(20)
-    questions = ["1", "2"] if begun else ["0", "1", "2"]
-    assert pairs(words(make().messages)) == {(q, f"answer to {q}"): 1 for q in questions}
+
+def test_question_of_a_call_at_the_same_time_is_left_to_it(make: Make) -> None:
+    """The second call finds the first one's question in the thread, before its turn began."""
+    held, go_on, begun = threading.Event(), threading.Event(), threading.Event()
+
+    def hold(messages: Any) -> None:
+        if messages[-1].text == "1":
+            held.set()
+            go_on.wait(10)
+
+    def meet(messages: Any) -> None:
+        (begun if messages[-1].text == "1" else go_on).set()
+        begun.wait(10)
+
+    before, after = Hooks(before_agent=hold), Later(before_model=meet)
+    middleware: Any = [before, ChatHistoryMiddleware(make), after]
+    agent: Any = create_agent(Echo(), middleware=middleware, checkpointer=InMemorySaver())
+    first = threading.Thread(target=agent.invoke, args=(ask("1"), THREAD))
+    first.start()
+    held.wait(10)
+    say(agent, "2")
+    first.join(20)
+    assert pairs(make) == {(q, f"answer to {q}"): 1 for q in "12"}
 
 
 @pytest.mark.parametrize("schema", [None, DeepState])
 @pytest.mark.parametrize("turns_before", [0, 1])
 def test_eight_streams_at_once(make: Make, saver: Any, schema: Any, turns_before: int) -> None:
     """Each question is recorded once, before its own answer."""
-    from memorystore_chat.agents import ChatHistoryMiddleware
-
-    agent: Any = create_agent(
-        Echo(),
-        middleware=[ChatHistoryMiddleware(make)],
-        checkpointer=saver,
-        state_schema=schema,
-    )
-    say(agent, *(f"before {n}" for n in range(turns_before)))
-    questions = [f"q{number}" for number in range(8)]
+    options = {"middleware": [ChatHistoryMiddleware(make)], "state_schema": schema}
+    agent: Any = create_agent(Echo(), checkpointer=saver, **options)
+    asked = ["before"] * turns_before + [f"q{number}" for number in range(8)]
+    say(agent, *asked[:turns_before])
     with ThreadPoolExecutor(8) as threads:
-        list(threads.map(lambda q: [*agent.stream(ask(q), THREAD)], questions))
+        list(threads.map(lambda q: [*agent.stream(ask(q), THREAD)], asked[turns_before:]))
     say(agent, "after")
-    asked = [*(f"before {n}" for n in range(turns_before)), *questions, "after"]
-    assert pairs(words(make().messages)) == {(q, f"answer to {q}"): 1 for q in asked}
-
-
-def test_append_tells_when_the_turn_ended(make: Make, client: Any) -> None:
-    """An approval can take days, so the id of the append is made anew."""
-    agent, _ = remembering(make, [call("tea"), "fine"], approval(), saver=InMemorySaver())
-    say(agent, "1")
-    before = codec.new_append_id()
-    agent.invoke(Command(resume={"decisions": [{"type": "approve"}]}), THREAD)
-    appended = codec.id_of_append(client.lindex(make().key, -1))
-    assert str(appended) > before
+    assert pairs(make) == {(q, f"answer to {q}"): 1 for q in [*asked, "after"]}

@@ -1,13 +1,12 @@
 """ChatHistoryMiddleware in random agents: the session is what the agent's own messages say."""
 
 import random
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Iterable, Sequence
 from typing import Annotated, Any
 
 import pytest
-from langchain.agents import AgentState, create_agent
+from langchain.agents import create_agent
 from langchain.agents.middleware import (
-    AgentMiddleware,
     HumanInTheLoopMiddleware,
     ModelCallLimitMiddleware,
     ModelRetryMiddleware,
@@ -15,7 +14,6 @@ from langchain.agents.middleware import (
     SummarizationMiddleware,
     ToolCallLimitMiddleware,
     ToolRetryMiddleware,
-    hook_config,
 )
 from langchain_core.messages import (
     AIMessage,
@@ -26,24 +24,17 @@ from langchain_core.messages import (
     ToolMessage,
 )
 from langchain_core.tools import InjectedToolCallId, tool
-from langgraph.channels.delta import DeltaChannel
 from langgraph.checkpoint.memory import InMemorySaver
-from langgraph.graph.message import _messages_delta_reducer
 from langgraph.types import Command
 
 from memorystore_chat.agents import ChatHistoryMiddleware
 from memorystore_chat.checkpoint import MemorystoreSaver
-from scripted import Make, Scripted, thread
+from scripted import DeepState, Hooks, Make, Scripted, thread
+
+RUNS = 100
+"""Of 2,000 runs none was wrong when this was written."""
 
 REMINDER = "(a reminder)"
-RUNS = 120
-"""Of 1,000 runs of this test none was wrong when it was written."""
-
-
-class DeltaState(AgentState[Any]):
-    """The state of a deep agent."""
-
-    messages: Annotated[list[Any], DeltaChannel(_messages_delta_reducer, snapshot_frequency=5)]
 
 
 @tool
@@ -71,146 +62,100 @@ def fail(thing: str) -> str:
     raise ConnectionError(thing)
 
 
-class Guard(AgentMiddleware[Any, Any, Any]):
-    """Ends a turn at one of its hooks, and may take back what stands last."""
+def guard(rng: random.Random) -> Hooks:
+    """Ends a turn at one of the hooks, and may take back what stands last."""
 
-    def __init__(self, rng: random.Random) -> None:
-        self.rng, self.where = rng, rng.choice(["agent", "model", "answer"])
-
-    def _ending(self, where: str, state: Any) -> Any:
-        if where != self.where or self.rng.random() < 0.7:
+    def end(messages: Sequence[BaseMessage]) -> Any:
+        last = messages[-1]
+        if rng.random() < 0.7 or getattr(last, "tool_calls", []):
             return None
-        last = state["messages"][-1]
         back = (
-            [RemoveMessage(id=last.id)] if self.rng.random() < 0.5 and last.type != "tool" else []
+            [RemoveMessage(id=last.id or "")] if rng.random() < 0.5 and last.type != "tool" else []
         )
         return {"messages": [*back, AIMessage("I must not say that.")], "jump_to": "end"}
 
-    @hook_config(can_jump_to=["end"])
-    def before_agent(self, state: Any, runtime: Any) -> Any:
-        return self._ending("agent", state)
-
-    @hook_config(can_jump_to=["end"])
-    def before_model(self, state: Any, runtime: Any) -> Any:
-        return self._ending("model", state)
-
-    @hook_config(can_jump_to=["end"])
-    def after_model(self, state: Any, runtime: Any) -> Any:
-        if state["messages"][-1].type != "ai" or state["messages"][-1].tool_calls:
-            return None
-        return self._ending("answer", state)
+    return Hooks(**{rng.choice(["before_agent", "before_model", "after_model"]): end})
 
 
-class Reminds(AgentMiddleware[Any, Any, Any]):
+class Reminds(Hooks):
     """Adds a message and an instruction before a model is asked."""
 
     def __init__(self, rng: random.Random) -> None:
-        self.rng = rng
+        def remind(messages: Sequence[BaseMessage]) -> Any:
+            new = [SystemMessage("be brief"), HumanMessage(REMINDER)]
+            return {"messages": new} if rng.random() < 0.4 else None
 
-    def before_model(self, state: Any, runtime: Any) -> Any:
-        if self.rng.random() < 0.6:
-            return None
-        return {"messages": [SystemMessage("be brief"), HumanMessage(REMINDER)]}
+        super().__init__(before_model=remind)
 
 
-class Exchanges(AgentMiddleware[Any, Any, Any]):
+class Exchanges(Hooks):
     """Puts another message in the place of a question or a result."""
 
     def __init__(self, rng: random.Random) -> None:
-        self.rng = rng
+        def exchange(messages: Sequence[BaseMessage]) -> Any:
+            last = messages[-1]
+            if last.text.startswith("[exchanged]") or last.type == "ai" or rng.random() < 0.5:
+                return None
+            new = last.model_copy(update={"id": None, "content": f"[exchanged] {last.text}"})
+            return {"messages": [RemoveMessage(id=last.id or ""), new]}
 
-    def before_model(self, state: Any, runtime: Any) -> Any:
-        last = state["messages"][-1]
-        if last.text.startswith("[exchanged]") or self.rng.random() < 0.5:
-            return None
-        if isinstance(last, ToolMessage):
-            new: Any = ToolMessage(f"[exchanged] {last.text}", tool_call_id=last.tool_call_id)
-        elif isinstance(last, HumanMessage):
-            new = HumanMessage(f"[exchanged] {last.text}")
-        else:
-            return None
-        return {"messages": [RemoveMessage(id=last.id), new]}
+        super().__init__(before_model=exchange)
 
 
-def replies(rng: random.Random) -> Any:
-    """What a model says next: an answer, or some calls side by side."""
-    number = iter(range(1000))
-
-    def reply() -> AIMessage:
-        if rng.random() < 0.45:
-            return AIMessage(f"answer {next(number)}", id=f"ai-{rng.random()}")
-        calls = [
-            {
-                "name": rng.choice(["look", "pay", "tell", "fail"]),
-                "args": {"thing": str(next(number))},
-                "id": f"call-{rng.random()}",
-            }
-            for _ in range(rng.randint(1, 4))
-        ]
-        return AIMessage("", tool_calls=calls)
-
-    def failing() -> AIMessage:
-        if rng.random() < 0.06:
-            raise RuntimeError("quota")
-        return reply()
-
-    return failing
-
-
-class Endless(Scripted):
-    """A model whose replies never end, and which checks what it is asked."""
+class Random(Scripted):
+    """A model that answers, calls some tools side by side, or fails."""
 
     replies: list[Any] = []  # noqa: RUF012
-    say: Any
+    rng: random.Random
 
     def _next(self, messages: list[BaseMessage]) -> AIMessage:
-        before: set[str | None] = set()
+        before: set[Any] = set()
         for message in messages:
             if isinstance(message, ToolMessage):
                 assert message.tool_call_id in before, "a result that does not follow its call"
             else:
-                calls = message.tool_calls if isinstance(message, AIMessage) else []
-                before = {call["id"] for call in calls}
-        answer: AIMessage = self.say()
-        return answer
+                before = {call["id"] for call in getattr(message, "tool_calls", [])}
+        if self.rng.random() < 0.06:
+            raise RuntimeError("quota")
+        number = str(self.rng.random())
+        if self.rng.random() < 0.45:
+            return AIMessage(f"answer {number}")
+        names = self.rng.choices(["look", "pay", "tell", "fail"], k=self.rng.randint(1, 4))
+        calls = [
+            {"name": name, "args": {"thing": f"{i}/{number}"}, "id": f"{i}/{number}"}
+            for i, name in enumerate(names)
+        ]
+        return AIMessage("", tool_calls=calls)
 
 
 def agent_of(rng: random.Random, make: Make, saver: Any) -> Any:
     """An agent with some middleware of each kind around the one that is tested."""
-    before: list[Any] = [
-        PIIMiddleware("email", apply_to_tool_results=True),
-        Exchanges(rng),
-    ]
-    summaries = Scripted(replies=["SUMMARY"] * 99)
+    sizes: Any = {
+        "trigger": ("messages", rng.randint(3, 9)),
+        "keep": ("messages", rng.randint(1, 4)),
+    }
+    before: list[Any] = [PIIMiddleware("email", apply_to_tool_results=True), Exchanges(rng)]
     after: list[Any] = [
         ModelCallLimitMiddleware(run_limit=rng.randint(1, 4)),
         ToolCallLimitMiddleware(run_limit=2, exit_behavior=rng.choice(["continue", "end"])),
         ToolCallLimitMiddleware(tool_name="look", run_limit=1, exit_behavior="continue"),
-        Guard(rng),
+        guard(rng),
         Reminds(rng),
-        SummarizationMiddleware(
-            summaries, trigger=("messages", rng.randint(3, 9)), keep=("messages", rng.randint(1, 4))
-        ),
-    ]
-    retries = [
-        ToolRetryMiddleware(max_retries=1, initial_delay=0, on_failure="continue"),
-        *([ModelRetryMiddleware(max_retries=1, initial_delay=0)] if rng.random() < 0.5 else []),
+        SummarizationMiddleware(Scripted(replies=["SUMMARY"] * 99), **sizes),
+        ModelRetryMiddleware(max_retries=1, initial_delay=0),
     ]
     if saver is not None:
         after.append(HumanInTheLoopMiddleware({"pay": True, "tell": rng.random() < 0.5}))
-    after = [one for one in after if rng.random() < 0.5]
     rng.shuffle(after)
-    memory = ChatHistoryMiddleware(make)
-    middleware = [*(one for one in before if rng.random() < 0.4), memory, *after, *retries]
-    schema: Any = DeltaState if rng.random() < 0.3 else None
-    model = Endless(say=replies(rng))
-    return create_agent(
-        model,
-        [look, pay, tell, fail],
-        middleware=middleware,
-        checkpointer=saver,
-        state_schema=schema,
-    )
+    middleware = [
+        *(one for one in before if rng.random() < 0.4),
+        ChatHistoryMiddleware(make),
+        *(one for one in after if rng.random() < 0.5),
+        ToolRetryMiddleware(max_retries=1, initial_delay=0, on_failure="continue"),
+    ]
+    schema: Any = DeepState if rng.random() < 0.3 else None
+    options = {"middleware": middleware, "checkpointer": saver, "state_schema": schema}
+    return create_agent(Random(rng=rng), [look, pay, tell, fail], **options)
 
 
 def decide(rng: random.Random, interrupts: Any) -> Any:
@@ -218,144 +163,99 @@ def decide(rng: random.Random, interrupts: Any) -> Any:
     decisions = []
     for request in interrupts[0].value["action_requests"]:
         edited = {"name": request["name"], "args": {"thing": f"edited {rng.random()}"}}
-        decisions.append(
-            rng.choice(
-                [
-                    {"type": "approve"},
-                    {"type": "edit", "edited_action": edited},
-                    {"type": "reject", "message": f"no {rng.random()}"},
-                    {"type": "respond", "message": f"my answer {rng.random()}"},
-                ]
-            )
-        )
+        kind = rng.choice(["approve", "edit", "reject", "respond"])
+        more = {"edit": {"edited_action": edited}, "approve": {}}
+        decisions.append({"type": kind} | more.get(kind, {"message": f"said {rng.random()}"}))
     return Command(resume={"decisions": decisions})
 
 
-def _summaries(messages: Sequence[BaseMessage]) -> set[str | None]:
-    return {m.id for m in messages if m.additional_kwargs.get("lc_source") == "summarization"}
-
-
-class Turn:
-    """The oracle: the agent's own messages of a turn, from snapshots of its state."""
+class Oracle:
+    """The agent's own messages of a turn, from snapshots of its state."""
 
     def __init__(self, known: set[str | None]) -> None:
-        self.known, self.messages = known, dict[str | None, BaseMessage]()
-        self.last: list[BaseMessage] = []
-        self.away: set[str | None] = set()
+        self.known, self.last = known, list[BaseMessage]()
+        self.messages = dict[str | None, BaseMessage]()
+        self.summarized = set[str | None]()
 
     def see(self, messages: list[BaseMessage]) -> None:
-        summarized = _summaries(messages) - _summaries(self.last)
+        """Take note of a state: what a summary replaces stays, what else is gone was taken back."""
         there = {message.id for message in messages}
-        if not summarized:
-            self.messages = {
-                name: m for name, m in self.messages.items() if name in there | self.away
-            }
-        else:
-            self.away |= self.messages.keys() - there
-        for message in messages:
-            if message.id not in self.known:
-                self.messages[message.id] = message
+        if summaries(messages) - summaries(self.last):
+            self.summarized |= self.messages.keys() - there
+        kept = there | self.summarized
+        self.messages = {name: m for name, m in self.messages.items() if name in kept}
+        self.messages |= {m.id: m for m in messages if m.id not in self.known}
         self.last = messages
 
     def told(self) -> list[Any]:
-        said = [
-            message
-            for message in self.messages.values()
-            if message.type != "system"
-            and message.id not in _summaries([message])
-            and not str(message.id).startswith("no-result-")
-        ]
-        results = [m for m in said if isinstance(m, ToolMessage)]
+        """What a session should hand out: results behind calls, and one a call."""
+        hidden = summaries([*self.messages.values()])
+        said = [m for m in self.messages.values() if m.type != "system" and m.id not in hidden]
+        results = {m.tool_call_id: m for m in reversed(said) if isinstance(m, ToolMessage)}
+        first = [m for m in said if m in results.values() and "No result" not in m.text]
         ordered: list[BaseMessage] = []
         for message in said:
-            if isinstance(message, ToolMessage):
-                continue
-            calls = [c["id"] for c in message.tool_calls] if isinstance(message, AIMessage) else []
-            # Two limits may both give a result of one call; reading hands out the first.
-            first = {m.tool_call_id: m for m in reversed(results) if m.tool_call_id in calls}
-            ordered += [message, *(m for m in results if m in first.values())]
+            if message.type != "tool":
+                calls = [call["id"] for call in getattr(message, "tool_calls", [])]
+                own = [m for m in first if getattr(m, "tool_call_id", None) in calls]
+                ordered += [message, *own]
         return told(ordered)
 
 
+def summaries(messages: Sequence[BaseMessage]) -> set[str | None]:
+    return {m.id for m in messages if m.additional_kwargs.get("lc_source") == "summarization"}
+
+
 def told(messages: Sequence[BaseMessage]) -> list[Any]:
-    return [
-        (
-            message.type,
-            message.text,
-            [call["id"] for call in getattr(message, "tool_calls", [])],
-            getattr(message, "tool_call_id", None),
-        )
-        for message in messages
-    ]
+    calls = [[c["id"] for c in getattr(m, "tool_calls", [])] for m in messages]
+    return [(m.id, m.type, m.text, *own) for m, own in zip(messages, calls, strict=True)]
+
+
+async def each(states: Iterable[Any]) -> AsyncIterator[Any]:
+    for state in states:
+        yield state
 
 
 async def run(seed: int, make: Make, client: Any, key_prefix: str) -> None:
     """One random agent and some random turns."""
     rng = random.Random(seed)
-    savers = [
-        None,
-        InMemorySaver(),
-        *(MemorystoreSaver(client, key_prefix=key_prefix, keep=keep) for keep in (None, 1, 2, 3)),
-    ]
-    saver, durability = rng.choice(savers), rng.choice(["sync", "async", "exit"])
-    agent, way = agent_of(rng, make, saver), rng.choice(["sync", "async"])
-    config = thread(f"random/{seed}")
-    history = make(f"random/{seed}")
+    keeps = [MemorystoreSaver(client, key_prefix=key_prefix, keep=keep) for keep in (None, 1, 2, 3)]
+    saver: Any = rng.choice([None, None, InMemorySaver(), InMemorySaver(), *keeps])
+    options: dict[str, Any] = {"stream_mode": "values"}
+    if saver is not None:
+        options["durability"] = rng.choice(["sync", "async", "exit"])
+    way = rng.choice(["stream", "astream"])
+    agent, config, history = agent_of(rng, make, saver), thread(f"r{seed}"), make(f"r{seed}")
     seen: set[str | None] = set()
     expected: list[Any] = []
-
-    async def call(given: Any, turn: Turn) -> Any:
-        waiting = None
-        options = {"stream_mode": "values"} | ({"durability": durability} if saver else {})
-        stream: Any = (
-            agent.astream(given, config, **options)
-            if way == "async"
-            else agent.stream(given, config, **options)
-        )
-        async for state in _each(stream):
-            waiting = state.get("__interrupt__", waiting)
-            if "messages" in state:
-                turn.see(state["messages"])
-        return waiting
-
     for number in range(rng.randint(2, 5)):
-        turn = Turn(set(seen) | {message.id for message in history.messages})
+        oracle = Oracle(seen | {message.id for message in history.messages})
         given: Any = {"messages": [HumanMessage(f"question {number} of eve@example.com")]}
-        if saver is not None and rng.random() < 0.2:
+        if saver is not None and seen and rng.random() < 0.2 and not agent.get_state(config).next:
             by_hand = [HumanMessage(f"by hand {number}"), AIMessage("noted")]
-            if seen and not agent.get_state(config).next:
-                agent.update_state(config, {"messages": by_hand})
+            agent.update_state(config, {"messages": by_hand})
         ended = False
-        for _ in range(6):
+        while not ended:
+            waiting = None
             try:
-                waiting = await call(given, turn)
-            except (RuntimeError, ConnectionError):
+                stream: Any = getattr(agent, way)(given, config, **options)
+                async for state in stream if way == "astream" else each(stream):
+                    waiting = state.get("__interrupt__", waiting)
+                    oracle.see(state.get("messages", oracle.last))
+            except RuntimeError:
                 if saver is None or rng.random() < 0.5:
                     break
                 given = None
                 continue
-            if waiting is None:
-                ended = True
-                break
-            if rng.random() < 0.15:
+            if waiting and rng.random() < 0.15:
                 break  # nobody answers
-            given = decide(rng, waiting)
+            ended, given = not waiting, waiting and decide(rng, waiting)
         if ended:
-            expected += turn.told()
+            expected += oracle.told()
         # A reminder of a call that failed may stay in the agent's messages, and then it is stored.
-        seen |= {m.id for m in (*turn.messages.values(), *turn.last) if ended or m.text != REMINDER}
-        assert told(history.messages) == expected, (
-            f"seed {seed}, turn {number}, {type(saver).__name__}, {durability}, {way}"
-        )
-
-
-async def _each(stream: Any) -> Any:
-    if hasattr(stream, "__aiter__"):
-        async for state in stream:
-            yield state
-    else:
-        for state in stream:
-            yield state
+        both = (*oracle.messages.values(), *oracle.last)
+        seen |= {m.id for m in both if ended or m.text != REMINDER}
+        assert told(history.messages) == expected, f"seed {seed}, turn {number}, {saver!r}, {way}"
 
 
 @pytest.mark.parametrize("first", range(0, RUNS, 20))

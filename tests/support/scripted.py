@@ -2,15 +2,18 @@
 
 import re
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from typing import Annotated, Any
 
 import redis
 import redis.asyncio
-from langchain.agents import create_agent
+from langchain.agents import AgentState, create_agent
+from langchain.agents.middleware import AgentMiddleware, hook_config
 from langchain_core.language_models import BaseChatModel
 from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage, HumanMessage
 from langchain_core.messages.tool import tool_call_chunk
 from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, ChatResult
+from langgraph.channels.delta import DeltaChannel
+from langgraph.graph.message import _messages_delta_reducer
 from pydantic import Field
 from redis.backoff import NoBackoff
 from redis.retry import Retry
@@ -21,6 +24,12 @@ from memorystore_chat.agents import ChatHistoryMiddleware
 
 Make = Callable[..., MemorystoreChatMessageHistory]
 NO_RETRY = Retry(NoBackoff(), 0)
+
+
+class DeepState(AgentState[Any]):
+    """The state of a deep agent."""
+
+    messages: Annotated[list[Any], DeltaChannel(_messages_delta_reducer, snapshot_frequency=5)]
 
 
 class Scripted(BaseChatModel):
@@ -58,6 +67,28 @@ class Scripted(BaseChatModel):
             args = str(call["args"]).replace("'", '"')
             chunk = tool_call_chunk(name=call["name"], args=args, id=call["id"], index=index)
             yield ChatGenerationChunk(message=AIMessageChunk(content="", tool_call_chunks=[chunk]))
+
+
+class Hooks(AgentMiddleware[Any, Any, Any]):
+    """Does at each hook what a test says, given the messages; each may jump to the end."""
+
+    def __init__(self, **hooks: Any) -> None:
+        self.hooks = hooks
+
+    def _at(self, hook: str, state: Any) -> Any:
+        return self.hooks[hook](state["messages"]) if hook in self.hooks else None
+
+    @hook_config(can_jump_to=["end"])
+    def before_agent(self, state: Any, runtime: Any) -> Any:
+        return self._at("before_agent", state)
+
+    @hook_config(can_jump_to=["end"])
+    def before_model(self, state: Any, runtime: Any) -> Any:
+        return self._at("before_model", state)
+
+    @hook_config(can_jump_to=["end"])
+    def after_model(self, state: Any, runtime: Any) -> Any:
+        return self._at("after_model", state)
 
 
 def look_up(thing: str) -> str:
