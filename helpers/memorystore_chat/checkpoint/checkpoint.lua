@@ -5,7 +5,8 @@
 -- ARGV     the name of what is asked for, and its arguments, taken one after the other
 --
 -- Fields of the hash. NAME is a namespace, a NUL, and a checkpoint's ID; a digest is 16 bytes.
---   s DIGEST  an element of a list            k DIGEST  a chunk: the digests of 64 elements
+--   s DIGEST  an element of a list
+--   k DIGEST  a node: "s" and the digests of eight elements, or "k" and those of eight nodes
 --   v DIGEST  a value, as `references` describes it
 --   c NAME    a checkpoint: "place:", and sealed {parent, "1" if it counts its parent, delta
 --             channels without a value, checkpoint, metadata, channel, version, value, ...}
@@ -17,7 +18,7 @@
 --   d         the namespaces that wait to be dropped: sealed
 --   #         sealed {number of changes, number of checkpoints, token of the copy}
 --
--- An element, chunk, value or checkpoint goes with the last that refers to it, so nothing is ever
+-- An element, node, value or checkpoint goes with the last that refers to it, so nothing is ever
 -- searched for what may go. All changes are planned in memory and written at the end.
 
 local BUDGET = 1500 -- what a call may drop, counted in fields; the rest waits for the next one
@@ -203,19 +204,18 @@ local function digests(text, kind, first, count, into)
 end
 
 -- The fields that a value refers to. It is "b" and bytes; or "v" and the digest of a value that is
--- stored apart; or "l", "L", "d" or "D", a number of chunks, a number of elements, their digests,
--- and what is the client's own.
+-- stored apart; or "l", "L", "d" or "D", a number of nodes, a number of elements, their digests, and
+-- what is the client's own.
 local function references(value)
   local kind = value:sub(1, 1)
   if kind == 'v' then
     return {'v' .. value:sub(2, 17)}
-  elseif kind == 'b' or #value < 7 then
+  elseif kind == 'b' or #value < 5 then
     return {}
   end
-  local chunks, elements = struct.unpack('>I4I2', value, 2)
-  chunks = math.min(chunks, math.floor(#value / 16))
-  local into = digests(value, 'k', 8, chunks, {})
-  return digests(value, 's', 8 + 16 * chunks, math.min(elements, math.floor(#value / 16)), into)
+  local nodes, elements = struct.unpack('>I2I2', value, 2)
+  local into = digests(value, 'k', 6, nodes, {})
+  return digests(value, 's', 6 + 16 * nodes, elements, into)
 end
 
 local function references_of_all(parts, first, step, into)
@@ -230,7 +230,7 @@ end
 local function references_of(field, text)
   local kind = field:sub(1, 1)
   if kind == 'k' then
-    return digests(text, 's', 1, math.floor(#text / 16), {})
+    return digests(text, text:sub(1, 1) == 's' and 's' or 'k', 2, math.floor(#text / 16), {})
   end
   return kind == 'v' and references(text) or {}
 end

@@ -3,7 +3,7 @@
 import hashlib
 import marshal
 import struct
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import fields, is_dataclass
 from threading import Lock
 from typing import Any
@@ -15,7 +15,8 @@ from pydantic import BaseModel
 
 from memorystore_chat.arguments import type_name
 
-CHUNK = 64  # elements
+FAN = 8  # elements or nodes that make a node
+GROUP = FAN * FAN  # elements that are looked at together, to see whether they are new
 SMALL = (
     64  # bytes: a list of smaller elements is stored whole, a smaller value inside its checkpoint
 )
@@ -108,39 +109,67 @@ class Packing:
         if not lists:
             return b""
         rest = {name: None if name in lists else part for name, part in value.items()}
-        layout = [[name, len(chunks), len(tail)] for name, (chunks, tail) in lists.items()]
+        layout = [[name, len(nodes), len(left)] for name, (nodes, left) in lists.items()]
         return self._parts(b"d", lists.values()) + typed(self._serde, [rest, layout])
 
     def _parts(self, kind: bytes, lists: Iterable[tuple[list[bytes], list[bytes]]]) -> bytes:
-        chunks = [digest for each, _ in lists for digest in each]
-        tails = [digest for _, each in lists for digest in each]
-        counts = struct.pack(">IH", len(chunks), len(tails))
-        return b"".join([kind if self._joins else kind.upper(), counts, *chunks, *tails])
+        nodes = [digest for each, _ in lists for digest in each]
+        left = [digest for _, each in lists for digest in each]
+        counts = struct.pack(">HH", len(nodes), len(left))
+        return b"".join([kind if self._joins else kind.upper(), counts, *nodes, *left])
 
     def _elements(self, values: list[Any]) -> tuple[list[bytes], list[bytes]] | None:
-        """The digests of a list's chunks and of the elements behind them; None for a small list."""
+        """The digests of the nodes that a list is made of, and of the elements behind them.
+
+        Eight elements make a node, and eight nodes of a kind one above them. None stands for a
+        list of small elements.
+        """
         if not values or type(values[0]) in (int, float, bool):
             return None
         if not isinstance(values[0], BaseMessage) and self._is_small(values):
             return None
-        whole = len(values) // CHUNK * CHUNK
-        chunks = [self._digest(b"k", values[at : at + CHUNK]) for at in range(0, whole, CHUNK)]
-        return chunks, [self._digest(b"s", [value]) for value in values[whole:]]
+        whole = len(values) // GROUP * GROUP
+        level = [self._group(values[at : at + GROUP]) for at in range(0, whole, GROUP)]
+        nodes, left = self._climb(b"s", [self._element(value) for value in values[whole:]])
+        while level:
+            level, behind = self._climb(b"k", level)
+            nodes = behind + nodes
+        return nodes, left
+
+    def _climb(self, kind: bytes, level: list[bytes]) -> tuple[list[bytes], list[bytes]]:
+        """The nodes above whole eights, and those that are left."""
+        whole = len(level) // FAN * FAN
+        above = [
+            self._field(b"k", kind + b"".join(level[at : at + FAN])) for at in range(0, whole, FAN)
+        ]
+        return above, level[whole:]
 
     def _is_small(self, values: list[Any]) -> bool:
         return len(typed(self._serde, values)) < SMALL * len(values)
 
-    def _digest(self, kind: bytes, values: list[Any]) -> bytes:
-        """The digest of a chunk or of one element, which are serialized only if they are new."""
+    def _element(self, value: Any) -> bytes:
+        encode = joined if self._joins else typed
+        return self._new([value], lambda: self._field(b"s", encode(self._serde, value)), b"s")
+
+    def _group(self, values: list[Any]) -> bytes:
+        def make() -> bytes:
+            below, _ = self._climb(b"s", [self._element(value) for value in values])
+            return self._climb(b"k", below)[0][0]
+
+        return self._new(values, make, b"k")
+
+    def _new(self, values: list[Any], make: Callable[[], bytes], kind: bytes) -> bytes:
+        """What `make` returns, which is not called for what was stored before and has not changed.
+
+        Messages are compared by all they hold, since a node of a graph may change them in place.
+        """
         content = _content(values)
         if content and not self._anew:
             field = self._remembered[content]
             if field and self._remembered[self._key + field]:
                 self.used.append(field)
                 return field[1:]
-        encode = joined if self._joins else typed
-        digests = [self._field(b"s", encode(self._serde, value)) for value in values]
-        digest = self._field(kind, b"".join(digests)) if kind == b"k" else digests[0]
+        digest = make()
         if content:
             self._remembered[content] = kind + digest
         return digest
@@ -160,6 +189,8 @@ class Unpacking:
     def __init__(self, serde: SerializerProtocol) -> None:
         self.fields: dict[bytes, bytes] = {}
         self._serde = serde
+        self._whole = set[bytes]()  # what lacks nothing
+        self._known: dict[bytes, list[bytes]] = {}
 
     def take(self, reply: bytes) -> None:
         """Take in fields: each 17 bytes of name, 4 of length, and so many."""
@@ -175,15 +206,22 @@ class Unpacking:
         """What has to be fetched next before values can be read."""
         lacking: dict[bytes, None] = {}
         for value in packed:
-            for field in _references(value):
-                level = [field]
-                while level:
-                    name = level.pop()
-                    if name in self.fields:
-                        level += _below(name, self.fields[name])
-                    else:
-                        lacking[name] = None
+            self._look(references(value), lacking)
         return [*lacking]
+
+    def _look(self, names: Iterable[bytes], lacking: dict[bytes, None]) -> bool:
+        is_whole = True
+        for name in names:
+            if name in self._whole:
+                continue
+            if name not in self.fields:
+                lacking[name] = None
+                is_whole = False
+            elif name[:1] == b"s" or self._look(_below(name, self.fields[name]), lacking):
+                self._whole.add(name)
+            else:
+                is_whole = False
+        return is_whole
 
     def value(self, packed: bytes) -> Any:
         """A value.
@@ -193,32 +231,38 @@ class Unpacking:
             UnreadableError: The serializer refuses it.
         """
         if packed[:1] == b"v":
-            packed = self._field(b"v" + packed[1:17])
+            packed = self._field(packed[:17])
         if packed[:1] == b"b":
             return untyped(self._serde, packed[1:])
-        try:
-            chunk_count, tail_count = struct.unpack_from(">IH", packed, 1)
-        except struct.error as error:
-            raise DamagedError("a value is too short") from error
-        start, end = 7 + 16 * chunk_count, 7 + 16 * (chunk_count + tail_count)
-        chunks, tails = _cut(packed[7:start]), _cut(packed[start:end])
-        joins = packed[:1].islower()
+        if len(packed) < 5:
+            raise DamagedError("a value is too short")
+        joins, names = packed[:1].islower(), references(packed)
         if packed[:1] in b"lL":
-            return self._list(joins, chunks, tails)
-        value, layout = untyped(self._serde, packed[end:])
-        for name, chunk_count, tail_count in layout:
-            value[name] = self._list(joins, chunks[:chunk_count], tails[:tail_count])
-            del chunks[:chunk_count], tails[:tail_count]
+            return self._list(joins, names)
+        value, layout = untyped(self._serde, packed[5 + 16 * len(names) :])
+        at, left = 0, sum(count for _, count, _ in layout)
+        for name, nodes, elements in layout:
+            some = names[at : at + nodes] + names[left : left + elements]
+            value[name] = self._list(joins, some)
+            at, left = at + nodes, left + elements
         return value
 
-    def _list(self, joins: bool, chunks: Sequence[bytes], tails: Sequence[bytes]) -> Any:
-        digests = _cut(b"".join(self._field(b"k" + each) for each in chunks))
-        elements = [self._field(b"s" + each) for each in (*digests, *tails)]
+    def _list(self, joins: bool, names: Iterable[bytes]) -> Any:
+        elements = [element for name in names for element in self._elements(name)]
         if not joins:
             return [untyped(self._serde, element) for element in elements]
-        count = len(elements)
-        head = b"\xdd" + count.to_bytes(4, "big")  # of a msgpack array
+        head = b"\xdd" + len(elements).to_bytes(4, "big")  # of a msgpack array
         return _load(self._serde, "msgpack", head + b"".join(elements))
+
+    def _elements(self, name: bytes) -> list[bytes]:
+        found = self._known.get(name)
+        if found is None:
+            content = self._field(name)
+            found = [content]
+            if name[:1] == b"k":
+                found = [each for below in _below(name, content) for each in self._elements(below)]
+            self._known[name] = found
+        return found
 
     def _field(self, name: bytes) -> bytes:
         content = self.fields.get(name)
@@ -233,26 +277,25 @@ def digest_of(content: bytes) -> bytes:
     return hashlib.blake2b(content, digest_size=16).digest()
 
 
-def _cut(digests: bytes) -> list[bytes]:
-    return [digests[at : at + 16] for at in range(0, len(digests), 16)]
+def _cut(kind: bytes, digests: bytes) -> list[bytes]:
+    return [kind + digests[at : at + 16] for at in range(0, len(digests), 16)]
 
 
-def _references(packed: bytes) -> list[bytes]:
+def references(packed: bytes) -> list[bytes]:
+    """The fields that a value refers to, as checkpoint.lua finds them."""
     if packed[:1] == b"v":
         return [packed[:17]]
-    if packed[:1] == b"b" or len(packed) < 7:
+    if packed[:1] == b"b" or len(packed) < 5:
         return []
-    chunks, tails = struct.unpack_from(">IH", packed, 1)
-    start, end = 7 + 16 * chunks, 7 + 16 * (chunks + tails)
-    return [b"k" + each for each in _cut(packed[7:start])] + [
-        b"s" + each for each in _cut(packed[start:end])
-    ]
+    nodes, left = struct.unpack_from(">HH", packed, 1)
+    end = 5 + 16 * nodes
+    return _cut(b"k", packed[5:end]) + _cut(b"s", packed[end : end + 16 * left])
 
 
 def _below(name: bytes, content: bytes) -> list[bytes]:
     if name[:1] == b"k":
-        return [b"s" + each for each in _cut(content)]
-    return _references(content) if name[:1] == b"v" and content[:1] != b"v" else []
+        return _cut(b"s" if content[:1] == b"s" else b"k", content[1:])
+    return references(content) if content[:1] != b"v" else []
 
 
 def _content(values: Sequence[Any]) -> Any:
