@@ -13,7 +13,8 @@
 --   w NAME    what its tasks wrote: sealed {task, path, index, channel, value, ...}
 --   h NAME    the namespaces of sub-graphs that go when this checkpoint goes: sealed
 --   i NAMESPACE NUL PLACE  the ID that was put there, and after a NUL its rank if that isn't the ID
---   n NAMESPACE  sealed {first place, last place, count, head's ID, head's rank, early ID, ...}
+--   n NAMESPACE  sealed {first place, last place, count, head's ID, head's rank, IDs that went last,
+--             early ID, ...}
 --   r FIELD   how many others refer to a field, where that isn't one
 --   d         the namespaces that wait to be dropped: sealed
 --   #         sealed {number of changes, number of checkpoints, token of the copy}
@@ -23,6 +24,7 @@
 
 local BUDGET = 1500 -- what a call may drop, counted in fields; the rest waits for the next one
 local EARLY = 16    -- IDs of a namespace that tasks may write to before their checkpoint arrives
+local LATE = 8      -- IDs of a namespace that tasks may write to after their checkpoint went
 local PAGE = 1000000 -- bytes of checkpoints after which an answer ends
 
 local key, argument = KEYS[1], 1
@@ -152,8 +154,11 @@ end
 -- The place of a checkpoint that is listed; what is only needed by others is not.
 local function listed(ns, id)
   local text = get('c' .. ns .. '\0' .. id)
-  local place = text and text:match('^(%d+):')
-  local there = place and get('i' .. ns .. '\0' .. place)
+  if not text then
+    return nil
+  end
+  local place = text:match('^(%d+):') or damaged('c' .. ns .. '\0' .. id)
+  local there = get('i' .. ns .. '\0' .. place)
   return there and there:match('^[^%z]*') == id and place or nil
 end
 
@@ -164,7 +169,7 @@ local function space(ns)
     spaces[ns] = {
       first = tonumber(parts[1] or 1), last = tonumber(parts[2] or 0),
       count = tonumber(parts[3] or 0), head = parts[4] or '', rank = parts[5] or '',
-      early = {unpack(parts, 6)},
+      gone = unframe(parts[6] or ''), early = {unpack(parts, 7)},
     }
   end
   return spaces[ns]
@@ -325,6 +330,10 @@ local function drop(ns, id, place)
   local numbers = touch(ns)
   staged[place_field(ns, place)] = false
   numbers.count = numbers.count - 1
+  table.insert(numbers.gone, id)
+  if #numbers.gone > LATE then
+    table.remove(numbers.gone, 1)
+  end
   count_alive(-1)
   release({'c' .. ns .. '\0' .. id})
 end
@@ -379,6 +388,16 @@ local function drop_waiting()
   return true
 end
 
+local function forget(ids, id)
+  for index, each in ipairs(ids) do
+    if each == id then
+      table.remove(ids, index)
+      return true
+    end
+  end
+  return false
+end
+
 -- Notes an ID that is written to before its checkpoint arrives. The oldest of many is forgotten,
 -- since a checkpoint that was dropped never comes.
 local function note_early(ns, id)
@@ -386,11 +405,7 @@ local function note_early(ns, id)
     return
   end
   local early = touch(ns).early
-  for _, each in ipairs(early) do
-    if each == id then
-      return
-    end
-  end
+  forget(early, id)
   early[#early + 1] = id
   if #early > EARLY then
     local into = {}
@@ -411,7 +426,7 @@ local function flush(ttl, may_end)
       local it = spaces[field:sub(2)]
       staged[field] = seal({
         string.format('%d', it.first), string.format('%d', it.last), it.count, it.head, it.rank,
-        unpack(it.early),
+        frame(it.gone), unpack(it.early),
       })
     elseif #records[field] > 0 then
       staged[field] = seal(records[field])
@@ -488,8 +503,10 @@ function ask.put()
   end
   local _, before = checkpoint(ns .. '\0' .. parent)
   local inherited, is_delta, without = {}, {}, {}
-  for index = 6, before and #before or 0, 3 do
-    inherited[before[index] .. '\0' .. before[index + 1]] = before[index + 2]
+  for _, parts in ipairs({before or {}, old or {}}) do
+    for index = 6, #parts, 3 do
+      inherited[parts[index] .. '\0' .. parts[index + 1]] = parts[index + 2]
+    end
   end
   for _, channel in ipairs(deltas) do
     is_delta[channel] = true
@@ -536,12 +553,8 @@ function ask.put()
       numbers.head, numbers.rank = id, rank
     end
     staged[place_field(ns, place)] = rank == id and id or id .. '\0' .. rank
-    for index, each in ipairs(numbers.early) do
-      if each == id then
-        table.remove(numbers.early, index)
-        break
-      end
-    end
+    forget(numbers.early, id)
+    forget(numbers.gone, id)
   end
   local parts = {parent, needs and '1' or '', frame(without), body, metadata}
   for _, part in ipairs(channels) do
@@ -565,6 +578,9 @@ function ask.put_writes()
   local ttl, ns, id, given = take(), take(), take(), unframe(take())
   take_sent()
   local name, places, into = ns .. '\0' .. id, {}, {}
+  if not get('c' .. name) and forget(space(ns).gone, id) then
+    return {'LATE'}
+  end
   local writes = change('w' .. name)
   for index = 1, #writes, 5 do
     places[writes[index] .. '\0' .. writes[index + 2]] = index
@@ -602,14 +618,20 @@ local function row(ns, id)
   local text = get('c' .. name)
   local _, parts = checkpoint(name)
   local parent = parts[1] ~= '' and listed(ns, parts[1]) and parts[1] or ''
-  return parts, {id, text, parent, get('w' .. name) or ''}
+  local writes = get('w' .. name)
+  if writes == '' then
+    damaged('w' .. name)
+  end
+  return parts, {id, text, parent, writes or ''}
 end
 
 function ask.get()
   local ttl, ns, id = take(), take(), take()
-  if id == '' then
-    id = space(ns).head
+  local head = space(ns).head
+  if id == '' and head ~= '' and not listed(ns, head) then
+    damaged('c' .. ns .. '\0' .. head)
   end
+  id = id == '' and head or id
   if id == '' or not listed(ns, id) then
     return {'OK'}
   end
@@ -834,4 +856,4 @@ if is_fine then
 elseif broken then
   return {'DAMAGED', broken}
 end
-error(reply, 0)
+return {err = (tostring(reply):gsub('^ERR ', ''))}

@@ -23,7 +23,6 @@ from langgraph.checkpoint.base import (
     get_checkpoint_metadata,
 )
 from langgraph.checkpoint.serde.base import SerializerProtocol
-from langgraph.constants import INTERRUPT
 
 from memorystore_chat.arguments import check_count, check_ids, check_text, thread_id_of
 from memorystore_chat.checkpoint.values import (
@@ -44,6 +43,7 @@ from memorystore_chat.commands import Command, Scan, Steps, script
 from memorystore_chat.errors import CorruptCheckpointError, MemorystoreChatError
 
 NAMESPACE = "checkpoints:"
+INTERRUPT = "__interrupt__"  # the channel to which a task writes that it waits
 PAGE = 2000  # fields
 ATTEMPTS = 10  # at a copy of a thread that changes meanwhile
 AT_ONCE = 5000  # fields that are copied by one atomic command
@@ -336,7 +336,7 @@ class CheckpointSteps(BaseCheckpointSaver[str]):
             if status == b"OK":
                 packing.remember()
                 return _config(self._thread(key), ns, checkpoint_id)
-        raise CorruptCheckpointError(self._thread(key), ns, parent_id, "a part of it is missing")
+        raise CorruptCheckpointError(self._thread(key), ns, parent_id, "a part is missing")
 
     def _put_writes(
         self,
@@ -362,7 +362,9 @@ class CheckpointSteps(BaseCheckpointSaver[str]):
             (status, *_) = yield from self._ask(key, "put_writes", *where, *sent)
             if status == b"OK":
                 packing.remember()
-                break
+            if status != b"RESEND":
+                return
+        raise CorruptCheckpointError(self._thread(key), ns, checkpoint_id, "a part is missing")
 
     def _delete(self, thread_ids: Sequence[str]) -> Steps[None]:
         for key in map(self._key, thread_ids):
@@ -400,9 +402,9 @@ class CheckpointSteps(BaseCheckpointSaver[str]):
             )
 
     def _ids_of_runs(self, key: bytes, ns: str, runs: set[str]) -> Steps[list[str]]:
-        """The checkpoints of some runs, the oldest first."""
+        """The checkpoints of some runs, the newest first: those that need others."""
         ranks = yield from self._ranks(key, ns)
-        names = sorted(ranks, key=lambda name: ranks[name].encode())
+        names = sorted(ranks, key=lambda name: ranks[name].encode(), reverse=True)
         found, at = [], 0
         while at < len(names):
             rows = yield from self._rows(key, ns, names[at : at + 256])

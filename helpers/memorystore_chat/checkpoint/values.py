@@ -81,7 +81,7 @@ class Packing:
         self._serde = serde
         self._remembered = remembered
         self._key = key
-        self._anew = anew
+        self._anew = self._sends_all = anew
         self._joins = joins(serde)
 
     def pack(self, value: Any) -> bytes:
@@ -128,6 +128,7 @@ class Packing:
             return None
         if not isinstance(values[0], BaseMessage) and self._is_small(values):
             return None
+        self._sends_all = self._anew or len(values) == 1  # a new message, as a rule
         whole = len(values) // GROUP * GROUP
         level = [self._group(values[at : at + GROUP]) for at in range(0, whole, GROUP)]
         nodes, left = self._climb(b"s", [self._element(value) for value in values[whole:]])
@@ -164,7 +165,7 @@ class Packing:
         Messages are compared by all they hold, since a node of a graph may change them in place.
         """
         content = _content(values)
-        if content and not self._anew:
+        if content and not self._sends_all:
             field = self._remembered[content]
             if field and self._remembered[self._key + field]:
                 self.used.append(field)
@@ -178,7 +179,7 @@ class Packing:
         digest = digest_of(content)
         field = kind + digest
         self.used.append(field)
-        if self._anew or not self._remembered[self._key + field]:
+        if kind == b"v" or self._sends_all or not self._remembered[self._key + field]:
             self.sent[field] = content
         return digest
 
