@@ -11,6 +11,7 @@ the same for all elements of one append. It is a UUIDv7 (RFC 9562), so it also t
 
 import json
 import logging
+import marshal
 import re
 import sys
 from collections.abc import Iterable
@@ -274,23 +275,22 @@ def _whole(message: BaseMessage, index: int) -> tuple[BaseMessage, type[BaseMess
 
 def _data(message: BaseMessage, kind: type[BaseMessage], index: int) -> bytes:
     """The JSON of a message's fields, of which LangChain makes the message again."""
-    dump = _ADAPTERS[kind].serializer.to_json
     try:
-        text = dump(message, warnings=False)
+        text = _ADAPTERS[kind].serializer.to_json(message, warnings=False)
         if _is_plain(message):
             return text
         # Read one level deeper, as it will stand in its element.
         back = _message(kind, from_json(b"[%b]" % text)[0])
-        # The fields tell a tuple from a list; the text tells True from 1.
-        if _fields(back) == _fields(message) and dump(back, warnings=False) == text:
+        if _exactly(back) == _exactly(message):
             return text
     except _NO_MESSAGE:
         pass  # no JSON for pydantic: a lone surrogate, or a value that is refused below
     return _odd_data(message, kind, index)
 
 
-def _fields(message: BaseMessage) -> tuple[Any, Any]:
-    return message.__dict__, message.__pydantic_extra__
+def _exactly(message: BaseMessage) -> bytes:
+    """The fields in a form that tells True from 1 and a tuple from a list; plain data only."""
+    return marshal.dumps((message.__dict__, message.__pydantic_extra__), 0)
 
 
 def _is_plain(message: BaseMessage) -> bool:

@@ -39,6 +39,8 @@ class Proxy:
         round_trips: How often a client sent something and then waited; a pipeline is one.
         lost: How many replies were lost.
         lose_reply_to: Set it to bytes, and the reply to the next request that holds them is lost.
+        cut_append_at: Set it to a share of 1, and of the next append only so many of its bytes reach
+            the server before the connection is cut.
         answer_append_with: Replies that the next appends get instead of reaching the server.
     """
 
@@ -60,6 +62,7 @@ class Proxy:
         self.round_trips = 0
         self.lost = 0
         self.lose_reply_to: bytes | None = None
+        self.cut_append_at: float | None = None
         self.answer_append_with: list[bytes] = []
         self._appends = 0
         self._lock = threading.Lock()
@@ -133,6 +136,10 @@ class Proxy:
                 if command in APPENDS and self.answer_append_with:
                     client.sendall(self.answer_append_with.pop(0))
                     continue
+                if command in APPENDS and self.cut_append_at is not None:
+                    share, self.cut_append_at = self.cut_append_at, None
+                    server.sendall(text[: int(len(text) * share)])
+                    break
                 server.sendall(text)
                 if lose:
                     if not self.await_reply:

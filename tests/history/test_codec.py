@@ -260,25 +260,22 @@ HELD: list[tuple[Any, str]] = [
     (object(), "object"),
     (print, "builtin_function_or_method"),
 ]
-PLACES: list[tuple[Callable[[Any], BaseMessage], str]] = [
-    (lambda v: HumanMessage("x", additional_kwargs={"a": [0, v]}), "additional_kwargs['a'][1]"),
-    (lambda v: HumanMessage([{"type": "text", "a": v}]), "content[0]['a']"),
-    (lambda v: HumanMessage("x", own=v), "own"),
-    (
-        lambda v: AIMessage("", tool_calls=[{"name": "f", "args": {"a": v}, "id": "1"}]),
-        "tool_calls[0]['args']['a']",
+PLACES: dict[str, Callable[[Any], BaseMessage]] = {
+    "additional_kwargs['a'][1]": lambda v: HumanMessage("x", additional_kwargs={"a": [0, v]}),
+    "content[0]['a']": lambda v: HumanMessage([{"type": "text", "a": v}]),
+    "own": lambda v: HumanMessage("x", own=v),
+    "tool_calls[0]['args']['a']": lambda v: AIMessage(
+        "", tool_calls=[{"name": "f", "args": {"a": v}, "id": "1"}]
     ),
-]
+}
 
 
-@pytest.mark.parametrize(("make", "place"), PLACES, ids=[place for _, place in PLACES])
+@pytest.mark.parametrize("place", PLACES)
 @pytest.mark.parametrize(("value", "kind"), HELD, ids=[kind for _, kind in HELD])
-def test_a_value_json_cannot_hold_is_refused(
-    value: Any, kind: str, make: Callable[[Any], BaseMessage], place: str
-) -> None:
+def test_a_value_json_cannot_hold_is_refused(value: Any, kind: str, place: str) -> None:
     """It is never quietly turned into text; the error names the place and the type."""
-    with pytest.raises(ValueError, match="which JSON cannot hold, so nothing was stored") as raised:
-        codec.encode([HumanMessage("fine"), make(value)], ID)
+    with pytest.raises(ValueError, match="nothing was stored") as raised:
+        codec.encode([HumanMessage("fine"), PLACES[place](value)], ID)
     assert str(raised.value).startswith(f"messages[1].{place} is a {kind}, ")
     assert "secret" not in "".join(traceback.format_exception(raised.value))
 
@@ -306,30 +303,29 @@ def circular() -> dict[str, Any]:
 
 SPLIT = "\ud83d\ude00"
 CHANGED: dict[str, tuple[Any, str]] = {
-    "same key": ({1: "a", "1": "b"}, "has two keys that JSON writes as '1'"),
-    "tuple key": ({(1, 2): "a"}, "has a tuple as key"),
-    "deep": (nested(250), "is nested more than 190 levels deep"),
-    "very deep": (nested(5000), "is nested more than 190 levels deep"),
-    "circular": (circular(), "is nested more than 190 levels deep"),
-    "failing": (Failing(), "cannot be serialized: Error calling function"),
-    "huge": (10**5000, "could not be read back: Exceeds the limit"),
-    "split": (SPLIT, "has a character in two surrogate halves"),
-    "split key": ({SPLIT: 1}, "has a character in two surrogate halves"),
+    "same key": ({1: "a", "1": "b"}, "two keys"),
+    "tuple key": ({(1, 2): "a"}, "tuple as key"),
+    "deep": (nested(250), "190 levels"),
+    "very deep": (nested(5000), "190 levels"),
+    "circular": (circular(), "190 levels"),
+    "failing": (Failing(), "cannot be serialized"),
+    "huge": (10**5000, "read back"),
+    "split": (SPLIT, "surrogate halves"),
+    "split key": ({SPLIT: 1}, "surrogate halves"),
 }
 
 
 @pytest.mark.parametrize(("value", "reason"), CHANGED.values(), ids=CHANGED)
 def test_what_json_would_change_is_refused(value: Any, reason: str) -> None:
     """Nothing that would be read back as something else, or not at all, is written."""
-    with pytest.raises(ValueError, match=r"messages\[0\]") as raised:
+    with pytest.raises(ValueError, match=rf"messages\[0\].*{reason}"):
         encoded(ToolMessage("x", tool_call_id="1", additional_kwargs={"a": value}))
-    assert reason in str(raised.value)
 
 
-def test_nesting_up_to_the_limit_is_kept() -> None:
-    for content in ("x", "\ud800"):
-        message = HumanMessage(content, additional_kwargs={"a": nested(MAX_DEPTH - 1)})
-        assert same(codec.decode(encoded(message)), message)
+@pytest.mark.parametrize("content", ["x", "\ud800"])
+def test_nesting_up_to_the_limit_is_kept(content: str) -> None:
+    message = HumanMessage(content, additional_kwargs={"a": nested(MAX_DEPTH - 1)})
+    assert same(codec.decode(encoded(message)), message)
 
 
 class Page(BaseModel):
@@ -357,8 +353,8 @@ FORMS: list[tuple[Any, Any]] = [
         {"url": "https://example.com/a", "hits": 3},
     ),
     (
-        {None: 1, 1.5: 2, True: 3, datetime.date(2026, 5, 1): 4},
-        {"null": 1, "1.5": 2, "true": 3, "2026-05-01": 4},
+        {1.5: 2, True: 3, datetime.date(2026, 5, 1): 4},
+        {"1.5": 2, "true": 3, "2026-05-01": 4},
     ),
     (10**40, 10**40),
     (float("inf"), float("inf")),
@@ -387,42 +383,28 @@ def _covers(stored: Any, form: Any) -> bool:
     return same(stored, form)
 
 
-FORMLESS: dict[str, tuple[Any, str, str]] = {
-    "object": (object(), "", "object"),
-    "array": (np.array([1, 2]), "", "numpy.ndarray"),
-    "longdouble": (np.longdouble(1), "", "numpy.longdouble"),
-    "failing": (Failing(), "", f"{__name__}.Failing"),
-    "circular": (circular(), "['self']", "dict"),
-    "split": (SPLIT, "", "str"),
-    "key": ({SPLIT: b"secret"}, r"['\ud83d\ude00']", "bytes"),
-    "same key": ({"1": 1, 1: 2}, "['1']", "int"),
-    "deep": (nested(5000), "[0]" * (MAX_DEPTH - 2), "list"),
+FORMLESS: dict[str, tuple[Any, Any, str]] = {
+    "object": ([0, object(), 2], [0, None, 2], "object"),
+    "array": ([np.array([1, 2])], [None], "numpy.ndarray"),
+    "function": (len, None, "builtin_function_or_method"),
+    "longdouble": ({"a": np.longdouble(1)}, {"a": None}, "numpy.longdouble"),
+    "failing": ([1, Failing()], None, "list"),
+    "circular": (circular(), None, "dict"),
+    "split": ([SPLIT], None, "list"),
+    "deep": (nested(5000), None, "list"),
 }
 
 
-@pytest.mark.parametrize(("value", "place", "kind"), FORMLESS.values(), ids=FORMLESS)
-def test_what_has_no_json_form_is_left_out_with_one_warning(
-    value: Any, place: str, kind: str, caplog: pytest.LogCaptureFixture
+@pytest.mark.parametrize(("value", "form", "kind"), FORMLESS.values(), ids=FORMLESS)
+def test_what_has_no_json_form_becomes_none_with_one_warning(
+    value: Any, form: Any, kind: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """The turn is stored with the rest of the artifact; tool, place and type are named."""
-    message = ToolMessage(
-        "x", tool_call_id="1", name="search", artifact={"a": [0, value, 2], "b": value}
-    )
-    back = artifact(message)
-    assert (back["a"][0], back["a"][-1]) == (0, 2)
+    """The turn is stored with the rest of the artifact; name, field and type are in the log."""
+    message = ToolMessage("secret", tool_call_id="1", name="search", artifact=value)
+    assert artifact(message) == form
     (warning,) = caplog.messages
-    without = f"artifact['a'][1]{place} (a {kind})"
-    assert warning.startswith(f"A message (tool 'search') is stored without {without}, ")
+    assert all(word in warning for word in ("search", "artifact", kind))
     assert "secret" not in warning
-
-
-def test_many_values_without_a_json_form_are_one_warning(caplog: pytest.LogCaptureFixture) -> None:
-    """Three are named, the others counted; a bare artifact without a form becomes None."""
-    message = ToolMessage("x", tool_call_id="1", name="f", artifact=[object() for _ in range(9)])
-    assert artifact(message) == []
-    assert "artifact[2] (a object) and 6 more, which has no JSON form" in caplog.messages[0]
-    assert artifact(ToolMessage("x", tool_call_id="1", artifact=len)) is None
-    assert len(caplog.messages) == 2
 
 
 def test_a_message_above_the_servers_limit_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -450,7 +432,6 @@ class Renamed(AIMessage):
 
 
 def test_a_subclass_without_fields_of_its_own_is_read_back_as_the_standard_class() -> None:
-    """LangChain could not read the subclass back; nothing of it is lost."""
     back = codec.decode(encoded(Plain(content="hi", id="1", name="Ada")))
     assert same(back, HumanMessage("hi", id="1", name="Ada"))
 
@@ -458,23 +439,21 @@ def test_a_subclass_without_fields_of_its_own_is_read_back_as_the_standard_class
 @pytest.mark.parametrize(
     ("message", "error", "reason"),
     [
-        ("hi", TypeError, "messages[0] is a str, not a LangChain message"),
-        (None, TypeError, "messages[0] is a NoneType"),
-        ({"type": "human"}, TypeError, "messages[0] is a dict"),
-        (("human", "hi"), TypeError, "messages[0] is a tuple"),
-        (RemoveMessage(id="1"), ValueError, "Use clear() to empty the session"),
-        (Own(content="x"), ValueError, "messages[0] is a Own, which LangChain could not read back"),
-        (Loud(content="x"), ValueError, "messages[0] is a Loud with volume of its own"),
-        (Renamed(content="x"), ValueError, "messages[0] is a Renamed with type of its own"),
+        ("hi", TypeError, "is a str"),
+        (None, TypeError, "is a NoneType"),
+        (("human", "hi"), TypeError, "is a tuple"),
+        (RemoveMessage(id="1"), ValueError, "RemoveMessage"),
+        (Own(content="x"), ValueError, "is a Own"),
+        (Loud(content="x"), ValueError, "volume of its own"),
+        (Renamed(content="x"), ValueError, "type of its own"),
     ],
     ids=lambda given: type(given).__name__,
 )
 def test_what_is_not_a_standard_message_is_refused(
     message: Any, error: type[Exception], reason: str
 ) -> None:
-    with pytest.raises(error) as raised:
+    with pytest.raises(error, match=rf"^messages\[0\] .*{reason}"):
         encoded(message)
-    assert reason in str(raised.value)
 
 
 def assigned(message: BaseMessage, **fields: Any) -> BaseMessage:
@@ -500,6 +479,10 @@ def assigned(message: BaseMessage, **fields: Any) -> BaseMessage:
         assigned(AIMessage("x"), tool_calls=[{"name": "f", "args": "text", "id": "1"}]),
         pytest.param(AIMessage("x", response_metadata={"n": 10**5000}), id="huge number"),
         assigned(AIMessage("x"), usage_metadata={}),
+        assigned(
+            AIMessage("x"),
+            usage_metadata={"input_tokens": True, "output_tokens": 1, "total_tokens": 1},
+        ),
         assigned(AIMessage("x"), usage_metadata={"input_tokens": 1}),
         assigned(
             AIMessage("x"),

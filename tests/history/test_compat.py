@@ -6,6 +6,9 @@ class appended `CONVERSATION`, one add_message() each.
 """
 
 import json
+import subprocess
+import sys
+import textwrap
 from pathlib import Path
 from typing import Any
 
@@ -25,10 +28,11 @@ from langchain_core.messages import (
 )
 
 from memorystore_chat import codec
-from memorystore_chat.conversation import NO_RESULT
+from memorystore_chat.conversation import NOT_CARRIED_OUT
 from scripted import Make
+from servers import Server
 
-RECORDED = Path(__file__).with_name("data") / "official_0_3_0.json"
+RECORDED = Path(__file__).parents[1] / "data" / "official_0_3_0.json"
 
 CONVERSATION: list[BaseMessage] = [
     SystemMessage("You are a helpful weather bot."),
@@ -80,10 +84,9 @@ def test_a_session_of_the_older_package_is_read_identically(
     assert [type(message) for message in read] == [type(message) for message in whole]
     client.rpush(f"{key_prefix}s", *recorded())
     history = make()
-    # Its broken call is not handed out, and a result has no call: models refuse both.
-    asked = whole[2].model_copy(update={"invalid_tool_calls": []})
-    handed_out = [message for message in history.messages if message.text != NO_RESULT]
-    assert handed_out == [*whole[:2], asked, whole[3], *whole[5:]]
+    # Its malformed call gets a result, and a result without a call is left out.
+    handed_out = [message for message in history.messages if message.text != NOT_CARRIED_OUT]
+    assert handed_out == [*whole[:4], *whole[5:]]
     assert [codec.appended_at(element) for element in recorded()] == [None] * len(CONVERSATION)
 
 
@@ -117,3 +120,51 @@ def test_the_older_package_reads_what_is_written(
         assert set(new) == {"id", *old}
         if old["type"] != "AIMessageChunk":
             assert {"type": new["type"], "data": new["data"]} == old
+
+
+PROGRAM = textwrap.dedent(
+    """
+    import asyncio, importlib.abc, sys
+
+    class Gone(importlib.abc.MetaPathFinder):
+        def find_spec(self, name, path, target=None):
+            if name == "langchain_core.chat_history":
+                raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+
+    sys.meta_path.insert(0, Gone())
+    import redis
+    from langchain_core.messages import AIMessage, HumanMessage
+    from memorystore_chat import MemorystoreChatMessageHistory
+    from memorystore_tutorial import DemoChatModel
+
+    assert MemorystoreChatMessageHistory.__mro__[1].__module__ == "memorystore_chat.base_history"
+    assert "langchain_core.chat_history" not in sys.modules
+    client = redis.Redis(port=int(sys.argv[1]), protocol=2)
+    history = MemorystoreChatMessageHistory(client, "s", key_prefix=sys.argv[2])
+    for text in ("My name is Ada.", "What is my name?"):
+        question = HumanMessage(text)
+        reply = DemoChatModel().invoke([*history.messages, question])
+        history.add_messages([question, reply])
+    assert "Ada" in history.messages[-1].text
+    history.add_user_message("one")
+    history.add_ai_message("two")
+    history.add_message(HumanMessage("three"))
+    assert str(history).endswith("Human: one\\nAI: two\\nHuman: three")
+
+    async def also():
+        await history.aadd_messages([HumanMessage("four"), AIMessage("five")])
+        assert len(await history.aget_messages()) == len(history) == 9
+        await history.aclear()
+
+    asyncio.run(also())
+    assert len(history) == 0
+    print("done")
+    """
+)
+
+
+def test_load_ask_save(valkey_server: Server, key_prefix: str) -> None:
+    """Without BaseChatMessageHistory a program loads, asks, and saves as before, unwarned."""
+    command = [sys.executable, "-W", "error", "-c", PROGRAM, str(valkey_server.port), key_prefix]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert done.stdout.strip() == "done", done.stderr
