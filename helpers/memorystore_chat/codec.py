@@ -325,11 +325,14 @@ def _odd_data(message: BaseMessage, kind: type[BaseMessage], index: int) -> byte
     for name, value in sent.items():
         _refuse(value, f"messages[{index}].{name}")
     left_out: list[str] = []
-    unsent = {
-        name: _form(message.__dict__[name], name, left_out)
-        for name in _UNSENT & message.__dict__.keys()
-    }
-    fields = {**message.__dict__, **sent, **unsent}
+    for name in _UNSENT & message.__dict__.keys():
+        value = message.__dict__[name]
+        try:
+            _refuse(value, name)
+            sent[name] = value
+        except ValueError:
+            sent[name] = _form(value, name, left_out)
+    fields = {**message.__dict__, **sent}
     try:
         text = json.dumps(fields, separators=(",", ":"))
         back = decode(f'{{"type":"{_STANDARD[kind]}","data":{text}}}')
@@ -419,5 +422,5 @@ def _form(value: object, name: str, left_out: list[str]) -> Any:
         _refuse(form, name)
     except (ValueError, TypeError, RecursionError):
         left_out.append(f"{name} (a {type_name(value)})")
-        return None
+        return {} if isinstance(value, dict) else None
     return form

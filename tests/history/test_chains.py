@@ -73,7 +73,7 @@ async def test_every_shape_remembers(place: Any, key_prefix: str, shape: str) ->
 async def test_streams_are_stored_as_whole_messages(
     make: Make, async_client: Any, keyed: bool
 ) -> None:
-    parts = [MessagesPlaceholder("history"), ("human", "{input}")]
+    parts: Any = [MessagesPlaceholder("history"), ("human", "{input}")]
     inner: Any = GenericFakeChatModel(messages=iter(map(AIMessage, ("hi to you", "and good bye"))))
     inner = ChatPromptTemplate.from_messages(parts) | inner if keyed else inner
     keys, given, _ = SHAPES["keyed" if keyed else "text"]

@@ -353,8 +353,8 @@ FORMS: list[tuple[Any, Any]] = [
         {"url": "https://example.com/a", "hits": 3},
     ),
     (
-        {1.5: 2, True: 3, datetime.date(2026, 5, 1): 4},
-        {"1.5": 2, "true": 3, "2026-05-01": 4},
+        {None: 0, 1.5: 2, True: 3, datetime.date(2026, 5, 1): 4},
+        {"None": 0, "1.5": 2, "true": 3, "2026-05-01": 4},
     ),
     (10**40, 10**40),
     (float("inf"), float("inf")),
@@ -389,7 +389,7 @@ FORMLESS: dict[str, tuple[Any, Any, str]] = {
     "function": (len, None, "builtin_function_or_method"),
     "longdouble": ({"a": np.longdouble(1)}, {"a": None}, "numpy.longdouble"),
     "failing": ([1, Failing()], None, "list"),
-    "circular": (circular(), None, "dict"),
+    "circular": (circular(), {}, "dict"),
     "split": ([SPLIT], None, "list"),
     "deep": (nested(5000), None, "list"),
 }

@@ -39,7 +39,7 @@ class Proxy:
         round_trips: How often a client sent something and then waited; a pipeline is one.
         lost: How many replies were lost.
         lose_reply_to: Set it to bytes, and the reply to the next request that holds them is lost.
-        cut_append_at: Set it to a share of 1, and of the next append only so many of its bytes reach
+        cut_append_at: Set it to a share of 1, and only so much of the next append reaches
             the server before the connection is cut.
         answer_append_with: Replies that the next appends get instead of reaching the server.
     """
