@@ -15,6 +15,7 @@ from memorystore_chat import MemorystoreChatMessageHistory
 from scripted import Make
 from servers import Cluster, Server
 
+os.environ.setdefault("DEMO_MODEL_DELAY", "0")  # it streams at once
 PLACES = {"valkey": "valkey_server", "redis": "redis_server", "cluster": "valkey_cluster"}
 EXTERNAL = os.environ.get("MEMORYSTORE_TEST_SERVER")
 

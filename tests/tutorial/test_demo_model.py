@@ -231,7 +231,7 @@ async def test_all_ways_to_call_agree() -> None:
 
 
 def test_streams_at_the_pace_of_reading(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("DEMO_MODEL_DELAY")
+    monkeypatch.delenv("DEMO_MODEL_DELAY", raising=False)
     assert DemoChatModel().delay > 0
     began = time.monotonic()
     assert len(list(DemoChatModel(delay=0.02).stream("What is my name?"))) == 8

@@ -207,26 +207,6 @@ def test_missing_credentials_say_how_to_sign_in(
         model.invoke("Hello")
 
 
-def test_nothing_listening(provider: Provider) -> None:
-    with GeminiServer() as gone:
-        options = gone.options(provider)
-    model = chat_model(project="my-project", provider=provider, max_retries=1, **options)
-    words = r"^Gemini \(gemini-3.8-flash\) did not answer.* run this again\.$"
-    with pytest.raises(ChatModelError, match=words):
-        model.invoke("Hello")
-
-
-def test_options_reach_the_client(gemini: GeminiServer, provider: Provider) -> None:
-    from google.oauth2.credentials import Credentials
-
-    options = gemini.options(provider) | {"credentials": Credentials("mine")}
-    model = chat_model(provider=provider, max_output_tokens=25, **options)
-    assert model.invoke("Hello").text == "Hello. What is your name?"
-    [request] = gemini.requests
-    assert request.headers["authorization"] == "Bearer mine"
-    assert request.body["generationConfig"]["maxOutputTokens"] == 25
-
-
 def test_errors_hold_no_token(gemini: GeminiServer, provider: Provider) -> None:
     from google.oauth2.credentials import Credentials
 
