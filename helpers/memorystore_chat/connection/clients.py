@@ -24,24 +24,23 @@ from memorystore_chat.errors import ANOTHER_LOOP, ConnectError
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-_HEALTH_CHECK_SECONDS = 30
+_HEALTH_CHECK: dict[str, Any] = {"health_check_interval": 30}
 _NOTHING_FREE = "No connection available"  # what redis-py's pools say
 
 
 class PlainConnection(Connection):
-    """A TCP connection of a cluster; RedisCluster takes no option for the health check."""
+    """A TCP connection."""
 
     def __init__(self, **options: Any) -> None:
-        super().__init__(  # type: ignore[no-untyped-call]
-            **{"health_check_interval": _HEALTH_CHECK_SECONDS} | options
-        )
+        # RedisCluster takes no option for the health check, so it is set here.
+        super().__init__(**_HEALTH_CHECK | options)  # type: ignore[no-untyped-call]
 
 
 class TlsConnection(SSLConnection):
     """A TLS connection that trusts what was given; redis-py's own trusts the system's as well."""
 
     def __init__(self, **options: Any) -> None:
-        super().__init__(**{"health_check_interval": _HEALTH_CHECK_SECONDS} | options)
+        super().__init__(**_HEALTH_CHECK | options)
 
     def _wrap_socket_with_ssl(self, sock: Any) -> ssl.SSLSocket:
         context = tls_context(self.ca_data, self.host, self.check_hostname)
@@ -211,12 +210,10 @@ def open_server(
     endpoint: Endpoint, timeout: float, patience: float, *, unreachable: bool = True, **options: Any
 ) -> ServerClient:
     """Return a client of one server; see `connect` for what the arguments mean."""
-    kinds = (UnixDomainSocketConnection, TlsConnection, Connection)
-    login = _login(endpoint)
-    pool = Pool(
-        retry=OutageRetry(patience, login, unreachable=unreachable),
-        **_place(endpoint, timeout, *kinds) | _options(endpoint, timeout, login) | options,
-    )
+    place = _place(endpoint, UnixDomainSocketConnection, TlsConnection, Connection)
+    all_options = _options(endpoint, timeout) | place | options
+    retry = OutageRetry(patience, all_options["credential_provider"], unreachable=unreachable)
+    pool = Pool(retry=retry, timeout=timeout, **all_options)
     return cast("ServerClient", ServerClient.from_pool(pool))
 
 
@@ -224,13 +221,10 @@ def open_server_async(
     endpoint: Endpoint, timeout: float, patience: float, *, unreachable: bool = True, **options: Any
 ) -> redis.asyncio.Redis:
     """Return the asynchronous twin of `open_server`."""
-    kinds = (AsyncUnixConnection, AsyncTlsConnection, redis.asyncio.Connection)
-    login = _login(endpoint)
-    pool = AsyncPool(
-        retry=AsyncOutageRetry(patience, login, unreachable=unreachable),
-        **_place(endpoint, timeout, *kinds) | _options(endpoint, timeout, login) | options,
-    )
-    return redis.asyncio.Redis.from_pool(pool)
+    place = _place(endpoint, AsyncUnixConnection, AsyncTlsConnection, redis.asyncio.Connection)
+    all_options = _options(endpoint, timeout) | place | options
+    retry = AsyncOutageRetry(patience, all_options["credential_provider"], unreachable=unreachable)
+    return redis.asyncio.Redis.from_pool(AsyncPool(retry=retry, timeout=timeout, **all_options))
 
 
 def open_cluster(
@@ -238,15 +232,15 @@ def open_cluster(
 ) -> ClusterClient:
     """Return a client of a cluster; see `connect` for what the arguments mean."""
     host = f"[{endpoint.host}]" if ":" in endpoint.host else endpoint.host
-    login = _login(endpoint)
+    all_options = _options(endpoint, timeout) | options
     return ClusterClient(
         # Only with a url does RedisCluster take a connection class; the class speaks TLS or not.
         url=f"redis://{host}:{endpoint.port}",
         connection_class=TlsConnection if endpoint.tls else PlainConnection,
         connection_pool_class=Pool,
         timeout=timeout,
-        retry=OutageRetry(patience, login),
-        **_options(endpoint, timeout, login) | options,
+        retry=OutageRetry(patience, all_options["credential_provider"]),
+        **all_options,
     )
 
 
@@ -254,45 +248,39 @@ def open_cluster_async(
     endpoint: Endpoint, timeout: float, patience: float, **options: Any
 ) -> AsyncClusterClient:
     """Return the asynchronous twin of `open_cluster`."""
-    login = _login(endpoint)
+    all_options = _options(endpoint, timeout) | options
     return AsyncClusterClient(
         host=endpoint.host,
         port=endpoint.port,
         ssl=endpoint.tls,
         connection_class=AsyncTlsConnection if endpoint.tls else None,
         # Its nodes have no pool that waits for a free connection: trying again does the waiting.
-        retry=AsyncOutageRetry(patience, login, crowded=True),
+        retry=AsyncOutageRetry(patience, all_options["credential_provider"], crowded=True),
         patience=patience,
-        **_options(endpoint, timeout, login) | options,
+        **all_options,
     )
 
 
-def _login(endpoint: Endpoint) -> Login | None:
+def _place(endpoint: Endpoint, unix: Any, tls: Any, plain: Any) -> dict[str, Any]:
+    if endpoint.unix_socket:
+        return {"connection_class": unix, "path": endpoint.unix_socket, "db": endpoint.db}
+    place = {"host": endpoint.host, "port": endpoint.port, "db": endpoint.db}
+    return place | {"connection_class": tls if endpoint.tls else plain}
+
+
+def _options(endpoint: Endpoint, timeout: float) -> dict[str, Any]:
+    """Return what all four clients are given."""
     provider = endpoint.credential_provider
     if provider is None and endpoint.password is not None:
         provider = redis.UsernamePasswordCredentialProvider(endpoint.user, endpoint.password)
-    return None if provider is None else Login(provider)
-
-
-def _place(endpoint: Endpoint, timeout: float, unix: Any, tls: Any, plain: Any) -> dict[str, Any]:
-    place = {"db": endpoint.db, "timeout": timeout}
-    if endpoint.unix_socket:
-        return place | {"connection_class": unix, "path": endpoint.unix_socket}
-    kind = tls if endpoint.tls else plain
-    return place | {"connection_class": kind, "host": endpoint.host, "port": endpoint.port}
-
-
-def _options(endpoint: Endpoint, timeout: float, login: Login | None) -> dict[str, Any]:
-    """Return what all four clients are given."""
-    options: dict[str, Any] = {
+    options = _HEALTH_CHECK | {
         # RESP3 begins with HELLO, which Redis 5 does not know and no reply here needs.
         "protocol": 2,
         "socket_timeout": timeout,
         "socket_connect_timeout": timeout,
         "max_connections": 20,
-        "health_check_interval": _HEALTH_CHECK_SECONDS,
         "driver_info": _driver_info(),
-        "credential_provider": login,
+        "credential_provider": provider and Login(provider),
     }
     if endpoint.tls:
         options["ssl_ca_data"] = "\n".join(endpoint.ca_certs) or None

@@ -72,6 +72,8 @@ class _Case(NamedTuple):
             "db": endpoint.db,
             "error": link,
             "host": endpoint.host,
+            "no_tls": _NO_TLS,
+            "one_database": ONE_DATABASE,
             "port": endpoint.port,
             "reason": getattr(link, "verify_message", None) or getattr(link, "strerror", None),
             "role": _ROLES.get(
@@ -103,7 +105,7 @@ def diagnose(
         for link in case.links:
             for kind, applies, say in rows:
                 if isinstance(link, kind) and (applies is None or applies(case, link)):
-                    reason = say.format(**case.words(link))
+                    reason = _SENTENCES.get(say, say).format(**case.words(link))
                     return ConnectError(f"Cannot connect to {endpoint}: {reason}")
     reason = f"{type(error).__name__}. The cause above says more."
     return ConnectError(f"Cannot connect to {endpoint}: {reason}")
@@ -111,6 +113,71 @@ def diagnose(
 
 _Test = Callable[[_Case, BaseException], bool]
 _Row = tuple[type[BaseException] | tuple[type[BaseException], ...], _Test | None, str]
+
+# Each begins with its name and a colon. What stands between braces is filled in.
+_PAGE = """
+no IAM: the server has no IAM authentication. Leave iam=True out.
+token refused: the server refuses the access token. Give the identity that runs this the role
+  {role} on the project; it takes some minutes to have effect.
+token unchecked: the server could not check the access token. Too many logins at once do that: try
+  again in a minute; if it stays, give this identity {role}.
+no password given: the server asks for a password and none was given. Give password= or set
+  $MEMORYSTORE_PASSWORD ({auth_string} shows it), or pass iam=True if the instance uses IAM.
+has no password: a password was given, and the server has none. Leave it out, also in the URL and
+  in $MEMORYSTORE_PASSWORD.
+user refused: the server refuses the user or the password. Compare them with the token or the user
+  that the instance was given; if it uses IAM, pass iam=True instead.
+AUTH string refused: the server refuses the user or the password. Compare it with what
+  {auth_string} shows; if the instance uses IAM, pass iam=True instead.
+no rights: the login works, but its user may not run PING or INFO. Give the ACL user the commands
+  of @connection and INFO.
+protected: the server is in protected mode: it has no password and takes connections from its own
+  machine only. Set a password on it.
+loading: the server is still loading its data. Try again in a few seconds.
+failover: it has no primary just now, as during a failover. Try again in a minute.
+one database: it is a cluster, {one_database}
+no database: it has no database {db}. Leave the number out, or give that of one that it has.
+other answer: the server refuses the first command, and answers: {error}
+not yet valid: the server's certificate, or its authority's, is not yet valid. Set this machine's
+  clock right: it is behind, as after a sleep of WSL or of a virtual machine.
+expired: the server's certificate, or its authority's, has expired. Check this machine's clock,
+  and give the instance's current authorities as ca_certs= ({authorities}).
+revoked: the server's certificate was revoked. Do not trust this server; find out why with whoever
+  runs the certificate authority.
+other name: the server's certificate does not name {host!r}. Connect to the instance's IP address
+  and give its certificate authority as ca_certs=, or check that this is the right server.
+weak: the server's certificate has a key or a signature that is too weak for this machine's
+  OpenSSL. Have it issued anew, with RSA of 2048 bits or more and SHA-256.
+unknown authority: the server's certificate is from {authority} ({reason}). Give all certificate
+  authorities of the instance as ca_certs= ({authorities}), or connect by its name,
+  projects/.../instances/..., which asks for them.
+closed in TLS: the server closed the connection during the TLS handshake. {no_tls}
+no TLS: the server does not answer in TLS. {no_tls}
+silent in TLS: the port is open, and no TLS handshake came about {waited}. {no_tls}
+closed: the server closed the connection at the first command. A TLS port does that to a plain
+  client: use rediss:// (port 6378 on Memorystore for Redis) with ca_certs=, or connect by the
+  instance's name, projects/.../instances/...
+no such name: the name {host!r} does not resolve. Check the spelling; a name from a private DNS
+  zone resolves only inside its network.
+no nodes: it answers, and the cluster's nodes do not under the addresses they give each other.
+  {way_in}
+no answer: it accepted the connection and answered nothing {waited}. It is overloaded or no Redis
+  or Valkey server; a larger timeout= waits longer.
+private: the private address {host} does not answer {waited}: only machines on its network reach
+  it. {way_in}
+dropped: no answer {waited}. Check the address, and that no firewall drops the packets on the way.
+stopped: {reason}. It was stopped meanwhile: connect() again, which starts it anew.
+no socket: {reason}. Check the path, and that the server which makes this socket runs under a user
+  that lets you in.
+not here: nothing listens on port {port} of this machine. Start the server or the tunnel that
+  belongs there, or use connect("embedded").
+not there: nothing listens on port {port} there. Check address and port; Memorystore for Redis
+  with TLS has 6378, everything else 6379.
+"""
+_SENTENCES = {
+    name: " ".join(text.split())
+    for name, text in re.findall(r"^(\w[\w ]*): (.+?)$(?!\n  )", _PAGE, re.MULTILINE | re.DOTALL)
+}
 
 
 def _says(pattern: str) -> _Test:
@@ -123,7 +190,7 @@ def _code(*numbers: int) -> _Test:
 
 
 def _closed(_case: _Case, link: BaseException) -> bool:
-    return isinstance(link, OSError) or "closed" in str(link)
+    return isinstance(link, ConnectionResetError | BrokenPipeError) or "closed" in str(link)
 
 
 def _no_nodes(case: _Case, _link: BaseException) -> bool:
@@ -143,186 +210,61 @@ def _accepts(case: _Case, _link: BaseException) -> bool:
         return False
 
 
-_HAS_NO_PASSWORD = "without any password|no password is set"  # noqa: S105 - an answer
-_HUNG_UP = (ConnectionResetError, BrokenPipeError, redis.ConnectionError)
-_STOPPED = "{reason}. It was stopped meanwhile: connect() again, which starts it anew."
-_NO_SOCKET = (
-    "{reason}. Check the path, and that the server which makes this socket runs under a user "
-    "that lets you in."
-)
-_TLS_CLOSED = "the server closed the connection during the TLS handshake. " + _NO_TLS
-_CLOSED = (
-    "the server closed the connection at the first command. A TLS port does that to a plain "
-    "client: use rediss:// (port 6378 on Memorystore for Redis) with ca_certs=, or connect by "
-    "the instance's name, projects/.../instances/..."
-)
+_HAS_NO_PASSWORD = _says("without any password|no password is set")
+_TIMEOUTS = (redis.TimeoutError, TimeoutError)
+_BAD_CERTIFICATE = ssl.SSLCertVerificationError
 
 _CERTAIN: tuple[_Row, ...] = (
     ((TokenError, TokenServerError), None, "{error}"),
-    (
-        redis.BusyLoadingError,
-        None,
-        "the server is still loading its data. Try again in a few seconds.",
-    ),
+    (redis.BusyLoadingError, None, "loading"),
     (
         redis.AuthenticationError,
-        lambda case, link: case.iam and _says(_HAS_NO_PASSWORD)(case, link),
-        "the server has no IAM authentication. Leave iam=True out.",
+        lambda case, link: case.iam and _HAS_NO_PASSWORD(case, link),
+        "no IAM",
     ),
-    (
-        redis.AuthenticationError,
-        lambda case, _: case.iam,
-        "the server refuses the access token. Give the identity that runs this the role {role} on "
-        "the project; it takes some minutes to have effect.",
-    ),
+    (redis.AuthenticationError, lambda case, _: case.iam, "token refused"),
     (
         redis.AuthenticationError,
         lambda case, _: case.endpoint.password is None,
-        "the server asks for a password and none was given. Give password= or set "
-        "$MEMORYSTORE_PASSWORD ({auth_string} shows it), or pass iam=True if the instance uses "
-        "IAM.",
+        "no password given",
     ),
-    (
-        redis.AuthenticationError,
-        _says(_HAS_NO_PASSWORD),
-        "a password was given, and the server has none. Leave it out, also in the URL and in "
-        "$MEMORYSTORE_PASSWORD.",
-    ),
-    (
-        redis.AuthenticationError,
-        lambda case, _: case.endpoint.product in _ROLES,
-        "the server refuses the user or the password. Compare them with the token or the user "
-        "that the instance was given; if it uses IAM, pass iam=True instead.",
-    ),
-    (
-        redis.AuthenticationError,
-        None,
-        "the server refuses the user or the password. Compare it with what {auth_string} shows; "
-        "if the instance uses IAM, pass iam=True instead.",
-    ),
-    (
-        (MasterDownError, ClusterDownError),
-        None,
-        "it has no primary just now, as during a failover. Try again in a minute.",
-    ),
+    (redis.AuthenticationError, _HAS_NO_PASSWORD, "has no password"),
+    (redis.AuthenticationError, lambda case, _: case.endpoint.product in _ROLES, "user refused"),
+    (redis.AuthenticationError, None, "AUTH string refused"),
+    ((MasterDownError, ClusterDownError), None, "failover"),
     (InvalidResponse, None, NO_REDIS_HINT),
     (Exception, _says("max number of clients reached"), MAXCLIENTS_HINT),
-    (
-        ssl.SSLCertVerificationError,
-        _code(9),
-        "the server's certificate, or its authority's, is not yet valid. Set this machine's clock "
-        "right: it is behind, as after a sleep of WSL or of a virtual machine.",
-    ),
-    (
-        ssl.SSLCertVerificationError,
-        _code(10),
-        "the server's certificate, or its authority's, has expired. Check this machine's "
-        "clock, and give the instance's current authorities as ca_certs= ({authorities}).",
-    ),
-    (
-        ssl.SSLCertVerificationError,
-        _code(23),
-        "the server's certificate was revoked. Do not trust this server; find out why with "
-        "whoever runs the certificate authority.",
-    ),
-    (
-        ssl.SSLCertVerificationError,
-        _code(62, 64),
-        "the server's certificate does not name {host!r}. Connect to the instance's "
-        "IP address and give its certificate authority as ca_certs=, or check that this is "
-        "the right server.",
-    ),
-    (
-        ssl.SSLCertVerificationError,
-        _code(66, 67, 68),
-        "the server's certificate has a key or a signature that is too weak for this machine's "
-        "OpenSSL. Have it issued anew, with RSA of 2048 bits or more and SHA-256.",
-    ),
-    (
-        ssl.SSLCertVerificationError,
-        None,
-        "the server's certificate is from {authority} ({reason}). Give all "
-        "certificate authorities of the instance as ca_certs= ({authorities}), or connect by its "
-        "name, projects/.../instances/..., which asks for them.",
-    ),
-    (ssl.SSLEOFError, None, _TLS_CLOSED),  # asyncio has ConnectionResetError for it
-    (ssl.SSLError, None, f"the server does not answer in TLS. {_NO_TLS}"),
-    (
-        socket.gaierror,
-        None,
-        "the name {host!r} does not resolve. Check the spelling; a name from "
-        "a private DNS zone resolves only inside its network.",
-    ),
+    (_BAD_CERTIFICATE, _code(9), "not yet valid"),
+    (_BAD_CERTIFICATE, _code(10), "expired"),
+    (_BAD_CERTIFICATE, _code(23), "revoked"),
+    (_BAD_CERTIFICATE, _code(62, 64), "other name"),
+    (_BAD_CERTIFICATE, _code(66, 67, 68), "weak"),
+    (_BAD_CERTIFICATE, None, "unknown authority"),
+    (ssl.SSLEOFError, None, "closed in TLS"),  # asyncio has ConnectionResetError for it
+    (ssl.SSLError, None, "no TLS"),
+    (socket.gaierror, None, "no such name"),
 )
 
 _LIKELY: tuple[_Row, ...] = (
-    (
-        Exception,
-        _no_nodes,
-        "it answers, and the cluster's nodes do not under the addresses they give each other. "
-        "{way_in}",
-    ),
-    (
-        (redis.TimeoutError, TimeoutError),
-        lambda case, _: any("reading" in str(link) for link in case.links),
-        "it accepted the connection and answered nothing {waited}. It is overloaded or no "
-        "Redis or Valkey server; a larger timeout= waits longer.",
-    ),
-    (
-        (redis.TimeoutError, TimeoutError),
-        _accepts,
-        "the port is open, and no TLS handshake came about {waited}. " + _NO_TLS,
-    ),
-    (
-        (redis.TimeoutError, TimeoutError),
-        lambda case, _: case.endpoint.is_private,
-        "the private address {host} does not answer {waited}: only machines on its "
-        "network reach it. {way_in}",
-    ),
-    (
-        (redis.TimeoutError, TimeoutError),
-        None,
-        "no answer {waited}. Check the address, and that no firewall drops the packets on the way.",
-    ),
-    (OSError, lambda case, _: case.endpoint.product == "embedded", _STOPPED),
-    (OSError, lambda case, _: case.endpoint.unix_socket is not None, _NO_SOCKET),
-    (
-        ConnectionRefusedError,
-        lambda case, _: case.endpoint.is_loopback,
-        "nothing listens on port {port} of this machine. Start the server or the "
-        'tunnel that belongs there, or use connect("embedded").',
-    ),
-    (
-        ConnectionRefusedError,
-        None,
-        "nothing listens on port {port} there. Check address and port; Memorystore for "
-        "Redis with TLS has 6378, everything else 6379.",
-    ),
-    (
-        NoPermissionError,
-        None,
-        "the login works, but its user may not run PING or INFO. Give the ACL user the "
-        "commands of @connection and INFO.",
-    ),
+    (Exception, _no_nodes, "no nodes"),
+    (_TIMEOUTS, lambda case, _: any("reading" in str(link) for link in case.links), "no answer"),
+    (_TIMEOUTS, _accepts, "silent in TLS"),
+    (_TIMEOUTS, lambda case, _: case.endpoint.is_private, "private"),
+    (_TIMEOUTS, None, "dropped"),
+    (OSError, lambda case, _: case.endpoint.product == "embedded", "stopped"),
+    (OSError, lambda case, _: case.endpoint.unix_socket is not None, "no socket"),
+    (ConnectionRefusedError, lambda case, _: case.endpoint.is_loopback, "not here"),
+    (ConnectionRefusedError, None, "not there"),
+    (NoPermissionError, None, "no rights"),
     (
         redis.ResponseError,
         lambda case, link: case.iam and _says("(?i)IAM")(case, link),
-        "the server could not check the access token. Too many logins at once do that: try "
-        "again in a minute; if it stays, give this identity {role}.",
+        "token unchecked",
     ),
-    (
-        redis.ResponseError,
-        _says("^(DENIED|Redis is running in protected mode)"),
-        "the server is in protected mode: it has no password and takes connections from its "
-        "own machine only. Set a password on it.",
-    ),
-    (redis.ResponseError, _says("in cluster mode"), f"it is a cluster, {ONE_DATABASE}"),
-    (
-        redis.ResponseError,
-        _says("DB index"),
-        "it has no database {db}. Leave the number out, or give that of one that it has.",
-    ),
-    (redis.ResponseError, None, "the server refuses the first command, and answers: {error}"),
-    (_HUNG_UP, lambda case, link: case.endpoint.tls and _closed(case, link), _TLS_CLOSED),
-    (_HUNG_UP, _closed, _CLOSED),
+    (redis.ResponseError, _says("^(DENIED|Redis is running in protected mode)"), "protected"),
+    (redis.ResponseError, _says("in cluster mode"), "one database"),
+    (redis.ResponseError, _says("DB index"), "no database"),
+    (redis.ResponseError, None, "other answer"),
+    (Exception, lambda case, link: case.endpoint.tls and _closed(case, link), "closed in TLS"),
+    (Exception, _closed, "closed"),
 )

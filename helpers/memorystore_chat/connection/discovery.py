@@ -74,7 +74,7 @@ class _NotFoundError(_NotHereError):
 
 _AUTH_STRING = "get_instance_auth_string"
 _SIGN_IN = (
-    "Run: gcloud auth application-default login (in a notebook: sign_in() of memorystore_chat), "
+    "Run: gcloud auth application-default login (in a notebook: memorystore_tutorial.sign_in()), "
     "or connect with the address itself."
 )
 
