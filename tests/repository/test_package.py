@@ -148,7 +148,7 @@ def test_readme_snippet_runs_as_printed(wheel: Path, tmp_path: Path) -> None:
     finally:
         embedded.stop(data)
     *_, reply = run.stdout.splitlines()
-    assert reply == "Your name is Ada."
+    assert reply == "['My name is Ada.', 'Nice to meet you, Ada.']"
 
 
 def declared() -> list[Requirement]:
