@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from functools import wraps
 from itertools import pairwise
 from typing import Any, ParamSpec
+from uuid import uuid4
 
 from langchain_core.messages import AIMessage, HumanMessage, ToolMessage
 from redis.exceptions import RedisError
@@ -95,6 +96,22 @@ def check_favorite(history: MemorystoreChatMessageHistory) -> _Problems:
     same = f'Ask with the word you told it: ask("What is my favorite {[*told][-1]}?").'
     yield thing not in told, unknown, same
     yield told[thing] not in reply, "the bot does not know the answer.", tell
+
+
+@_exercise("Each guest has a conversation of their own.", "Look at what names the conversation.")
+def check_guests_apart(ask_for: Callable[[str, str], object]) -> _Problems:
+    """Notebook 1: a function that answers each guest from that guest's conversation."""
+    ada, grace = (f"{name}-{uuid4().hex[:8]}" for name in ("ada", "grace"))
+    ask_for(ada, "My favorite dish is soup.")
+    told = ask_for(grace, "What is my favorite dish?")
+    text = "Return reply.text, as ask does."
+    yield not isinstance(told, str), "ask_for does not return the text of the reply.", text
+    mixed = "a second guest is told what the first one likes."
+    names = "Every guest gets the session id 'guest'. Which value tells them apart?"
+    yield "soup" in str(told), mixed, names
+    knows = "soup" in str(ask_for(ada, "What is my favorite dish?"))
+    both = "Load notes.messages before you ask, and save both messages after it."
+    yield not knows, "a guest's own words are forgotten.", both
 
 
 @_exercise(
