@@ -97,7 +97,7 @@ class MemorystoreStore(BaseStore):
         self.ttl_config = ttl
         self.index_config = index
         self.embeddings = ensure_embeddings(index.get("embed")) if index else None
-        self._vectors = Vectors(index["dims"], index.get("fields") or ["$"]) if index else None
+        self._vectors = Vectors(index.get("dims"), index.get("fields") or ["$"]) if index else None
         self._sender = Sender(client, async_client)
         self._prefix = key_prefix
         one_server = not isinstance(client, RedisCluster | AsyncRedisCluster)
@@ -116,32 +116,35 @@ class MemorystoreStore(BaseStore):
         """
         asked = _Asked(ops, self._vectors)
         if self.embeddings and self._sender.client is not None:
-            asked.embedded = self.embeddings.embed_documents(asked.texts) if asked.texts else []
-            asked.queries = {text: self.embeddings.embed_query(text) for text in asked.queries}
-        return self._sender.run(asked.doing, self._batch(asked), "abatch")
+            embedded = self.embeddings.embed_documents(asked.texts) if asked.texts else []
+            asked.add(embedded, [self.embeddings.embed_query(text) for text in asked.queries])
+        return self._sender.run("using the store", self._batch(asked), "abatch")
 
     @override
     async def abatch(self, ops: Iterable[Op]) -> list[Result]:
         """``batch``, without blocking the event loop."""
         asked = _Asked(ops, self._vectors)
-        if embed := self.embeddings:
-            asked.embedded = await embed.aembed_documents(asked.texts) if asked.texts else []
-            found = await asyncio.gather(*(embed.aembed_query(text) for text in asked.queries))
-            asked.queries = dict(zip(asked.queries, found, strict=True))
-        return await self._sender.arun(asked.doing, self._batch(asked))
+        if self.embeddings:
+            embedded = await self.embeddings.aembed_documents(asked.texts) if asked.texts else []
+            queries = (self.embeddings.aembed_query(text) for text in asked.queries)
+            asked.add(embedded, await asyncio.gather(*queries))
+        return await self._sender.arun("using the store", self._batch(asked))
 
     def _batch(self, asked: "_Asked") -> Steps[list[Result]]:
         reads: list[Steps[Any]] = []
         for op in asked.reads.values():
             if isinstance(op, GetOp):
                 reads.append(self._steps.get(op))
-            elif isinstance(op, ListNamespacesOp):
-                reads.append(self._steps.namespaces(op))
-            elif (query := asked.queries.get(op.query or "")) is not None:
-                reads.append(self._steps.nearest(op, query))
+            elif isinstance(op, SearchOp):
+                reads.append(self._steps.search(op, asked.queries.get(op.query or "")))
             else:
-                reads.append(self._steps.search(op))
-        writes = [self._write(op, asked) for op in asked.writes.values()]
+                reads.append(self._steps.namespaces(op))
+        writes = [
+            self._steps.delete(*name)
+            if json is None
+            else self._steps.put(*name, asked.milliseconds(name), asked.vectors(name), json)
+            for name, (_, json) in asked.writes.items()
+        ]
         if all(isinstance(op, GetOp) for op in asked.reads.values()):
             results = yield from together([*reads, *writes])  # in this order on each node
         else:
@@ -150,70 +153,49 @@ class MemorystoreStore(BaseStore):
         found = dict(zip(asked.reads, results, strict=False))
         return [found.get(place) for place in range(asked.count)]
 
-    def _write(self, op: PutOp, asked: "_Asked") -> Steps[None]:
-        if op.value is None:
-            return self._steps.delete(op.namespace, op.key)
-        ttl = 0 if op.ttl is None else max(1, round(op.ttl * 60_000))
-        vectors = asked.vectors_of(op)
-        return self._steps.put(op.namespace, op.key, asked.json[op.namespace, op.key], ttl, vectors)
-
 
 class _Asked:
     """The operations of a batch, checked; of several writes to an item, the last."""
 
     def __init__(self, ops: Iterable[Op], vectors: Vectors | None) -> None:
         self.reads: dict[int, GetOp | SearchOp | ListNamespacesOp] = {}
-        self.writes: dict[tuple[Namespace, str], PutOp] = {}
-        self.json: dict[tuple[Namespace, str], bytes] = {}
-        self.queries: dict[str, Any] = {}
-        self.embedded: Sequence[Sequence[float]] = []
+        self.writes: dict[tuple[Namespace, str], tuple[PutOp, bytes | None]] = {}
         self.count = 0
-        self._vectors = vectors
-        for op in ops:
+        for given in ops:
+            op = _checked(given)
             if isinstance(op, PutOp):
-                self._add_write(_checked(op))
-            elif isinstance(op, GetOp | SearchOp | ListNamespacesOp):
-                self.reads[self.count] = _checked(op)
+                json = None if op.value is None else to_json(op.value)
+                self.writes[op.namespace, op.key] = (op, json)
             else:
-                raise TypeError(f"An operation is a {type_name(op)}; a store takes LangGraph's.")
+                self.reads[self.count] = op
             self.count += 1
-        self._texts = {name: self._texts_of(op) for name, op in self.writes.items()}
+        self._vectors = vectors
+        self._texts = (
+            {name: vectors.texts(op) for name, (op, _) in self.writes.items()} if vectors else {}
+        )
         self.texts = list(dict.fromkeys(text for texts in self._texts.values() for text in texts))
         queries = [op.query for op in self.reads.values() if isinstance(op, SearchOp) and op.query]
-        self.queries = dict.fromkeys(queries) if vectors else {}
+        self.queries: dict[str, Any] = dict.fromkeys(queries) if vectors else {}
+        self._embedded: dict[str, Sequence[float]] = {}
 
-    @property
-    def doing(self) -> str:
-        """What is done, for an error's text."""
-        return f"reading {len(self.reads)} and writing {len(self.writes)} items of the store"
-
-    def _add_write(self, op: PutOp) -> None:
-        if not op.namespace:
-            raise InvalidNamespaceError("The namespace is empty; a put takes at least one part.")
-        name = (op.namespace, op.key)
-        self.json.pop(name, None)
-        if op.value is not None:
-            self.json[name] = to_json(op.value)
-            _check_minutes(op.ttl)
-        self.writes.pop(name, None)
-        self.writes[name] = op
-
-    def _texts_of(self, op: PutOp) -> list[str]:
-        if self._vectors is None or op.value is None or op.index is False:
-            return []
-        return self._vectors.texts(op.value, op.index)
-
-    def vectors_of(self, op: PutOp) -> bytes:
-        """The vectors of what is put, as they are stored; empty if it has none."""
-        texts = self._texts[op.namespace, op.key]
-        if self._vectors is None or not texts:
-            return b""
-        if len(self.embedded) != len(self.texts):
+    def add(self, embedded: Sequence[Sequence[float]], queries: Sequence[Sequence[float]]) -> None:
+        """Add the vectors of the texts, and those of the queries."""
+        if len(embedded) != len(self.texts):
             raise ValueError(
-                f"index['embed'] made {len(self.embedded)} vectors of {len(self.texts)} texts."
+                f"index['embed'] made {len(embedded)} vectors of {len(self.texts)} texts."
             )
-        by_text = dict(zip(self.texts, self.embedded, strict=True))
-        return self._vectors.pack([by_text[text] for text in texts])
+        self._embedded = dict(zip(self.texts, embedded, strict=True))
+        self.queries = dict(zip(self.queries, queries, strict=True))
+
+    def milliseconds(self, name: tuple[Namespace, str]) -> int:
+        """How long an item that is put lives; 0 for ever."""
+        ttl = self.writes[name][0].ttl
+        return 0 if ttl is None else max(1, round(ttl * 60_000))
+
+    def vectors(self, name: tuple[Namespace, str]) -> bytes:
+        """The vectors of an item that is put, as they are stored; empty if it has none."""
+        vectors = [self._embedded[text] for text in self._texts.get(name, ())]
+        return self._vectors.pack(vectors) if self._vectors else b""
 
 
 def _checked(op: Any) -> Any:
@@ -223,30 +205,30 @@ def _checked(op: Any) -> Any:
     elif isinstance(op, SearchOp):
         check_filter(op.filter)
         op = op._replace(namespace_prefix=_parts(op.namespace_prefix))
-        if op.query:
-            check_text("query", op.query)
-    else:
+    elif isinstance(op, GetOp | PutOp):
         check_text("key", op.key)
         op = op._replace(namespace=_parts(op.namespace))
-    for name in ("limit", "offset"):
-        value = getattr(op, name, 0)
-        if type(value) is not int:
-            raise TypeError(f"{name} is a {type_name(value)}; it takes a whole number (int).")
-        if value < 0:
-            raise ValueError(f"{name} is {value}; it takes a number from 0 up.")
+    else:
+        raise TypeError(f"An operation is a {type_name(op)}; a store takes LangGraph's.")
+    if isinstance(op, PutOp):
+        if not op.namespace:
+            raise InvalidNamespaceError("The namespace is empty; a put takes at least one part.")
+        _check_minutes(op.ttl)
+    elif not isinstance(op, GetOp):
+        for name, value in (("limit", op.limit), ("offset", op.offset)):
+            if type(value) is not int or value < 0:
+                raise ValueError(f"{name} is {value!r}; it takes a whole number from 0 up (int).")
     return op
 
 
 def _parts(namespace: Any) -> Namespace:
     if isinstance(namespace, str) or not isinstance(namespace, Sequence):
-        raise TypeError(
-            f"A namespace is {namespace!r}, a {type_name(namespace)}; it takes a tuple of texts."
-        )
+        raise TypeError(f"A namespace is a {type_name(namespace)}; it takes a tuple of texts.")
     for part in namespace:
         if not isinstance(part, str) or not part or "." in part or "\0" in part:
             raise InvalidNamespaceError(
-                f"The namespace {tuple(namespace)!r} has the part {part!r}; a part is text, not "
-                "empty, without periods and zero bytes."
+                f"The namespace {namespace!r} has the part {part!r}; a part is text, not empty, "
+                "without periods and zero bytes."
             )
         check_text("A part of a namespace", part)
     return tuple(namespace)

@@ -2,31 +2,28 @@
 
 import json
 import math
-from collections.abc import Iterable, Mapping, Sequence
+import operator
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from langgraph.store.base import get_text_at_path
+from langgraph.store.base import PutOp, get_text_at_path
 
 from memorystore_chat.arguments import check_count, check_text, type_name
 from memorystore_chat.extras import require
 
-MAX_DEPTH = 100
-"""Deepest nesting of lists and dicts in a value."""
+MAX_DEPTH = 100  # of lists and dicts in a value
+_ORDER = {"$gt": operator.gt, "$gte": operator.ge, "$lt": operator.lt, "$lte": operator.le}
+_OPERATORS = ("$eq", "$ne", *_ORDER)
 
-_OPERATORS = {"$eq", "$ne", "$gt", "$gte", "$lt", "$lte"}
 
-
-def to_json(value: Mapping[str, Any]) -> bytes:
+def to_json(value: Any) -> bytes:
     """A value as JSON that reads back equal.
 
     Raises:
-        TypeError: It is no dict, or has something in it that JSON cannot hold as it is; the
-            message names the place.
+        TypeError: It is no dict, or something in it is not JSON; the message names the place.
         ValueError: A number is not finite, a text not UTF-8, or the nesting too deep.
 
     Example:
-        >>> to_json({"likes": ["green tea"]})
-        b'{"likes":["green tea"]}'
         >>> to_json({"seen": {"on": {1, 2}}})
         Traceback (most recent call last):
         ...
@@ -34,33 +31,27 @@ def to_json(value: Mapping[str, Any]) -> bytes:
     """
     if not isinstance(value, Mapping):
         raise TypeError(f"value is a {type_name(value)}; it takes a dict, or None to delete.")
-    value = dict(value)
-    _refuse(value, "value", MAX_DEPTH)
-    return json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode()
+    _refuse(dict(value), "value", MAX_DEPTH)
+    return json.dumps(dict(value), ensure_ascii=False, separators=(",", ":")).encode()
 
 
-def _refuse(value: object, place: str, depth: int) -> None:
+def _refuse(value: Any, place: str, depth: int) -> None:
     if type(value) is str:
         check_text(place, value)
-    elif type(value) is float:
-        if not math.isfinite(value):
-            raise ValueError(f"{place} is {value}, which JSON cannot hold, so nothing was stored.")
     elif type(value) in (dict, list):
         if depth == 0:
             raise ValueError(f"{place[:60]}... is nested more than {MAX_DEPTH} levels deep.")
-        _refuse_parts(value, place, depth - 1)
-    elif value is not None and type(value) not in (bool, int):
+        for name, part in value.items() if type(value) is dict else enumerate(value):
+            if type(value) is dict:
+                check_text(f"A key of {place}", name)
+            _refuse(part, f"{place}[{name!r}]", depth - 1)
+    elif type(value) is float and not math.isfinite(value):
+        raise ValueError(f"{place} is {value}, which JSON cannot hold, so nothing was stored.")
+    elif value is not None and type(value) not in (bool, int, float):
         raise TypeError(
             f"{place} is a {type_name(value)}, which JSON cannot hold, so nothing was stored. "
             "Make it text, a number, a list or a dict first."
         )
-
-
-def _refuse_parts(value: Any, place: str, depth: int) -> None:
-    for name, part in value.items() if type(value) is dict else enumerate(value):
-        if type(value) is dict:
-            check_text(f"A key of {place}", name)
-        _refuse(part, f"{place}[{name!r}]", depth)
 
 
 def check_filter(wanted: object) -> None:
@@ -69,15 +60,15 @@ def check_filter(wanted: object) -> None:
         raise TypeError(f"filter is a {type_name(wanted)}; it takes a dict, or None.")
     for name, condition in (wanted or {}).items():
         if str(name).startswith("$") and name not in _OPERATORS:
-            raise ValueError(f"The filter has {name!r}; it takes {', '.join(sorted(_OPERATORS))}.")
+            raise ValueError(f"filter has {name!r}; its operators are {', '.join(_OPERATORS)}.")
         if isinstance(condition, dict):
             check_filter(condition)
 
 
 def matches(value: Any, wanted: Any) -> bool:
-    """Whether a value is as a filter wants it: read as LangGraph's InMemoryStore reads filters.
+    """Whether a value is as a filter wants it, read as LangGraph's InMemoryStore reads filters.
 
-    What has no order, such as a missing field, is neither above nor below anything.
+    What has no order with the operand, such as a missing field, is neither above nor below it.
 
     Example:
         >>> matches({"taste": {"tea": 5}}, {"taste": {"tea": {"$gte": 4}}})
@@ -89,88 +80,78 @@ def matches(value: Any, wanted: Any) -> bool:
         return isinstance(value, dict) and all(
             matches(value.get(name), part) for name, part in wanted.items()
         )
-    if isinstance(wanted, list | tuple):
-        return (
-            isinstance(value, list)
-            and len(value) == len(wanted)
-            and all(map(matches, value, wanted))
-        )
+    if isinstance(wanted, list | tuple) and isinstance(value, list):
+        return len(value) == len(wanted) and all(map(matches, value, wanted))
     return bool(value == wanted)
 
 
-def _holds(value: Any, operator: str, operand: Any) -> bool:
-    if operator in ("$eq", "$ne"):
-        return bool((value == operand) == (operator == "$eq"))
+def _holds(value: Any, name: str, operand: Any) -> bool:
+    if name in ("$eq", "$ne"):
+        return bool((value == operand) == (name == "$eq"))
     try:
-        one, other = float(value), float(operand)
-    except (TypeError, ValueError):
+        value, operand = float(value), float(operand)
+    except (TypeError, ValueError, OverflowError):
         if not (isinstance(value, str) and isinstance(operand, str)):
             return False
-        one, other = value, operand  # type: ignore[assignment]
-    above, below = one > other, one < other
-    return {"$gt": above, "$gte": not below, "$lt": below, "$lte": not above}[operator]
+    return bool(_ORDER[name](value, operand))
+
+
+def _check_paths(paths: object) -> None:
+    if not isinstance(paths, list | tuple):
+        raise TypeError(f"The fields of an index are {paths!r}; it takes a list of paths (str).")
 
 
 class Vectors:
-    """Packs the vectors of items, and compares them with those of queries.
+    """Packs the vectors of items, and compares them with that of a query.
 
     Args:
         dims: How many numbers a vector has.
         fields: The paths of the texts that are embedded.
     """
 
-    def __init__(self, dims: int, fields: Sequence[str]) -> None:
+    def __init__(self, dims: Any, fields: Sequence[str]) -> None:
         check_count("index['dims']", dims, "numbers")
-        if isinstance(fields, str) or not all(isinstance(path, str) for path in fields):
-            raise TypeError("index['fields'] takes a list of paths (str), or None.")
-        self.fields = list(fields)
+        _check_paths(fields)
         self._numpy = require("numpy", extra="agents")
-        self._head = b"%d " % dims
-        self._dims = dims
+        self._dims, self._fields, self._head = dims, fields, b"%d " % dims
 
-    def texts(self, value: Mapping[str, Any], paths: Sequence[str] | None) -> list[str]:
-        """The texts of a value at the given paths, or at the index's own."""
-        return [
-            text
-            for path in (self.fields if paths is None else paths)
-            for text in get_text_at_path(dict(value), path)
-        ]
+    def texts(self, op: PutOp) -> list[str]:
+        """The texts of an item that are embedded."""
+        if op.value is None or op.index is False:
+            return []
+        paths = self._fields if op.index is None else op.index
+        _check_paths(paths)
+        return [text for path in paths for text in get_text_at_path(dict(op.value), path)]
 
-    def pack(self, vectors: Iterable[Sequence[float]]) -> bytes:
-        """Vectors as they are stored: float32, 4 bytes a number."""
-        return self._head + b"".join(self._array(vector).tobytes() for vector in vectors)
+    def pack(self, vectors: Sequence[Sequence[float]]) -> bytes:
+        """Vectors as they are stored: how many numbers each has, then float32, 4 bytes a number."""
+        packed = [self._array(vector).tobytes() for vector in vectors]
+        return self._head + b"".join(packed) if packed else b""
 
     def _array(self, vector: Sequence[float]) -> Any:
         array = self._numpy.asarray(vector, dtype="<f4")
         if array.shape != (self._dims,):
-            raise ValueError(
-                f"index['embed'] made a vector of shape {array.shape}; index['dims'] is "
-                f"{self._dims}."
-            )
+            raise ValueError(f"A vector is {array.shape} numbers, and index['dims'] {self._dims}.")
         return array
 
     def rank(
         self, query: Sequence[float], packed: Sequence[bytes]
     ) -> list[tuple[int, float | None]]:
-        """Positions and scores of stored vectors, the nearest first, those without any last.
+        """Positions and cosines of stored vectors, the nearest first, those without any last.
 
-        A score is the cosine; that of an item with several vectors is its highest. Vectors of
-        another number of dimensions count as none.
+        The best of several vectors counts. Those of another number of dimensions count as none.
         """
-        numpy, head = self._numpy, len(self._head)
-        scored = [i for i, each in enumerate(packed) if each[:head] == self._head]
-        rest: list[tuple[int, float | None]] = [
-            (i, None) for i, each in enumerate(packed) if each[:head] != self._head
-        ]
-        if not scored:
-            return rest
-        joined = b"".join(memoryview(packed[i])[head:] for i in scored)
-        matrix = numpy.frombuffer(joined, dtype="<f4").reshape(-1, self._dims)
-        wanted = self._array(query)
-        lengths = numpy.linalg.norm(matrix, axis=1) * numpy.linalg.norm(wanted)
-        lengths[lengths == 0] = numpy.inf
-        counts = [(len(packed[i]) - head) // (4 * self._dims) for i in scored]
-        starts = numpy.cumsum([0, *counts[:-1]])
-        best = numpy.maximum.reduceat(matrix @ wanted / lengths, starts)
-        order = numpy.argsort(-best, kind="stable")
-        return [(scored[i], float(best[i])) for i in order] + rest
+        numpy, head, wanted = self._numpy, len(self._head), self._array(query)
+        scored = [place for place, each in enumerate(packed) if each[:head] == self._head]
+        scores: dict[int, float] = {}
+        if scored:
+            joined = b"".join(memoryview(packed[place])[head:] for place in scored)
+            matrix = numpy.frombuffer(joined, dtype="<f4").reshape(-1, self._dims)
+            lengths = numpy.linalg.norm(matrix, axis=1) * numpy.linalg.norm(wanted)
+            cosines = matrix @ wanted / numpy.where(lengths == 0, numpy.inf, lengths)
+            counts = [(len(packed[place]) - head) // (4 * self._dims) for place in scored]
+            best = numpy.maximum.reduceat(cosines, numpy.cumsum([0, *counts[:-1]]))
+            scores = dict(zip(scored, best.tolist(), strict=True))
+        nearest = sorted(scored, key=scores.__getitem__, reverse=True)
+        rest = [place for place in range(len(packed)) if place not in scores]
+        return [(place, scores.get(place)) for place in [*nearest, *rest]]

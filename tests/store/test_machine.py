@@ -1,0 +1,186 @@
+"""A store beside LangGraph's InMemoryStore: whatever is done to both, they answer the same."""
+
+import hashlib
+from contextlib import ExitStack
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, Phase, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, rule, run_state_machine_as_test
+from langgraph.store.base import GetOp, ListNamespacesOp, MatchCondition, PutOp, SearchOp
+from langgraph.store.memory import InMemoryStore
+from redis.backoff import ConstantBackoff
+from redis.cluster import ClusterNode, RedisCluster
+from redis.retry import Retry
+
+from memorystore_chat.store import MemorystoreStore
+from proxy import Proxy
+from servers import Cluster, Server
+
+RETRY = Retry(ConstantBackoff(0.001), 20)
+PARTS = ("a", "b", "a/b", "{a}", "%2F", "a:b", "#", "茶🍵", "*a", "x" * 1024)
+KEYS = ("k", "", "i:k", "meta", "o:0", "{k}", "k\0k", "k:🍵", "clé", "y" * 1024)
+WORDS = ("green tea", "black tea", "coffee", "nuts", "")
+
+parts = st.sampled_from(PARTS)
+names = st.lists(parts, min_size=1, max_size=3).map(tuple)
+prefixes = st.lists(parts, max_size=2).map(tuple)
+keys = st.sampled_from(KEYS)
+numbers = st.integers(-3, 3)
+scalars = (
+    st.none() | st.booleans() | numbers | st.floats(-3, 3) | st.sampled_from(["5", "tea", "\ue000"])
+)
+values = st.fixed_dictionaries(
+    {"text": st.sampled_from(WORDS), "n": numbers},
+    optional={
+        "nested": st.fixed_dictionaries({"n": numbers}),
+        "list": st.lists(scalars, max_size=2, unique_by=str),
+    },
+)
+compared = st.fixed_dictionaries(
+    {}, optional=dict.fromkeys(("$gt", "$gte", "$lt", "$lte", "$eq", "$ne"), numbers)
+).filter(len)
+filters = st.none() | st.fixed_dictionaries(
+    {},
+    optional={
+        "n": numbers | compared,
+        "text": st.sampled_from(WORDS) | st.fixed_dictionaries({"$ne": st.sampled_from(WORDS)}),
+        "nested": st.fixed_dictionaries({"n": numbers}),
+        "list": st.lists(scalars, max_size=2),
+    },
+)
+gets = st.tuples(names, keys).map(lambda given: GetOp(*given))
+puts = st.tuples(names, keys, values).map(lambda given: PutOp(*given))
+deletions = st.tuples(names, keys).map(lambda given: PutOp(*given, None))
+paths = st.lists(parts | st.just("*"), min_size=1, max_size=3).map(tuple)
+conditions = st.lists(
+    st.tuples(st.sampled_from(["prefix", "suffix"]), paths).map(
+        lambda given: MatchCondition(*given)
+    ),
+    max_size=2,
+)
+
+
+def embed(texts: Any) -> list[list[float]]:
+    """A vector of each text that has no meaning, and no two alike."""
+    return [[byte - 127.5 for byte in hashlib.sha256(text.encode()).digest()[:4]] for text in texts]
+
+
+INDEX: Any = {"dims": 4, "embed": embed, "fields": ["text", "list[*]"]}
+
+
+class Beside(RuleBasedStateMachine):
+    """Every operation on both stores, through links that lose a reply now and then."""
+
+    server: Server | Cluster
+    batches = 0
+
+    @initialize()
+    def begin(self) -> None:
+        nodes = self.server.nodes if isinstance(self.server, Cluster) else [self.server]
+        with self.server.client() as direct:
+            direct.flushall()
+        self.links = ExitStack()
+        self.proxies = {
+            node.port: self.links.enter_context(Proxy(node.host, node.port)) for node in nodes
+        }
+        ports = {port: proxy.port for port, proxy in self.proxies.items()}
+        if isinstance(self.server, Cluster):
+            self.client: Any = RedisCluster(
+                startup_nodes=[ClusterNode(node.host, node.port) for node in nodes],
+                address_remap=lambda address: (address[0], ports.get(address[1], address[1])),
+                protocol=2,
+                retry=RETRY,
+            )
+        else:
+            self.client = self.server.client(port=ports[nodes[0].port], retry=RETRY)
+        self.ours = MemorystoreStore(self.client, index=INDEX)
+        self.model = InMemoryStore(index=INDEX)
+
+    def teardown(self) -> None:
+        if hasattr(self, "client"):
+            self.client.close()
+            self.links.close()
+
+    def both(self, *ops: Any) -> list[tuple[Any, Any]]:
+        type(self).batches += 1
+        ours = self.ours.batch(ops)
+        reads = iter(self.model.batch([op for op in ops if not isinstance(op, PutOp)]))
+        for op in ops:  # one by one: it cannot embed a text twice in a batch, nor forget vectors
+            if isinstance(op, PutOp):
+                self.model._vectors[op.namespace].pop(op.key, None)
+                self.model.batch([op])
+        theirs = [None if isinstance(op, PutOp) else next(reads) for op in ops]
+        return list(zip(ours, theirs, strict=True))
+
+    @rule()
+    def lose_a_reply(self) -> None:
+        for proxy in self.proxies.values():
+            proxy.lose_reply_to = b"store:"
+
+    @rule(ops=st.lists(puts | deletions, min_size=1, max_size=4))
+    def write(self, ops: list[PutOp]) -> None:
+        assert all(pair == (None, None) for pair in self.both(*ops))
+
+    @rule(ops=st.lists(gets, min_size=1, max_size=4), put=puts)
+    def read_and_write(self, ops: list[GetOp], put: PutOp) -> None:
+        for ours, theirs in self.both(*ops, put, GetOp(put.namespace, put.key)):
+            assert plain(ours) == plain(theirs)
+
+    @rule(prefix=prefixes, wanted=filters, limit=st.integers(0, 4), offset=st.integers(0, 3))
+    def search(self, prefix: Any, wanted: Any, limit: int, offset: int) -> None:
+        op = SearchOp(prefix, wanted, limit, offset)
+        [(ours, _)] = self.both(op)
+        # InMemoryStore has the namespaces in the order in which they came; ours are sorted.
+        everything = self.model.search(op.namespace_prefix, filter=op.filter, limit=10**6)
+        ordered = sorted(everything, key=lambda item: item.namespace)
+        assert list(map(plain, ours)) == list(map(plain, ordered[op.offset :][: op.limit]))
+
+    @rule(
+        prefix=prefixes, wanted=filters, query=st.sampled_from(WORDS[:-1]), limit=st.integers(0, 5)
+    )
+    def search_by_meaning(self, prefix: Any, wanted: Any, query: str, limit: int) -> None:
+        [(ours, theirs)] = self.both(SearchOp(prefix, wanted, limit, 0, query))
+        assert [one.score and round(one.score, 4) for one in ours] == [
+            one.score and round(one.score, 4) for one in theirs
+        ]
+        every = self.model.search(prefix, filter=wanted, limit=10**6)
+        assert {plain(item)[:2] for item in ours} <= {plain(item)[:2] for item in every}
+        best = self.ours.search(prefix, filter=wanted, limit=10**6, query=query)
+        assert list(map(plain, best[:limit])) == list(map(plain, ours))
+
+    @rule(
+        wanted=conditions,
+        depth=st.none() | st.integers(1, 3),
+        limit=st.integers(0, 5),
+        offset=st.integers(0, 2),
+    )
+    def list_namespaces(self, wanted: Any, depth: int | None, limit: int, offset: int) -> None:
+        op = ListNamespacesOp(tuple(wanted), depth, limit, offset)
+        every = op._replace(limit=10**6, offset=0, max_depth=None)
+        # InMemoryStore lists what is empty as well.
+        full = [name for name in self.model.batch([every])[0] if self.model._data[name]]
+        cut = sorted({name[:depth] for name in full})
+        assert self.both(op)[0][0] == cut[offset:][:limit]
+
+
+def plain(item: Any) -> Any:
+    return item and (item.namespace, item.key, item.value)
+
+
+@pytest.mark.parametrize("place", ["valkey_server", "redis_server", "valkey_cluster"])
+def test_like_langgraphs_own(place: str, request: pytest.FixtureRequest) -> None:
+    """Hundreds of steps are answered as InMemoryStore does, also if replies are lost."""
+    machine: Any = type("Machine", (Beside,), {"server": request.getfixturevalue(place)})
+    steps = settings(
+        max_examples=25,
+        stateful_step_count=25,
+        deadline=None,
+        derandomize=True,
+        database=None,
+        phases=[Phase.generate],
+        suppress_health_check=list(HealthCheck),
+    )
+    run_state_machine_as_test(machine, settings=steps)
+    assert machine.batches > 300
