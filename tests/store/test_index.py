@@ -146,7 +146,7 @@ def test_costs_do_not_depend_on_what_is_stored(
     ):
         store = MemorystoreStore(client, key_prefix=key_prefix, ttl={"default_ttl": 5})
         user: Any = names[3]
-            both: list[Any] = [PutOp(names[1], "k", {}), GetOp(names[1], "0")]
+        both: list[Any] = [PutOp(names[1], "k", {}), GetOp(names[1], "0")]
         asked: dict[str, Any] = {
             "get": lambda: store.get(user, "1"),
             "put": lambda: store.put(user, "1", {"n": 7}),
@@ -164,9 +164,7 @@ def test_costs_do_not_depend_on_what_is_stored(
             assert proxy.round_trips == 1, name
         proxy.reset()
         assert len(store.search(("users",), limit=5)) == 5
-        assert proxy.round_trips <= 3 + (
-            namespaces > ROOM
-        )  # a node that is full has some below
+        assert proxy.round_trips <= 3 + (namespaces > ROOM)  # a node that is full has some below
     with valkey_server.client() as direct:
         assert direct.slowlog_get() == []
 

@@ -56,7 +56,7 @@ deletions = st.tuples(names, keys).map(lambda given: PutOp(*given, None))
 paths = st.lists(parts | st.just("*"), min_size=1, max_size=3).map(tuple)
 conditions = st.lists(
     st.tuples(st.sampled_from(["prefix", "suffix"]), paths).map(
-        lambda given: MatchCondition(*given)
+        lambda given: MatchCondition(*given)  # type: ignore[arg-type]
     ),
     max_size=2,
 )
@@ -96,7 +96,7 @@ class Beside(RuleBasedStateMachine):
         else:
             self.client = self.server.client(port=ports[nodes[0].port], retry=RETRY)
         self.ours = MemorystoreStore(self.client, index=INDEX)
-        self.model = InMemoryStore(index=INDEX)
+        self.model: Any = InMemoryStore(index=INDEX)
 
     def teardown(self) -> None:
         if hasattr(self, "client"):
