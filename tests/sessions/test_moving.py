@@ -21,7 +21,7 @@ from interference import InterferingRedis
 from memorystore_chat import MemorystoreChatError, MemorystoreChatMessageHistory, sessions
 from memorystore_chat.sessions import archive
 from proxy import Proxy
-from servers import Cluster, Server
+from servers import Server
 from stored import elements, exported, fill, stored
 
 ODD = [
@@ -348,25 +348,6 @@ def test_without_a_right_nothing_is_written(server: Server, key_prefix: str, rig
         ):
             sessions.load(limited, file)
         assert not client.exists(f"{key_prefix}a")
-
-
-def test_from_a_cluster_to_a_server_and_back(
-    valkey_cluster: Cluster, server: Server, key_prefix: str
-) -> None:
-    with server.client() as client, valkey_cluster.client(decode_responses=True) as cluster:
-        for number in range(40):
-            fill(cluster, f"{key_prefix}{number}", number + 1)
-        file = exported(cluster, key_prefix)
-        assert sessions.load(client, file).sessions == 40
-        again = exported(client, key_prefix)
-        assert sorted(again.getvalue().splitlines()[1:-1]) == sorted(
-            file.getvalue().splitlines()[1:-1]
-        )
-        assert sessions.load(cluster, again).existing == 40
-        sessions.delete(cluster, key_prefix=key_prefix, dry_run=False)
-        again.seek(0)
-        assert sessions.load(cluster, again).messages == 820
-        sessions.delete(cluster, key_prefix=key_prefix, dry_run=False)
 
 
 def community(client: Any, key: str, messages: list[Any]) -> None:

@@ -9,7 +9,6 @@ from langchain_core.messages import HumanMessage
 
 from memorystore_chat import MemorystoreChatMessageHistory, sessions
 from memorystore_tutorial import sessions_table, tables
-from servers import Cluster
 from stored import UNTIMED, element
 
 
@@ -44,32 +43,6 @@ def test_the_table_keeps_only_the_newest(client: redis.Redis, key_prefix: str) -
     shown = sessions_table(client, key_prefix=key_prefix, limit=3)
     assert [session.id for session in shown] == ["00", "01", "02"]
     assert str(shown).startswith("The 3 used last of 30 sessions\n")
-
-
-def test_the_table_of_nothing_says_so(client: redis.Redis, key_prefix: str) -> None:
-    shown = sessions_table(client, key_prefix=key_prefix)
-    assert list(shown) == []
-    assert str(shown) == "No sessions."
-
-
-def test_the_table_escapes_ids(client: redis.Redis, key_prefix: str) -> None:
-    """A session id is text that somebody else may have chosen."""
-    name = "<script>alert(1)</script>\u202e"
-    client.rpush(f"{key_prefix}{name}", element())
-    html = sessions_table(client, key_prefix=key_prefix)._repr_html_()
-    assert "&lt;script&gt;alert(1)&lt;/script&gt;[U+202E]" in html
-    assert "<script" not in html
-
-
-def test_the_table_has_the_sessions_of_all_nodes(valkey_cluster: Cluster, key_prefix: str) -> None:
-    with valkey_cluster.client() as client:
-        for number in range(20):
-            MemorystoreChatMessageHistory(client, str(number), key_prefix=key_prefix).add_messages(
-                [HumanMessage("hi")]
-            )
-        shown = sessions_table(client, key_prefix=key_prefix)
-        assert {session.id for session in shown} == set(map(str, range(20)))
-        assert len({client.get_node_from_key(session.key).port for session in shown}) == 3
 
 
 @pytest.mark.parametrize(

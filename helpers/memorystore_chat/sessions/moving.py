@@ -231,10 +231,10 @@ def _opened_for_reading(file: File) -> Iterator[BinaryFile]:
     if isinstance(file, str | os.PathLike):
         with Path(file).open("rb") as opened:
             yield opened
-        return
-    if not hasattr(file, "seekable") or hasattr(file, "encoding") or not file.seekable():
+    elif hasattr(file, "seekable") and not hasattr(file, "encoding") and file.seekable():
+        yield file
+    else:
         raise TypeError(
             "file takes a path, or a file opened for reading with mode 'rb' that can be rewound: "
             "it is read twice, to check it before anything is loaded."
         )
-    yield file

@@ -141,7 +141,7 @@ def _primaries(client: Client, doing: str) -> set[tuple[Any, ...]]:
         raise _incomplete(
             doing,
             f"{number:,} of a cluster's 16,384 hash slots are here. Pass a "
-            "redis.cluster.RedisCluster, which connect() returns",
+            "redis.cluster.RedisCluster of the whole cluster, as connect() returns it",
         )
     return found
 
