@@ -1,18 +1,32 @@
-"""Sessions taken over into a checkpointer's thread, and threads read out."""
+"""Threads of a checkpointer, many at once; sessions taken over into threads, and read out."""
 
+import io
+import json
+from datetime import timedelta
 from typing import Any
 
 import pytest
-import redis
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from langchain.agents import create_agent
 from langchain_core.messages import AIMessage, HumanMessage, ToolMessage
+from langchain_core.runnables import RunnableConfig
 from langgraph.checkpoint.base import BaseCheckpointSaver
 from langgraph.checkpoint.memory import InMemorySaver
+from langgraph.graph import START, MessagesState, StateGraph
+from langgraph.types import interrupt
 
-from memorystore_chat import MemorystoreChatMessageHistory
+import servers
+from memorystore_chat import (
+    CorruptHistoryError,
+    MemorystoreChatError,
+    MemorystoreChatMessageHistory,
+)
 from memorystore_chat.checkpoint import MemorystoreSaver
+from memorystore_chat.sessions import threads
 from memorystore_chat.sessions.threads import messages_of, take_over
 from memorystore_tutorial import DemoChatModel
+from stored import UNTIMED, elements
 
 CONFIG: Any = {"configurable": {"thread_id": "t"}}
 TALK = [
@@ -25,17 +39,20 @@ TALK = [
 ]
 
 
-@pytest.fixture(params=["MemorystoreSaver", "InMemorySaver"])
-def saver(
-    request: pytest.FixtureRequest, client: redis.Redis, key_prefix: str
-) -> BaseCheckpointSaver[Any]:
-    if request.param == "InMemorySaver":
-        return InMemorySaver()
+@pytest.fixture
+def stored_saver(client: Any, key_prefix: str) -> MemorystoreSaver:
     return MemorystoreSaver(client, key_prefix=key_prefix)
 
 
+@pytest.fixture(params=["MemorystoreSaver", "InMemorySaver"])
+def saver(
+    request: pytest.FixtureRequest, stored_saver: MemorystoreSaver
+) -> BaseCheckpointSaver[Any]:
+    return InMemorySaver() if request.param == "InMemorySaver" else stored_saver
+
+
 @pytest.fixture
-def history(client: redis.Redis, key_prefix: str) -> MemorystoreChatMessageHistory:
+def history(client: Any, key_prefix: str) -> MemorystoreChatMessageHistory:
     made = MemorystoreChatMessageHistory(client, "s", key_prefix=key_prefix)
     made.add_messages(TALK)
     return made
@@ -43,6 +60,109 @@ def history(client: redis.Redis, key_prefix: str) -> MemorystoreChatMessageHisto
 
 def told(messages: Any) -> list[Any]:
     return [message.model_dump(exclude={"id"}) for message in messages]
+
+
+def talk(saver: BaseCheckpointSaver[Any], *names: str) -> None:
+    """Let each thread have a turn; "lee" waits for a person in it."""
+
+    def answer(state: MessagesState, config: RunnableConfig) -> Any:
+        if config["configurable"]["thread_id"] == "lee":
+            interrupt("May I?")
+        return {"messages": [AIMessage("Hi, Łee 😀")]}
+
+    builder = StateGraph(MessagesState)
+    builder.add_node("answer", answer)
+    builder.add_edge(START, "answer")
+    graph: Any = builder.compile(checkpointer=saver)
+    for name in names:
+        graph.invoke({"messages": [("user", "Hello")]}, {"configurable": {"thread_id": name}})
+
+
+def names(saver: MemorystoreSaver) -> list[str]:
+    return [thread.thread_id for thread in threads.scan(saver)]
+
+
+def test_scan_says_what_a_thread_is(stored_saver: MemorystoreSaver) -> None:
+    """Time, size, number of checkpoints, and whether it waits for a person."""
+    talk(stored_saver, "ada", "lee")
+    ada, lee = threads.scan(stored_saver)
+    assert (ada.thread_id, ada.is_waiting, lee.thread_id, lee.is_waiting) == (
+        "ada", False, "lee", True,
+    )  # fmt: skip
+    assert (ada.checkpoints, lee.checkpoints) == (3, 2)
+    assert ada.ttl is None
+    assert ada.size is None or ada.size > 500
+    assert ada.updated < lee.updated
+
+
+def test_delete_and_expire(stored_saver: MemorystoreSaver) -> None:
+    """By default they only count; unknown ids are reported; none is not all."""
+    talk(stored_saver, "ada", "lee", "eve")
+    dry = threads.delete(stored_saver, all_threads=True)
+    assert (dry.dry_run, dry.sessions, dry.messages) == (True, 3, 8)
+    assert "3 threads (8 checkpoints" in repr(dry)
+    assert threads.delete(stored_saver, [], dry_run=False).sessions == 0
+    threads.expire(stored_saver, ["eve"], ttl=100)
+    assert threads.scan(stored_saver)[1].ttl is None
+    for ttl in (100, None):
+        report = threads.expire(stored_saver, ["eve", "nobody"], ttl=ttl, dry_run=False)
+        assert (report.sessions, report.missing) == (1, 1)
+        left = {thread.thread_id: thread.ttl for thread in threads.scan(stored_saver)}
+        assert left == {"ada": None, "eve": ttl and pytest.approx(ttl, abs=2), "lee": None}
+    report = threads.delete(stored_saver, iter(["ada", "ada", "eve"]), dry_run=False)
+    assert (report.sessions, report.messages, report.missing) == (2, 6, 0)
+    assert names(stored_saver) == ["lee"]
+
+
+def test_delete_by_age(stored_saver: MemorystoreSaver, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A thread that goes on between the look and its turn is kept."""
+    talk(stored_saver, "ada", "eve")
+    hour = timedelta(hours=1)
+    assert threads.delete(stored_saver, all_threads=True, idle_for=hour).sessions == 0
+    look = threads.scan
+
+    def look_and_go_on(saver: MemorystoreSaver) -> Any:
+        found = look(saver)
+        talk(saver, "eve")
+        return found
+
+    monkeypatch.setattr(threads, "scan", look_and_go_on)
+    report = threads.delete(stored_saver, all_threads=True, idle_for=1e-6, dry_run=False)
+    assert (report.sessions, report.changed) == (1, 1)
+    assert [thread.thread_id for thread in look(stored_saver)] == ["eve"]
+
+
+def test_export(stored_saver: MemorystoreSaver) -> None:
+    """A message a line, for those who don't know LangGraph."""
+    talk(stored_saver, "ada", "lee")
+    file = io.BytesIO()
+    report = threads.export(stored_saver, file, ids=["ada", "nobody"])
+    assert (report.sessions, report.messages, report.missing) == (1, 2, 1)
+    lines = [json.loads(line) for line in file.getvalue().splitlines()]
+    assert [(line["thread_id"], line["type"], line["data"]["content"]) for line in lines] == [
+        ("ada", "human", "Hello"), ("ada", "ai", "Hi, Łee 😀"),
+    ]  # fmt: skip
+    assert threads.export(stored_saver, io.BytesIO()).messages == 3
+
+
+@pytest.mark.parametrize(
+    ("error", "options"),
+    [
+        (ValueError, {}), (ValueError, {"idle_for": 60}), (TypeError, {"ids": "ada"}),
+        (TypeError, {"ids": [1]}), (TypeError, {"all_threads": 1}),
+        (TypeError, {"ids": [], "dry_run": None}), (ValueError, {"ids": [], "idle_for": 0}),
+        (TypeError, {"ids": [], "saver": InMemorySaver()}),
+    ],
+)  # fmt: skip
+def test_bad_options_are_refused(error: type[Exception], options: dict[str, Any]) -> None:
+    with servers.valkey() as server, server.client() as client:
+        given: dict[str, Any] = {"saver": MemorystoreSaver(client), **options}
+        with pytest.raises(error):
+            threads.delete(**given)
+        with pytest.raises(error):
+            threads.expire(ttl=1, **given)
+    with pytest.raises(ValueError, match="ttl"):
+        threads.expire(given["saver"], [], ttl=0)
 
 
 def test_an_agent_goes_on(
@@ -68,30 +188,85 @@ def test_twice_is_once(
     assert told(messages_of(saver, "t")) == told([*TALK, HumanMessage("My name is Ada.")])
 
 
-def test_read_out(saver: BaseCheckpointSaver[Any], client: redis.Redis, key_prefix: str) -> None:
+LIMITS: list[dict[str, int]] = [{}, {"window": 4}, {"max_messages": 4}]
+
+
+@pytest.mark.parametrize("limits", LIMITS, ids=str)
+def test_equal_texts_are_each_taken_over(
+    valkey_server: servers.Server, key_prefix: str, limits: Any
+) -> None:
+    """Whatever is cut off: no message is dropped for one that says the same (issue 18)."""
+
+    @settings(max_examples=15, deadline=None, database=None)
+    @given(st.lists(st.integers(1, 2), min_size=2, max_size=5))
+    def check(turns: list[int]) -> None:
+        saver = InMemorySaver()
+        history = MemorystoreChatMessageHistory(client, "s", key_prefix=key_prefix, **limits)
+        history.clear()
+        said: list[Any] = []
+        for number in turns:
+            turn = [HumanMessage("Next, please"), AIMessage("ok")] * number
+            history.add_messages(turn)
+            said += turn
+            take_over(history, saver, "t")
+        assert told(messages_of(saver, "t")) == told(said)
+
+    with valkey_server.client() as client:
+        check()
+
+
+def test_inside_a_tool_call(saver: BaseCheckpointSaver[Any], client: Any, key_prefix: str) -> None:
+    """One result a call: what stood in for it gives way, also if the window begins behind it."""
+    for id_ in (None, "own"):
+        history = MemorystoreChatMessageHistory(client, f"s{id_}", key_prefix=key_prefix, window=2)
+        history.add_messages([HumanMessage("q"), TALK[3]])
+        take_over(history, saver, f"t{id_}")
+        assert [m.type for m in messages_of(saver, f"t{id_}")] == ["human", "ai", "tool"]
+        for late in (ToolMessage("42", tool_call_id="1", id=id_), AIMessage("It is 42.")):
+            history.add_messages([late])
+            for _ in range(2):
+                take_over(history, saver, f"t{id_}")
+        got = [(m.type, m.text) for m in messages_of(saver, f"t{id_}")]
+        assert got == [("human", "q"), ("ai", ""), ("tool", "42"), ("ai", "It is 42.")]
+
+
+def test_messages_without_and_with_equal_ids(client: Any, key_prefix: str) -> None:
+    """Those of other libraries have no append; an id that is there twice is one of two messages."""
+    history = MemorystoreChatMessageHistory(client, "s", key_prefix=key_prefix)
+    saver = InMemorySaver()
+    client.rpush(history.key, UNTIMED, UNTIMED, *elements(1))
+    take_over(history, saver, "t")
+    client.rpush(history.key, UNTIMED)
+    history.add_messages([AIMessage("a", id="x"), AIMessage("b", id="x")])
+    for _ in range(2):
+        take_over(history, saver, "t")
+    assert [m.text for m in messages_of(saver, "t")] == ["hi", "hi", "message 0", "hi", "a", "b"]
+
+
+def test_read_out(saver: BaseCheckpointSaver[Any], client: Any, key_prefix: str) -> None:
     agent = create_agent(DemoChatModel(), checkpointer=saver)
     said = agent.invoke({"messages": [HumanMessage("My name is Ada.")]}, CONFIG)["messages"]
     assert messages_of(saver, "t") == said
     history = MemorystoreChatMessageHistory(client, "new", key_prefix=key_prefix)
+    assert take_over(history, saver, "nothing") == 0
+    assert messages_of(saver, "nothing") == []
     history.add_messages(messages_of(saver, "t"))
     assert history.messages == said
-    assert messages_of(saver, "no such thread") == []
 
 
-def test_an_empty_session(
-    saver: BaseCheckpointSaver[Any], client: redis.Redis, key_prefix: str
-) -> None:
-    nothing = MemorystoreChatMessageHistory(client, "nothing", key_prefix=key_prefix)
-    assert take_over(nothing, saver, "t") == 0
-    assert saver.get_tuple(CONFIG) is None
-
-
-def test_other_things_are_refused(
-    saver: BaseCheckpointSaver[Any], history: MemorystoreChatMessageHistory
-) -> None:
-    with pytest.raises(TypeError, match="takes a MemorystoreChatMessageHistory"):
-        take_over([], saver, "t")  # type: ignore[arg-type]
-    with pytest.raises(TypeError, match="takes a checkpointer"):
+def test_other_things_are_refused(history: MemorystoreChatMessageHistory) -> None:
+    with pytest.raises(TypeError, match="history"):
+        take_over([], InMemorySaver(), "t")  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="saver"):
         take_over(history, history, "t")  # type: ignore[arg-type]
-    with pytest.raises((TypeError, ValueError), match="thread_id"):
-        messages_of(saver, 7)  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="thread_id"):
+        messages_of(InMemorySaver(), 7)  # type: ignore[arg-type]
+    client: Any = history.client
+    client.unlink(history.key)
+    client.rpush(history.key, "{broken")
+    with pytest.raises(CorruptHistoryError):
+        take_over(history, InMemorySaver(), "t")
+    client.unlink(history.key)
+    client.set(history.key, "x")
+    with pytest.raises(MemorystoreChatError, match="WRONGTYPE"):
+        take_over(history, InMemorySaver(), "t")
