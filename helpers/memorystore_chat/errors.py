@@ -157,9 +157,10 @@ def explaining(doing: str) -> Iterator[None]:
 
 def _unanswered(doing: str, error: Exception) -> MemorystoreChatError:
     """The error for a server that did not answer, or with the news that it is no primary."""
-    cause, text = error.__cause__, _text(error)
-    if isinstance(cause, ResponseError) and _refusal(cause)[1]:
-        return _refused(doing, cause)
+    text = _text(error)
+    for answer in (error, error.__cause__):
+        if isinstance(answer, ResponseError) and _refusal(answer)[1]:
+            return _refused(doing, answer)
     if isinstance(error, MaxConnectionsError) or text == "No connection available":
         return ConnectError(f"No connection was free for {doing}: {text}. {_EXHAUSTED}")
     hint = _CONNECTION
