@@ -4,40 +4,7 @@ import math
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-import redis
-import redis.asyncio
-from redis.asyncio.client import Pipeline as AsyncPipeline
-from redis.asyncio.cluster import ClusterPipeline as AsyncClusterPipeline
-from redis.asyncio.cluster import RedisCluster as AsyncRedisCluster
-from redis.client import Pipeline
-from redis.cluster import ClusterPipeline, RedisCluster
-
 _MOST = 10**12  # seconds or messages; Redis adds 1000 * ttl to a 64-bit clock
-
-
-def check_client(client: object) -> None:
-    """Raise a TypeError unless a value is a synchronous client that acts at once."""
-    # A pipeline is a client by inheritance, but only collects what it is asked to do.
-    if not isinstance(client, redis.Redis | RedisCluster) or isinstance(
-        client, Pipeline | ClusterPipeline
-    ):
-        raise TypeError(
-            f"client is a {type_name(client)}; it takes a redis.Redis or "
-            "redis.cluster.RedisCluster, such as connect() returns. (A history takes an asyncio "
-            "client as async_client=, beside it.)"
-        )
-
-
-def check_async_client(client: object) -> None:
-    """Raise a TypeError if a value is neither None nor an asyncio client that acts at once."""
-    if client is not None and (
-        not isinstance(client, redis.asyncio.Redis | AsyncRedisCluster)
-        or isinstance(client, AsyncPipeline | AsyncClusterPipeline)
-    ):
-        raise TypeError(
-            f"async_client is a {type_name(client)}; it takes a redis.asyncio.Redis or "
-            "redis.asyncio.RedisCluster, such as connect_async() returns."
-        )
 
 
 def check_text(name: str, value: object) -> None:
