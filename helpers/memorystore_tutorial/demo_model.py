@@ -46,7 +46,9 @@ FALLBACKS = (
 )
 
 # What the guest says about himself, clause by clause: "my ... is ...", "I like ...", a name.
-_CLAUSE = re.compile(r"(?i)(?<=[.!?;])\s+|\n|[,:]?\s+(?:(?:and|but)\s+)?(?=(?:i|my|i'm|i've)\s)")
+_CLAUSE = re.compile(
+    r"(?i)(?<=[.!?;])\s+|\n|(?:[,:]\s+|(?=\s+(?:and|but)))\s*(?:(?:and|but)\s+)?(?=(?:i|my)\s)"
+)
 _LEAD = re.compile(
     r"(?i)(?:(?:hi|hello|hey|oh|well|so|ok|yes|please|also|and|but|actually|by the way)\b[\s,!:]*)*"
     r"((?:remember|note|keep in mind|don't forget)\b(?: that)?:?\s*)?"
@@ -100,7 +102,7 @@ _TALK = {
     r"привет|здравствуй": "Здравствуйте{name}! Чем могу помочь?", r"спасибо": "Пожалуйста{name}.",
     r"你好|您好": "你好{name}!请问需要什么?", r"谢谢": "不客气{name}。",
     r"こんにちは|こんばんは": "こんにちは{name}。", r"ありがとう": "どういたしまして{name}。",
-    r"\bthank|\bthx\b|\bcheers\b": "You are welcome{name}.",
+    r"^(?!no\b).*(?:\bthank|\bthx\b|\bcheers\b)": "You are welcome{name}.",
     r"\b(?:bye|goodbye|see you|good night)\b": "Goodbye{name}. I will be here when you return.",
     r"\bsorry\b": "No problem{name}.",
     rf"\bi am (?:so |very |a bit |really )?{_TIRED}":
@@ -113,7 +115,7 @@ _TALK = {
         "Thank you{name}, I do my best.",
     r"\bgood (?:morning|afternoon|evening)\b": "{greeting}{name}.",
     r"\b(?:hello|hi|hey|greetings)\b": "Hello{name}.",
-    r"^(?:cool|nice|wow|awesome|perfect|lol|haha|ok|okay|yes|no|sure)\b[\s!.]*$":
+    r"^(?:cool|nice|wow|awesome|perfect|haha|ok|okay|yes|no|sure)\b(?:,? (?:please|thank.*))?[\s!.]*$":
         "All right{name}. What else can I do for you?",
 }  # fmt: skip
 _WHO = (
@@ -146,7 +148,7 @@ _REQUEST = re.compile(
     r"(?i)^\W*(?:call|check|find|get|give|look|please|run|search|show|tell|use|i want|i need"
     r"|i would like|i'd like)\b"
 )
-_WHICH = re.compile(r"Which ([\w ]+) do you mean\?")
+_WHICH = re.compile(r"(?:Which|How many) ([\w ]+) do you mean\?")
 _NEVER_MIND = re.compile(
     r"(?i)\W*(?:never ?mind|forget (?:it|about it)|no(?:thing|ne)?|stop|leave it|skip it)"
     r"\b[\w\s,]{0,12}[.!]?$"
@@ -317,6 +319,10 @@ class _Talk:
             if able := [tool for tool in tools if tool.is_asked_for_in(clause)]:
                 best = max(able, key=lambda tool: tool.match(clause))
                 wanted.append((best, best.arguments(clause)))
+        if not wanted and (more := re.match(r"(?i)(?:and|(?:what|how) about)\b", text)):
+            called = [call for m in self.messages for call in getattr(m, "tool_calls", ())][-1:]
+            again = [tool for tool in tools if called and tool.name == called[0]["name"]]
+            wanted = [(tool, tool.arguments(text[more.end() :])) for tool in again]
         if wanted:
             return self._use(wanted)
         return reply or self._small_talk(_spelled(text).lower(), _facts([text])) or self._fallback()
@@ -357,8 +363,9 @@ class _Talk:
             text,
         ):
             known = [(key, fact) for key, fact in facts if {*_stems(key)} <= {*_stems(text)}]
+            about = "" if re.match("name|favorite", asked[1]) else "about "
             yours = _sentence(max(known, key=lambda each: len(each[0]))[1]) if known else ""
-            return yours or f"You have not told me your {asked[1]} yet.", bool(yours)
+            return yours or f"You have not told me {about}your {asked[1]} yet.", bool(yours)
         if re.search(r"\b(?:recommend|suggest|should i|any (?:tips?|ideas?))\b", text):
             likes = [f for _, f in facts if re.match("you (?:like|love|prefer|enjoy)|your fav", f)]
             more = f"{_sentence(likes[-1])} I would start there." if likes else ""
@@ -455,9 +462,12 @@ class _Talk:
         """Call tools, or ask back once for an argument that is missing."""
         for tool, arguments in calls:
             for key in tool.required:
+                if self.name and key in ("guest", "guest_name", "name"):
+                    arguments.setdefault(key, self.name[2:])
                 if key not in arguments:
                     what = key.replace("_", " ")
-                    question = f"Which {what} do you mean?"
+                    many = _kind(tool.properties[key]) == "integer" and re.search("s$|people", what)
+                    question = f"{'How many' if many else 'Which'} {what} do you mean?"
                     again = f"Let us leave that. Ask me again, and name the {what}."
                     return again if question == self.last else question
         return self._calls(calls)
@@ -551,7 +561,9 @@ def _facts(texts: Iterable[str], *, others: bool = False) -> dict[str, str]:
             one = verb in ("live", "work", "born", "from", "come") or verb.isdigit()
             facts[verb if one else f"{verb} {i[2].lower()}"] = _you(said)
         elif others or (
-            lead and lead[1] and not re.match(r"(?i)(?:my|what|when|where|who|me)\b", said)
+            lead
+            and lead[1]
+            and not re.match(r"(?i)(?:my|what|when|where|who|me)\b(?: \w+){0,2}$", said)
         ):
             facts[said.lower()] = _you(re.sub(r"^to ", "I want to ", said))
     return facts
@@ -602,7 +614,10 @@ _PHRASE = re.compile(r"(?i)\b(?:in|at|for|near|of|about|from|to|on|named|called)
 _SUBJECT = re.compile(
     r"(?i)\b(?:do|does|did|is|are|will|can)\s+(?:the\s+|an?\s+)?([\w' -]+?)\s+(\w+)\s*[?.!]*\s*$"
 )
-_FILLER = re.compile(r"(?i),?\s+(?:for\s+)?(?:today|tonight|tomorrow|(?:right )?now|please)\b")
+_FILLER = re.compile(
+    r"(?i),?\s+(?:for\s+)?(?:today|tonight|tomorrow|now|please)\b"
+    r"|\s+(?:on\s+)?(?:mon|tues|wednes|thurs|fri|satur|sun)days?\b"
+)
 _VALUE = (
     r"""("[^"]+"|\u201c[^\u201d]+\u201d|'[^']+'|.+?)"""
     r"""(?=\s+and\s|\s+with\s|[,)]|[.?!]*\s*$|[.?!]\s)"""
@@ -675,6 +690,7 @@ class _Tool:
         for key, schema in self.properties.items():
             kind, value = _kind(schema), _named_value(key, schema, text)
             pool = {"integer": numbers, "number": numbers, "string": strings}.get(kind)
+            pool = numbers if numbers and key in ("number", "id") else pool
             if value is None and "enum" in schema:
                 said = [each for each in schema["enum"] if {*_stems(str(each))} <= {*_stems(text)}]
                 value = next(iter(said), schema["enum"][0] if invent else None)
@@ -700,6 +716,9 @@ class _Tool:
         # "in San Francisco, CA" is one value only where no other argument can follow.
         if len(self.properties) > 1:
             value = re.split(r",|\s(?:and|with)\s", value)[0]
+        if not phrase and len(words := re.findall(r"[\w'-]+", text)) < 5:  # "museum hours?"
+            other = known | _GENERIC | _LITTLE
+            value = " ".join(word for word in words if not other.issuperset(_stems(word)))
         return [value] if value and not _QUESTION.search(value) and len(value.split()) < 7 else []
 
 
