@@ -115,7 +115,7 @@ _TALK = {
         "Thank you{name}, I do my best.",
     r"\bgood (?:morning|afternoon|evening)\b": "{greeting}{name}.",
     r"\b(?:hello|hi|hey|greetings)\b": "Hello{name}.",
-    r"^(?:cool|nice|wow|awesome|perfect|haha|ok|okay|yes|no|sure)\b(?:,? (?:please|thank.*))?[\s!.]*$":
+    r"^(?:cool|nice|wow|awesome|haha|ok|okay|yes|no|sure)\b(?:,? (?:please|thank.*))?[\s!.]*$":
         "All right{name}. What else can I do for you?",
 }  # fmt: skip
 _WHO = (
@@ -363,9 +363,9 @@ class _Talk:
             text,
         ):
             known = [(key, fact) for key, fact in facts if {*_stems(key)} <= {*_stems(text)}]
-            about = "" if re.match("name|favorite", asked[1]) else "about "
+            what = "" if re.match("name|favorite", asked[1]) else "about "
             yours = _sentence(max(known, key=lambda each: len(each[0]))[1]) if known else ""
-            return yours or f"You have not told me {about}your {asked[1]} yet.", bool(yours)
+            return yours or f"You have not told me {what}your {asked[1]} yet.", bool(yours)
         if re.search(r"\b(?:recommend|suggest|should i|any (?:tips?|ideas?))\b", text):
             likes = [f for _, f in facts if re.match("you (?:like|love|prefer|enjoy)|your fav", f)]
             more = f"{_sentence(likes[-1])} I would start there." if likes else ""
