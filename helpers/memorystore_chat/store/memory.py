@@ -43,9 +43,11 @@ class MemorystoreStore(BaseStore):
       lists and dicts. Anything else is refused before anything is written. Reading makes no
       objects.
     - **Order**: a search without a query finds the oldest item of a namespace first, and
-      namespaces by name. What the limit doesn't need is not fetched, unless a filter has to see it.
+      namespaces by name. No item is fetched that the limit doesn't need, unless a filter has to
+      see it; but a search of a prefix reads the names of all namespaces below it.
     - **Time to live** is in minutes. An item that has expired is never returned, and the next
-      write to its namespace removes it. A namespace where all items expire goes by itself.
+      write to its namespace removes it. A namespace where all items expire goes by itself. The
+      name of one that was emptied stays in the index until a search meets it an hour later.
     - **Search by meaning** (``index``) compares vectors in this process: all those under the prefix
       are fetched, 4 bytes a number. That is right for the memories of a user, some thousands.
       Beyond that use a vector index, such as Memorystore for Valkey's own.
@@ -131,27 +133,22 @@ class MemorystoreStore(BaseStore):
         return await self._sender.arun("using the store", self._batch(asked))
 
     def _batch(self, asked: "_Asked") -> Steps[list[Result]]:
-        reads: list[Steps[Any]] = []
-        for op in asked.reads.values():
+        reads: dict[int, Steps[Any]] = {}
+        for place, op in asked.reads.items():
             if isinstance(op, GetOp):
-                reads.append(self._steps.get(op))
+                reads[place] = self._steps.get(op)
             elif isinstance(op, SearchOp):
-                reads.append(self._steps.search(op, asked.queries.get(op.query or "")))
+                reads[place] = self._steps.search(op, asked.queries.get(op.query or ""))
             else:
-                reads.append(self._steps.namespaces(op))
-        writes = [
-            self._steps.delete(*name)
-            if json is None
-            else self._steps.put(*name, asked.milliseconds(name), asked.vectors(name), json)
-            for name, (_, json) in asked.writes.items()
-        ]
+                reads[place] = self._steps.namespaces(op)
+        writes = [self._steps.write(*each) for each in asked.writes.values()]
         if all(isinstance(op, GetOp) for op in asked.reads.values()):
-            results = yield from together([*reads, *writes])  # in this order on each node
+            found = yield from together([*reads.values(), *writes])  # in this order on each node
         else:
-            results = yield from together(reads)
+            found = yield from together([*reads.values()])
             yield from together(writes)
-        found = dict(zip(asked.reads, results, strict=False))
-        return [found.get(place) for place in range(asked.count)]
+        results = dict(zip(reads, found, strict=False))
+        return [results.get(place) for place in range(asked.count)]
 
 
 class _Asked:
@@ -159,43 +156,33 @@ class _Asked:
 
     def __init__(self, ops: Iterable[Op], vectors: Vectors | None) -> None:
         self.reads: dict[int, GetOp | SearchOp | ListNamespacesOp] = {}
-        self.writes: dict[tuple[Namespace, str], tuple[PutOp, bytes | None]] = {}
+        self.writes: dict[tuple[Namespace, str], tuple[PutOp, bytes, bytes]] = {}
+        self.texts: list[str] = []
+        self.queries: dict[str, Any] = {}
         self.count = 0
-        for given in ops:
-            op = _checked(given)
+        self._vectors = vectors
+        for op in map(_checked, ops):
             if isinstance(op, PutOp):
-                json = None if op.value is None else to_json(op.value)
-                self.writes[op.namespace, op.key] = (op, json)
+                json = b"" if op.value is None else to_json(op.value)
+                self.writes[op.namespace, op.key] = (op, json, b"")
             else:
                 self.reads[self.count] = op
+                if isinstance(op, SearchOp) and op.query and vectors:
+                    self.queries[op.query] = None
             self.count += 1
-        self._vectors = vectors
-        self._texts = (
-            {name: vectors.texts(op) for name, (op, _) in self.writes.items()} if vectors else {}
-        )
-        self.texts = list(dict.fromkeys(text for texts in self._texts.values() for text in texts))
-        queries = [op.query for op in self.reads.values() if isinstance(op, SearchOp) and op.query]
-        self.queries: dict[str, Any] = dict.fromkeys(queries) if vectors else {}
-        self._embedded: dict[str, Sequence[float]] = {}
+        if vectors:
+            texts = [text for op, *_ in self.writes.values() for text in vectors.texts(op)]
+            self.texts = list(dict.fromkeys(texts))
 
     def add(self, embedded: Sequence[Sequence[float]], queries: Sequence[Sequence[float]]) -> None:
         """Add the vectors of the texts, and those of the queries."""
-        if len(embedded) != len(self.texts):
-            raise ValueError(
-                f"index['embed'] made {len(embedded)} vectors of {len(self.texts)} texts."
-            )
-        self._embedded = dict(zip(self.texts, embedded, strict=True))
+        if self._vectors is None or len(embedded) != len(self.texts):
+            raise ValueError(f"index['embed'] made {len(embedded)} vectors, not {len(self.texts)}.")
         self.queries = dict(zip(self.queries, queries, strict=True))
-
-    def milliseconds(self, name: tuple[Namespace, str]) -> int:
-        """How long an item that is put lives; 0 for ever."""
-        ttl = self.writes[name][0].ttl
-        return 0 if ttl is None else max(1, round(ttl * 60_000))
-
-    def vectors(self, name: tuple[Namespace, str]) -> bytes:
-        """The vectors of an item that is put, as they are stored; empty if it has none."""
-        vectors = [self._embedded[text] for text in self._texts.get(name, ())]
-        return self._vectors.pack(vectors) if self._vectors else b""
+        found = dict(zip(self.texts, embedded, strict=True))
+        for name, (op, json, _) in self.writes.items():
+            packed = self._vectors.pack([found[text] for text in self._vectors.texts(op)])
+            self.writes[name] = (op, json, packed)
 
 
 def _checked(op: Any) -> Any:

@@ -9,7 +9,15 @@ from itertools import islice, takewhile
 from typing import Any, NamedTuple, TypeAlias, TypeVar, cast
 from urllib.parse import unquote
 
-from langgraph.store.base import GetOp, Item, ListNamespacesOp, MatchCondition, SearchItem, SearchOp
+from langgraph.store.base import (
+    GetOp,
+    Item,
+    ListNamespacesOp,
+    MatchCondition,
+    PutOp,
+    SearchItem,
+    SearchOp,
+)
 
 from memorystore_chat.commands import Command, Steps, script
 from memorystore_chat.store.values import Vectors, matches
@@ -72,22 +80,20 @@ class StoreSteps:
         [found] = yield from self._fetch([Record(op.namespace, op.key.encode())], op.refresh_ttl)
         return found and found.item(Item)
 
-    def delete(self, namespace: Namespace, key: str) -> Steps[None]:
-        """Remove an item."""
-        yield [self._call("delete", self._key(namespace), key)]
-
-    def put(
-        self, namespace: Namespace, key: str, ttl: int, vectors: bytes, value: bytes
-    ) -> Steps[None]:
-        """Store an item, after its namespace was noted in the index of each one above it."""
-        path, noted, reply = _path(namespace), 0, b""
-        above = [namespace[:depth] for depth in range(len(namespace))]
+    def write(self, op: PutOp, value: bytes, vectors: bytes) -> Steps[None]:
+        """Remove an item, or store it after noting its namespace in the index of those above."""
+        key, path, noted, reply = self._key(op.namespace), _path(op.namespace), 0, b""
+        if op.value is None:
+            yield [self._call("delete", key, op.key)]
+            return
+        ttl = 0 if op.ttl is None else max(1, round(op.ttl * 60_000))
+        above = [op.namespace[:depth] for depth in range(len(op.namespace))]
         nodes = [self._node(each) for each in above] if self._one_server else []
         while reply != b"OK":
             if reply:
                 noted = min((yield from together([self._note(each, path) for each in above])))
-            arguments = (key, ttl, noted, path, vectors, value)
-            [reply] = yield [self._call("put", self._key(namespace), *arguments, nodes=nodes)]
+            arguments = (op.key, ttl, noted, path, vectors, value)
+            [reply] = yield [self._call("put", key, *arguments, nodes=nodes)]
 
     def _note(self, above: Namespace, path: str) -> Steps[int]:
         digits, digest = "", hashlib.sha1(path.encode(), usedforsecurity=False).hexdigest()
