@@ -1,0 +1,201 @@
+"""The page in Chromium: what guests see, through ends, restarts, and hostile texts."""
+
+import os
+import re
+import signal
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import servers
+from web_app import Replica
+
+pytestmark = [pytest.mark.browser, pytest.mark.timeout(120)]
+Start = Callable[..., Replica]
+RULES = {"runOnly": ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa", "best-practice"]}
+IDLE = "#send:not([disabled])"
+
+
+@pytest.fixture
+def open_page(browser: Any) -> Iterator[Callable[..., Any]]:
+    """Open the page as a guest of its own; what the page itself fails at fails the test."""
+    contexts: list[Any] = []
+    errors: list[Any] = []
+
+    def open_page(replica: Replica, **options: Any) -> Any:
+        contexts.append(browser.new_context(**options))
+        page = contexts[-1].new_page()
+        page.on("pageerror", lambda error: errors.append(error))
+        page.on("dialog", lambda dialog: dialog.accept())
+        page.goto(replica.url)
+        page.wait_for_selector(IDLE)
+        return page
+
+    yield open_page
+    for context in contexts:
+        context.close()
+    assert errors == []
+
+
+def send(page: Any, text: str) -> None:
+    page.fill("#text", text)
+    page.press("#text", "Enter")
+
+
+def ask(page: Any, text: str) -> str:
+    """Ask, wait for the end, and return the last line."""
+    send(page, text)
+    page.wait_for_selector(f"#said .guest >> text={text}")
+    page.wait_for_selector(IDLE)
+    return str(page.locator("#said p").last.inner_text())
+
+
+def shot(page: Any, name: str) -> None:
+    if folder := os.environ.get("SCREENSHOTS"):
+        page.screenshot(path=Path(folder, f"app_{name}.png"))
+
+
+def test_two_guests_and_forgetting(start: Start, open_page: Callable[..., Any]) -> None:
+    replica = start()
+    ada, grace = open_page(replica), open_page(replica)
+    ask(ada, "My name is Ada. Remember that I like green tea.")
+    assert "Ada" in ask(ada, "What is my name?")
+    assert "not told me" in ask(grace, "What is my name?")
+    ada.click("#new")
+    assert "green tea" in ask(ada, "What do I like?")
+    assert ada.locator("nav button").count() == 2
+    ada.click("nav button >> text=My name is Ada")
+    ada.wait_for_selector("#said .guest >> text=What is my name?")
+    ada.click("#forget")
+    ada.wait_for_selector("#status >> text=Deleted 2 conversations and 1 memories.")
+    assert ada.locator("nav button, #said p").count() == 0
+    assert "green tea" not in ask(ada, "What do I like?")
+    assert grace.locator("nav button").count() == 1
+
+
+def test_answer_streams_and_survives_a_reload(start: Start, open_page: Callable[..., Any]) -> None:
+    page = open_page(start(DEMO_MODEL_DELAY="0.1"))
+    send(page, "help")
+    said = page.locator("#said .concierge")
+    said.get_by_text(re.compile("I remember what")).wait_for()
+    assert page.locator("#send").is_disabled(), "some of it is seen before its end"
+    part = said.inner_text()
+    page.reload()
+    page.wait_for_selector("#status >> text=thinking")
+    said.get_by_text(re.compile("With my tools")).wait_for()
+    assert page.locator(IDLE).count() == 1
+    assert said.inner_text().startswith(part)
+    assert len(said.inner_text()) > len(part)
+
+
+@pytest.mark.parametrize("when", ["now", "after a restart", "by the other replica"])
+def test_approval(start: Start, open_page: Callable[..., Any], when: str) -> None:
+    replica, other = start(), start() if when == "by the other replica" else None
+    page = open_page(replica)
+    send(page, "Please cancel booking 42.")
+    page.wait_for_selector("#said .approval >> text=May I cancel booking (number 42)?")
+    shot(page, "approval")
+    send(page, "Hello?")
+    page.wait_for_selector("#status >> text=waits for your yes or no")
+    assert page.input_value("#text") == "Hello?"
+    if when == "after a restart":
+        replica.end()
+        replica.start()
+        page.reload()
+    elif other:
+        page.goto(other.url)
+        page.wait_for_selector(IDLE)
+        page.click("nav button >> text=Please cancel")  # a page of another address starts anew
+    page.click("text=Yes, do it")
+    page.wait_for_selector("#said .concierge >> text=canceled")
+    assert page.locator("#said button").count() == 0
+
+
+def test_hostile_texts_stay_texts(start: Start, open_page: Callable[..., Any]) -> None:
+    """Whatever was said or stored: titles, memories, arguments of tools, a model's answers."""
+    page = open_page(start())
+    attack = "<img src=x onerror=\"document.title='pwned'\"><script>document.title='pwned'</script>"
+    for text in (
+        f"My name is {attack}",
+        f"Remember that I like {attack}",
+        f"Cancel booking '{attack}'",
+    ):
+        send(page, text)
+        page.wait_for_selector(IDLE)
+        page.wait_for_timeout(200)
+        page.click("#new")
+    for number in range(page.locator("nav button").count()):
+        page.locator("nav button").nth(number).click()
+        page.wait_for_selector("#said p")
+        page.wait_for_timeout(100)
+        assert attack[:20] in page.locator("#said").inner_text()
+        assert page.locator("img, #said script, nav script").count() == 0
+    assert page.title() == "Hotel Kamo · Concierge"
+
+
+def test_page_waits_for_a_server_that_is_away(
+    start: Start, open_page: Callable[..., Any], valkey_server: servers.Server
+) -> None:
+    """The memory stopped, then the app itself: the words are kept, and the page goes on."""
+    replica = start()
+    page = open_page(replica)
+    ask(page, "My name is Ada.")
+    for stop, go_on in (
+        (valkey_server.pause, valkey_server.resume),
+        (lambda: replica.end(signal.SIGKILL), replica.start),
+    ):
+        stop()
+        send(page, "What is my name?")
+        page.wait_for_selector("#status >> text=Your words are kept here")
+        shot(page, "away")
+        assert page.input_value("#text") == "What is my name?"
+        go_on()
+        page.wait_for_selector("#status:empty", state="attached")
+        page.press("#text", "Enter")
+        page.wait_for_selector("#said .concierge >> text=Your name is Ada.")
+        page.wait_for_selector(IDLE)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_other_replica_finishes_what_one_began(
+    start: Start, open_page: Callable[..., Any], number: int
+) -> None:
+    """One address, as behind a load balancer: the port is taken over by another process."""
+    replica = start(DEMO_MODEL_DELAY="0.5")
+    page = open_page(replica)
+    send(page, "help")
+    page.wait_for_selector("#said .concierge >> text=I remember")
+    replica.end(number)
+    replica.settings["DEMO_MODEL_DELAY"] = "0"
+    replica.start()
+    page.wait_for_selector("#said .concierge >> text=With my tools", timeout=40_000)
+    page.wait_for_selector(IDLE)
+    assert page.locator("#said p").count() == 2
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [360, 1000])
+def test_page_has_no_barrier(
+    shared: Replica, open_page: Callable[..., Any], scheme: str, width: int
+) -> None:
+    """Axe finds nothing, nothing is wider than a phone, and the keyboard does it all."""
+    from axe_playwright_python.sync_playwright import Axe
+
+    page = open_page(shared, color_scheme=scheme, viewport={"width": width, "height": 640})
+    ask(page, "My name is Ada. Remember that I like green tea.")
+    page.keyboard.type("Please cancel booking 42.")
+    page.keyboard.press("Enter")
+    page.wait_for_selector("text=Yes, do it")
+    page.wait_for_selector(IDLE)
+    shot(page, f"{scheme}_{width}")
+    found = Axe().run(page, options=RULES)
+    assert found.violations_count == 0, found.generate_report()
+    widths = page.evaluate("[document.documentElement.scrollWidth, window.innerWidth]")
+    assert widths[0] <= widths[1]
+    for _ in range(2):
+        page.keyboard.press("Shift+Tab")
+    assert page.evaluate("document.activeElement.textContent") == "Yes, do it"
+    page.keyboard.press("Enter")
+    page.wait_for_selector("#said .concierge >> text=canceled")

@@ -1,0 +1,95 @@
+"""Replicas of the web app, as processes of their own, and guests that talk to them."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+import servers
+
+APP = Path(__file__).resolve().parents[2] / "app"
+Event = dict[str, Any]
+
+
+class Replica:
+    """A process of the app on a port of its own; its guests' clients are httpx's."""
+
+    def __init__(self, log: Path, server: servers.Server, program: str, **settings: str) -> None:
+        self.port, self.log = servers.free_port(), log
+        self.url = f"http://127.0.0.1:{self.port}"
+        self._program, self.settings = program, settings
+        self._server = server.url
+        self.start()
+
+    def start(self) -> None:
+        """Start it, on the same port as before, and wait until it is ready."""
+        own = {"MEMORYSTORE_ENDPOINT": self._server, "PORT": str(self.port)} | self.settings
+        with self.log.open("a") as log:
+            self.process = subprocess.Popen(
+                [sys.executable, "-c", self._program.format(APP)]
+                if self._program
+                else [sys.executable, "main.py"],
+                cwd=APP,
+                env=os.environ | own,
+                stdout=log,
+                stderr=log,
+            )
+        servers.wait_until(self.ready, "the app", 60)
+
+    def ready(self) -> bool:
+        """Whether it answers; an early end is an error."""
+        assert self.process.poll() is None, self.log.read_text()
+        with suppress(httpx.TransportError):
+            return httpx.get(f"{self.url}/readyz").status_code == 200
+        return False
+
+    def end(self, number: int = signal.SIGTERM) -> int:
+        """Send a signal, and return the exit status."""
+        self.process.send_signal(number)
+        return self.process.wait(15)
+
+
+class Visitor:
+    """A guest with a cookie."""
+
+    def __init__(self, url: str, **headers: str) -> None:
+        self.http = httpx.Client(base_url=url, timeout=30, headers=headers)
+
+    def ask(self, text: str | None = None, **given: Any) -> list[Event]:
+        """Ask, and return the events."""
+        with self.http.stream("POST", "/api/turns", json={"text": text, **given}) as answer:
+            assert answer.status_code == 200, answer.read()
+            assert answer.headers["content-type"].startswith("text/event-stream")
+            lines = [line for line in answer.iter_lines() if line.startswith("data:")]
+        return [json.loads(line[5:]) for line in lines]
+
+    @contextmanager
+    def begun(self, text: str) -> Iterator[tuple[str, Iterator[Event]]]:
+        """Ask in a new conversation; its id, and the events as they come."""
+        with self.http.stream("POST", "/api/turns", json={"text": text}) as answer:
+            lines = (line for line in answer.iter_lines() if line.startswith("data:"))
+            events = (json.loads(line[5:]) for line in lines)
+            yield next(events)["id"], events
+
+    def refused(self, text: str | None = None, **given: Any) -> int:
+        """Ask, and return the status of the refusal."""
+        answer = self.http.post("/api/turns", json={"text": text, **given})
+        assert isinstance(answer.json()["detail"], str)
+        return answer.status_code
+
+    def shown(self, conversation: str) -> Any:
+        """Read a conversation."""
+        return self.http.get(f"/api/conversations/{conversation}").json()
+
+
+def text_of(events: list[Event]) -> str:
+    """What the concierge said in a turn that ended."""
+    assert events[-1]["type"] == "end"
+    return "".join(event["text"] for event in events if event["type"] == "concierge")
