@@ -1,0 +1,199 @@
+"""MemorystoreSaver beside InMemorySaver, through random steps; and a count of all references."""
+
+from collections import Counter
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+from langgraph.checkpoint.base import empty_checkpoint
+from langgraph.checkpoint.memory import InMemorySaver
+
+import servers
+from memorystore_chat.checkpoint import MemorystoreSaver
+from memorystore_chat.checkpoint.values import references, unframe, unseal
+
+WORDS = st.lists(st.sampled_from(["a" * 90, "b" * 90, "c" * 300, "short"]), max_size=150)
+SPACES = ("", "node", "call:1", "call:2")
+
+
+def recount(fields: dict[bytes, bytes]) -> None:
+    """Check that each field is counted as often as it is referred to, and none is left over."""
+    counted: Counter[bytes] = Counter()
+    listed = {
+        field[1:].rpartition(b"\0")[0] + b"\0" + value.split(b"\0")[0]
+        for field, value in fields.items()
+        if field[:1] == b"i"
+    }
+    for field, value in fields.items():
+        kind, name = field[:1], field[1:]
+        if kind == b"c":
+            parts = unseal(value.partition(b":")[2])
+            counted[field] += name in listed
+            counted.update(each for packed in parts[7::3] for each in references(packed))
+            if parts[1] == b"1":
+                counted[b"c" + name.partition(b"\0")[0] + b"\0" + parts[0]] += 1
+        elif kind == b"w":
+            counted.update(each for packed in unseal(value)[4::5] for each in references(packed))
+        elif kind == b"v":
+            counted.update(references(value))
+        elif kind == b"k":
+            below = value[:1]
+            counted.update(below + value[at : at + 16] for at in range(1, len(value), 16))
+    there = {field for field in fields if field[:1] in (b"s", b"k", b"v", b"c")}
+    assert there == {field for field, count in counted.items() if count}
+    for field in there:
+        assert int(fields.get(b"r" + field, 1)) == counted[field]
+    assert {field[1:] for field in fields if field[:1] == b"r"} <= there
+    header = unseal(fields[b"#"]) if fields else [b"", b"0"]
+    assert int(header[1]) == len(listed)
+    for field, value in fields.items():
+        if field[:1] == b"n":
+            count = sum(name.startswith(field[1:] + b"\0") for name in listed)
+            assert int(unseal(value)[2]) == count
+            assert len(unframe(unseal(value)[5])) <= 8
+
+
+class Threads(RuleBasedStateMachine):
+    """Puts, branches, retries, writes, prunings, copies, deletions of a thread and its copy."""
+
+    client: Any
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.number = 0
+        self.known: dict[tuple[str, str], dict[str, Any]] = {}  # arguments of each put
+
+    @initialize(keep=st.sampled_from([None, None, 1, 3]))
+    def begin(self, keep: int | None) -> None:
+        self.client.flushdb()
+        self.keep = keep
+        self.saver = MemorystoreSaver(self.client, keep=keep)
+        self.model = InMemorySaver()
+
+    def ids(self, ns: str) -> list[str]:
+        return [*self.model.storage["t"][ns]]
+
+    @rule(
+        ns=st.sampled_from(SPACES),
+        back=st.integers(0, 3),
+        early=st.booleans(),
+        words=WORDS,
+        only=st.booleans(),
+        again=st.booleans(),
+    )
+    def put(self, ns: str, back: int, early: bool, words: Any, only: bool, again: bool) -> None:
+        """A child of one of the newest checkpoints, or of none; with an ID that is out of order."""
+        self.number += 1
+        ids = sorted(self.ids(ns), reverse=True)
+        parent = ids[back] if back < len(ids) else ""
+        # What follows the newest is the newest: there MemorystoreSaver differs on purpose.
+        is_early = early and bool(ids) and back > 0
+        name = f"{0 if is_early else 1}{self.number:06}"
+        before = self.known.get((ns, parent), {"values": {}, "versions": {}})
+        new = {"list": self.number} | ({} if only else {"dict": self.number, "x": self.number})
+        values: Any = {"list": words, "dict": {"words": words, "n": 1}, "x": self.number}
+        values = before["values"] | {channel: values[channel] for channel in new}
+        versions = before["versions"] | new
+        checkpoint: Any = empty_checkpoint() | {
+            "id": name,
+            "channel_values": values,
+            "channel_versions": versions,
+        }
+        root = max(self.ids(""), default="")
+        metadata: Any = {"step": self.number, "parents": {"": root} if ":" in ns else {}}
+        where = {"thread_id": "t", "checkpoint_ns": ns}
+        config: Any = {"configurable": where | ({"checkpoint_id": parent} if parent else {})}
+        for saver in (self.model, self.saver, *([self.saver] if again else [])):
+            saver.put(config, checkpoint, metadata, new)
+        self.known[ns, name] = {"values": values, "versions": versions}
+
+    @rule(ns=st.sampled_from(SPACES), back=st.integers(0, 3), words=WORDS, task=st.integers(0, 2))
+    def write(self, ns: str, back: int, words: Any, task: int) -> None:
+        """What a task writes, perhaps again."""
+        if back < len(ids := sorted(self.ids(ns), reverse=True)):
+            where: Any = {"thread_id": "t", "checkpoint_ns": ns, "checkpoint_id": ids[back]}
+            writes = [("list", words), ("x", task), ("__error__", str(len(words)))]
+            for saver in (self.model, self.saver):
+                saver.put_writes({"configurable": where}, writes, f"task {task}", f"~{task}")
+
+    @precondition(lambda self: not self.keep)
+    @rule()
+    def prune(self) -> None:
+        """All but the newest of each namespace go, and sub-graphs with what they belong to."""
+        self.saver.prune(["t"])
+        self.forget()
+
+    def forget(self) -> None:
+        """Take out of the model what is no longer listed."""
+        left = {
+            (each.config["configurable"]["checkpoint_ns"], each.checkpoint["id"])
+            for each in self.saver.list({"configurable": {"thread_id": "t"}})
+        }
+        for ns, found in self.model.storage["t"].items():
+            newest = max(found, default="")
+            if ":" not in ns and newest:
+                assert (ns, newest) in left
+            for name in [name for name in found if (ns, name) not in left]:
+                del found[name]
+                self.model.writes.pop(("t", ns, name), None)
+            if not self.keep:
+                assert len(found) <= 1
+
+    @rule()
+    def copy(self) -> None:
+        """A copy has the same fields but for its own counter."""
+        self.saver.delete_thread("copy")
+        self.saver.copy_thread("t", "copy")
+        fields = [self.client.hgetall(f"checkpoints:{name}") for name in ("t", "copy")]
+        for each in fields:
+            each.pop(b"#", None)
+        assert fields[0] == fields[1]
+
+    @rule()
+    def delete(self) -> None:
+        """Nothing is left."""
+        self.saver.delete_thread("t")
+        self.model.delete_thread("t")
+
+    @rule()
+    def another_client(self) -> None:
+        """One that remembers nothing."""
+        self.saver = MemorystoreSaver(self.client, keep=self.keep)
+
+    @invariant()
+    def is_as_in_memory(self) -> None:
+        """The same checkpoints, in the same order, and each with what it was put with."""
+        if self.keep and "t" in self.model.storage:
+            self.forget()
+        recount(self.client.hgetall("checkpoints:t"))
+        for ns in SPACES:
+            config: Any = {"configurable": {"thread_id": "t", "checkpoint_ns": ns}}
+            found = [[*each.list(config)] for each in (self.saver, self.model)]
+            alive = {each.checkpoint["id"] for each in found[1]}
+            for ours, theirs in zip(*found, strict=True):
+                assert ours.checkpoint == theirs.checkpoint
+                assert ours.metadata == theirs.metadata
+                assert ours.pending_writes == theirs.pending_writes
+                parent = (theirs.parent_config or {}).get("configurable", {}).get("checkpoint_id")
+                expected = theirs.parent_config if parent in alive else None
+                assert ours.parent_config == expected
+                assert self.saver.get_tuple(ours.config) == ours
+            newest = self.saver.get_tuple(config)
+            assert newest == (found[0][0] if found[0] else None)
+
+
+@pytest.mark.parametrize("start", [servers.valkey, servers.redis7])
+def test_random_steps(start: Any) -> None:
+    """Whatever is done in whatever order, both have the same, and every reference is counted."""
+    with start() as server, server.client() as client:
+        machine = type("Machine", (Threads,), {"client": client})
+        machine.TestCase.settings = settings(
+            max_examples=25,
+            stateful_step_count=25,
+            deadline=None,
+            derandomize=True,
+            suppress_health_check=[*HealthCheck],
+        )
+        machine.TestCase("runTest").runTest()
