@@ -335,25 +335,26 @@ def test_no_call_blocks_the_server() -> None:
 
         for _ in range(3000):
             add(saver)
-        kept = [MemorystoreSaver(client, keep=keep) for keep in (2500, 1500, 100, 1)]
-        calls: dict[str, tuple[float, Callable[[], Any]]] = {
-            "get_tuple": (25, lambda: saver.get_tuple(CONFIG)),
-            "list": (25, lambda: next(saver.list(CONFIG))),
-            "filter": (25, lambda: [*saver.list(CONFIG, filter={"step": 3}, limit=1)]),
-            "copy": (50, lambda: copy(saver)),
-            "prune": (50, lambda: saver.prune(["copy"])),
-            "runs": (50, lambda: saver.delete_for_runs(["r3"])),
-            **{f"put {each}": (25, lambda each=each: add(each)) for each in kept},
+        kept = [MemorystoreSaver(client, keep=keep) for keep in (2900, 2000, 1500, 100, 1)]
+        calls: dict[str, tuple[int, Callable[[int], Any]]] = {
+            "get_tuple": (25, lambda _: saver.get_tuple(CONFIG)),
+            "list": (25, lambda _: next(saver.list(CONFIG))),
+            "filter": (25, lambda _: [*saver.list(CONFIG, filter={"step": 3}, limit=1)]),
+            "copy and prune": (50, lambda _: copy(saver)),
+            "runs": (50, lambda attempt: saver.delete_for_runs([f"r{attempt}"])),
+            **{f"put {each}": (25, lambda _, each=each: add(each)) for each in kept},
         }
         for name, (most, call) in calls.items():
-            worst = []
-            for _ in range(3):  # the machine itself pauses now and then
+            for attempt in range(8):  # a busy machine takes the server's time away now and then
                 client.slowlog_reset()
-                call()
-                worst.append(max(each["duration"] for each in client.slowlog_get(20_000)))
-            assert min(worst) < most * 1000, name
+                call(attempt)
+                worst = max(each["duration"] for each in client.slowlog_get(20_000))
+                if worst < most * 1000:
+                    break
+            assert worst < most * 1000, name
 
 
 def copy(saver: MemorystoreSaver) -> None:
     saver.delete_thread("copy")
     saver.copy_thread("t", "copy")
+    saver.prune(["copy"])

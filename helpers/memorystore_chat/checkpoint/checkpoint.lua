@@ -54,9 +54,7 @@ local function unframe(text)
   while at <= #text do
     local size = text:byte(at)
     at = at + 1
-    if size == 255 then
-      size, at = struct.unpack('>I4', text, at)
-    end
+    if size == 255 then size, at = struct.unpack('>I4', text, at) end
     parts[#parts + 1] = text:sub(at, at + size - 1)
     at = at + size
   end
@@ -70,21 +68,15 @@ local function in_parts(command, values)
     local last = math.min(first + 6999, #values)
     local reply = redis.call(command, key, unpack(values, first, last))
     if command == 'HMGET' then
-      for index = 1, last - first + 1 do
-        replies[first + index - 1] = reply[index]
-      end
+      for index = 1, last - first + 1 do replies[first + index - 1] = reply[index] end
     end
   end
   return replies
 end
 
 local function get(field)
-  if staged[field] ~= nil then
-    return staged[field]
-  end
-  if found[field] == nil then
-    found[field] = redis.call('HGET', key, field)
-  end
+  if staged[field] ~= nil then return staged[field] end
+  if found[field] == nil then found[field] = redis.call('HGET', key, field) end
   return found[field]
 end
 
@@ -97,9 +89,7 @@ local function fetch(fields)
       unread[#unread + 1] = field
     end
   end
-  for index, value in ipairs(in_parts('HMGET', unread)) do
-    found[unread[index]] = value
-  end
+  for index, value in ipairs(in_parts('HMGET', unread)) do found[unread[index]] = value end
 end
 
 local function seal(parts)
@@ -114,9 +104,7 @@ end
 
 local function unseal(field, sealed)
   local text = sealed:sub(9)
-  if redis.sha1hex(text):sub(1, 8) ~= sealed:sub(1, 8) then
-    damaged(field)
-  end
+  if redis.sha1hex(text):sub(1, 8) ~= sealed:sub(1, 8) then damaged(field) end
   return unframe(text)
 end
 
@@ -137,13 +125,9 @@ end
 -- A checkpoint's place and parts.
 local function checkpoint(name)
   local text = get('c' .. name)
-  if not text then
-    return nil
-  end
+  if not text then return nil end
   local place, sealed = text:match('^(%d+):(.*)$')
-  if not place then
-    damaged('c' .. name)
-  end
+  if not place then damaged('c' .. name) end
   return place, unseal('c' .. name, sealed)
 end
 
@@ -154,9 +138,7 @@ end
 -- The place of a checkpoint that is listed; what is only needed by others is not.
 local function listed(ns, id)
   local text = get('c' .. ns .. '\0' .. id)
-  if not text then
-    return nil
-  end
+  if not text then return nil end
   local place = text:match('^(%d+):') or damaged('c' .. ns .. '\0' .. id)
   local there = get('i' .. ns .. '\0' .. place)
   return there and there:match('^[^%z]*') == id and place or nil
@@ -187,16 +169,9 @@ end
 
 -- Whether one text is above another by its bytes: Lua itself compares as the server's locale does.
 local function is_above(one, other)
-  for at = 1, math.min(#one, #other), 8 do
-    local left, right = one:sub(at, at + 7), other:sub(at, at + 7)
-    if left ~= right then
-      for index = 1, 8 do
-        local a, b = left:byte(index) or -1, right:byte(index) or -1
-        if a ~= b then
-          return a > b
-        end
-      end
-    end
+  for at = 1, math.min(#one, #other) do
+    local left, right = one:byte(at), other:byte(at)
+    if left ~= right then return left > right end
   end
   return #one > #other
 end
@@ -225,9 +200,7 @@ end
 
 local function references_of_all(parts, first, step, into)
   for index = first, #parts, step do
-    for _, field in ipairs(references(parts[index])) do
-      into[#into + 1] = field
-    end
+    for _, field in ipairs(references(parts[index])) do into[#into + 1] = field end
   end
   return into
 end
@@ -242,16 +215,12 @@ end
 
 local function fetch_counts(fields)
   local counts = {}
-  for index, field in ipairs(fields) do
-    counts[index] = 'r' .. field
-  end
+  for index, field in ipairs(fields) do counts[index] = 'r' .. field end
   fetch(counts)
 end
 
 local function is_there(field)
-  if staged[field] ~= nil then
-    return staged[field]
-  end
+  if staged[field] ~= nil then return staged[field] end
   return found[field] or redis.call('HEXISTS', key, field) == 1
 end
 
@@ -273,12 +242,6 @@ local function retain(fields)
   end
 end
 
-local function wait_to_go(names)
-  for _, ns in ipairs(names) do
-    table.insert(change('d'), ns)
-  end
-end
-
 -- Takes away what hangs on a checkpoint that goes: its writes and the namespaces of its sub-graphs.
 local function strip(name, into)
   local writes, hanging = get('w' .. name), get('h' .. name)
@@ -287,7 +250,7 @@ local function strip(name, into)
     staged['w' .. name] = false
   end
   if hanging then
-    wait_to_go(unseal('h' .. name, hanging))
+    for _, ns in ipairs(unseal('h' .. name, hanging)) do table.insert(change('d'), ns) end
     staged['h' .. name] = false
   end
 end
@@ -331,9 +294,7 @@ local function drop(ns, id, place)
   staged[place_field(ns, place)] = false
   numbers.count = numbers.count - 1
   table.insert(numbers.gone, id)
-  if #numbers.gone > LATE then
-    table.remove(numbers.gone, 1)
-  end
+  if #numbers.gone > LATE then table.remove(numbers.gone, 1) end
   count_alive(-1)
   release({'c' .. ns .. '\0' .. id})
 end
@@ -343,16 +304,12 @@ end
 local function thin(ns, keep, last, spared)
   local numbers = space(ns)
   while numbers.count > keep and numbers.first <= math.min(last, numbers.last) do
-    if work >= BUDGET then
-      return false
-    end
+    if work >= BUDGET then return false end
     work = work + 1
     local place = numbers.first
     local there = get(place_field(ns, place))
     local id = there and there:match('^[^%z]*')
-    if id and id == spared then
-      return true
-    end
+    if id and id == spared then return true end
     touch(ns).first = place + 1
     if id and id == numbers.head then -- it is kept at the end
       local text = get('c' .. ns .. '\0' .. id) or damaged('c' .. ns .. '\0' .. id)
@@ -373,14 +330,10 @@ local function drop_waiting()
     local waiting = change('d')
     local ns = waiting[#waiting]
     space(ns).head = ''
-    if not thin(ns, 0, math.huge, nil) then
-      return false
-    end
+    if not thin(ns, 0, math.huge, nil) then return false end
     table.remove(waiting)
     local into = {}
-    for _, id in ipairs(space(ns).early) do
-      strip(ns .. '\0' .. id, into)
-    end
+    for _, id in ipairs(space(ns).early) do strip(ns .. '\0' .. id, into) end
     release(into)
     spaces[ns], records['n' .. ns], changed['n' .. ns] = nil, {}, nil
     staged['n' .. ns] = false
@@ -401,9 +354,7 @@ end
 -- Notes an ID that is written to before its checkpoint arrives. The oldest of many is forgotten,
 -- since a checkpoint that was dropped never comes.
 local function note_early(ns, id)
-  if get('c' .. ns .. '\0' .. id) then
-    return
-  end
+  if get('c' .. ns .. '\0' .. id) then return end
   local early = touch(ns).early
   forget(early, id)
   early[#early + 1] = id
@@ -446,17 +397,11 @@ local function flush(ttl, may_end)
   local old = record('#')
   sets[#sets + 1] = '#'
   sets[#sets + 1] = seal({string.format('%d', (tonumber(old[1]) or 0) + 1), total, old[3] or ''})
-  if #gone > 0 then
-    demand('HDEL', key, gone[1])
-  end
-  if ttl ~= '0' then
-    demand('EXPIRE', key, ttl)
-  end
+  if #gone > 0 then demand('HDEL', key, gone[1]) end
+  if ttl ~= '0' then demand('EXPIRE', key, ttl) end
   in_parts('HSET', sets)
   in_parts('HDEL', gone)
-  if ttl ~= '0' then
-    redis.call('EXPIRE', key, ttl)
-  end
+  if ttl ~= '0' then redis.call('EXPIRE', key, ttl) end
 end
 
 local function take_sent()
@@ -478,9 +423,7 @@ local function collect(values, first, step, into)
         into[field] = true
         into[#into + 1] = field .. struct.pack('>I4', #text) .. text
         for _, each in ipairs(references_of(field, text)) do
-          if not into[each] then
-            following[#following + 1] = each
-          end
+          if not into[each] then following[#following + 1] = each end
         end
       end
     end
@@ -508,12 +451,8 @@ function ask.put()
       inherited[parts[index] .. '\0' .. parts[index + 1]] = parts[index + 2]
     end
   end
-  for _, channel in ipairs(deltas) do
-    is_delta[channel] = true
-  end
-  for _, channel in ipairs(before and unframe(before[3]) or {}) do
-    is_delta[channel] = true
-  end
+  for _, channel in ipairs(deltas) do is_delta[channel] = true end
+  for _, channel in ipairs(before and unframe(before[3]) or {}) do is_delta[channel] = true end
   for index = 1, #channels, 3 do
     local value = channels[index + 2]
     if value == '=' or value == '?' then
@@ -526,20 +465,14 @@ function ask.put()
   end
   local needs = #without > 0 and before and parent ~= id
   retain(references_of_all(channels, 3, 3, needs and {'c' .. ns .. '\0' .. parent} or {}))
-  if lacking then
-    return {'RESEND'}
-  end
+  if lacking then return {'RESEND'} end
   if old then
     local into = references_of_all(old, 8, 3, {})
-    if old[2] == '1' then
-      into[#into + 1] = 'c' .. ns .. '\0' .. parent
-    end
+    if old[2] == '1' then into[#into + 1] = 'c' .. ns .. '\0' .. parent end
     release(into)
   end
   if not listed(ns, id) then
-    if old then
-      retain({'c' .. name})
-    end
+    if old then retain({'c' .. name}) end
     touch(ns)
     place = string.format('%d', numbers.last + 1)
     numbers.last, numbers.count = numbers.last + 1, numbers.count + 1
@@ -557,17 +490,13 @@ function ask.put()
     forget(numbers.gone, id)
   end
   local parts = {parent, needs and '1' or '', frame(without), body, metadata}
-  for _, part in ipairs(channels) do
-    parts[#parts + 1] = part
-  end
+  for _, part in ipairs(channels) do parts[#parts + 1] = part end
   staged['c' .. name] = place .. ':' .. seal(parts)
   if root ~= '' and numbers.last == 1 then -- the first of a sub-graph's call
     table.insert(change('h\0' .. root), ns)
     note_early('', root)
   end
-  if keep > 0 then
-    thin(ns, keep, math.huge, id)
-  end
+  if keep > 0 then thin(ns, keep, math.huge, id) end
   drop_waiting()
   flush(ttl)
   return {'OK'}
@@ -578,13 +507,9 @@ function ask.put_writes()
   local ttl, ns, id, given = take(), take(), take(), unframe(take())
   take_sent()
   local name, places, into = ns .. '\0' .. id, {}, {}
-  if not get('c' .. name) and forget(space(ns).gone, id) then
-    return {'LATE'}
-  end
+  if not get('c' .. name) and forget(space(ns).gone, id) then return {'LATE'} end
   local writes = change('w' .. name)
-  for index = 1, #writes, 5 do
-    places[writes[index] .. '\0' .. writes[index + 2]] = index
-  end
+  for index = 1, #writes, 5 do places[writes[index] .. '\0' .. writes[index + 2]] = index end
   local retained = {}
   for index = 1, #given, 5 do
     local place = given[index + 2]
@@ -592,20 +517,14 @@ function ask.put_writes()
     -- Those with a negative index, such as an error, replace what is there.
     if not at or place:sub(1, 1) == '-' then
       references_of_all({given[index + 4]}, 1, 1, retained)
-      if at then
-        references_of_all({writes[at + 4]}, 1, 1, into)
-      end
+      if at then references_of_all({writes[at + 4]}, 1, 1, into) end
       at = at or #writes + 1
-      for part = 0, 4 do
-        writes[at + part] = given[index + part]
-      end
+      for part = 0, 4 do writes[at + part] = given[index + part] end
       places[given[index] .. '\0' .. place] = at
     end
   end
   retain(retained)
-  if lacking then
-    return {'RESEND'}
-  end
+  if lacking then return {'RESEND'} end
   release(into)
   note_early(ns, id)
   flush(ttl)
@@ -619,29 +538,21 @@ local function row(ns, id)
   local _, parts = checkpoint(name)
   local parent = parts[1] ~= '' and listed(ns, parts[1]) and parts[1] or ''
   local writes = get('w' .. name)
-  if writes == '' then
-    damaged('w' .. name)
-  end
+  if writes == '' then damaged('w' .. name) end
   return parts, {id, text, parent, writes or ''}
 end
 
 function ask.get()
   local ttl, ns, id = take(), take(), take()
   local head = space(ns).head
-  if id == '' and head ~= '' and not listed(ns, head) then
-    damaged('c' .. ns .. '\0' .. head)
-  end
+  if id == '' and head ~= '' and not listed(ns, head) then damaged('c' .. ns .. '\0' .. head) end
   id = id == '' and head or id
-  if id == '' or not listed(ns, id) then
-    return {'OK'}
-  end
+  if id == '' or not listed(ns, id) then return {'OK'} end
   local parts, answer = row(ns, id)
   local into = {}
   collect(parts, 8, 3, into)
   collect(answer[4] ~= '' and unseal('w' .. ns .. '\0' .. id, answer[4]) or {}, 5, 5, into)
-  if ttl ~= '0' then
-    redis.call('EXPIRE', key, ttl)
-  end
+  if ttl ~= '0' then redis.call('EXPIRE', key, ttl) end
   return {'OK', answer, table.concat(into)}
 end
 
@@ -649,9 +560,7 @@ end
 function ask.rows()
   local ns, ids, size, answer = take(), unframe(take()), 0, {'OK'}
   for _, id in ipairs(ids) do
-    if size > PAGE then
-      break
-    end
+    if size > PAGE then break end
     local _, each = nil, ''
     if listed(ns, id) then
       _, each = row(ns, id)
@@ -672,9 +581,7 @@ function ask.fields()
       size = size + (text and #text or 0)
     end
     looked = looked + #some
-    if size > PAGE then
-      break
-    end
+    if size > PAGE then break end
   end
   return {'OK', tostring(looked), table.concat(into)}
 end
@@ -686,9 +593,7 @@ end
 
 -- Some of the fields whose names match; and where to go on, "0" at the end.
 function ask.scan()
-  if not is_thread() then
-    return {'OK', '0'}
-  end
+  if not is_thread() then return {'OK', '0'} end
   local reply = redis.call('HSCAN', key, take(), 'MATCH', take(), 'COUNT', '1000')
   return {'OK', reply[1], unpack(reply[2])}
 end
@@ -703,9 +608,7 @@ function ask.names()
   end
   local answer = {'OK', from - 2000 < numbers.first and '0' or string.format('%d', from - 2000)}
   for _, there in ipairs(in_parts('HMGET', fields)) do
-    if there then
-      answer[#answer + 1] = there
-    end
+    if there then answer[#answer + 1] = there end
   end
   return answer
 end
@@ -715,16 +618,12 @@ end
 function ask.walk()
   local ns, id, skips = take(), take(), take() == '1'
   local wanted, left, answer, into, size = {}, 0, {}, {}, 0
-  for _, channel in ipairs(unframe(take())) do
-    wanted[channel], left = true, left + 1
-  end
+  for _, channel in ipairs(unframe(take())) do wanted[channel], left = true, left + 1 end
   id = id == '' and space(ns).head or id
   for _ = 1, 128 do
     local name = ns .. '\0' .. id
     local _, parts = checkpoint(name)
-    if not parts or left == 0 or size > PAGE then
-      break
-    end
+    if not parts or left == 0 or size > PAGE then break end
     if not skips then
       local text, writes, values = get('c' .. name), get('w' .. name) or '', {}
       local all = writes ~= '' and unseal('w' .. name, writes) or {}
@@ -750,9 +649,7 @@ end
 function ask.prune()
   local ns, last = take(), tonumber(take())
   local is_done = drop_waiting()
-  if is_done then
-    is_done = thin(ns, 1, last, nil) and drop_waiting()
-  end
+  if is_done then is_done = thin(ns, 1, last, nil) and drop_waiting() end
   flush('0', true)
   return {'OK', is_done and '1' or ''}
 end
@@ -761,9 +658,7 @@ end
 local function find_head(ns)
   local numbers, fields = touch(ns), {}
   numbers.head, numbers.rank = '', ''
-  for place = numbers.first, numbers.last do
-    fields[#fields + 1] = place_field(ns, place)
-  end
+  for place = numbers.first, numbers.last do fields[#fields + 1] = place_field(ns, place) end
   fetch(fields)
   for _, field in ipairs(fields) do
     local there = get(field)
@@ -781,22 +676,16 @@ function ask.drop()
   local ns, ids, looked, needed = take(), unframe(take()), 0, {}
   local is_headless = false
   for _, id in ipairs(ids) do
-    if work >= BUDGET then
-      break
-    end
+    if work >= BUDGET then break end
     local place = listed(ns, id)
     if place then
       is_headless = is_headless or id == space(ns).head
       drop(ns, id, place)
-      if staged['c' .. ns .. '\0' .. id] ~= false then
-        needed[#needed + 1] = id
-      end
+      if staged['c' .. ns .. '\0' .. id] ~= false then needed[#needed + 1] = id end
     end
     looked = looked + 1
   end
-  if is_headless then
-    find_head(ns)
-  end
+  if is_headless then find_head(ns) end
   local is_done = drop_waiting()
   flush('0', true)
   return {'OK', tostring(looked), is_done and '1' or '', unpack(needed)}
@@ -810,14 +699,10 @@ end
 
 -- What there is: {changes, checkpoints, fields, seconds to live, bytes, the head as a row}.
 function ask.about()
-  if not is_thread() then
-    return {'OK'}
-  end
+  if not is_thread() then return {'OK'} end
   local header, id, bytes = record('#'), space('').head, redis.pcall('MEMORY', 'USAGE', key)
   local _, head = nil, ''
-  if id ~= '' and listed('', id) then
-    _, head = row('', id)
-  end
+  if id ~= '' and listed('', id) then _, head = row('', id) end
   return {
     'OK', header[1] or '0', header[2] or '0', tostring(redis.call('HLEN', key)),
     tostring(redis.call('TTL', key)), type(bytes) == 'number' and tostring(bytes) or '', head,
@@ -832,21 +717,15 @@ function ask.paste()
     redis.call('UNLINK', key) -- a copy that broke off
     header = {}
   end
-  if header[3] ~= token and (#header > 0 or not is_first) then
-    return {'EXISTS'}
-  end
+  if header[3] ~= token and (#header > 0 or not is_first) then return {'EXISTS'} end
   if #header > 0 and header[1] ~= 'copying' then
     return {'OK'} -- it is done, and was asked for again
   end
-  if ttl ~= '0' then
-    demand('EXPIRE', key, ttl)
-  end
+  if ttl ~= '0' then demand('EXPIRE', key, ttl) end
   fields[#fields + 1] = '#'
   fields[#fields + 1] = seal({is_last and '1' or 'copying', take(), token})
   in_parts('HSET', fields)
-  if ttl ~= '0' then
-    redis.call('EXPIRE', key, ttl)
-  end
+  if ttl ~= '0' then redis.call('EXPIRE', key, ttl) end
   return {'OK'}
 end
 
