@@ -345,13 +345,27 @@ def test_no_call_blocks_the_server() -> None:
             **{f"put {each}": (25, lambda _, each=each: add(each)) for each in kept},
         }
         for name, (most, call) in calls.items():
-            for attempt in range(8):  # a busy machine takes the server's time away now and then
-                client.slowlog_reset()
-                call(attempt)
-                worst = max(each["duration"] for each in client.slowlog_get(20_000))
-                if worst < most * 1000:
+            for attempt in range(5):
+                worst = worst_of(client, lambda call=call, attempt=attempt: call(attempt))
+                if worst < most:
                     break
-            assert worst < most * 1000, name
+            assert worst < most, name
+
+
+def worst_of(client: redis.Redis, call: Callable[[], Any]) -> float:
+    """The milliseconds of its processor that the server's longest command took."""
+
+    def used() -> float:
+        found = client.info("cpu")
+        return 1e6 * (found["used_cpu_user"] + found["used_cpu_sys"])
+
+    client.slowlog_reset()
+    before = used()
+    call()
+    busy = used() - before
+    times = [each["duration"] for each in client.slowlog_get(20_000)]
+    # A busy machine stops the server now and then, which its log counts, too.
+    return max(times) * min(1.0, busy / sum(times)) / 1000
 
 
 def copy(saver: MemorystoreSaver) -> None:

@@ -415,15 +415,20 @@ end
 local function collect(values, first, step, into)
   local level = references_of_all(values, first, step, {})
   while #level > 0 do
-    fetch(level)
-    local following = {}
+    local unread, following = {}, {}
     for _, field in ipairs(level) do
-      local text = found[field]
-      if text and not into[field] then
+      if not into[field] then
         into[field] = true
-        into[#into + 1] = field .. struct.pack('>I4', #text) .. text
-        for _, each in ipairs(references_of(field, text)) do
-          if not into[each] then following[#following + 1] = each end
+        unread[#unread + 1] = field
+      end
+    end
+    for index, text in ipairs(in_parts('HMGET', unread)) do
+      local field = unread[index]
+      if text then
+        local at = #into
+        into[at + 1], into[at + 2], into[at + 3] = field, struct.pack('>I4', #text), text
+        for _, each in ipairs(field:byte() ~= 115 and references_of(field, text) or {}) do
+          following[#following + 1] = each
         end
       end
     end

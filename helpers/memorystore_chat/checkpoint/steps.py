@@ -212,7 +212,8 @@ class CheckpointSteps(BaseCheckpointSaver[str]):
         if not listing.rows or (listing.limit is not None and listing.limit <= 0):
             return None
         key, ns = listing.keys[-1], listing.rows[-1][0]
-        size = listing.size if listing.limit is None else min(listing.size, listing.limit)
+        most = listing.size if listing.limit is None or listing.wanted else listing.limit
+        size = min(listing.size, most)
         ids = [name for each, name in listing.rows[: -size - 1 : -1] if each == ns]
         rows = yield from self._rows(key, ns, ids)
         del listing.rows[-len(rows) :]
@@ -237,9 +238,10 @@ class CheckpointSteps(BaseCheckpointSaver[str]):
                 metadata = untyped(self.serde, row.metadata)
             if all(metadata.get(name) == value for name, value in listing.wanted.items()):
                 chosen.append(row)
+        chosen = chosen[: listing.limit]
         yield from self._fetch(key, unpacking, [value for row in chosen for value in row.values])
         found = []
-        for row in chosen[: listing.limit]:
+        for row in chosen:
             try:
                 with self._naming(key, ns, row.id):
                     found.append(self._tuple(key, ns, row, unpacking))
