@@ -92,7 +92,7 @@ class Threads(RuleBasedStateMachine):
         is_early = early and bool(ids) and back > 0
         name = f"{0 if is_early else 1}{self.number:06}"
         before = self.known.get((ns, parent), {"values": {}, "versions": {}})
-        new = {"list": self.number} | ({} if only else {"dict": self.number, "x": self.number})
+        new: Any = {"list": self.number} | ({} if only else {"dict": self.number, "x": self.number})
         values: Any = {"list": words, "dict": {"words": words, "n": 1}, "x": self.number}
         values = before["values"] | {channel: values[channel] for channel in new}
         versions = before["versions"] | new
@@ -188,7 +188,7 @@ class Threads(RuleBasedStateMachine):
 def test_random_steps(start: Any) -> None:
     """Whatever is done in whatever order, both have the same, and every reference is counted."""
     with start() as server, server.client() as client:
-        machine = type("Machine", (Threads,), {"client": client})
+        machine: Any = type("Machine", (Threads,), {"client": client})
         machine.TestCase.settings = settings(
             max_examples=25,
             stateful_step_count=25,

@@ -5,6 +5,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import langgraph.checkpoint.base.id as ids
@@ -133,7 +134,8 @@ def test_a_clock_that_is_behind(
     """The next turn, taken by a machine whose clock is 2 s behind, is the newest afterwards."""
     graph = graph_of(MemorystoreSaver(client, key_prefix=key_prefix, keep=keep))
     ask(graph, "one")
-    monkeypatch.setattr(ids.time, "time_ns", lambda now=time.time_ns: now() - 2 * 10**9)
+    now = time.time_ns
+    monkeypatch.setattr(time, "time_ns", lambda: now() - 2 * 10**9)
     monkeypatch.setattr(ids, "_last_v6_timestamp", None)
     expected = ask(graph, "two")
     assert [each.text for each in graph.get_state(CONFIG).values["messages"]] == expected
@@ -149,7 +151,7 @@ def test_sub_graphs_go_with_their_turn(client: redis.Redis, key_prefix: str) -> 
     inner.add_edge(START, "node")
     saver = MemorystoreSaver(client, key_prefix=key_prefix, keep=1)
     graph = graph_of(saver, inner.compile())
-    sizes = []
+    sizes: list[Any] = []
     for turn in range(120):
         graph.invoke({"messages": [HumanMessage("y", id="h")]}, CONFIG, durability="sync")
         if turn in (19, 119):
@@ -249,7 +251,8 @@ def test_keys_do_not_meet(client: redis.Redis, key_prefix: str) -> None:
     history.add_user_message("mine")
     with pytest.raises(MemorystoreChatError, match="WRONGTYPE"):
         saver.delete_thread("ada")
-    assert [*saver.list(None)] == saver.threads() == []
+    assert [*saver.list(None)] == []
+    assert saver.threads() == []
     assert len(history) == 1
 
 
@@ -314,7 +317,7 @@ def test_what_is_remembered_is_bounded() -> None:
 
 def test_no_call_blocks_the_server() -> None:
     """With 3,000 checkpoints of 3,000 messages no script takes longer than 25 ms."""
-    slowlog = {"slowlog_log_slower_than": 0, "slowlog_max_len": 20_000}
+    slowlog: Any = {"slowlog_log_slower_than": 0, "slowlog_max_len": 20_000}
     with servers.valkey(**slowlog) as server, server.client() as client:
         saver = MemorystoreSaver(client)
         messages = [HumanMessage(f"{number} " + "x" * 200) for number in range(3000)]
@@ -342,20 +345,20 @@ def test_no_call_blocks_the_server() -> None:
             "filter": (25, lambda _: [*saver.list(CONFIG, filter={"step": 3}, limit=1)]),
             "copy and prune": (50, lambda _: copy(saver)),
             "runs": (50, lambda attempt: saver.delete_for_runs([f"r{attempt}"])),
-            **{f"put {each}": (25, lambda _, each=each: add(each)) for each in kept},
+            **{f"put {each}": (25, partial(lambda each, _: add(each), each)) for each in kept},
         }
         for name, (most, call) in calls.items():
             for attempt in range(5):
-                worst = worst_of(client, lambda call=call, attempt=attempt: call(attempt))
+                worst = worst_of(client, partial(call, attempt))
                 if worst < most:
                     break
             assert worst < most, name
 
 
-def worst_of(client: redis.Redis, call: Callable[[], Any]) -> float:
+def worst_of(client: Any, call: Callable[[], Any]) -> Any:
     """The milliseconds of its processor that the server's longest command took."""
 
-    def used() -> float:
+    def used() -> Any:
         found = client.info("cpu")
         return 1e6 * (found["used_cpu_user"] + found["used_cpu_sys"])
 
