@@ -1,11 +1,11 @@
-"""Measures the chat history and the checkpointer beside their peers.
+"""Measures the chat history, the checkpointer, and the store beside their peers.
 
 It writes bench/results.json, results.md, turn.png and checkpoints.png.
 
 Everything runs on this machine: the embedded Valkey over TCP, directly and through a proxy that
 adds a delay to each round trip.
 
-Usage: make bench [BENCH_ARGS="--quick | --only-faults | --only-report"]
+Usage: make bench [BENCH_ARGS="--quick | --only-faults | --only-store | --only-report"]
 """
 
 import argparse
@@ -21,6 +21,7 @@ import checkpointers
 import faults
 import report
 import servers
+import store
 from memorystore_chat import codec
 from peers import COMMUNITY, NAMES, OFFICIAL, Store, conversation, load_peers, plain
 from proxy import Proxy
@@ -133,11 +134,21 @@ def measure_sizes(server: servers.Server) -> dict[str, Any]:
     return result
 
 
+def measure_store(server: servers.Server, runs: int) -> dict[str, Any]:
+    """Long-term memory: on the wire, by meaning, and among many namespaces."""
+    return {
+        "wire": store.measure_wire(server),
+        "meaning": store.measure_meaning(server, runs),
+        "scale": store.measure_scale(server, runs),
+    }
+
+
 def main() -> None:
     """Measure and write the results."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--quick", action="store_true", help="only without a delay, three runs")
     parser.add_argument("--only-faults", action="store_true", help="only the exactly-once table")
+    parser.add_argument("--only-store", action="store_true", help="only long-term memory, anew")
     parser.add_argument("--output", type=Path, help="by default bench/, a new folder when quick")
     parser.add_argument("--only-report", action="store_true", help="from results.json, again")
     options = parser.parse_args()
@@ -148,7 +159,14 @@ def main() -> None:
         report.write(json.loads((options.output / "results.json").read_text()), options.output)
         return
     load_peers()
-    results: dict[str, Any] = {"machine": report.machine(), "links": {}}
+    if options.only_store:
+        results: dict[str, Any] = json.loads((options.output / "results.json").read_text())
+        with servers.valkey() as server:
+            results["store"] = measure_store(server, RUNS[0.0])
+        (options.output / "results.json").write_text(json.dumps(results, indent=1) + "\n")
+        report.write(results, options.output)
+        return
+    results = {"machine": report.machine(), "links": {}}
     with servers.valkey() as server:
         if not options.only_faults:
             for name, delay in LINKS.items() if not options.quick else [("0 ms", 0.0)]:
@@ -171,6 +189,8 @@ def main() -> None:
                     [turns for turns in checkpointers.TURNS if turns <= 50 or not options.quick]
                 ),
             }
+            print("long-term memory", flush=True)
+            results["store"] = measure_store(server, 3 if options.quick else RUNS[0.0])
         print("faults", flush=True)
         results["faults"] = faults.measure(server)
     if options.only_faults:

@@ -23,6 +23,7 @@ from memorystore_chat import MemorystoreChatMessageHistory, codec
 OURS, OFFICIAL, COMMUNITY = "memorystore-chat", "google-memorystore-redis", "langchain-community"
 BARE, BARE_LC = "bare redis-py", "bare redis-py + messages"
 PLAIN_REDIS, VALKEY_SAVER = "langgraph-checkpoint-plainredis", "ValkeySaver"
+VALKEY_STORE = "ValkeyStore"
 NAMES = (OURS, OFFICIAL, COMMUNITY, BARE, BARE_LC)
 PEERS = {
     "langchain-google-memorystore-redis": "0.3.0",
@@ -77,6 +78,7 @@ def load_peers() -> None:
     classes[VALKEY_SAVER] = load(
         folder, "langgraph_checkpoint_aws.checkpoint.valkey.saver"
     ).ValkeySaver
+    classes[VALKEY_STORE] = load(folder, "langgraph_checkpoint_aws.store.valkey.store").ValkeyStore
 
 
 class Bare:

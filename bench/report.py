@@ -13,6 +13,7 @@ from matplotlib.ticker import StrMethodFormatter
 from tabulate import tabulate
 
 import checkpointers
+import store
 from checkpointers import FLOOR, KINDS, MIDDLEWARE, SAVER, SAVER_KEEP_1
 from peers import BARE, BARE_LC, COMMUNITY, NAMES, OFFICIAL, OURS, PEERS, PLAIN_REDIS, VALKEY_SAVER
 from timing import Figures
@@ -180,6 +181,7 @@ def markdown(results: dict[str, Any]) -> str:
     verdicts = ["met" if each else "missed" for each in met]
     parts += [
         *agents(results),
+        *(store.markdown(results["store"], table) if "store" in results else ()),
         "## Aims",
         table({"": names, "aim": aims, "measured": measured, " ": verdicts}),
         "## Exactly once",

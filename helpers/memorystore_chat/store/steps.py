@@ -160,12 +160,13 @@ class StoreSteps:
         below = yield from self._below(prefix)
         pending = [name for name in (prefix, *below) if all(_fits(name, one) for one in conditions)]
         while pending and len(found) < op.offset + op.limit:
-            group = pending[:TOGETHER]
+            size = min(TOGETHER, op.offset + op.limit - len(found))
+            group, pending = pending[:size], pending[size:]
             pages = yield from together([self._page(name, "keys", 1) for name in group])
             for name, page in zip(group, pages, strict=True):
                 found |= {name[: op.max_depth]: None} if page.records else {}
                 gone += [] if page.there else [name]
-            pending = [name for name in pending[TOGETHER:] if name[: op.max_depth] not in found]
+            pending = [name for name in pending if name[: op.max_depth] not in found]
         yield from self._forget(below, gone)
         return list(found)[op.offset :][: op.limit]
 
