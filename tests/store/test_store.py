@@ -91,66 +91,6 @@ async def test_a_batch_reads_before_it_writes(store: Store) -> None:
     assert await store("batch", []) == []
 
 
-NAMESPACES = [
-    tuple(name.split())
-    for name in (
-        "a b c",
-        "a b d e",
-        "a b d i",
-        "a b f",
-        "a c f",
-        "b a f",
-        "users 1",
-        "users 2 prefs",
-    )
-]
-
-
-@pytest.mark.parametrize(
-    ("asked", "expected"),
-    [
-        ({}, NAMESPACES),
-        ({"prefix": ("a", "b")}, NAMESPACES[:4]),
-        ({"suffix": ("f",)}, NAMESPACES[3:6]),
-        ({"prefix": ("a",), "suffix": ("f",)}, NAMESPACES[3:5]),
-        ({"prefix": ("a", "*", "f")}, NAMESPACES[3:5]),
-        ({"suffix": ("*", "f")}, NAMESPACES[3:6]),
-        ({"prefix": ["users", "*"]}, NAMESPACES[6:]),
-        ({"prefix": ("a", "b"), "max_depth": 3}, [*NAMESPACES[:1], ("a", "b", "d"), NAMESPACES[3]]),
-        ({"max_depth": 1}, [("a",), ("b",), ("users",)]),
-        ({"max_depth": 1, "offset": 1, "limit": 1}, [("b",)]),
-        ({"prefix": ("a", "b"), "limit": 2}, NAMESPACES[:2]),
-        ({"prefix": ("a", "b"), "offset": 2}, NAMESPACES[2:4]),
-        ({"prefix": ("a", "b", "c", "d")}, []),
-        ({"prefix": ("nobody",)}, []),
-        ({"limit": 0}, []),
-    ],
-)
-async def test_list_namespaces(
-    valkey_server: servers.Server, key_prefix: str, asked: Any, expected: Any
-) -> None:
-    """Namespaces are listed by name, as conditions, depth, limit and offset want it."""
-    with valkey_server.client() as client:
-        store = MemorystoreStore(client, key_prefix=key_prefix)
-        store.batch([PutOp(namespace, "k", {}) for namespace in NAMESPACES])
-        assert store.list_namespaces(**asked) == expected
-
-
-async def test_a_prefix_is_of_whole_parts(store: Store) -> None:
-    """Namespaces and keys do not meet, whatever text they hold."""
-    odd = [("a",), ("a", "b"), ("ab",), ("a/b",), ("a%2Fb",), ("a#b",), ("{a}", "b"), ("*",)]
-    for namespace in odd:
-        await store("put", namespace, "k", {"at": list(namespace)})
-        await store("put", namespace, "k\0", {})
-    for namespace in odd:
-        assert (await store("get", namespace, "k")).value == {"at": list(namespace)}
-    assert sorted(await store("list_namespaces")) == sorted(odd)
-    found = await store("search", ("a",))
-    assert {item.namespace for item in found} == {("a",), ("a", "b")}
-    await store("delete", ("a", "b"), "k\0")
-    assert len(await store("search", (), limit=100)) == 2 * len(odd) - 1
-
-
 async def test_searches_are_paged_and_ordered(store: Store) -> None:
     """Pages of a search make up the whole: oldest first within a namespace, then the next."""
     puts = [PutOp(("all", f"{n % 3}"), f"k{n}", {"n": n}) for n in range(150)]
@@ -291,25 +231,6 @@ async def test_search_by_meaning(place: Place, key_prefix: str) -> None:
     assert {item.score for item in await other("search", ADA, query="tea")} == {None}
 
 
-async def test_a_function_embeds_as_well(place: Place, key_prefix: str) -> None:
-    """The whole value is embedded where no fields are named; vectors of nothing rank at 0."""
-
-    def embed(texts: Any) -> list[list[float]]:
-        return [[float(len(text)), 0.0] if "x" in text else [0.0, 0.0] for text in texts]
-
-    async def aembed(texts: Any) -> list[list[float]]:
-        return embed(texts)
-
-    index: Any = {"dims": 2, "embed": aembed if place.way == "async" else embed}
-    store = Store(place, key_prefix, index=index)
-    await store("put", ("a",), "empty", {"is": "o"})
-    await store("put", ("a",), "k", {"is": "x"})
-    found = await store("search", ("a",), query="xx")
-    assert [(item.key, item.score) for item in found] == [("k", 1.0), ("empty", 0.0)]
-    found = await store("search", ("a",), query="nothing")
-    assert [item.score for item in found] == [0, 0]
-
-
 Circle: list[Any] = []
 Circle.append(Circle)
 
@@ -394,12 +315,6 @@ def test_options_are_checked(options: Any, error: type[Exception]) -> None:
     """A wrong option is refused when the store is made."""
     with pytest.raises(error):
         MemorystoreStore(**({"client": nowhere()} | options))
-
-
-def test_the_root_that_langgraph_keeps_is_refused_by_put() -> None:
-    """As in LangGraph's stores, put refuses a namespace that begins with "langgraph"."""
-    with pytest.raises(InvalidNamespaceError):
-        MemorystoreStore(nowhere()).put(("langgraph", "a"), "k", {})
 
 
 @pytest.mark.parametrize("vectors", [[[1.0, 2.0]], [[1.0], [2.0]], []])

@@ -3,7 +3,7 @@
 import hashlib
 import json
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from itertools import islice, takewhile
 from typing import Any, NamedTuple, TypeAlias, TypeVar, cast
@@ -22,7 +22,6 @@ from langgraph.store.base import (
 from memorystore_chat.commands import Command, Steps, script
 from memorystore_chat.store.values import Vectors, matches
 
-T = TypeVar("T")
 AnItem = TypeVar("AnItem", bound=Item)
 Namespace: TypeAlias = tuple[str, ...]
 Below: TypeAlias = dict[Namespace, list[tuple[bytes, bytes]]]  # and old notes: their node and time
@@ -41,16 +40,26 @@ class Record(NamedTuple):
     key: bytes
     text: bytes = b""
 
+    @property
     def value(self) -> Any:
         """Its value: plain data."""
         return json.loads(self.text.split(b" ", 5)[5])
+
+    @property
+    def expires(self) -> bool:
+        """Whether it has a time to live."""
+        return self.text.split(b" ", 4)[3] != b"0"
+
+    def matches(self, wanted: Mapping[str, Any]) -> bool:
+        """Whether its value is as a filter wants it."""
+        return not wanted or matches(self.value, wanted)
 
     def item(self, kind: type[AnItem], **more: Any) -> AnItem:
         """It as an item of LangGraph."""
         created, updated = (
             _EPOCH + timedelta(microseconds=int(each)) for each in self.text.split(b" ", 3)[1:3]
         )
-        key, value = self.key.decode(), self.value()
+        key, value = self.key.decode(), self.value
         times = {"created_at": created, "updated_at": updated}
         return kind(namespace=self.namespace, key=key, value=value, **times, **more)
 
@@ -58,9 +67,9 @@ class Record(NamedTuple):
 class Page(NamedTuple):
     """What was read of a namespace: whether it is there, and how many items were skipped."""
 
-    there: bool
-    skipped: int
-    records: list[Record]
+    there: bool = False
+    skipped: int = 0
+    records: tuple[Record, ...] = ()
 
 
 class StoreSteps:
@@ -84,21 +93,20 @@ class StoreSteps:
         """Remove an item, or store it after noting its namespace in the index of those above."""
         key, path, noted, reply = self._key(op.namespace), _path(op.namespace), 0, b""
         if op.value is None:
-            yield [self._call("delete", key, op.key)]
+            yield [self._call("delete", [key], op.key)]
             return
         ttl = 0 if op.ttl is None else max(1, round(op.ttl * 60_000))
         above = [op.namespace[:depth] for depth in range(len(op.namespace))]
-        nodes = [self._node(each) for each in above] if self._one_server else []
+        keys = [key, *(self._node(each) for each in above if self._one_server)]
         while reply != b"OK":
             if reply:
                 noted = min((yield from together([self._note(each, path) for each in above])))
-            arguments = (op.key, ttl, noted, path, vectors, value)
-            [reply] = yield [self._call("put", key, *arguments, nodes=nodes)]
+            [reply] = yield [self._call("put", keys, op.key, ttl, noted, path, vectors, value)]
 
     def _note(self, above: Namespace, path: str) -> Steps[int]:
         digits, digest = "", hashlib.sha1(path.encode(), usedforsecurity=False).hexdigest()
         while True:
-            [reply] = yield [self._call("note", self._node(above, digits), path)]
+            [reply] = yield [self._call("note", [self._node(above, digits)], path)]
             if reply != b"FULL":
                 return int(reply)
             digits = digest[: len(digits) + 1]
@@ -106,112 +114,101 @@ class StoreSteps:
     def search(self, op: SearchOp, query: Sequence[float] | None) -> Steps[list[SearchItem]]:
         """Find items below a prefix: the oldest, or those nearest to a query."""
         prefix, wanted, most = op.namespace_prefix, op.filter or {}, op.offset + op.limit
+        refresh = op.refresh_ttl and not wanted
         if query is not None:
             what, most = "vectors", _ALL
-            first = self._page(prefix, what, most)
+            first = self._page(prefix, what)
         elif wanted:
             what, first = "items", self._page(prefix, "items", most, wanted)
         else:  # nothing is fetched that is not handed out
-            what = "keys"
-            first = self._page(prefix, "items", op.limit, {}, op.refresh_ttl, op.offset)
+            what, first = "keys", self._page(prefix, "items", op.limit, {}, refresh, op.offset)
         own, below = yield from together([first, self._below(prefix)])
-        found, gone = [Record(prefix, b"")] * own.skipped + own.records, []
-        rest = iter(below)
-        while len(found) < most:
+        found, names = [*[Record(prefix, b"")] * own.skipped, *own.records], list(below)
+        while names and len(found) < most:
             size = min(TOGETHER, most - len(found)) if what == "keys" else TOGETHER
-            if not (group := list(islice(rest, size))):
-                break
-            pages = [self._page(name, what, most - len(found), wanted) for name in group]
-            for name, page in zip(group, (yield from together(pages)), strict=True):
-                found += page.records
-                gone += [] if page.there else [name]
-        yield from self._forget(below, gone)
-        start = op.offset
-        ranked: list[tuple[Record, float | None]] = [(record, None) for record in found]
+            asked = [self._page(name, what, most - len(found), wanted) for name in names[:size]]
+            pages = yield from self._pages(names[:size], asked, below)
+            found += [record for page in pages for record in page.records]
+            names = names[size:]
+        start, order = 0, list[tuple[int, float | None]]((n, None) for n in range(len(found)))
         if query is not None and self._vectors:
             order = self._vectors.rank(query, [record.text for record in found])
-            ranked = [(found[place]._replace(text=b""), score) for place, score in order]
-        if query is None or not wanted:
-            start, ranked = 0, ranked[op.offset :][: op.limit]
+            found = [record._replace(text=b"") for record in found]
+        if query is not None and wanted:
+            start = op.offset
+        else:
+            order = order[op.offset :][: op.limit]
         best: list[tuple[Record, float | None]] = []
-        for group in _groups(ranked):
-            records = yield from self._fetch(
-                [one for one, _ in group], op.refresh_ttl and not wanted
-            )
-            best += [
-                (record, score)
-                for record, (_, score) in zip(records, group, strict=True)
-                if record and matches(record.value(), wanted)
-            ]
-            if len(best) >= start + op.limit:
-                break
+        while order and len(best) < start + op.limit:
+            group, order = order[:TOGETHER], order[TOGETHER:]
+            records = yield from self._fetch([found[place] for place, _ in group], refresh)
+            pairs = zip(records, group, strict=True)
+            best += [(one, score) for one, (_, score) in pairs if one and one.matches(wanted)]
         best = best[start:][: op.limit]
-        expiring = [one for one, _ in best if one.text.split(b" ", 4)[3] != b"0"]
         if wanted and op.refresh_ttl:
-            yield from self._fetch([one._replace(text=b"") for one in expiring], refresh=True)
+            lasting = [record._replace(text=b"") for record, _ in best if record.expires]
+            yield from self._fetch(lasting, refresh=True)
         return [record.item(SearchItem, score=score) for record, score in best]
 
     def namespaces(self, op: ListNamespacesOp) -> Steps[list[Namespace]]:
         """List the namespaces that hold something, by name, cut to a depth."""
-        conditions, found, gone = op.match_conditions or (), dict[Namespace, None](), []
+        conditions, most = op.match_conditions or (), op.offset + op.limit
         prefixes = [one.path for one in conditions if one.match_type == "prefix"]
         fixed = [tuple(takewhile(lambda part: part != "*", path)) for path in prefixes]
         prefix = max(fixed, key=len, default=())
         below = yield from self._below(prefix)
-        pending = [name for name in (prefix, *below) if all(_fits(name, one) for one in conditions)]
-        while pending and len(found) < op.offset + op.limit:
-            size = min(TOGETHER, op.offset + op.limit - len(found))
-            group, pending = pending[:size], pending[size:]
-            pages = yield from together([self._page(name, "keys", 1) for name in group])
-            for name, page in zip(group, pages, strict=True):
-                found |= {name[: op.max_depth]: None} if page.records else {}
-                gone += [] if page.there else [name]
-            pending = [name for name in pending if name[: op.max_depth] not in found]
-        yield from self._forget(below, gone)
+        names = [name for name in (prefix, *below) if all(_fits(name, one) for one in conditions)]
+        found: dict[Namespace, None] = {}
+        while names and len(found) < most:
+            group = names[: min(TOGETHER, most - len(found))]
+            asked = [self._page(name, "keys", 1) for name in group]
+            pages = zip(group, (yield from self._pages(group, asked, below)), strict=True)
+            found |= dict.fromkeys(name[: op.max_depth] for name, page in pages if page.records)
+            names = [name for name in names[len(group) :] if name[: op.max_depth] not in found]
         return list(found)[op.offset :][: op.limit]
 
     def _page(
         self,
         namespace: Namespace,
         what: str,
-        most: int,
+        most: int = _ALL,
         wanted: Mapping[str, Any] | None = None,
         refresh: bool = False,
         skip: int = 0,
     ) -> Steps[Page]:
         """Read live items of a namespace, or their keys or vectors, the oldest first."""
-        place, page = 0, Page(there=False, skipped=0, records=[])
+        place, page, keys = 0, Page(), [self._key(namespace)]
         while place >= 0 and len(page.records) < most:
             take = _ALL if wanted else most - len(page.records)
             arguments = (what, place, skip - page.skipped, take, int(refresh))
-            [reply] = yield [self._call("page", self._key(namespace), *arguments, kind=list)]
+            [reply] = yield [self._call("page", keys, *arguments, kind=list)]
             place, there, skipped, texts = reply
-            records = [Record(namespace, *one) for one in zip(*[iter(texts)] * 2, strict=True)]
-            if wanted and what == "items":
-                records = [record for record in records if matches(record.value(), wanted)]
-            page = Page(bool(there), page.skipped + skipped, page.records + records)
+            new = [Record(namespace, *one) for one in zip(*[iter(texts)] * 2, strict=True)]
+            kept = [record for record in new if what != "items" or record.matches(wanted or {})]
+            page = Page(bool(there), page.skipped + skipped, (*page.records, *kept))
         return page
+
+    def _pages(
+        self, names: Sequence[Namespace], asked: Sequence[Steps[Page]], below: Below
+    ) -> Steps[list[Page]]:
+        """Read pages of namespaces, and forget those that have not been there for an hour."""
+        pages: list[Page] = yield from together(asked)
+        gone = [name for name, page in zip(names, pages, strict=True) if not page.there]
+        notes = [(name, *note) for name in gone for note in below.get(name, ())]
+        yield [self._call("forget", [node], _path(name), noted) for name, node, noted in notes]
+        return pages
 
     def _fetch(self, records: Sequence[Record], refresh: bool) -> Steps[list[Record | None]]:
         """Read what has no text yet; None for an item that went meanwhile."""
-        keys: dict[Namespace, list[bytes]] = {}
-        for record in records:
-            if not record.text:
-                keys.setdefault(record.namespace, []).append(record.key)
+        missing = [record for record in records if not record.text]
         replies = yield [
-            self._call("get", self._key(name), int(refresh), *keys[name], kind=list)
-            for name in keys
+            self._call("get", [self._key(name)], int(refresh), key, kind=list)
+            for name, key, _ in missing
         ]
-        found = {
-            (name, key): text
-            for name, texts in zip(keys, replies, strict=True)
-            for key, text in zip(keys[name], texts, strict=True)
-        }
-        texts = [record.text or found[record.namespace, record.key] for record in records]
-        return [
-            record._replace(text=text) if text else None
-            for record, text in zip(records, texts, strict=True)
-        ]
+        found = iter(replies)
+        texts = [[record.text] if record.text else next(found) for record in records]
+        pairs = zip(records, texts, strict=True)
+        return [record._replace(text=text[0]) if text else None for record, text in pairs]
 
     def _below(self, prefix: Namespace) -> Steps[Below]:
         """Read the namespaces below a prefix, sorted, from the nodes of its index."""
@@ -219,7 +216,7 @@ class StoreSteps:
         level = [""]
         while level:
             nodes = [self._node(prefix, digits) for digits in level]
-            replies = yield [self._call("names", node, kind=list) for node in nodes]
+            replies = yield [self._call("names", [node], kind=list) for node in nodes]
             deeper = []
             for digits, node, (now, pairs) in zip(level, nodes, replies, strict=True):
                 if b"" in pairs[::2] or len(pairs) >= 2 * ROOM:
@@ -231,22 +228,10 @@ class StoreSteps:
             level = deeper
         return dict(sorted(found.items()))
 
-    def _forget(self, below: Below, gone: Iterable[Namespace]) -> Steps[None]:
-        yield [
-            self._call("forget", node, _path(name), noted)
-            for name in gone
-            for node, noted in below.get(name, ())
-        ]
-
     def _call(
-        self,
-        ask: str,
-        key: bytes,
-        *arguments: str | bytes | int,
-        nodes: Sequence[bytes] = (),
-        kind: type = bytes,
+        self, ask: str, keys: Sequence[bytes], *arguments: str | bytes | int, kind: type = bytes
     ) -> Command:
-        return Command("", (key, *nodes), (ask, *arguments), script("store/store"), kind)
+        return Command("", tuple(keys), (ask, *arguments), script("store/store"), kind)
 
     def _key(self, namespace: Namespace) -> bytes:
         return f"{self._prefix}store:{{{_path(namespace)}}}".encode()
@@ -271,12 +256,6 @@ def together(several: Sequence[Steps[Any]]) -> Steps[list[Any]]:
         replies = iter((yield commands) if commands else ())
         answers = {place: list(islice(replies, len(request))) for place, request in asked.items()}
     return [outcomes[place] for place in range(len(several))]
-
-
-def _groups(members: Iterable[T]) -> Iterator[list[T]]:
-    rest = iter(members)
-    while group := list(islice(rest, TOGETHER)):
-        yield group
 
 
 def _path(namespace: Namespace) -> str:

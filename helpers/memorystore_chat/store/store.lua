@@ -152,13 +152,9 @@ function ask.delete(name)
   return 'OK'
 end
 
-function ask.get(refresh, ...)
-  local meta, found = load(), {}
-  for i, name in ipairs({...}) do
-    local item = find(name)
-    found[i] = item and item.live and read(meta, name, item, refresh) or false
-  end
-  return found
+function ask.get(refresh, name)
+  local item = find(name)
+  return item and item.live and {read(load(), name, item, refresh)} or {}
 end
 
 -- Live items from a place on, in order, after some: the place to go on from (-1 at the end), whether
