@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from langchain.agents import create_agent
 from langchain.agents.middleware import HumanInTheLoopMiddleware, ToolCallLimitMiddleware
-from langchain_core.messages import AIMessage, HumanMessage, RemoveMessage
+from langchain_core.messages import AIMessage, HumanMessage, RemoveMessage, ToolMessage
 from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.types import Command
 
@@ -78,6 +78,16 @@ def test_decision_of_a_person_is_stored(
     assert any(result in text for text in words(ended["messages"][2:4]))
     say(agent, "why?")
     assert words(model.asked[-1]) == [*words(ended["messages"]), "why?"]
+
+
+def test_result_instead_of_a_decision_goes_on_with_the_turn(make: Make, saver: Any) -> None:
+    """A front end that carried out the waiting call itself hands in the result."""
+    approval = HumanInTheLoopMiddleware(interrupt_on={"look_up": True})
+    agent, model = remembering(make, [call("tea"), "fine"], approval, saver=saver)
+    say(agent, "1")
+    agent.invoke({"messages": [ToolMessage("mine", tool_call_id="call-tea")]}, THREAD)
+    assert words(model.asked[-1]) == ["1", "", "mine"]
+    assert words(make().messages) == ["1", "", "mine", "fine"]
 
 
 def test_reason_of_a_limit_is_stored(make: Make) -> None:

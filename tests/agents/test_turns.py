@@ -208,6 +208,22 @@ def test_what_was_trimmed_is_stored(make: Make, saver: Any, keep: int) -> None:
     assert stored == ["1", "", "facts about tea", "facts about milk", "fine", "2", "ok"]
 
 
+def test_exchanged_result_is_stored_once(make: Make, client: Any, saver: Any) -> None:
+    """What a redactor replaced is nowhere in the session, also where it stands behind."""
+
+    def exchange(messages: list[BaseMessage]) -> Any:
+        last = messages[-1]
+        if not isinstance(last, ToolMessage) or last.text == "[redacted]":
+            return None
+        new = ToolMessage("[redacted]", tool_call_id=last.tool_call_id)
+        return {"messages": [RemoveMessage(id=last.id or ""), new]}
+
+    agent, _ = remembering(make, [call("tea"), "fine"], Hooks(before_model=exchange), saver=saver)
+    say(agent, "1")
+    assert words(make().messages) == ["1", "", "[redacted]", "fine"]
+    assert client.llen(make().key) == 4
+
+
 def test_pending_call_gets_its_result_in_the_next_call(make: Make, saver: Any) -> None:
     """A call for the front end ends the turn; its result follows it, before what is said beside."""
     pending = Hooks(after_model=lambda m: {"jump_to": "end"} if m[-1].tool_calls else None)
