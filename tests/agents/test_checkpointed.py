@@ -124,6 +124,22 @@ def test_question_that_an_outage_took_is_not_asked_again(
     assert len(model.asked) == 2 + 2 * turns_before
 
 
+@pytest.mark.parametrize("schema", [None, DeepState])
+def test_turn_whose_history_cannot_be_made_asks_no_model(make: Make, schema: Any) -> None:
+    """The call fails before a model is paid for, and the next one goes on without its question."""
+    histories = [make, make, make, make]
+    agent, model = remembering(
+        lambda name: histories.pop(0)(name), [*"ab"], saver=InMemorySaver(), state_schema=schema
+    )
+    say(agent, "1")
+    histories.clear()
+    with pytest.raises(IndexError):
+        say(agent, "lost")
+    histories += [make] * 4
+    say(agent, "2")
+    assert [words(asked) for asked in model.asked] == [["1"], [*"1a2"]]
+
+
 @pytest.mark.parametrize("fault", ["refused", "lost reply"])
 def test_write_that_failed_is_made_up_for(
     make: Make, client: Any, valkey_server: Any, saver: Any, fault: str
