@@ -276,15 +276,15 @@ def test_still_loading() -> None:
     with servers.valkey() as server:
         with server.admin() as admin:
             # Random, as the server looks up from loading after so many bytes, compressed.
-            admin.mset({f"key{number}": secrets.token_hex(50) for number in range(600)})
+            admin.mset({f"key{number}": secrets.token_hex(50) for number in range(400)})
             admin.save()
         server.kill()
-        server.config |= {"key_load_delay": 10_000, "loading_process_events_interval_bytes": 1024}
+        server.options |= {"key-load-delay": 10_000, "loading-process-events-interval-bytes": 1024}
         server.spawn()
         servers.wait_until(lambda: accepts(server), "the port being open")
         assert "still loading its data" in refused(server.url, timeout=0.5, within=1.5)
         with connect(server.url, timeout=15) as client:
-            assert client.dbsize() == 600
+            assert client.dbsize() == 400
 
 
 def accepts(server: Server) -> bool:
