@@ -155,7 +155,7 @@ def test_a_database_on_a_cluster(misleading_cluster: Cluster) -> None:
     """A cluster has one, also if its server can have more, and none is chosen silently."""
     for options in ({}, {"cluster": True}):
         assert "only database 0" in refused(f"{misleading_cluster.url}/1", **options)
-    if misleading_cluster.nodes[0].config["cluster_databases"] == 1:
+    if misleading_cluster.nodes[0].options["cluster-databases"] == 1:
         said = refused(f"{misleading_cluster.url}/1", cluster=False)
         assert "no database 1" in said
         assert "15" not in said
