@@ -279,7 +279,8 @@ def test_still_loading() -> None:
             admin.mset({f"key{number}": secrets.token_hex(50) for number in range(400)})
             admin.save()
         server.kill()
-        server.options |= {"key-load-delay": 10_000, "loading-process-events-interval-bytes": 1024}
+        slowly = {"key-load-delay": 10_000, "loading-process-events-interval-bytes": 1024}
+        server.options = {**server.options, **slowly}
         server.spawn()
         servers.wait_until(lambda: accepts(server), "the port being open")
         assert "still loading its data" in refused(server.url, timeout=0.5, within=1.5)

@@ -121,21 +121,15 @@ class _Service:
         """The endpoint that the service describes, once it is sure to be usable."""
         answer = self.answer = self.ask(self.method)
         host, port, cluster = self.place()
-        state = answer.state.name
-        if state == "CREATING":
-            raise EndpointError(
-                f"{self.name} is creating. Wait until it is ready, some minutes; look with: "
-                f"{self._command('describe')}"
-            )
-        if state == "DELETING":
-            raise EndpointError(
-                f"{self.name} is deleting. See what there is besides: {self._command('list')}"
-            )
-        if not host:
-            raise EndpointError(
-                f"{self.name} has no address to connect to. Check its network connections: "
-                f"{self._command('describe')}"
-            )
+        describe, listing = self._command("describe"), self._command("list")
+        useless = {
+            "CREATING": f"is creating. Wait until it is ready, some minutes; look with: {describe}",
+            "DELETING": f"is deleting. See what there is besides: {listing}",
+        }.get(answer.state.name)
+        if not useless and not host:
+            useless = f"has no address to connect to. Check its network connections: {describe}"
+        if useless:
+            raise EndpointError(f"{self.name} {useless}")
         # The three services spell their modes with different beginnings.
         tls = answer.transit_encryption_mode.name.endswith("SERVER_AUTHENTICATION")
         authorities = self.wanted.ca_certs
@@ -232,8 +226,7 @@ class _Service:
 class _Redis(_Service):
     product = "redis"
     title = "Memorystore for Redis instance"
-    library = "google.cloud.redis_v1"
-    client = "CloudRedisClient"
+    library, client = "google.cloud.redis_v1", "CloudRedisClient"
     gcloud = "redis instances"
 
     def place(self) -> tuple[str, int, bool | None]:
@@ -251,8 +244,7 @@ class _Redis(_Service):
 class _RedisCluster(_Service):
     product = "redis-cluster"
     title = "Memorystore for Redis Cluster"
-    library = "google.cloud.redis_cluster_v1"
-    client = "CloudRedisClusterClient"
+    library, client = "google.cloud.redis_cluster_v1", "CloudRedisClusterClient"
     method = "get_cluster"
     gcloud = "redis clusters"
 
@@ -266,12 +258,9 @@ class _RedisCluster(_Service):
 class _Valkey(_Service):
     product = "valkey"
     title = "Memorystore for Valkey instance"
-    library = "google.cloud.memorystore_v1"
-    client = "MemorystoreClient"
-    api = "memorystore.googleapis.com"
-    role = "roles/memorystore"
-    gcloud = "memorystore instances"
-    region_flag = "--location"
+    library, client = "google.cloud.memorystore_v1", "MemorystoreClient"
+    api, role = "memorystore.googleapis.com", "roles/memorystore"
+    gcloud, region_flag = "memorystore instances", "--location"
 
     def place(self) -> tuple[str, int, bool | None]:
         modes = {"CLUSTER": True, "CLUSTER_DISABLED": False, "STANDALONE": False}
