@@ -14,7 +14,8 @@ from nbformat.v4 import new_code_cell, new_notebook
 
 import servers
 from memorystore_chat import MemorystoreChatMessageHistory
-from memorystore_tutorial import ChatBox, DemoChatModel, box, chat_box
+from memorystore_tutorial import DemoChatModel, box, chat_box
+from memorystore_tutorial.box import ChatBox
 
 
 @pytest.fixture

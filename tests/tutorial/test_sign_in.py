@@ -7,7 +7,8 @@ from types import ModuleType
 
 import pytest
 
-from memorystore_tutorial import Environment, detect_environment, sign_in
+from memorystore_chat.connection.environment import Environment
+from memorystore_tutorial import detect_environment, sign_in
 from printed import said
 
 WORKBENCH = "Agent Platform Workbench (Vertex AI Workbench)"
