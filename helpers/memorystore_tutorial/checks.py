@@ -152,16 +152,23 @@ def check_turn(tea: MemorystoreChatMessageHistory) -> _Problems:
 
 
 @_exercise(
-    "Your chatbot remembers two exchanges, and forgets after an hour.",
-    "Two options of the history do it, and clear() starts over.",
+    "Each kind of page keeps what the hotel wants, and no more.",
+    "The options are window, ttl, and max_messages; each page needs one of them.",
 )
-def check_short_memory(client: Client, short_memory: MemorystoreChatMessageHistory) -> _Problems:
-    """Notebook 2: six messages stored, four read, gone after an hour."""
-    yield _unprefixed(short_memory, "exercise")
-    yield _counts(short_memory, 6, 4)
-    left = client.ttl(short_memory.key)
-    hint = "How long it lives is ttl=, in seconds: an hour is 3600."
-    yield not 3500 < left <= 3600, "the session does not expire in one hour.", hint
+def check_pages(
+    history_of: Callable[..., MemorystoreChatMessageHistory], pages: dict[str, dict[str, Any]]
+) -> _Problems:
+    """Notebook 2: the right options for three kinds of conversations."""
+    wanted = {
+        "chat": ({"window": 4}, "Everything is stored, and the newest 4 are read: window=4."),
+        "kiosk": ({"ttl": 3600}, "How long a session lives is ttl=, in seconds."),
+        "door": ({"max_messages": 6}, "How much is stored is max_messages=; a window only reads."),
+    }
+    for name, (options, hint) in wanted.items():
+        given = pages.get(name, {})
+        yield not given, f"the page {name!r} has no options.", hint
+        history_of(name, **given)  # unknown options and bad values end in an error
+        yield given != options, f"the page {name!r} has {given}.", hint
 
 
 @_exercise("A week from now, the server deletes it by itself.", "sessions.expire does it.")
@@ -182,16 +189,19 @@ def check_week(client: Client, history: MemorystoreChatMessageHistory) -> _Probl
 
 
 @_exercise(
-    "Only the short conversations are left.",
-    "sessions.scan knows how many messages each session has.",
+    "It names those who were idle for a year, and changes nothing.",
+    "Which function removes a session, and which only sets a time?",
 )
-def check_chatty(client: Client, key_prefix: str) -> _Problems:
-    """Notebook 3: only the sessions of four messages or more are deleted."""
-    counts = {s.id: s.messages for s in sessions.scan(client, key_prefix=key_prefix)}
-    gone = "a short conversation is gone, too."
-    again = "Run the notebook again from the top, and keep those with fewer than four."
-    yield not {"alan", "grace"} <= counts.keys(), gone, again
-    yield max(counts.values(), default=0) >= 4, "there are sessions with four messages or more.", ""
+def check_cleaner(report: sessions.Report) -> _Problems:
+    """Notebook 3: a trial run that would delete what was idle for a year."""
+    kind = type(report).__name__
+    made = "Assign what sessions.delete(...) returns: report = sessions.delete(...)."
+    yield not isinstance(report, sessions.Report), f"report is a {kind}.", made
+    yield report.action == "expire", "it sets a time to live for everybody.", ""
+    yield report.action != "delete", f"it does something else: {report.action}.", ""
+    yield not report.dry_run, "it deleted at once.", "Leave out dry_run=False: look first."
+    idle = "idle_for=timedelta(days=365) picks the guests who haven't written for a year."
+    yield report.sessions > 0, "it would delete guests who wrote this year.", idle
 
 
 @_exercise(

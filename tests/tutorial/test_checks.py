@@ -3,6 +3,7 @@
 
 from collections.abc import Iterator
 from contextlib import suppress
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -68,13 +69,9 @@ class Notebook(dict[str, Any]):
                 client, ids or None, key_prefix=prefix, **({"dry_run": False} | options)
             )
 
-        def delete(least: int, **options: Any) -> None:
-            found = sessions.scan(client, key_prefix=prefix)
-            chatty = [session.id for session in found if session.messages >= least]
-            sessions.delete(client, chatty, key_prefix=prefix, **({"dry_run": False} | options))
-
         saver = make_saver()
         super().__init__(vars() | {"DAY": DAY, "H": HumanMessage, "A": AIMessage, "checks": checks})
+        self.update(sessions=sessions, timedelta=timedelta, DemoChatModel=DemoChatModel)
         self.update(Q=[HumanMessage("q"), AIMessage("a")], agent=make_agent(saver))
         for name, turns in (("ada", 2), ("grace", 1), ("alan", 1)):
             history(name).add_messages(self["Q"] * turns)
@@ -86,7 +83,6 @@ def notebook(valkey_server: servers.Server, key_prefix: str) -> Iterator[Noteboo
         yield Notebook(client, f"tutorial-{key_prefix}")
 
 
-SHORT = "h = history('exercise', {}); [h.add_messages(Q) for _ in range({})]"
 BRIEF = "f = lambda user, question: {}"
 REJECT = "say(agent, 'grace', 'Please cancel booking 7.'); resume(agent, '{}')"
 KEEP = "s = make_saver({}); say(make_agent(s), 'lee', 'Hi!')"
@@ -132,16 +128,36 @@ CHECKS: dict[str, tuple[str, list[tuple[str, str]]]] = {
             ("tea = history('tea'); tea.add_messages(Q[::-1])", "comes first"),
         ],
     ),
-    "check_short_memory(client, h)": (
-        SHORT.format("window=4, ttl=3600", 3),
+    "check_guests_apart(ask_for)": (
+        "ask_for = lambda guest, text: ask(history(guest), text)",
         [
-            ("h = None", "still None"),
-            (SHORT.format("window=4", 3), "3600"),
-            (SHORT.format("window=4, ttl=60", 3), "3600"),
-            (SHORT.format("ttl=3600", 3), "window=4"),
-            (SHORT.format("ttl=3600, max_messages=4", 3), "must not be smaller"),
-            (SHORT.format("window=4, ttl=3600", 2), "Store 6"),
-            (SHORT.format("window=4, ttl=3600", 4), "clear"),
+            ("ask_for = lambda guest, text: ask(history('guest'), text)", "tells them apart"),
+            ("ask_for = lambda guest, text: None", "reply.text"),
+            ("ask_for = lambda guest, text: DemoChatModel().invoke(text)", "reply.text"),
+            ("ask_for = lambda guest, text: DemoChatModel().invoke(text).text", "Load notes"),
+            ("ask_for = lambda text: ''", "error"),
+        ],
+    ),
+    "check_pages(history, pages)": (
+        "pages = {'chat': {'window': 4}, 'kiosk': {'ttl': 3600}, 'door': {'max_messages': 6}}",
+        [
+            ("pages = {'chat': {}, 'kiosk': {}, 'door': {}}", "window=4"),
+            ("pages = {'chat': {'max_messages': 4}}", "window=4"),
+            ("pages = {'chat': {'window': 4}, 'kiosk': {'ttl': 60}}", "in seconds"),
+            ("pages = {'chat': {'window': 4}, 'kiosk': {'ttl': 3600}, 'door': {'window': 6}}",
+             "only reads"),
+            ("pages = {'chat': {'windows': 4}}", "error"),
+        ],
+    ),
+    "check_cleaner(report)": (
+        "report = sessions.delete(client, key_prefix=prefix, idle_for=timedelta(days=365))",
+        [
+            ("report = None", "still None"),
+            ("report = sessions.expire(client, key_prefix=prefix, ttl=365 * DAY)", "removes"),
+            ("report = sessions.delete(client, key_prefix=prefix)", "idle_for"),
+            ("report = sessions.delete(client, key_prefix=prefix, idle_for=timedelta(days=365), "
+             "dry_run=False)", "look first"),
+            ("report = 'deleted'", "Assign"),
         ],
     ),
     "check_week(client, history('grace'))": (
@@ -153,17 +169,6 @@ CHECKS: dict[str, tuple[str, list[tuple[str, str]]]] = {
             ("expire(ttl=7 * DAY)", "names the sessions"),
             ("expire('grace', ttl=7 * 24)", "in seconds"),
             ("history('grace').clear()", "from the top"),
-        ],
-    ),
-    "check_chatty(client, prefix)": (
-        "delete(4)",
-        [
-            ("", "four messages or more"),
-            ("delete(5)", "four messages or more"),
-            ("delete(4, dry_run=True)", "four messages or more"),
-            ("delete(1)", "fewer than four"),
-            ("delete(2)", "fewer than four"),
-            ("history('grace').clear()", "fewer than four"),
         ],
     ),
     "check_two_conversations(lambda u, c: history(f'{u}/{c}'), 'kay')": (
