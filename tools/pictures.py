@@ -185,6 +185,23 @@ def _cluster(page: _Canvas) -> str:
     )
 
 
+def _reach(page: _Canvas) -> str:
+    page.box(33, 3, 65, 39, "", "white")
+    page.text(64, 38.5, "your VPC network", fontsize=12, color=QUIET)
+    page.box(36, 24, 26, 11, "Workbench\nor Colab Enterprise", BLUE)
+    page.box(36, 7, 26, 11, "Jump VM\nno public address", GRAY)
+    page.box(74, 14, 20, 14, "Memorystore\nprivate address", GREEN)
+    page.box(2, 7, 20, 11, "Your laptop\n127.0.0.1:6380", BLUE)
+    page.arrow((62, 29.5), (74, 24), "by name", at=(69, 30.5))
+    page.arrow((62, 12.5), (74, 18))
+    page.arrow((22, 12.5), (36, 12.5), "IAP tunnel", at=(27.4, 15))
+    return (
+        "Inside your VPC network, Workbench and Colab Enterprise reach Memorystore's private "
+        "address by the instance's name. A laptop outside of it goes through an IAP tunnel to a "
+        "jump VM, and from there to Memorystore."
+    )
+
+
 PICTURES: dict[str, tuple[int, Callable[[_Canvas], str]]] = {
     "turn": (40, _turn),
     "list": (34, _list),
@@ -192,6 +209,7 @@ PICTURES: dict[str, tuple[int, Callable[[_Canvas], str]]] = {
     "loop": (48, _loop),
     "threads": (46, _threads),
     "cluster": (50, _cluster),
+    "reach": (45, _reach),
 }
 """Name -> its height, and what draws it and returns its words."""
 

@@ -9,6 +9,7 @@ import inspect
 import json
 import re
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from functools import wraps
 from itertools import pairwise
 from typing import Any, ParamSpec
@@ -19,9 +20,10 @@ from redis.exceptions import RedisError
 
 from memorystore_chat import sessions
 from memorystore_chat.commands import Client
-from memorystore_chat.connection import Endpoint
-from memorystore_chat.errors import MemorystoreChatError
+from memorystore_chat.connection import Endpoint, IamCredentials, connect
+from memorystore_chat.errors import ConnectError, MemorystoreChatError
 from memorystore_chat.history import MemorystoreChatMessageHistory
+from memorystore_tutorial import practice
 from memorystore_tutorial.text import wrapped
 
 _Given = ParamSpec("_Given")
@@ -321,9 +323,70 @@ def check_keep(client: Client, my_saver: Any, key_prefix: str) -> _Problems:
     yield not 0 < left <= DAY, "the thread does not expire in a day.", hint
 
 
+@_exercise(
+    "The beginners pay nothing, the test little, and the guests are safe.",
+    "The table above says what each is for.",
+)
+def check_designs(workshop: str, load_test: str, guests: str) -> _Problems:
+    """Notebook 8: a server for each of three wishes."""
+    names = ("embedded", "shared-core-nano", "custom-pico")
+    for answer in (workshop, load_test, guests):
+        one_of = f"Write one of {', '.join(map(repr, names))}."
+        yield answer not in names, f"{answer!r} is none of the three.", one_of
+    account = "An instance takes an account and a project. What do beginners have already?"
+    yield workshop != "embedded", "the workshop gets an instance.", account
+    inside = "The server on this machine is not in the VPC, so the test would measure another one."
+    dear = "It would do. But you would pay for a replica of data that may be lost."
+    hint = inside if load_test == "embedded" else dear
+    yield load_test != "shared-core-nano", f"the load test runs on {load_test}.", hint
+    replica = "A node fails. Which one has a replica that takes over?"
+    yield guests != "custom-pico", f"the guests' conversations are on {guests}.", replica
+
+
+@_exercise(
+    "It trusts the instance's authority, and logs in as discover() found.",
+    "connect takes iam= and ca_certs=. Both are in instance.",
+)
+def check_tunnel(through_tunnel: Callable[[Endpoint, int], Any]) -> _Problems:
+    """Notebook 8: a way through a tunnel to a server with IAM and TLS."""
+    with practice.server(iam=True, tls=True) as server:
+        near = Endpoint.parse(server.endpoint)
+        instance = replace(
+            near,
+            host="127.0.0.2",  # nothing listens there
+            port=6379,
+            ca_certs=(str(server.ca_cert),),
+            credential_provider=IamCredentials(server.credentials),
+        )
+        try:
+            client = through_tunnel(instance, near.port)
+        except ConnectError as error:
+            told = str(error).partition(": ")[2].partition(". ")[0]
+            yield True, f"the connection fails: {told}.", _missing(told)
+            return
+        yield client is None, "through_tunnel returns None.", "Return the client of connect(...)."
+        with client:
+            other = "Connect to 127.0.0.1, with the port that the function is given."
+            there = client.get_connection_kwargs() if hasattr(client, "get_nodes") else {}
+            there = there or client.connection_pool.connection_kwargs
+            yield there.get("port") != near.port, "it connects to another server.", other
+            client.ping()
+
+
+def _missing(told: str) -> str:
+    """What the call of connect lacks, by what its error says."""
+    if "authority" in told:
+        return "Trust the instance's own authority: ca_certs=instance.ca_certs."
+    if "password" in told or "credentials" in told:
+        return "Log in as discover() found: iam=instance.credential_provider."
+    if "listens" in told:
+        return "The tunnel begins at 127.0.0.1, at the port that the function is given."
+    return "valkeys:// has TLS, which the instance asks for."
+
+
 @_exercise("That one turn is all that the users noticed.", "run.seconds has the time of each turn.")
 def check_slowest(slowest: Any, seconds: Sequence[float]) -> _Problems:
-    """Notebook 7: the longest turn of the failover, in seconds."""
+    """Notebook 9: the longest turn of the failover, in seconds."""
     is_other = isinstance(slowest, bool) or not isinstance(slowest, int | float)
     number = "A number alone: max(...) of run.seconds, without text around it."
     yield is_other, f"slowest is a {type(slowest).__name__}, not a number.", number
@@ -338,37 +401,28 @@ def check_slowest(slowest: Any, seconds: Sequence[float]) -> _Problems:
     "Four options of the history do it, beside the client and the session id.",
 )
 def check_production(
-    make_history: Callable[[str], MemorystoreChatMessageHistory | None],
-    client: Client,
-    cluster: Any,
-    key_prefix: str,
+    make_history: Callable[[Client, str], MemorystoreChatMessageHistory | None], key_prefix: str
 ) -> _Problems:
-    """Notebook 7: a history for production, tried with one more node killed."""
-    # Nodes 1 to 3 begin as primaries: one that still is one has its replica.
-    names = ("kay", "edsger", "linus", "grace", "ada")
-    users = [user for user in names if cluster.primary_of(key_prefix + user) <= 3]
-    again = "Run the notebook again from *A cluster* on."
-    yield not users, "the cluster has no replica left.", again
-    history = make_history(users[0])
-    if history is None:
-        yield True, "production_history returns None.", ""
-        return
-    history.clear()
-    history.add_messages([HumanMessage(f"message {n}") for n in range(1, 206)])
-    prefix = "key_prefix=KEY_PREFIX, and the session id is the user."
-    key = f"the session's key is {history.key!r}, not {key_prefix + users[0]!r}."
-    yield history.key != key_prefix + users[0], key, prefix
-    elsewhere = "The first argument is cluster_client."
-    stored = client.llen(history.key)
-    yield not stored, "the session is not stored on the cluster.", elsewhere
-    yield _counts(history, 200, 20)
-    days = client.ttl(history.key) / DAY
-    seconds = "ttl= is in seconds: 30 * 24 * 3600."
-    yield not 29 < days <= 30, "the session does not expire in 30 days.", seconds
-    if cluster.running >= 5:
+    """Notebook 9: a history for production, tried on a cluster whose primary is killed."""
+    guest = "kay"
+    with practice.cluster() as cluster, connect(cluster.endpoint) as client:
+        history = make_history(client, guest)
+        if history is None:
+            yield True, "production_history returns None.", ""
+            return
+        given = "Hand on the client that the function is given, not another one."
+        yield history.client is not client, "the history is on another server.", given
+        key = f"the session's key is {history.key!r}, not {key_prefix + guest!r}."
+        prefix = "key_prefix=KEY_PREFIX, and the session id is the guest."
+        yield history.key != key_prefix + guest, key, prefix
+        history.add_messages([HumanMessage(f"message {n}") for n in range(1, 206)])
+        yield _counts(history, 200, 20)
+        days = client.ttl(history.key) / DAY
+        seconds = "ttl= is in seconds: 30 * 24 * 3600."
+        yield not 29 < days <= 30, "the session does not expire in 30 days.", seconds
         cluster.kill(cluster.primary_of(history.key))
-    history.add_user_message("Are you still there?")
-    yield _counts(history, 200, 20)
+        history.add_user_message("Are you still there?")
+        yield _counts(history, 200, 20)
 
 
 def _unprefixed(history: MemorystoreChatMessageHistory, session_id: str) -> tuple[bool, str, str]:

@@ -16,7 +16,7 @@ import servers
 from memorystore_chat import MemorystoreChatMessageHistory, connect, sessions
 from memorystore_chat.agents import ChatHistoryMiddleware
 from memorystore_chat.checkpoint import MemorystoreSaver
-from memorystore_tutorial import DemoChatModel, checks, practice
+from memorystore_tutorial import DemoChatModel, checks
 
 DAY = 24 * 3600
 
@@ -72,6 +72,7 @@ class Notebook(dict[str, Any]):
         saver = make_saver()
         super().__init__(vars() | {"DAY": DAY, "H": HumanMessage, "A": AIMessage, "checks": checks})
         self.update(sessions=sessions, timedelta=timedelta, DemoChatModel=DemoChatModel)
+        self.update(connect=connect)
         self.update(Q=[HumanMessage("q"), AIMessage("a")], agent=make_agent(saver))
         for name, turns in (("ada", 2), ("grace", 1), ("alan", 1)):
             history(name).add_messages(self["Q"] * turns)
@@ -85,6 +86,7 @@ def notebook(valkey_server: servers.Server, key_prefix: str) -> Iterator[Noteboo
 
 BRIEF = "f = lambda user, question: {}"
 REJECT = "say(agent, 'grace', 'Please cancel booking 7.'); resume(agent, '{}')"
+TUNNEL = "connect(f'valkeys://127.0.0.1:{{port}}', {})"
 KEEP = "s = make_saver({}); say(make_agent(s), 'lee', 'Hi!')"
 # Each check: its call, what solves it, and what learners do with a word of the verdict on it.
 CHECKS: dict[str, tuple[str, list[tuple[str, str]]]] = {
@@ -242,6 +244,32 @@ CHECKS: dict[str, tuple[str, list[tuple[str, str]]]] = {
             (KEEP.format("keep=1, ttl=DAY, key_prefix=prefix + 'x:'"), "under our prefix"),
         ],
     ),
+    "check_designs(workshop, load_test, guests)": (
+        "workshop, load_test, guests = 'embedded', 'shared-core-nano', 'custom-pico'",
+        [
+            ("workshop = load_test = guests = None", "still None"),
+            ("workshop, load_test, guests = 'embedded', 'nano', 'custom-pico'", "Write one of"),
+            ("workshop = load_test = guests = 'custom-pico'", "beginners have already"),
+            ("workshop = load_test = guests = 'embedded'", "not in the VPC"),
+            ("workshop, load_test, guests = 'embedded', 'custom-pico', 'custom-pico'", "may be lost"),
+            ("workshop, load_test, guests = 'embedded', *['shared-core-nano'] * 2", "takes over"),
+            ("workshop, load_test, guests = 1, 2, 3", "Write one of"),
+        ],
+    ),
+    "check_tunnel(f)": (
+        f"f = lambda i, port: {TUNNEL.format('ca_certs=i.ca_certs, iam=i.credential_provider')}",
+        [
+            (f"f = lambda i, port: {TUNNEL.format('')}", "ca_certs=instance.ca_certs"),
+            (f"f = lambda i, port: {TUNNEL.format('ca_certs=i.ca_certs')}", "iam=instance"),
+            (f"f = lambda i, port: {TUNNEL.format('iam=i.credential_provider')}", "ca_certs="),
+            ("f = lambda i, port: connect(i)", "begins at 127.0.0.1"),
+            ("f = lambda i, port: connect(f'127.0.0.1:{port}')", "has TLS"),
+            ("f = lambda i, port: client", "another server"),
+            ("f = lambda i, port: None", "Return the client"),
+            ("f = lambda i, port: i.host", "error"),
+            ("f = None", "still None"),
+        ],
+    ),
     "check_slowest(slowest, [0.1, 2.5])": (
         "slowest = 2.5",
         [
@@ -278,26 +306,32 @@ def test_every_check_is_tried() -> None:
 
 
 @pytest.mark.own_server
-def test_a_history_for_production_is_tried_with_a_kill(notebook: Notebook) -> None:
-    options: dict[str, Any] = {"ttl": 30 * DAY, "window": 20, "max_messages": 200}
-    with practice.cluster(node_timeout=1) as cluster, connect(cluster.endpoint) as client:
+@pytest.mark.parametrize(
+    ("changed", "word"),
+    [
+        ({}, "Solved. "),
+        ({"client": None}, "client that the function is given"),
+        ({"key_prefix": "q:"}, "KEY_PREFIX"),
+        ({"ttl": 30}, "in seconds"),
+        ({"window": None}, "window=20"),
+        ({"max_messages": None}, "max_messages"),
+        (None, "returns None"),
+    ],
+    ids=str,
+)
+def test_a_history_for_production_is_tried_with_a_kill(
+    changed: dict[str, Any] | None, word: str, notebook: Notebook
+) -> None:
+    options = {"key_prefix": "p:", "ttl": 30 * DAY, "window": 20, "max_messages": 200}
 
-        def verdict(used: Any = client, prefix: str = "p:", **changed: Any) -> str:
-            def make(user: str) -> Any:
-                given = {"key_prefix": prefix, **options, **changed}
-                return MemorystoreChatMessageHistory(used, user, **given)
+    def make(client: Any, guest: str) -> MemorystoreChatMessageHistory | None:
+        if changed is None:
+            return None
+        if "client" in changed:
+            client = notebook["client"]
+        given = {name: value for name, value in changed.items() if name != "client"}
+        return MemorystoreChatMessageHistory(client, guest, **(options | given))
 
-            return str(checks.check_production(make, client, cluster, "p:"))
-
-        wrong = [
-            (verdict(notebook["client"]), "cluster_client"),
-            (verdict(prefix="q:"), "KEY_PREFIX"),
-            (verdict(ttl=30), "in seconds"),
-            (verdict(window=None), "window=20"),
-            (verdict(max_messages=None), "max_messages"),
-            (str(checks.check_production(lambda _: None, client, cluster, "p:")), "None"),
-        ]
-        assert [said for said, word in wrong if word not in said or "Hint" not in said] == []
-        assert cluster.running == 6
-        assert verdict().startswith("Solved. ")
-        assert cluster.running == 5
+    verdict = " ".join(checks.check_production(make, "p:").split())
+    assert word in verdict
+    assert word == "Solved. " or "Hint: " in verdict

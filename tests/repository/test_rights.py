@@ -1,0 +1,111 @@
+"""docs/how_to/grant_rights.md: its rules are enough for each part, and name nothing needless."""
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from langchain_core.messages import AIMessage, HumanMessage
+from langgraph.graph import MessagesState, StateGraph
+
+from memorystore_chat import MemorystoreChatError, MemorystoreChatMessageHistory, connect, sessions
+from memorystore_chat.checkpoint import MemorystoreSaver
+from memorystore_chat.store import MemorystoreStore
+from servers import Server
+
+PAGE = (Path(__file__).parents[2] / "docs/how_to/grant_rights.md").read_text(encoding="utf-8")
+RULES = dict(re.findall(r"^\| (\w+) \| `(\+[^`]+)` \|$", PAGE, re.MULTILINE))
+(CATEGORIES,) = re.findall(r"^on ~chat:\* (-@all .*)$", PAGE, re.MULTILINE)
+# What the client asks by itself, and does without.
+BY_ITSELF = {"client|setinfo"}
+
+
+def history(client: Any, prefix: str, spoil: Callable[[str], None], _: Path) -> None:
+    """All that a history does, with a broken element to repair."""
+    ada = MemorystoreChatMessageHistory(client, "ada", 60, key_prefix=prefix, max_messages=4)
+    ada.add_messages([HumanMessage("Hi!"), AIMessage("Hello!")] * 3)
+    ada.add_message(HumanMessage("Bye."))
+    assert (len(ada), ada.messages[-1].text) == (4, "Bye.")
+    spoil(ada.key)
+    assert len(ada.repair(dry_run=False)) == 1
+    ada.clear()
+
+
+def checkpointer(client: Any, prefix: str, _: object, __: Path) -> None:
+    saver = MemorystoreSaver(client, ttl=60, key_prefix=prefix, keep=5)
+    graph = StateGraph(MessagesState)
+    graph.add_node("answer", lambda _: {"messages": [AIMessage("Hello!")]})
+    graph.set_entry_point("answer")
+    agent = graph.compile(checkpointer=saver)
+    config: Any = {"configurable": {"thread_id": "ada"}}
+    for text in "abcd":
+        agent.invoke({"messages": [HumanMessage(text)]}, config)
+    assert len(list(saver.list(None))) == 5
+    saver.copy_thread("ada", "lee")
+    saver.prune(["ada"], strategy="keep_latest")
+    assert agent.get_state(config).values["messages"][-1].text == "Hello!"
+    saver.delete_thread("ada")
+
+
+def store(client: Any, prefix: str, _: object, __: Path) -> None:
+    facts = MemorystoreStore(client, key_prefix=prefix)
+    facts.put(("guests", "ada"), "drink", {"text": "green tea"}, ttl=3)
+    facts.put(("guests", "lee"), "drink", {"text": "water"})
+    assert len(facts.search(("guests",))) == len(facts.list_namespaces()) == 2
+    facts.delete(("guests", "lee"), "drink")
+
+
+def moving(client: Any, prefix: str, _: object, folder: Path) -> None:
+    """What `sessions` does; the session is made with another client."""
+    assert [session.id for session in sessions.scan(client, key_prefix=prefix)] == ["made"]
+    sessions.expire(client, ["made"], ttl=99, key_prefix=prefix, dry_run=False)
+    sessions.export(client, folder / "archive", key_prefix=prefix)
+    sessions.delete(client, key_prefix=prefix, dry_run=False)
+    sessions.load(client, folder / "archive")
+
+
+PARTS: dict[str, Callable[[Any, str, Callable[[str], None], Path], None]] = {
+    "History": history, "Checkpointer": checkpointer, "Store": store, "Sessions": moving,
+}  # fmt: skip
+
+
+def run(server: Server, part: str, rights: str, prefix: str, folder: Path) -> set[str]:
+    """Run a part as a user with these rights only, and return the commands it sent."""
+    with server.admin() as admin:
+        made = MemorystoreChatMessageHistory(admin, "made", 60, key_prefix=prefix)
+        if part == "Sessions":
+            made.add_user_message("Hi!")
+        rules = ("-@all", "resetkeys", f"~{prefix}*", *rights.split())
+        with server.limited(*rules):
+            admin.config_resetstat()
+            with connect(f"redis://limited:pw@{server.host}:{server.port}") as client:
+                PARTS[part](client, prefix, lambda key: admin.lset(key, 0, "broken"), folder)
+            sent = admin.info("commandstats")
+            made.clear()
+    names = {name.removeprefix("cmdstat_") for name in sent}
+    return names - BY_ITSELF - {"config|resetstat", "auth", "select", "lset"}
+
+
+@pytest.mark.parametrize("part", PARTS)
+def test_the_named_commands_are_what_a_part_needs(
+    part: str, valkey_server: Server, key_prefix: str, tmp_path: Path
+) -> None:
+    rights = f"{RULES['Connect']} {RULES[part]}"
+    sent = run(valkey_server, part, rights, key_prefix, tmp_path)
+    assert sorted(sent) == sorted(rights.replace("+", "").split())
+
+
+@pytest.mark.parametrize("part", PARTS)
+def test_the_categories_are_enough(
+    part: str, valkey_server: Server, key_prefix: str, tmp_path: Path
+) -> None:
+    assert run(valkey_server, part, CATEGORIES, key_prefix, tmp_path)
+
+
+@pytest.mark.parametrize("part", ["History", "Checkpointer", "Store"])
+def test_without_lua_nothing_is_written(
+    part: str, valkey_server: Server, key_prefix: str, tmp_path: Path
+) -> None:
+    with pytest.raises(MemorystoreChatError, match=r"(?i)evalsha"):
+        run(valkey_server, part, f"{CATEGORIES} -@scripting", key_prefix, tmp_path)
