@@ -322,7 +322,12 @@ def test_every_check_is_tried() -> None:
 def test_a_history_for_production_is_tried_with_a_kill(
     changed: dict[str, Any] | None, word: str, notebook: Notebook
 ) -> None:
-    options = {"key_prefix": "p:", "ttl": 30 * DAY, "window": 20, "max_messages": 200}
+    options: dict[str, Any] = {
+        "key_prefix": "p:",
+        "ttl": 30 * DAY,
+        "window": 20,
+        "max_messages": 200,
+    }
 
     def make(client: Any, guest: str) -> MemorystoreChatMessageHistory | None:
         if changed is None:
