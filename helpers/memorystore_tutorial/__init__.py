@@ -8,7 +8,7 @@ from memorystore_tutorial.demo_model import DemoChatModel
 from memorystore_tutorial.environment import sign_in
 from memorystore_tutorial.models import chat_model
 from memorystore_tutorial.pictures import picture
-from memorystore_tutorial.plots import failover
+from memorystore_tutorial.plots import checkpoint_chain, failover
 from memorystore_tutorial.prefixes import key_prefix
 from memorystore_tutorial.processes import new_process
 from memorystore_tutorial.tables import sessions_table, table
@@ -17,6 +17,7 @@ __all__ = [
     "DemoChatModel",
     "chat_box",
     "chat_model",
+    "checkpoint_chain",
     "checks",
     "detect_environment",
     "failover",

@@ -8,14 +8,14 @@ it with ``_exercise(praise, hint)``, whose hint is for a reader who has not begu
 import inspect
 import json
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import wraps
 from itertools import pairwise
 from typing import Any, ParamSpec
 from uuid import uuid4
 
-from langchain_core.messages import AIMessage, HumanMessage, ToolMessage
+from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, ToolMessage
 from redis.exceptions import RedisError
 
 from memorystore_chat import sessions
@@ -207,17 +207,17 @@ def check_cleaner(report: sessions.Report) -> _Problems:
 
 
 @_exercise(
-    "One user, two conversations, and neither knows the other.",
-    "history_of(user, conversation) makes the history.",
+    "One guest, two conversations, and neither knows the other.",
+    'Begin with ask("kay/room", "..."), then tell "kay/dinner" something else.',
 )
 def check_two_conversations(
-    history_of: Callable[[str, str], MemorystoreChatMessageHistory], user: str
+    history_of: Callable[[str], MemorystoreChatMessageHistory], guest: str
 ) -> _Problems:
-    """Notebook 4: one user has told each of two conversations something."""
-    first, second = (history_of(user, name).messages for name in ("work", "home"))
-    missing = f"{user}'s conversations 'work' and 'home' are not both there."
-    name = "home" if first else "work"
-    hint = f'ask(history_of("{user}", "{name}"), "...") is missing.' if first or second else ""
+    """Notebook 4: one guest has told each of two conversations something."""
+    first, second = (history_of(f"{guest}/{name}").messages for name in ("room", "dinner"))
+    missing = f"the conversations '{guest}/room' and '{guest}/dinner' are not both there."
+    name = "dinner" if first else "room"
+    hint = f'ask("{guest}/{name}", "...") is missing.' if first or second else ""
     yield not first or not second, missing, hint
     # The newest questions, so that a wrong try does not stand in the way.
     same = first[-2].text == second[-2].text
@@ -225,28 +225,45 @@ def check_two_conversations(
 
 
 @_exercise(
-    "It remembers one exchange, and no more.",
-    "Make a history inside the function, then use ask from above.",
+    "The window reads what fits, and keeps a call with its result.",
+    "history_of(conversation, window=...) makes a history that reads only the newest messages.",
 )
-def check_briefly(
-    ask: Callable[[str, str], object],
+def check_recent(
+    recent: Callable[[str], Sequence[BaseMessage]],
     history_of: Callable[[str], MemorystoreChatMessageHistory],
 ) -> _Problems:
-    """Notebook 4: a chain that remembers one exchange."""
-    test = history_of("brief/tester")
-    test.clear()
-    questions = ["My name is Kay.", "My favorite fruit is plum.", "What is my name?"]
-    replies = [ask("tester", question) for question in questions]
-    is_other = not all(isinstance(reply, str) for reply in replies)
-    text = "return ask(history, question): it returns the text."
-    hint = "" if replies[0] is None else text
-    yield is_other, "ask_briefly should return the text of the reply.", hint
-    stored = [message.content for message in test.messages[::2]]
-    where = 'The session id is f"brief/{user_id}", under our KEY_PREFIX; ask() saves the turn.'
-    missing = "all three turns should be stored in the session 'brief/tester'."
-    yield stored != questions, missing, where
-    knows = "it still knows the name, so it loads more than two messages."
-    yield "Kay" in str(replies[2]), knows, "window=2 loads the newest two messages."
+    """Notebook 4: a function that reads at most four messages, and cuts no tool call in two."""
+    name = f"check-{uuid4().hex[:8]}"
+    history = history_of(name)
+    call = {"name": "get_weather", "args": {"city": "Kyoto"}, "id": "1", "type": "tool_call"}
+    tool = [AIMessage("", tool_calls=[call]), ToolMessage("rain", tool_call_id="1")]
+    talk = [HumanMessage("Hello!"), AIMessage("Hello!"), HumanMessage("Thanks!"), AIMessage("Bye.")]
+    turn = [HumanMessage("Is it wet?"), *tool, AIMessage("Yes, it rains.")]
+    try:
+        history.add_messages([*talk, *turn])
+        whole = [message.type for message in recent(name)]
+        history.add_messages(talk[2:])
+        found = [message.type for message in recent(name)]
+    finally:
+        history.clear()
+    show = f"of a tool's result and the three messages after it, it reads {found}."
+    result = "It begins with a result whose call is cut off. Let the history cut: use its window."
+    yield found[:1] == ["tool"], show, result
+    middle = "It begins in the middle of a turn. Let the history cut: use its window."
+    yield found[:1] not in ([], ["human"]), show, middle
+    many = "At most the newest four: window=4."
+    yield (
+        len(found) > 4 or len(whole) > 4,
+        f"it reads {max(len(found), len(whole))} messages.",
+        many,
+    )
+    yield (
+        found != ["human", "ai"],
+        show,
+        "It should read the guest's last question, and its answer.",
+    )
+    fewer = "Whole turns of four messages fit: window=4."
+    yield len(whole) != 4, f"of a turn of four messages it reads {len(whole)}.", fewer
 
 
 @_exercise(
@@ -256,38 +273,49 @@ def check_briefly(
 def check_tool(history: MemorystoreChatMessageHistory, name: str) -> _Problems:
     """Notebook 5: an agent called a tool of the reader's."""
     messages = history.messages
-    yield not messages, "the agent has not been asked in this thread.", ""
+    conversation = history.session_id
+    make = f"Give the agent your function: agent = make_agent([{name}])."
+    give = f'{make} Then ask("{conversation}", "...").'
+    yield not messages, f"nobody has asked in the conversation '{conversation}'.", give
     calls = [c["name"] for m in messages if isinstance(m, AIMessage) for c in m.tool_calls]
     problem = f"the agent has not called {name}; it called {calls or 'nothing'}."
     other = f"Your function's name is {calls[-1]}; call it {name}." if calls else ""
-    without = f"Ask the agent that has your function: make_agent([{name}])."
-    yield name not in calls, problem, other or without
+    yield name not in calls, problem, other or give
     results = [m for m in messages if isinstance(m, ToolMessage)]
     yield not results, "the tool has not answered.", "Ask again: the call was not carried out."
+    unwritten = f"Let {name} return a text, make the agent again, then ask it again."
+    yield results[-1].text in ("...", ""), f"the tool answered {results[-1].text!r}.", unwritten
 
 
 @_exercise(
-    "One agent, two conversations, no mix-up.", "ask(agent, thread_id, question) is all you need."
+    "The cheapest memory that does what is needed.",
+    "Ask of each: what must the model still know, and does a turn have to wait?",
 )
-def check_two_threads(
-    answers: Sequence[str], history_of: Callable[[str], MemorystoreChatMessageHistory]
-) -> _Problems:
-    """Notebook 5: one agent, two threads, no mix-up."""
-    yield len(answers) != 2, f"answers holds {len(answers)}, not two.", ""
-    counts = [len(history_of(thread)) for thread in ("kay", "lee")]
-    tell = "Tell each thread its name before you ask for it."
-    problem = f"the threads 'kay' and 'lee' hold {counts} messages, not 4 each."
-    yield min(counts) < 4, problem, tell
-    named = "Kay" in answers[0] and "Lee" in answers[1]
-    order = "Put the answer of the thread 'kay' first."
-    swapped = "Lee" in answers[0] and "Kay" in answers[1]
-    problem = "the answers should name Kay and Lee, in this order."
-    yield not named, problem, order if swapped else tell
+def check_memories(memories: Mapping[str, str]) -> _Problems:
+    """Notebook 5: a window, a summary, or a checkpointer for each of three features."""
+    wanted = {"kiosk": "window", "suite": "summary", "refunds": "checkpointer"}
+    empty = [name for name in wanted if not memories.get(name)]
+    yield len(empty) == len(wanted), "nothing is chosen.", ""
+    yield bool(empty), f"{', '.join(empty)}: nothing is chosen.", ""
+    why = {
+        ("kiosk", "summary"): "A summary costs one more call of the model in each turn.",
+        ("kiosk", "checkpointer"): "It stores far more than it needs, and nothing waits here.",
+        ("suite", "window"): "A window forgets the first day.",
+        ("suite", "checkpointer"): "It stores all, and the model still reads all.",
+        ("refunds", "window"): "A window shortens what is read. It can't stop before a tool.",
+        ("refunds", "summary"): "A summary shortens what is read. It can't stop before a tool.",
+    }
+    for name, design in wanted.items():
+        is_other = memories[name] not in wanted.values()
+        choices = f"Choose one of {', '.join(wanted.values())}."
+        yield is_other, f"{name}: there is no {memories[name]!r}.", choices
+        problem = f"{name}: a {memories[name]} does not fit."
+        yield memories[name] != design, problem, why.get((name, memories[name]), "")
 
 
 @_exercise(
     "The tool did not run, and the agent was told why.",
-    'First ask(agent, "grace", ...), which stops before the tool.',
+    'First ask("grace", ...), which stops before the tool.',
 )
 def check_rejected(agent: Any, config: dict[str, Any]) -> _Problems:
     """Notebook 6: a call that waited was rejected, and the turn went on."""
@@ -304,23 +332,28 @@ def check_rejected(agent: Any, config: dict[str, Any]) -> _Problems:
 
 
 @_exercise(
-    "It stores little more than the conversation, for a day.",
-    "make_saver takes the options of MemorystoreSaver.",
+    "Each action that waits gets its decision, whether one or two.",
+    'The list of decisions needs a {"type": "approve"} for each action that waits.',
 )
-def check_keep(client: Client, my_saver: Any, key_prefix: str) -> _Problems:
-    """Notebook 6: the thread "lee" keeps one checkpoint, for a day."""
-    is_other = not hasattr(my_saver, "get_tuple")
-    yield is_other, f"my_saver is a {type(my_saver).__name__}, not a checkpointer.", ""
-    count = len(list(my_saver.list({"configurable": {"thread_id": "lee"}})))
-    use = 'ask(make_agent(model, my_saver), "lee", "...") uses it in the thread "lee".'
-    yield count == 0, "the thread 'lee' is empty.", use
-    fewer = "keep=1 drops all but the newest; delete the thread, then ask again."
-    yield count > 1, f"the thread 'lee' has {count} checkpoints.", fewer
-    left = client.ttl(f"{key_prefix}checkpoints:lee")
-    where = "Make it with make_saver(...), which knows the server and our KEY_PREFIX."
-    yield left == -2, "the thread is not stored under our prefix.", where
-    hint = "ttl= is in seconds: a day is 24 * 3600."
-    yield not 0 < left <= DAY, "the thread does not expire in a day.", hint
+def check_approve_all(approve_all: Callable[[str], object], agent: Any) -> _Problems:
+    """Notebook 6: a function that approves one action that waits, and two."""
+    for numbers in (("7",), ("42", "7")):
+        name = f"check-{uuid4().hex[:8]}"
+        config = {"configurable": {"thread_id": name}}
+        asked = f"Please {' and '.join(f'cancel booking {number}' for number in numbers)}."
+        try:
+            agent.invoke({"messages": [("user", asked)]}, config)
+            approve_all(name)
+            state = agent.get_state(config)
+        finally:
+            agent.checkpointer.delete_thread(name)
+        messages = state.values.get("messages", [])
+        case = f"with {len(numbers)} waiting,"
+        resume = "Resume the turn: agent.invoke(Command(resume=...), thread(conversation))."
+        yield bool(state.interrupts), f"{case} the agent still waits.", resume
+        done = [m for m in messages if isinstance(m, ToolMessage) and m.status != "error"]
+        kind = 'The decision\'s type is "approve", for each of them.'
+        yield len(done) != len(numbers), f"{case} {len(done)} were canceled.", kind
 
 
 @_exercise(

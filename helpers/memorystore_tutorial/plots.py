@@ -1,16 +1,18 @@
-"""A conversation that goes on while a server dies: `failover`, the kill and its plot."""
+"""Plots: `failover`, a conversation that outlives a server, and `checkpoint_chain`, a thread."""
 
 import time
 from collections import Counter
+from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from io import BytesIO
 from typing import Any
 
-from langchain_core.messages import AIMessage, HumanMessage
+from langchain_core.messages import AIMessage, BaseMessage, HumanMessage
 
 from memorystore_chat.extras import require
 from memorystore_chat.history import MemorystoreChatMessageHistory
+from memorystore_chat.sessions.report import counted
 from memorystore_tutorial import practice
 from memorystore_tutorial.pictures import shown
 
@@ -121,6 +123,69 @@ def failover(
         doubled=sum(times - 1 for times in stored.values()),
         lost=sum(text not in stored for text in acknowledged),
     )
+
+
+def checkpoint_chain(checkpoints: Iterable[Any]) -> Any:
+    """Draw a thread's checkpoints as a chain, the oldest on top, with a branch where it forked.
+
+    Args:
+        checkpoints: What ``agent.get_state_history(config)`` returns, the newest first.
+
+    Returns:
+        A picture, which shows itself as the last line of a cell.
+
+    Raises:
+        ValueError: There are no checkpoints.
+        ModuleNotFoundError: matplotlib or IPython is missing.
+    """
+    states = [*checkpoints][::-1]
+    if not states:
+        raise ValueError("There are no checkpoints. Ask the agent something in this thread first.")
+    figure = require("matplotlib.figure", extra="tutorial").Figure
+    axes = figure((9, 0.42 * len(states) + 0.3), facecolor="white", layout="constrained").subplots()
+    places: dict[str | None, tuple[int, int]] = {}  # checkpoint -> its lane and row
+    continued: set[str | None] = set()
+    words = []
+    for row, state in enumerate(states):
+        parent = _checkpoint_id(state.parent_config)
+        lane, above = places.get(parent, (0, row))
+        lane = max(at for at, _ in places.values()) + 1 if parent in continued else lane
+        continued |= {parent} - {None}
+        places[_checkpoint_id(state.config)] = lane, row
+        if above != row:
+            axes.plot(
+                [places[parent][0], lane, lane], [above, above + 1, row], color="#5f6368", zorder=1
+            )
+        what, color = _step(state)
+        axes.plot(lane, row, "o", color=color, markersize=13, markeredgecolor="#202124")
+        messages = state.values.get("messages", ())
+        last = f", the last {_kind(messages[-1])}" if messages else ""
+        words.append(f"{what} · {counted(len(messages), 'message')}{last}")
+    lanes = 1 + max(lane for lane, _ in places.values())
+    for row, line in enumerate(words):
+        axes.text(lanes - 0.2, row, line, va="center", fontsize=PLOT_FONT, parse_math=False)
+    axes.set(xlim=(-0.5, lanes + 8), ylim=(len(states) - 0.5, -0.5))
+    axes.axis("off")
+    return shown(drawn(axes), f"Checkpoints, the oldest first. {'; '.join(words)}.")
+
+
+def _checkpoint_id(config: Any) -> str | None:
+    return config["configurable"]["checkpoint_id"] if config else None
+
+
+def _kind(message: BaseMessage) -> str:
+    if isinstance(message, AIMessage):
+        return "a call" if message.tool_calls else "an answer"
+    return {"human": "a question", "tool": "a result"}.get(message.type, message.type)
+
+
+def _step(state: Any) -> tuple[str, str]:
+    """Say what comes after a checkpoint, and in which color."""
+    if state.interrupts:
+        return "pauses for a yes", "#fbbc04"
+    if not state.next:
+        return "end of the turn", "#34a853"
+    return f"next: {', '.join(name.partition('.')[0].strip('_') for name in state.next)}", "#d2e3fc"
 
 
 def plot(height: float, *, title: str, x: str, y: str) -> Any:

@@ -38,10 +38,10 @@ def test_notebooks_through_gemini(
     monkeypatch.setenv("GOOGLE_CLOUD_PROJECT", "my-project")
     monkeypatch.setenv("MEMORYSTORE_ENDPOINT", valkey_server.url)
     with GeminiServer() as gemini:
-        call = f"project=project, provider={library!r}, **options)"
         for cell in series.code_cells(book):
+            cell.source = cell.source.replace('"google-genai"  #', f'"{library}"  #')
             if "model = chat_model(" in cell.source:
-                mine = cell.source.replace("project=project)", call)
+                mine = cell.source.replace("project=project)", "project=project, **options)")
                 cell.source = OPTIONS[library] % gemini.url + mine
         resources = {"metadata": {"path": str(series.FOLDER)}}
         NotebookClient(book, timeout=60, resources=resources).execute()

@@ -32,9 +32,9 @@ PUBLIC = {
     },
     "memorystore_chat.store": {"MemorystoreStore"},
     "memorystore_tutorial": {
-        "DemoChatModel", "chat_box", "chat_model", "checks", "detect_environment", "failover",
-        "key_prefix", "new_process", "picture", "practice", "sessions_table", "sign_in", "table",
-        "transcript",
+        "DemoChatModel", "chat_box", "chat_model", "checkpoint_chain", "checks",
+        "detect_environment", "failover", "key_prefix", "new_process", "picture", "practice",
+        "sessions_table", "sign_in", "table", "transcript",
     },
 }  # fmt: skip
 # What importing loads where no connection may be opened.

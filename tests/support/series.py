@@ -28,7 +28,7 @@ Cell = nbformat.NotebookNode
 Book = nbformat.NotebookNode
 
 _SOLUTION = re.compile(
-    r"\A<details>\s*<summary>Solution</summary>\s+```python\n(.*?)\n```\s+</details>", re.DOTALL
+    r"\A<details>\s*<summary>Solution</summary>\s+```python\n(.*?)\n```\s.*?</details>", re.DOTALL
 )
 
 

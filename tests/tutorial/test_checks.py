@@ -35,13 +35,15 @@ class Notebook(dict[str, Any]):
             history.add_messages([HumanMessage(question), reply])
             return reply.text
 
-        def cancel_booking(number: int) -> str:
+        def cancel_booking(number: str) -> str:
             """Cancel a booking."""
             return f"Booking {number} is canceled."
 
-        def get_population(city: str) -> str:
-            """Tell how many people live in a city."""
-            return "1.5 million"
+        prices = {"12": "200 euros"}
+
+        def get_price(room: str) -> str:
+            """Tell the price of a room."""
+            return prices[room]
 
         def make_saver(**options: Any) -> MemorystoreSaver:
             return MemorystoreSaver(client, **({"key_prefix": prefix} | options))
@@ -60,6 +62,10 @@ class Notebook(dict[str, Any]):
             config = {"configurable": {"thread_id": "grace"}}
             agent.invoke(Command(resume={"decisions": [{"type": decision}]}), config)
 
+        def pauses(conversation: str) -> list[Any]:
+            state = agent.get_state({"configurable": {"thread_id": conversation}})
+            return [a for pause in state.interrupts for a in pause.value["action_requests"]]
+
         def with_tools(*tools: Any) -> Any:
             memory = ChatHistoryMiddleware(lambda thread: history(f"agent/{thread}"))
             return create_agent(DemoChatModel(), [*tools], middleware=[memory])
@@ -70,10 +76,10 @@ class Notebook(dict[str, Any]):
             )
 
         saver = make_saver()
+        agent = make_agent(saver)
         super().__init__(vars() | {"DAY": DAY, "H": HumanMessage, "A": AIMessage, "checks": checks})
         self.update(sessions=sessions, timedelta=timedelta, DemoChatModel=DemoChatModel)
-        self.update(connect=connect)
-        self.update(Q=[HumanMessage("q"), AIMessage("a")], agent=make_agent(saver))
+        self.update(connect=connect, Command=Command, Q=[HumanMessage("q"), AIMessage("a")])
         for name, turns in (("ada", 2), ("grace", 1), ("alan", 1)):
             history(name).add_messages(self["Q"] * turns)
 
@@ -84,10 +90,14 @@ def notebook(valkey_server: servers.Server, key_prefix: str) -> Iterator[Noteboo
         yield Notebook(client, f"tutorial-{key_prefix}")
 
 
-BRIEF = "f = lambda user, question: {}"
+RECENT = "f = lambda c: history(c).messages{}"
+MEMORIES = "memories = {{'kiosk': '{}', 'suite': '{}', 'refunds': '{}'}}"
+APPROVE = (
+    "f = lambda c: agent.invoke(Command(resume={{'decisions': {}}}), "
+    "{{'configurable': {{'thread_id': c}}}})"
+)
 REJECT = "say(agent, 'grace', 'Please cancel booking 7.'); resume(agent, '{}')"
 TUNNEL = "connect(f'valkeys://127.0.0.1:{{port}}', {})"
-KEEP = "s = make_saver({}); say(make_agent(s), 'lee', 'Hi!')"
 # Each check: its call, what solves it, and what learners do with a word of the verdict on it.
 CHECKS: dict[str, tuple[str, list[tuple[str, str]]]] = {
     "check_favorite(history('me'))": (
@@ -173,52 +183,60 @@ CHECKS: dict[str, tuple[str, list[tuple[str, str]]]] = {
             ("history('grace').clear()", "from the top"),
         ],
     ),
-    "check_two_conversations(lambda u, c: history(f'{u}/{c}'), 'kay')": (
-        "ask(history('kay/work'), 'I like C.'); ask(history('kay/home'), 'I like plums.')",
+    "check_two_conversations(history, 'kay')": (
+        "ask(history('kay/room'), 'I like C.'); ask(history('kay/dinner'), 'I like plums.')",
         [
-            ("", "history_of"),
-            ("ask(history('kay/work'), 'I like C.')", '"home"'),
-            ("ask(history('kay/home'), 'I like C.')", '"work"'),
-            ("ask(history('kay'), 'I like C.')", "history_of"),
-            ("ask(history('lee/work'), 'I like C.')", "history_of"),
-            ("[ask(history(f'kay/{c}'), 'I like C.') for c in ('work', 'home')]", "something else"),
+            ("", "Begin with"),
+            ("ask(history('kay/room'), 'I like C.')", '"kay/dinner"'),
+            ("ask(history('kay/dinner'), 'I like C.')", '"kay/room"'),
+            ("ask(history('kay'), 'I like C.')", "Begin with"),
+            ("ask(history('lee/room'), 'I like C.')", "Begin with"),
+            ("[ask(history(f'kay/{c}'), 'I like C.') for c in ('room', 'dinner')]", "something else"),
         ],
     ),
-    "check_briefly(f, history)": (
-        BRIEF.format("ask(history(f'brief/{user}', window=2), question)"),
+    "check_recent(f, history)": (
+        "f = lambda c: history(c, window=4).messages",
         [
             ("f = None", "still None"),
-            (BRIEF.format("None"), "inside the function"),
-            (BRIEF.format("ask(history(f'brief/{user}'), question)"), "window=2"),
-            (BRIEF.format("history(user).invoke(question)"), "error"),
-            (BRIEF.format("'Kay'"), "session id is"),
-            (BRIEF.format("ask(history(user, window=2), question)"), "session id is"),
-            ("f = lambda user: ''", "error"),
+            (RECENT.format("[-4:]"), "cut off"),
+            (RECENT.format("[-3:]"), "middle of a turn"),
+            (RECENT.format(""), "window=4"),
+            (RECENT.format("[-2:]"), "Whole turns"),
+            (RECENT.format("[:4]"), "last question"),
+            ("f = lambda c: history(c, window=2).messages", "Whole turns"),
+            ("f = lambda c: history(c, window=8).messages", "window=4"),
+            ("f = lambda c: history(c, window=4)", "error"),
         ],
     ),
-    "check_tool(history('agent/tool'), 'get_population')": (
-        "say(with_tools(get_population), 'tool', 'How many people live in Kyoto?')",
+    "check_tool(history('agent/tool'), 'get_price')": (
+        "say(with_tools(get_price), 'tool', 'What is the price of room 12?')",
         [
-            ("", "not been asked"),
-            ("with_tools(get_population)", "not been asked"),
-            ("say(with_tools(), 'tool', 'How many people live in Kyoto?')", "Ask the agent"),
-            ("say(with_tools(get_population), 'tool', 'Hello!')", "Ask the agent"),
-            ("get_population.__name__ = 'people'\n"
-             "say(with_tools(get_population), 'tool', 'How many people live in Kyoto?')", "call it"),
-            ("say(with_tools(get_population), 'ada', 'How many people live in Kyoto?')", "not been"),
+            ("", "Give the agent"),
+            ("with_tools(get_price)", "Give the agent"),
+            ("say(with_tools(), 'tool', 'What is the price of room 12?')", "Give the agent"),
+            ("say(with_tools(get_price), 'tool', 'Hello!')", "Give the agent"),
+            ("get_price.__name__ = 'price'\n"
+             "say(with_tools(get_price), 'tool', 'What is the price of room 12?')", "call it"),
+            ("say(with_tools(get_price), 'ada', 'What is the price of room 12?')", "Give the agent"),
+            ("prices['12'] = '...'\n"
+             "say(with_tools(get_price), 'tool', 'What is the price of room 12?')", "return a text"),
         ],
     ),
-    "check_two_threads(answers, lambda t: history(f'agent/{t}'))": (
-        "a = with_tools()\nfor n in ('Kay', 'Lee'): say(a, n.lower(), f'My name is {n}.')\n"
-        "answers = [say(a, n, 'What is my name?') for n in ('kay', 'lee')]",
+    "check_memories(memories)": (
+        MEMORIES.format("window", "summary", "checkpointer"),
         [
-            ("answers = []", "not two"),
-            ("answers = None", "still None"),
-            ("answers = ['Your name is Kay.']", "not two"),
-            ("answers = ['Your name is Kay.', 'Your name is Lee.']", "Tell each"),
-            ("answers = [say(with_tools(), n, 'What is my name?') for n in ('kay', 'lee')]", "Tell"),
-            ("for t in ('kay', 'lee'): history(f'agent/{t}').add_messages(Q * 2)\n"
-             "answers = ['Your name is Lee.', 'Your name is Kay.']", "'kay' first"),
+            ("memories = None", "still None"),
+            ("memories = {}", "Ask of each"),
+            (MEMORIES.format("", "", ""), "Ask of each"),
+            (MEMORIES.format("window", "summary", ""), "refunds"),
+            (MEMORIES.format("summary", "summary", "checkpointer"), "one more call"),
+            (MEMORIES.format("checkpointer", "summary", "checkpointer"), "far more"),
+            (MEMORIES.format("window", "window", "checkpointer"), "first day"),
+            (MEMORIES.format("window", "checkpointer", "checkpointer"), "reads all"),
+            (MEMORIES.format("window", "summary", "summary"), "stop before"),
+            (MEMORIES.format("window", "summary", "window"), "stop before"),
+            (MEMORIES.format("short", "summary", "window"), "Choose one"),
+            ("memories = ['window', 'summary', 'checkpointer']", "error"),
         ],
     ),
     "check_rejected(agent, {'configurable': {'thread_id': 'grace'}})": (
@@ -232,16 +250,17 @@ CHECKS: dict[str, tuple[str, list[tuple[str, str]]]] = {
             (REJECT.format("refuse"), "Resume"),
         ],
     ),
-    "check_keep(client, s, prefix)": (
-        KEEP.format("keep=1, ttl=DAY"),
+    "check_approve_all(f, agent)": (
+        APPROVE.format("[{'type': 'approve'}] * len(pauses(c))"),
         [
-            ("s = None", "still None"),
-            ("s = client", "not a checkpointer"),
-            ("s = make_saver(keep=1, ttl=DAY)", "is empty"),
-            (KEEP.format("keep=3, ttl=DAY"), "keep=1"),
-            (KEEP.format("keep=1"), "in seconds"),
-            (KEEP.format("keep=1, ttl=2 * DAY"), "in seconds"),
-            (KEEP.format("keep=1, ttl=DAY, key_prefix=prefix + 'x:'"), "under our prefix"),
+            ("f = None", "still None"),
+            (APPROVE.format("[{'type': 'approve'}]"), "for each action"),
+            (APPROVE.format("[{'type': 'approve'}] * 2"), "for each action"),
+            (APPROVE.format("[]"), "for each action"),
+            (APPROVE.format("[{'type': 'reject'}] * len(pauses(c))"), "0 were canceled"),
+            (APPROVE.format("[{'type': 'yes'}] * len(pauses(c))"), "for each action"),
+            ("f = pauses", "still waits"),
+            ("f = lambda: None", "error"),
         ],
     ),
     "check_designs(workshop, load_test, guests)": (
