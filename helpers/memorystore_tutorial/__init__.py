@@ -32,9 +32,4 @@ __all__ = [
 ]
 
 # What cells still call that are not rewritten yet. It goes with them.
-from memorystore_tutorial import latency  # noqa: F401
-from memorystore_tutorial.facts import server_facts  # noqa: F401
-from memorystore_tutorial.former import practice_cluster  # noqa: F401
-from memorystore_tutorial.instances import create_instance, delete_instance  # noqa: F401
-from memorystore_tutorial.plots import failover as fail_over  # noqa: F401
 from memorystore_tutorial.text import say  # noqa: F401

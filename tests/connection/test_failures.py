@@ -83,7 +83,7 @@ def test_an_address_that_drops_every_packet() -> None:
 @pytest.mark.parametrize(
     ("product", "advice"),
     [
-        ("", "tunnel_commands"),
+        ("", "tunnel-through-iap"),
         ("COLAB_ENTERPRISE", "runtime template"),
         ("WORKBENCH_INSTANCE", "Workbench instance on the network"),
     ],

@@ -4,7 +4,6 @@ from memorystore_chat.connection.connecting import connect, connect_async
 from memorystore_chat.connection.discovery import discover
 from memorystore_chat.connection.endpoint import Endpoint
 from memorystore_chat.connection.iam import IamCredentials
-from memorystore_chat.connection.tunnel import tunnel_commands
 
 __all__ = [
     "Endpoint",
@@ -12,5 +11,4 @@ __all__ = [
     "connect",
     "connect_async",
     "discover",
-    "tunnel_commands",
 ]

@@ -42,8 +42,8 @@ def detect_environment() -> Environment:
 
 _WAYS_IN = {
     Environment.LOCAL: (
-        "From this machine, go through a jump VM: memorystore_chat.connection.tunnel_commands("
-        "ENDPOINT, project=, zone=, jump_vm=) writes the gcloud commands."
+        "From this machine, go through a jump VM in its network: gcloud compute ssh JUMP_VM "
+        "--tunnel-through-iap -- -N -L 6380:ADDRESS:PORT, and connect to 127.0.0.1:6380."
     ),
     Environment.COLAB: (
         "Hosted Colab is on no such network: use Colab Enterprise or Workbench on the instance's "
