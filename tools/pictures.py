@@ -77,11 +77,11 @@ def _turn(page: _Canvas) -> str:
 
 
 def _list(page: _Canvas) -> str:
-    page.text(50, 31, "key  tutorial-basic:session1", weight="bold", fontsize=14)
+    page.text(50, 31, "key  tutorial-basic:ada", weight="bold", fontsize=14)
     kinds = (("human", BLUE), ("ai", AMBER), ("human", BLUE), ("ai", AMBER))
     words = (
         "Hi! My name\nis Ada.",
-        "Nice to meet\nyou, Ada.",
+        "Welcome to Hotel\nKamo, Ada.",
         "How long should\ngreen tea steep?",
         "Two to three minutes,\nin water at 80 °C.",
     )
@@ -137,6 +137,19 @@ def _loop(page: _Canvas) -> str:
     return (
         "The middleware loads the session. The model answers or calls a tool, whose result goes "
         "back to the model. Then the middleware saves the whole turn."
+    )
+
+
+def _memory(page: _Canvas) -> str:
+    page.box(3, 22, 26, 13, "In May\nthread ada/may", BLUE)
+    page.box(71, 22, 26, 13, "In October\nthread ada/october", BLUE)
+    page.box(35, 4, 30, 13, "Store\nwhat is known about Ada", GREEN)
+    page.arrow((16, 22), (35, 11), "remember\n(a tool)", at=(19, 12))
+    page.arrow((65, 11), (84, 22), "what you know\n(the prompt)", at=(83, 12))
+    page.text(50, 28.5, "a thread knows\nnothing of another", fontsize=12)
+    return (
+        "Two conversations with Ada, in May and in October. Neither knows the other. In May a tool "
+        "puts a fact into the store; in October the prompt reads it from there."
     )
 
 
@@ -208,6 +221,7 @@ PICTURES: dict[str, tuple[int, Callable[[_Canvas], str]]] = {
     "life": (34, _life),
     "loop": (48, _loop),
     "threads": (46, _threads),
+    "memory": (39, _memory),
     "cluster": (50, _cluster),
     "reach": (45, _reach),
 }

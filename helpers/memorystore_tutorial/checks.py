@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import wraps
 from itertools import pairwise
+from types import SimpleNamespace
 from typing import Any, ParamSpec
 from uuid import uuid4
 
@@ -415,6 +416,36 @@ def _missing(told: str) -> str:
     if "listens" in told:
         return "The tunnel begins at 127.0.0.1, at the port that the function is given."
     return "valkeys:// has TLS, which the instance asks for."
+
+
+@_exercise(
+    "Kay's pillow is known in every conversation.", "store.put(namespace, key, value) does it."
+)
+def check_pillow(store: Any) -> _Problems:
+    """Notebook 7: a fact about Kay in Kay's namespace."""
+    item = store.get(("guests", "kay"), "pillow")
+    found = [(one.namespace, one.key) for one in store.search(("guests",)) if "pillow" in one.key]
+    where = f"there is no item 'pillow' in Kay's namespace{f', but {found[0]}' if found else ''}."
+    yield item is None, where, 'The namespace is ("guests", "kay"), and the key "pillow".'
+    value = 'The value is {"fact": "I want a hard pillow."}.'
+    yield "fact" not in item.value, f"its value is {item.value}, without a fact.", value
+    yield "pillow" not in str(item.value["fact"]), "the fact says nothing of a pillow.", value
+
+
+@_exercise("Each guest has facts of their own.", "Which namespace does remember use?")
+def check_note(note: Callable[..., object]) -> _Problems:
+    """Notebook 7: a tool that stores a fact about the guest who speaks."""
+    from langgraph.store.memory import InMemoryStore
+
+    store = InMemoryStore()
+    for name in ("ada", "grace"):
+        note(f"I am {name}.", SimpleNamespace(store=store, context=SimpleNamespace(name=name)))
+    facts = {name: store.search(("guests", name)) for name in ("ada", "grace")}
+    everywhere = bool(store.search(())) and not any(facts.values())
+    yield everywhere, "the facts of all guests are in one namespace.", ""
+    yield not all(facts.values()), "a fact is not where the prompt looks for it.", "Use store.put."
+    apart = all(name in str(found[0].value) for name, found in facts.items())
+    yield not apart, "the value doesn't hold what the guest said.", 'Store {"fact": fact}.'
 
 
 @_exercise("That one turn is all that the users noticed.", "run.seconds has the time of each turn.")

@@ -12,7 +12,7 @@ def picture(name: str) -> Any:
     """Return one of the series' pictures.
 
     Args:
-        name: ``"turn"``, ``"list"``, ``"life"``, ``"loop"``, ``"threads"``, ``"cluster"``, or
+        name: ``"turn"``, ``"list"``, ``"life"``, ``"loop"``, ``"threads"``, ``"cluster"``, ``"memory"``, or
             ``"reach"``.
 
     Returns:

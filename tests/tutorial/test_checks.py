@@ -16,6 +16,7 @@ import servers
 from memorystore_chat import MemorystoreChatMessageHistory, connect, sessions
 from memorystore_chat.agents import ChatHistoryMiddleware
 from memorystore_chat.checkpoint import MemorystoreSaver
+from memorystore_chat.store import MemorystoreStore
 from memorystore_tutorial import DemoChatModel, checks
 
 DAY = 24 * 3600
@@ -78,7 +79,10 @@ class Notebook(dict[str, Any]):
         saver = make_saver()
         agent = make_agent(saver)
         super().__init__(vars() | {"DAY": DAY, "H": HumanMessage, "A": AIMessage, "checks": checks})
-        self.update(sessions=sessions, timedelta=timedelta, DemoChatModel=DemoChatModel)
+        store = MemorystoreStore(client, key_prefix=prefix)
+        self.update(
+            store=store, sessions=sessions, timedelta=timedelta, DemoChatModel=DemoChatModel
+        )
         self.update(connect=connect, Command=Command, Q=[HumanMessage("q"), AIMessage("a")])
         for name, turns in (("ada", 2), ("grace", 1), ("alan", 1)):
             history(name).add_messages(self["Q"] * turns)
@@ -237,6 +241,26 @@ CHECKS: dict[str, tuple[str, list[tuple[str, str]]]] = {
             (MEMORIES.format("window", "summary", "window"), "stop before"),
             (MEMORIES.format("short", "summary", "window"), "Choose one"),
             ("memories = ['window', 'summary', 'checkpointer']", "error"),
+        ],
+    ),
+    "check_pillow(store)": (
+        "store.put(('guests', 'kay'), 'pillow', {'fact': 'I want a hard pillow.'})",
+        [
+            ("", "no item"),
+            ("store.put(('guests',), 'pillow', {'fact': 'a pillow'})", "but"),
+            ("store.put(('guests', 'kay'), 'Pillow', {'fact': 'a pillow'})", "no item"),
+            ("store.put(('guests', 'kay'), 'pillow', {'text': 'a pillow'})", "without a fact"),
+            ("store.put(('guests', 'kay'), 'pillow', {'fact': 'hard'})", "nothing of a pillow"),
+        ],
+    ),
+    "check_note(note)": (
+        "note = lambda f, r: r.store.put(('guests', r.context.name), f, {'fact': f})",
+        [
+            ("note = lambda f, r: r.store.put(('guests',), f, {'fact': f})", "one namespace"),
+            ("note = lambda f, r: r.store.put(('guests', 'ada'), f, {'fact': f})", "store.put"),
+            ("note = lambda f, r: None", "store.put"),
+            ("note = lambda f, r: r.store.put(('guests', r.context.name), f, {'f': 1})", "fact"),
+            ("note = lambda f: None", "error"),
         ],
     ),
     "check_rejected(agent, {'configurable': {'thread_id': 'grace'}})": (
