@@ -12,8 +12,8 @@ def picture(name: str) -> Any:
     """Return one of the series' pictures.
 
     Args:
-        name: ``"turn"``, ``"list"``, ``"life"``, ``"loop"``, ``"threads"``, ``"cluster"``, ``"memory"``, or
-            ``"reach"``.
+        name: ``"turn"``, ``"list"``, ``"life"``, ``"loop"``, ``"threads"``, ``"memory"``,
+            ``"cluster"``, or ``"reach"``.
 
     Returns:
         An ``IPython.display.Image`` (PNG, 1,440 pixels wide, shown at 720) with an alternative
