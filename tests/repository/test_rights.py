@@ -78,6 +78,7 @@ def run(server: Server, part: str, rights: str, prefix: str, folder: Path) -> se
             made.add_user_message("Hi!")
         rules = ("-@all", "resetkeys", f"~{prefix}*", *rights.split())
         with server.limited(*rules):
+            admin.script_flush()  # so that a script is sent once
             admin.config_resetstat()
             with connect(f"redis://limited:pw@{server.host}:{server.port}") as client:
                 PARTS[part](client, prefix, lambda key: admin.lset(key, 0, "broken"), folder)

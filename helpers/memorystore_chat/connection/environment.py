@@ -65,7 +65,7 @@ def way_in(*, cluster: bool) -> str:
 
     Example:
         >>> way_in(cluster=False)
-        'From this machine, go through a jump VM: ...'
+        'From this machine, go through a jump VM in its network: ...'
     """
     here = _WAYS_IN[detect_environment()]
     return here + (" A cluster needs one forward for each node." if cluster else "")
