@@ -12,11 +12,12 @@ UV = $(BIN)/uv pip install --quiet --python $(BIN)/python
 # The checks start hundreds of interpreters, which would compile Google's libraries each time.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help tutorial test test-again test-browser test-colab test-readers notebooks screenshots lint docs bench release-check lock links
+.PHONY: help app tutorial test test-again test-browser test-colab test-readers notebooks screenshots lint docs bench release-check lock links
 .DELETE_ON_ERROR:
 
 help:
 	@echo 'make tutorial      the tutorial in JupyterLab on a local Valkey (PORT=, FRESH=1 for new notebooks, JUPYTER_ARGS=)'
+	@echo 'make app           the web app on a local Valkey, with the demo model (PORT=, MODEL=)'
 	@echo 'make test          every check (PYTEST_ARGS="-k codec" for some of the unit tests, STEPS="lint tests notebooks")'
 	@echo 'make test-again    the notebooks twice, interrupted, and two at once (some minutes)'
 	@echo 'make test-browser  transcripts and Run All in a real browser (needs Chromium)'
@@ -54,6 +55,9 @@ $(READY): requirements.txt pyproject.toml
 tutorial: $(READY)
 	@exec $(BIN)/python tools/tutorial.py $(if $(FRESH),--fresh) $(if $(FOLDER),--folder '$(FOLDER)') \
 	  $(if $(PORT),--port=$(PORT)) $(JUPYTER_ARGS)
+
+app: $(READY)
+	@PORT='$(PORT)' exec $(BIN)/python tools/app.py
 
 test: $(READY)
 	@$(BIN)/python tools/check.py $(if $(PYTEST_ARGS),tests --pytest $(PYTEST_ARGS),$(STEPS))

@@ -11,7 +11,6 @@ from langchain.tools import ToolRuntime
 
 PROMPT = "You are the concierge of Hotel Kamo in Kyoto."
 HOURS = {"breakfast": "7 to 10 am", "pool": "8 am to 8 pm", "museum": "10 am to 6 pm"}
-BOOKINGS = {"42": "Ada, room 12, until Friday", "7": "Grace, room 3, until Sunday"}
 
 
 @dataclass(frozen=True)
@@ -28,11 +27,6 @@ class Guest:
 def get_opening_hours(place: str) -> str:
     """Tell when a place opens and closes."""
     return HOURS.get(place.lower(), f"No opening hours for the {place}.")
-
-
-def get_booking(number: str) -> str:
-    """Look up a booking by its number."""
-    return BOOKINGS.get(number, f"There is no booking {number}.")
 
 
 def cancel_booking(number: str) -> str:
@@ -60,12 +54,8 @@ def make_concierge(model: str = "demo", **memory: Any) -> Any:
     """Return the agent; ``model`` is "demo", or a name such as "google_genai:gemini-3.8-flash"."""
     if model == "demo":
         from memorystore_tutorial import DemoChatModel
-    choices = {"cancel_booking": {"allowed_decisions": ["approve", "reject"]}}
-    middleware: Any = [prompt, HumanInTheLoopMiddleware(choices)]  # type: ignore[arg-type]
-    return create_agent(
-        DemoChatModel() if model == "demo" else init_chat_model(model),
-        [get_opening_hours, get_booking, cancel_booking, remember],
-        middleware=middleware,
-        context_schema=Guest,
-        **memory,
-    )
+    chat_model = DemoChatModel() if model == "demo" else init_chat_model(model)
+    ask: Any = {"cancel_booking": {"allowed_decisions": ["approve", "reject"]}}
+    middleware: Any = [prompt, HumanInTheLoopMiddleware(ask)]
+    tools: Any = [get_opening_hours, cancel_booking, remember]
+    return create_agent(chat_model, tools, middleware=middleware, context_schema=Guest, **memory)

@@ -6,51 +6,63 @@ FRAME_ANCESTORS (pages that may show this one in a frame), KEY_PREFIX, HOST, and
 """
 
 import asyncio
+import hashlib
 import json
 import logging
 import os
 import secrets
 import sys
 import time
-import traceback
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, Any
 from uuid import UUID, uuid4
 
+import requests
 import uvicorn
 from fastapi import Depends, FastAPI, HTTPException, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from fastapi.sse import EventSourceResponse
 from fastapi.staticfiles import StaticFiles
+from itsdangerous import BadSignature, TimestampSigner
 from langgraph.store.base import TTLConfig
 from redis.exceptions import RedisError
+from tenacity import retry, stop_after_delay, wait_fixed
 
 from concierge import Guest, make_concierge
-from guests import MONTH, guest_id
-from memorystore_chat import ConnectError, MemorystoreChatError, connect_async
+from memorystore_chat import MemorystoreChatError, connect_async
 from memorystore_chat.checkpoint import MemorystoreSaver
 from memorystore_chat.store import MemorystoreStore
 from turns import PREFIX, Conversation, Event, Turn, log, running
 
+ON_CLOUD_RUN, AUDIENCE = "K_SERVICE" in os.environ, os.environ.get("IAP_AUDIENCE")
+ISSUER, KEYS = "https://cloud.google.com/iap", "https://www.gstatic.com/iap/verify/public_key"
 GRACE = 7  # seconds for the answers that pages wait for after SIGTERM; Cloud Run grants 10
-TURNS_A_MINUTE, LARGEST = 20, 20_000  # bytes of a request
+MONTH, TURNS_A_MINUTE, LARGEST = 30 * 24 * 3600, 20, 20_000  # in seconds; bytes of a request
 HEADERS = {
     "cache-control": "no-cache",
     "content-security-policy": "default-src 'none'; script-src 'self'; style-src 'self'; "
     "connect-src 'self'; img-src 'self'; base-uri 'none'; form-action 'self'; "
     "require-trusted-types-for 'script'; trusted-types 'none'; "
     f"frame-ancestors {os.environ.get('FRAME_ANCESTORS') or repr('none')}",
-    "referrer-policy": "no-referrer",
     "x-content-type-options": "nosniff",
 }
+if ON_CLOUD_RUN and not AUDIENCE:
+    sys.exit("Deploy with --iap, and set IAP_AUDIENCE: on Cloud Run a cookie is no login.")
+
+
+# On Cloud Run a new instance's network may need a minute.
+@retry(stop=stop_after_delay(90 if ON_CLOUD_RUN else 0), wait=wait_fixed(2), reraise=True)
+async def connected() -> Any:
+    return await connect_async(timeout=3, patience=3)
 
 
 @asynccontextmanager
 async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-    """Open one client for the life of the program; at its end let the answers end."""
+    """Open one client for the life of the program; at its end leave the rest to other replicas."""
     memory, ttl = app.state, TTLConfig(default_ttl=MONTH / 60)
     async with await connected() as client:
         memory.client, memory.store = client, MemorystoreStore(client, key_prefix=PREFIX, ttl=ttl)
@@ -58,25 +70,11 @@ async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         both = {"checkpointer": memory.saver, "store": memory.store}
         memory.agent = make_concierge(os.environ.get("MODEL") or "demo", **both)
         await client.set(f"{PREFIX}secret", secrets.token_hex(32), nx=True)
-        memory.secret = await client.get(f"{PREFIX}secret")
+        memory.signer = TimestampSigner(await client.get(f"{PREFIX}secret"))
         yield
-        if running:
-            await asyncio.wait(running, timeout=1)
         for turn in running:
             turn.cancel()
         await asyncio.gather(*running, return_exceptions=True)
-
-
-async def connected() -> Any:
-    """Connect; on Cloud Run the network may take a minute, and the startup probe has patience."""
-    while True:
-        try:
-            return await connect_async(timeout=3, patience=3)
-        except ConnectError as error:
-            if "K_SERVICE" not in os.environ:
-                raise
-            log.warning("%s", error)
-            await asyncio.sleep(2)
 
 
 app = FastAPI(lifespan=lifespan, openapi_url=None)
@@ -89,13 +87,11 @@ async def guard(request: Request, answer: Callable[[Request], Awaitable[Response
     ours = headers.get("sec-fetch-site", "same-origin") == "same-origin"
     ours &= headers.get("content-type", "").startswith("application/json")
     ours &= int(headers.get("content-length", LARGEST)) < LARGEST
-    if ours or request.method == "GET":
-        response = await answer(request)
-    else:
-        response = JSONResponse({"detail": "Only this page may ask."}, 403)
+    refusal = JSONResponse({"detail": "Only this page may ask."}, 403)
+    response = await answer(request) if ours or request.method == "GET" else refusal
     response.headers.update(HEADERS)
-    route, took = getattr(request.scope.get("route"), "path", ""), time.perf_counter() - began
-    fields = {"status": response.status_code, "ms": round(took * 1000)}
+    fields = {"status": response.status_code, "seconds": round(time.perf_counter() - began, 3)}
+    route = getattr(request.scope.get("route"), "path", "")
     log.info("%s %s", request.method, route, extra={"fields": fields})
     return response
 
@@ -113,8 +109,40 @@ async def refuse(_: Request, error: Exception) -> JSONResponse:
 
 
 async def guest_of(request: Request, response: Response) -> Guest:
-    """Return who sent a request."""
-    return Guest(await guest_id(request, response, app.state.secret))
+    """Return who sent a request: whom Identity-Aware Proxy names, or who has a signed cookie.
+
+    The cookie stands in for the login of your own application. It tells that a browser came back,
+    and nothing about who sits in front of it.
+    """
+    if AUDIENCE:
+        token = request.headers.get("x-goog-iap-jwt-assertion", "")
+        return Guest(await asyncio.to_thread(signed_in, token))
+    try:
+        return Guest(app.state.signer.unsign(request.cookies["guest"], max_age=MONTH).decode())
+    except (KeyError, BadSignature):
+        guest, secure = Guest(uuid4().hex), request.url.scheme == "https"
+        cookie = app.state.signer.sign(guest.id).decode()
+        response.set_cookie("guest", cookie, MONTH, httponly=True, secure=secure, samesite="strict")
+        return guest
+
+
+def signed_in(token: str) -> str:
+    """Return the id of who is signed in; 401 if Identity-Aware Proxy did not sign this."""
+    from google.auth import exceptions, jwt
+
+    try:
+        keys = signing_keys(int(time.monotonic() // 600))
+        claims = jwt.decode(token, certs=keys, audience=AUDIENCE)
+        subject = {ISSUER: claims["sub"]}[claims["iss"]]  # no other issuer
+    except (exceptions.GoogleAuthError, requests.RequestException, ValueError, KeyError) as error:
+        raise HTTPException(401, "Sign in through Identity-Aware Proxy.") from error
+    # A subject has a colon and periods, which a namespace of the store may not have.
+    return hashlib.sha256(subject.encode()).hexdigest()[:32]
+
+
+@lru_cache(maxsize=1)
+def signing_keys(_ten_minutes: int) -> Any:
+    return requests.get(KEYS, timeout=5).json()
 
 
 Asking = Annotated[Guest, Depends(guest_of)]
@@ -130,13 +158,13 @@ async def title_of(guest: Guest, conversation: UUID) -> str:
 
 async def begun(guest: Asking, turn: Turn) -> Conversation:
     """Start a turn; one without a conversation begins one, whose id is made here."""
-    minute, client = f"{PREFIX}minute:{guest.id}:{int(time.time()) // 60}", app.state.client
-    await client.set(minute, 0, ex=120, nx=True)
-    if await client.incr(minute) > TURNS_A_MINUTE:
+    minute = f"{PREFIX}minute:{guest.id}:{int(time.time()) // 60}"
+    await app.state.client.set(minute, 0, ex=120, nx=True)
+    if await app.state.client.incr(minute) > TURNS_A_MINUTE:
         raise HTTPException(429, "That was fast. Wait a minute before you go on.")
-    known, id_ = turn.conversation, turn.conversation or uuid4()
+    known = turn.conversation
     title = await title_of(guest, known) if known else (turn.text or "")[:60]
-    chat = Conversation(app.state, guest, id_.hex)
+    chat = Conversation(app.state, guest, (known or uuid4()).hex)
     await chat.begin(turn)
     await app.state.store.aput(guest.names("conversations"), chat.id, {"title": title})
     return chat
@@ -145,22 +173,19 @@ async def begun(guest: Asking, turn: Turn) -> Conversation:
 @app.post("/api/turns", response_class=EventSourceResponse)
 async def turn(chat: Annotated[Conversation, Depends(begun)]) -> AsyncIterator[Event]:
     """Stream a turn's events; the last is an end, a bye, or an error."""
-    event: Event = {"type": "conversation", "id": chat.id}
-    yield event
+    yield (event := {"type": "conversation", "id": chat.id})
     while event["type"] not in ("end", "bye", "error"):
         yield (event := await chat.events.get())
 
 
 @app.get("/api/conversations/{conversation}")
 async def show(guest: Asking, conversation: UUID) -> Event:
-    """Return what was said, and what waits."""
     await title_of(guest, conversation)
     return await Conversation(app.state, guest, conversation.hex).shown()
 
 
 @app.get("/api/conversations")
 async def show_all(guest: Asking) -> list[Event]:
-    """List the guest's conversations, the last used first."""
     known = await app.state.store.asearch(guest.names("conversations"), limit=100)
     newest = sorted(known, key=lambda item: item.updated_at, reverse=True)
     return [{"id": item.key, **item.value} for item in newest]
@@ -169,41 +194,34 @@ async def show_all(guest: Asking) -> list[Event]:
 @app.post("/api/forget")
 async def forget(guest: Asking) -> dict[str, int]:
     """Delete the guest's conversations and memories, and count them."""
-    store, counts = app.state.store, {"conversations": 0, "memories": 0}
+    counts = {"conversations": 0, "memories": 0}
     for kind in counts:
-        while known := await store.asearch(guest.names(kind), limit=100):
+        while known := await app.state.store.asearch(guest.names(kind), limit=100):
             for item in known:
                 if kind == "conversations":
                     await Conversation(app.state, guest, item.key).delete()
-                await store.adelete(guest.names(kind), item.key)
+                await app.state.store.adelete(guest.names(kind), item.key)
                 counts[kind] += 1
     return counts
 
 
 @app.get("/healthz")
-async def alive() -> bool:
-    """Tell that the program runs."""
-    return True
-
-
 @app.get("/readyz")
-async def ready() -> bool:
-    """Tell that the server answers."""
-    return bool(await app.state.client.ping())
+async def healthy(request: Request) -> bool:
+    """Tell that the program runs, or that the server answers."""
+    return request.url.path == "/healthz" or bool(await app.state.client.ping())
 
 
 app.mount("/", StaticFiles(directory=Path(__file__).parent / "static", html=True))
 
 
 class JsonLines(logging.Formatter):
-    """A record as Cloud Logging reads it; of an error kind and place, as its text may tell much."""
+    """Records as Cloud Logging reads them; of an error only its kind, as its text may tell much."""
 
     def format(self, record: logging.LogRecord) -> str:
-        """Return a line."""
         line = {"severity": record.levelname, "message": record.getMessage()}
         if record.exc_info and record.exc_info[0]:
-            frame = traceback.extract_tb(record.exc_info[2])[-1]
-            line |= {"error": record.exc_info[0].__name__, "at": f"{frame.filename}:{frame.lineno}"}
+            line["error"] = record.exc_info[0].__name__
         return json.dumps(line | getattr(record, "fields", {}))
 
 

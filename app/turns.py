@@ -8,7 +8,6 @@ from typing import Any, Literal
 from uuid import UUID
 
 from fastapi import HTTPException
-from langchain_core.messages import AIMessage, ToolMessage
 from langgraph.types import Command
 from pydantic import BaseModel, Field
 from redis.exceptions import RedisError
@@ -18,11 +17,6 @@ from memorystore_chat import MemorystoreChatError
 
 PREFIX = os.environ.get("KEY_PREFIX", "concierge:")
 LOCKED = 15  # seconds that a conversation stays locked after its replica was killed
-WAITS = {
-    "approval": "The concierge waits for your yes or no first.",
-    "rest": "The last answer was cut off. Let the concierge finish it first.",
-    "question": "Nothing waits for that.",
-}
 log = logging.getLogger("concierge")
 running: set[asyncio.Task[None]] = set()
 Event = dict[str, Any]
@@ -41,12 +35,11 @@ class Conversation:
     """A thread of the agent, and a lock that every replica respects."""
 
     def __init__(self, memory: Any, guest: Guest, id_: str) -> None:
-        self.id, self.thread = id_, f"{guest.id}/{id_}"
-        self._memory, self._agent, self._guest = memory, memory.agent, guest
-        self._config = {"configurable": {"thread_id": self.thread}}
-        name = f"{PREFIX}lock:{self.thread}"
+        self._memory, self._agent, self._guest, self.id = memory, memory.agent, guest, id_
+        self._thread, self.events = f"{guest.id}/{id_}", asyncio.Queue[Event]()
+        self._config = {"configurable": {"thread_id": self._thread}}
+        name = f"{PREFIX}lock:{self._thread}"
         self._lock = memory.client.lock(name, timeout=LOCKED, blocking=False)
-        self.events: asyncio.Queue[Event] = asyncio.Queue()
 
     async def shown(self) -> Event:
         """Return what the page shows: what was said, and what the conversation waits for."""
@@ -54,7 +47,7 @@ class Conversation:
         state = await self._agent.aget_state(self._config)
         lines = [line for message in state.values.get("messages", []) for line in told(message)]
         lines += [asked(interrupt) for interrupt in state.interrupts]
-        return {"lines": lines, "waits": "turn" if busy else waits(state)}
+        return {"lines": lines, "waits": "a turn" if busy else waits(state)}
 
     async def begin(self, turn: Turn) -> None:
         """Store a question or take a decision, and go on in the background; 409 if it must wait."""
@@ -74,7 +67,7 @@ class Conversation:
     async def delete(self) -> None:
         """Delete the thread. It stays locked for a moment, as a turn may be about to begin."""
         await self._locked()
-        await self._memory.saver.adelete_thread(self.thread)
+        await self._memory.saver.adelete_thread(self._thread)
 
     async def _locked(self) -> float:
         until = asyncio.get_running_loop().time() + LOCKED
@@ -83,24 +76,33 @@ class Conversation:
         return until
 
     async def _run(self, resume: Command[Any] | None, until: float) -> None:
-        end = {"type": "bye"}  # what happened is stored, and the answer goes on from there
+        renewing, end = None, {"type": "bye"}  # what happened is stored; it goes on from there
         try:
             async with asyncio.timeout_at(until) as limit:  # a turn ends before its lock does
                 renewing = asyncio.create_task(self._renew(limit))
-                try:
-                    await self._answer(resume)
-                finally:
-                    renewing.cancel()
+                await self._answer(resume)
             end = {"type": "end"}
         except (asyncio.CancelledError, TimeoutError, RedisError, MemorystoreChatError):
             log.warning("A turn was cut off.", exc_info=True)
         except Exception:
             log.exception("A turn failed.")
-            end = {"type": "error", "text": "The concierge could not finish."}
+            end = {"type": "error", "text": "The concierge could not finish. Ask again."}
         finally:
+            if renewing:
+                renewing.cancel()
             with suppress(RedisError):
                 await self._lock.release()
             self.events.put_nowait(end)
+
+    async def _answer(self, resume: Command[Any] | None) -> None:
+        modes = {"stream_mode": ["messages", "updates"], "version": "v2", "context": self._guest}
+        async for part in self._agent.astream(resume, self._config, **modes):
+            if part["type"] == "messages":
+                new = told(part["data"][0])
+            else:
+                new = [asked(each) for each in part["data"].get("__interrupt__", ())]
+            for event in new:
+                self.events.put_nowait(event)
 
     async def _renew(self, limit: asyncio.Timeout) -> None:
         while True:
@@ -110,51 +112,38 @@ class Conversation:
                 await self._lock.extend(LOCKED, replace_ttl=True)
                 limit.reschedule(until)
 
-    async def _answer(self, resume: Command[Any] | None) -> None:
-        options: Any = {"stream_mode": ["messages", "updates"], "version": "v2"}
-        stream = self._agent.astream(resume, self._config, context=self._guest, **options)
-        async for part in stream:
-            if part["type"] == "messages":
-                found = told(part["data"][0])
-            else:
-                found = [asked(each) for each in part["data"].get("__interrupt__", ())]
-            for event in found:
-                self.events.put_nowait(event)
-
 
 def waits(state: Any) -> str:
     """Return what a conversation waits for."""
-    return "approval" if state.interrupts else "rest" if state.next else "question"
+    return "a yes or no" if state.interrupts else "the rest" if state.next else "a question"
 
 
 def resumed(turn: Turn, state: Any) -> Command[Any] | None:
     """Return a decision for the agent; what does not fit its state would poison the thread."""
-    kind = "question" if turn.text else "approval" if turn.decision else "rest"
+    given = "a question" if turn.text else "a yes or no" if turn.decision else "the rest"
     failed = state.next == ("model",)  # no tool call is open, so another question may follow
-    if kind != waits(state) and not (kind == "question" and failed):
-        raise HTTPException(409, WAITS[waits(state)])
-    if kind != "approval":
+    waiting = {interrupt.id: interrupt.value["action_requests"] for interrupt in state.interrupts}
+    fits = given == waits(state) or (given == "a question" and failed)
+    if not fits or (turn.decision and turn.interrupt not in waiting):
+        raise HTTPException(409, f"The conversation waits for {waits(state)}.")
+    if turn.interrupt is None:
         return None
-    for interrupt in state.interrupts:
-        if interrupt.id == turn.interrupt:
-            every = [{"type": turn.decision} for _ in interrupt.value["action_requests"]]
-            return Command(resume={interrupt.id: {"decisions": every}})
-    raise HTTPException(409, WAITS["question"])
+    decisions = [{"type": turn.decision} for _ in waiting[turn.interrupt]]
+    return Command(resume={turn.interrupt: {"decisions": decisions}})
 
 
 def asked(interrupt: Any) -> Event:
-    """Return an interrupt as the page asks about it."""
-    calls = []
-    for call in interrupt.value["action_requests"]:
-        details = ", ".join(f"{name} {value}" for name, value in call["args"].items())
-        calls.append(f"{call['name'].replace('_', ' ')} ({details})")
+    """Return an interrupt as a line of the page."""
+    calls = [
+        f"{call['name'].replace('_', ' ')} {' '.join(map(str, call['args'].values()))}"
+        for call in interrupt.value["action_requests"]
+    ]
     text = f"May I {' and '.join(calls)}?\n"
     return {"type": "approval", "interrupt": interrupt.id, "text": text}
 
 
 def told(message: Any) -> list[Event]:
     """Return a message as a line of the page; a call without a text is none."""
-    if isinstance(message, ToolMessage):
-        return [{"type": "tool", "text": str(message.name).replace("_", " ")}]
-    who = "concierge" if isinstance(message, AIMessage) else "guest"
-    return [{"type": who, "text": message.text}] if message.text else []
+    who = {"tool": "tool", "human": "guest"}.get(message.type, "concierge")
+    text = message.name.replace("_", " ") if who == "tool" else message.text
+    return [{"type": who, "text": text}] if text else []

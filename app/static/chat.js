@@ -17,17 +17,15 @@ async function call(path, body) {
   const said = await answer?.json().catch(() => null);
   throw Object.assign(new Error(said?.detail ?? AWAY), { status: answer?.status ?? 503 });
 }
-const read = async (...given) => (await call(...given)).json();
 
 function add(place, tag, properties) {
   const element = Object.assign(document.createElement(tag), properties);
   place.append(element);
-  $("said").scrollTop = $("said").scrollHeight;
   return element;
 }
 
-function say({ type, text, interrupt }) {
-  const line = add($("said"), "p", { className: type });
+function say({ type, text, interrupt }, place = $("said")) {
+  const line = add(place, "p", { className: type });
   add(line, "b", { textContent: WHO[type] });
   line.append(text);
   for (const [decision, textContent] of interrupt ? CHOICES : [])
@@ -59,49 +57,47 @@ async function turn(given) {
         if (given.text) { say({ type: "guest", text: given.text }); $("text").value = ""; }
       } else if (event.type === "concierge" && line) line.append(event.text);
       else if (WHO[event.type]) line = event.type === "concierge" ? say(event) : void say(event);
+      $("said").scrollTop = $("said").scrollHeight;
     }
   } catch (error) {
-    event = error.status < 500 ? { type: "refused", text: error.message } : { text: AWAY };
+    event = error.status < 500 ? { type: "error", text: error.message } : { text: AWAY };
   }
   if (mine !== latest) return;
   status(event.text ?? "");
   $("send").disabled = false;
-  if (event.type === "error") add($("status"), "button", { textContent: "Try again", onclick: () => show(current) });
-  else if (event.type === "end") await list().catch(() => null);
-  else if (event.type !== "refused") await pause(1000).then(() => mine === latest && show(current));
+  if (event.type === "error") return;
+  if (event.type !== "end") await pause(1000);
+  if (mine === latest) show(current);
 }
 
 // Shows what is stored, and looks again while a turn runs elsewhere or the server is away.
 async function show(id) {
-  const mine = ++latest;
+  const mine = ++latest, said = $("said"), list = $("list");
   current = sessionStorage.current = id;
-  for (let shown = ""; mine === latest; await pause(1000)) {
+  for (; mine === latest; await pause(1000)) {
     try {
-      const found = id ? await read(`conversations/${id}`) : { lines: [] };
-      await list();
+      const titles = await (await call("conversations")).json();
+      const found = id ? await (await call(`conversations/${id}`)).json() : { lines: [] };
       if (mine !== latest) return;
-      if (shown !== (shown = JSON.stringify(found))) {
-        $("said").replaceChildren();
-        found.lines.forEach(say);
+      const lines = new DocumentFragment(), focused = list.contains(document.activeElement);
+      found.lines.forEach((line) => say(line, lines));
+      if (lines.textContent !== said.textContent) said.replaceChildren(lines);
+      list.replaceChildren();
+      for (const { id: value, title: textContent } of titles) {
+        const button = add(add(list, "li"), "button", { textContent, onclick: () => show(value) });
+        if (value === id) button.ariaCurrent = "true";
+        if (value === id && focused) button.focus();
       }
-      $("send").disabled = found.waits === "turn";
-      status(found.waits === "turn" ? THINKING : "");
-      if (found.waits === "rest") return turn({});
-      if (found.waits !== "turn") return;
+      said.scrollTop = said.scrollHeight;
+      $("send").disabled = found.waits === "a turn";
+      status(found.waits === "a turn" ? THINKING : "");
+      if (found.waits === "the rest") return turn({});
+      if (found.waits !== "a turn") return;
     } catch (error) {
       if (error.status === 404) return show("");
       status(error.message);
       if (error.status < 500) return;
     }
-  }
-}
-
-async function list() {
-  const known = await read("conversations");
-  $("list").replaceChildren();
-  for (const { id, title } of known) {
-    const button = add(add($("list"), "li"), "button", { textContent: title, onclick: () => show(id) });
-    if (id === current) button.ariaCurrent = "true";
   }
 }
 
@@ -116,7 +112,7 @@ $("new").onclick = () => { $("text").focus(); show(""); };
 $("forget").onclick = async () => {
   if (!confirm("Delete all your conversations, and what the concierge knows about you?")) return;
   try {
-    const { conversations, memories } = await read("forget", {});
+    const { conversations, memories } = await (await call("forget", {})).json();
     await show("");
     status(`Deleted ${conversations} conversations and ${memories} memories.`);
   } catch (error) { status(error.message); }

@@ -95,10 +95,10 @@ def test_approval(start: Start, open_page: Callable[..., Any], when: str) -> Non
     replica, other = start(), start() if when == "by the other replica" else None
     page = open_page(replica)
     send(page, "Please cancel booking 42.")
-    page.wait_for_selector("#said .approval >> text=May I cancel booking (number 42)?")
+    page.wait_for_selector("#said .approval >> text=May I cancel booking 42?")
     shot(page, "approval")
     send(page, "Hello?")
-    page.wait_for_selector("#status >> text=waits for your yes or no")
+    page.wait_for_selector("#status >> text=waits for a yes or no")
     assert page.input_value("#text") == "Hello?"
     if when == "after a restart":
         replica.end()

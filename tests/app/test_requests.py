@@ -130,11 +130,11 @@ def test_decision_fits_what_waits(shared: Replica) -> None:
     ada = Visitor(shared.url)
     *_, approval, _ = events = ada.ask("Please cancel booking 42.")
     chat, interrupt = events[0]["id"], approval["interrupt"]
-    assert approval["text"].startswith("May I cancel booking (number 42)?")
+    assert approval["text"].startswith("May I cancel booking 42?")
     assert ada.refused("And?", conversation=chat) == 409
     assert ada.refused(conversation=chat) == 409
     assert ada.refused(conversation=chat, decision="approve", interrupt="x") == 409
-    assert ada.shown(chat)["waits"] == "approval"
+    assert ada.shown(chat)["waits"] == "a yes or no"
     done = ada.ask(conversation=chat, decision="approve", interrupt=interrupt)
     assert "canceled" in text_of(done)
     assert ada.refused(conversation=chat, decision="approve", interrupt=interrupt) == 409
@@ -150,7 +150,7 @@ def test_one_turn_at_a_time_and_some_a_minute(start: Start) -> None:
     with ada.begun("help") as (chat, rest):
         twin = Visitor(other.url, cookie=f"guest={ada.http.cookies['guest']}")
         assert twin.refused("What is my name?", conversation=chat) == 409
-        assert twin.shown(chat)["waits"] == "turn"
+        assert twin.shown(chat)["waits"] == "a turn"
         assert twin.http.post("/api/forget", json={}).status_code == 409
         assert text_of(list(rest))
     assert [line["type"] for line in twin.shown(chat)["lines"]] == ["guest", "concierge"]
@@ -177,10 +177,10 @@ def test_forgetting_deletes_everything_and_says_what(shared: Replica, valkey_ser
 BROKEN = """
 import sys; sys.path.insert(0, {0!r})
 import runpy, concierge
-def get_booking(number: str) -> str:
-    '''Look up a booking by its number.'''
+def get_opening_hours(place: str) -> str:
+    '''Tell when a place opens and closes.'''
     raise ValueError("SECRET of the tool")
-concierge.get_booking = get_booking
+concierge.get_opening_hours = get_opening_hours
 runpy.run_path({0!r} + "/main.py", run_name="__main__")
 """.replace("{0!r}", "'{0}'")
 
@@ -189,17 +189,17 @@ def test_failed_turn_is_an_event_and_no_text_is_logged(start: Start) -> None:
     replica = start(BROKEN)
     ada = Visitor(replica.url)
     ada.ask("Remember that my SECRET is green tea.")
-    events = ada.ask("Look up booking 42")
-    assert events[-1] == {"type": "error", "text": "The concierge could not finish."}
+    events = ada.ask("When does the museum open?")
+    assert events[-1] == {"type": "error", "text": "The concierge could not finish. Ask again."}
     chat = events[0]["id"]
-    assert ada.shown(chat)["waits"] == "rest"
+    assert ada.shown(chat)["waits"] == "the rest"
     assert ada.refused("Hello?", conversation=chat) == 409
     assert ada.ask(conversation=chat)[-1]["type"] == "error"
     replica.end()
     lines = [json.loads(line) for line in replica.log.read_text().splitlines()]
     assert [line["error"] for line in lines if line["severity"] == "ERROR"] == ["ValueError"] * 2
     words = replica.log.read_text()
-    for secret in ("SECRET", "booking", ada.http.cookies["guest"], chat):
+    for secret in ("SECRET", "museum", ada.http.cookies["guest"], chat):
         assert secret not in words
 
 
@@ -221,8 +221,8 @@ def test_turn_goes_on_when_the_guest_leaves(start: Start) -> None:
     ada = Visitor(replica.url)
     with ada.begun("help") as (chat, _):
         pass
-    assert ada.shown(chat)["waits"] == "turn"
-    servers.wait_until(lambda: ada.shown(chat)["waits"] == "question", "the answer", 30)
+    assert ada.shown(chat)["waits"] == "a turn"
+    servers.wait_until(lambda: ada.shown(chat)["waits"] == "a question", "the answer", 30)
     assert [line["type"] for line in ada.shown(chat)["lines"]] == ["guest", "concierge"]
 
 
@@ -241,7 +241,7 @@ def test_ended_replica_finishes_its_answers(start: Start) -> None:
         assert replica.end() in ENDED
         assert time.monotonic() - began < 9.5
     twin = Visitor(other.url, cookie=f"guest={ada.http.cookies['guest']}")
-    assert twin.shown(chat)["waits"] == "rest"
+    assert twin.shown(chat)["waits"] == "the rest"
     assert "remember" in text_of(twin.ask(conversation=chat))
 
 
@@ -252,7 +252,7 @@ def test_killed_replicas_answer_is_finished_by_the_other(start: Start) -> None:
         replica.end(signal.SIGKILL)
     twin = Visitor(other.url, cookie=f"guest={ada.http.cookies['guest']}")
     assert twin.refused("Hello", conversation=chat) == 409
-    servers.wait_until(lambda: twin.shown(chat)["waits"] == "rest", "the lock's end", 20)
+    servers.wait_until(lambda: twin.shown(chat)["waits"] == "the rest", "the lock's end", 20)
     assert "remember" in text_of(twin.ask(conversation=chat))
     assert [line["type"] for line in twin.shown(chat)["lines"]] == ["guest", "concierge"]
 
@@ -303,9 +303,9 @@ def proxy() -> Iterator[tuple[Any, str]]:
 AUDIENCE = "/projects/1/locations/r/services/s"
 BEHIND_PROXY = """
 import sys; sys.path.insert(0, '{0}')
-import os, runpy, guests
-guests.KEYS = os.environ["TEST_KEYS"]
-runpy.run_path('{0}/main.py', run_name="__main__")
+import os, main, uvicorn
+main.KEYS = os.environ["TEST_KEYS"]
+uvicorn.run(main.app, port=int(os.environ["PORT"]))
 """
 
 

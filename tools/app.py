@@ -1,0 +1,56 @@
+"""Run the web app here: ``make app``. The demo model and a Valkey on this machine, no account."""
+
+import os
+import socket
+import sys
+from contextlib import suppress
+
+import psutil
+
+from counting import ROOT
+from memorystore_chat import Endpoint, MemorystoreChatError, connect
+
+
+def holder(port: int) -> str:
+    """What has a port, in words."""
+    with suppress(psutil.AccessDenied):  # macOS only tells root
+        for connection in psutil.net_connections("tcp"):
+            taken = connection.status == psutil.CONN_LISTEN and connection.laddr.port == port
+            if taken and connection.pid:
+                with suppress(psutil.Error):
+                    process = psutil.Process(connection.pid)
+                    return f"{' '.join(process.cmdline())} (process {process.pid})"
+    return "a program of somebody else"
+
+
+def main() -> int:
+    """Check what the app needs, say where it is, and become it; returns the exit status."""
+    port = os.environ.get("PORT") or "8000"
+    if not port.isdecimal() or not 0 < int(port) < 65536:
+        print(f"PORT is {port!r}; it takes a number from 1 to 65535.", file=sys.stderr)
+        return 1
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", int(port)))
+        except OSError as error:
+            print(
+                f"Port {port} is not free ({error.strerror}): {holder(int(port))}.", file=sys.stderr
+            )
+            print("Stop that, or choose another: make app PORT=8001", file=sys.stderr)
+            return 1
+    try:
+        with connect():
+            print(f"Server  {Endpoint.from_environment()}")
+    except MemorystoreChatError as error:
+        print(error, file=sys.stderr)
+        return 1
+    print(f"Model   {os.environ.get('MODEL') or 'demo'}\nOpen    http://127.0.0.1:{port}")
+    print("Stop    Ctrl-C; conversations are there the next time", flush=True)
+    # It takes the place of this process, so that Ctrl-C and its end are its own.
+    os.environ["PORT"] = port
+    return os.execv(sys.executable, [sys.executable, str(ROOT / "app/main.py")])  # noqa: S606
+
+
+if __name__ == "__main__":
+    sys.exit(main())
