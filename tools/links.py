@@ -47,7 +47,14 @@ _BLOCK = re.compile(
     re.DOTALL,
 )
 _TITLE = re.compile(
-    r"\[\d+\. [^]]*\]\((?P<path>(?:[\w./-]*/)?(?P<name>\d\d_\w+)(?:\.ipynb|\.md)?)\)"
+    r"\[\d+\. [^]]*\]\((?P<path>(?:[\w.:/-]*/)?(?P<name>\d\d_\w+)\.(?:ipynb|html))\)"
+)
+# The logos of Google's notebook template; the words beside them say what they show.
+_LOGOS = (
+    "https://www.gstatic.com/pantheon/images/bigquery/welcome_page/colab-logo.svg",
+    "https://lh3.googleusercontent.com/JmcxdQi-qOpctIvWKgPtrzZdJJK-J3sWE1RsfjZNwshCFgE_9fULcNpuXYTilIR2hjwN",
+    "https://www.gstatic.com/images/branding/gcpiconscolors/vertexai/v1/32px.svg",
+    "https://raw.githubusercontent.com/primer/octicons/refs/heads/main/icons/mark-github-24.svg",
 )
 _SLUG = re.compile(r"(?:\S*\bgithub\.com[:/])?([\w-]+/[\w.-]+?)(?:\.git)?/?")
 
@@ -94,15 +101,35 @@ class Links:
         return f"[![Open in Colab]({picture})]({self.colab(notebook)})"
 
     def badges(self, notebook: str) -> str:
-        """Return the line of links that opens a notebook."""
+        """Return the table of links that opens a notebook, as in Google's notebook template."""
         raw = f"raw.githubusercontent.com/{self.repository}/{self.branch}/notebooks/{notebook}"
         console = "https://console.cloud.google.com/agent-platform"
-        enterprise = f"{console}/colab/import/https:%2F%2F{raw.replace('/', '%2F')}"
-        workbench = f"{console}/workbench/deploy-notebook?download_url=https://{raw}"
-        source = f"https://github.com/{self.repository}/blob/{self.branch}/notebooks/{notebook}"
+        places = (
+            ("Open in Colab", self.colab(notebook), _LOGOS[0]),
+            (
+                "Open in Colab Enterprise",
+                f"{console}/colab/import/https:%2F%2F{raw.replace('/', '%2F')}",
+                _LOGOS[1],
+            ),
+            (
+                "Open in Workbench",
+                f"{console}/workbench/deploy-notebook?download_url=https://{raw}",
+                _LOGOS[2],
+            ),
+            (
+                "View on GitHub",
+                f"https://github.com/{self.repository}/blob/{self.branch}/notebooks/{notebook}",
+                _LOGOS[3],
+            ),
+        )
         return (
-            f"{self.badge(notebook)} · [Open in Colab Enterprise]({enterprise}) · "
-            f"[Open in Workbench]({workbench}) · [View on GitHub]({source})"
+            "<table><tr>"
+            + "".join(
+                f'<td style="text-align: center"><a href="{link}"><img src="{logo}" alt="" '
+                f'width="32" height="32"><br>{words}</a></td>'
+                for words, link, logo in places
+            )
+            + "</tr></table>"
         )
 
     def requirement(self, extra: str) -> str:
@@ -121,6 +148,9 @@ class Links:
         )
         return (
             "# @title Install the tutorial, unless it is there already\n"
+            "# Copyright 2026 the Memorystore Chat contributors.\n"
+            "# Licensed under the Apache License, Version 2.0:\n"
+            "# https://www.apache.org/licenses/LICENSE-2.0\n"
             "from importlib.util import find_spec\n"
             'if not find_spec("memorystore_tutorial"):\n'
             f'    %pip install -q "{self.requirement("tutorial")}" || echo "{way_out}"'

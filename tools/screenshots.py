@@ -4,7 +4,9 @@
 the first minutes of the first notebook.
 """
 
+import hashlib
 import io
+import json
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -61,7 +63,7 @@ def screenshot(browser: Any, address: str) -> None:
     """The chat box after a question, in ``tutorial.png``."""
     size = {"width": 1067, "height": 680}
     with first_notebook(browser, address, viewport=size, device_scale_factor=1.2) as page:
-        for text in ("connect()", "ask(question)", "favorite drink", "transcript(", "chat_box("):
+        for text in ("connect()", "ask(question)", "favorite drink", "chat_box("):
             run(page, text)
         page.fill(FIELD, "What is my favorite drink?")
         page.press(FIELD, "Enter")
@@ -104,7 +106,7 @@ def animation(browser: Any, address: str) -> None:
         show(900)
         page.click(".jp-Dialog .jp-mod-warn")
         wait_for(page, lambda state: state["status"] == "idle")
-        scroll(page, "It remembers.", "end")
+        scroll(page, "What is my name?", "end")
         show(900)
         run(page, "What is my name?")
         page.wait_for_selector('pre:text("Your name is Ada.")')
@@ -122,12 +124,20 @@ def animation(browser: Any, address: str) -> None:
     )
 
 
+def shown_code() -> str:
+    """Return a digest of the first notebook's cells, which the pictures show."""
+    cells = json.loads((ROOT / "notebooks/01_setup.ipynb").read_text(encoding="utf-8"))["cells"]
+    sources = [cell["source"] for cell in cells if cell["cell_type"] == "code"][1:]
+    return hashlib.sha256(json.dumps(sources).encode()).hexdigest()
+
+
 def main() -> int:
     """Make both; returns the exit status."""
     try:
         with tutorial() as address, chromium() as browser:
             screenshot(browser, address)
             animation(browser, address)
+        (PICTURES / "tutorial.sha256").write_text(f"{shown_code()}\n")
     except (FileNotFoundError, ModuleNotFoundError) as error:
         print(f"screenshots: {error}", file=sys.stderr)
         return 1

@@ -9,6 +9,8 @@ import pytest
 from markdown_it import MarkdownIt
 from PIL import Image, ImageSequence
 
+import screenshots
+
 ROOT = Path(__file__).resolve().parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 GOOD = "# Read me\n\n[top](#read-me) [license](LICENSE) [out](https://example.com) ![A](LICENSE)"
@@ -72,6 +74,12 @@ def test_screenshot_fits_on_a_page() -> None:
         assert picture.width == 1280
         assert 780 <= picture.height <= 840
     assert path.stat().st_size < 300_000
+
+
+def test_pictures_show_the_first_notebook() -> None:
+    """They were made from the cells that the notebook has now: else run `make screenshots`."""
+    made = (ROOT / "docs/_static/tutorial.sha256").read_text().strip()
+    assert made == screenshots.shown_code()
 
 
 def test_animation_is_short() -> None:
