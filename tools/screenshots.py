@@ -134,9 +134,10 @@ def shown_code() -> str:
 def main() -> int:
     """Make both; returns the exit status."""
     try:
-        with tutorial() as address, chromium() as browser:
-            screenshot(browser, address)
-            animation(browser, address)
+        with chromium() as browser:
+            for picture in (screenshot, animation):
+                with tutorial() as address:
+                    picture(browser, address)
         (PICTURES / "tutorial.sha256").write_text(f"{shown_code()}\n")
     except (FileNotFoundError, ModuleNotFoundError) as error:
         print(f"screenshots: {error}", file=sys.stderr)
