@@ -57,7 +57,7 @@ if ON_CLOUD_RUN and not AUDIENCE:
 # On Cloud Run a new instance's network may need a minute.
 @retry(stop=stop_after_delay(90 if ON_CLOUD_RUN else 0), wait=wait_fixed(2), reraise=True)
 async def connected() -> Any:
-    return await connect_async(timeout=3, patience=3)
+    return await connect_async(timeout=5, patience=5, max_connections=100)
 
 
 @asynccontextmanager

@@ -16,7 +16,7 @@ from concierge import Guest
 from memorystore_chat import MemorystoreChatError
 
 PREFIX = os.environ.get("KEY_PREFIX", "concierge:")
-LOCKED = 15  # seconds that a conversation stays locked after its replica was killed
+LOCKED = 20  # seconds that a conversation stays locked after its replica was killed
 log = logging.getLogger("concierge")
 running: set[asyncio.Task[None]] = set()
 Event = dict[str, Any]
@@ -108,7 +108,7 @@ class Conversation:
         while True:
             await asyncio.sleep(LOCKED / 3)
             until = asyncio.get_running_loop().time() + LOCKED
-            with suppress(RedisError):
+            with suppress(RedisError, RuntimeError):  # one that has ended can't be put off
                 await self._lock.extend(LOCKED, replace_ttl=True)
                 limit.reschedule(until)
 

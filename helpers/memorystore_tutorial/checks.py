@@ -509,3 +509,42 @@ def _counts(
     else:
         hint = f"How much is read is window={read}."
     return found != (stored, read), problem, hint
+
+
+@_exercise(
+    "Any replica can serve any guest, and none waits for what another one knows.",
+    "What must a second replica know when the first one is dead?",
+)
+def check_where(where: Mapping[str, str]) -> _Problems:
+    """Notebook 10: for each thing in a web app, the process or Memorystore."""
+    why = {
+        "the lock of a conversation": "Two replicas would answer at the same time.",
+        "the key that signs cookies": "A guest of one replica would be a stranger to the other.",
+        "the pool of connections": "A connection can't leave its process.",
+        "an approval that waits": "The yes may come to the other replica.",
+        "the open stream to a page": "It is a connection, which can't leave its process.",
+        "how often a guest asked this minute": "With four replicas a guest could ask four times.",
+    }
+    empty = [name for name in why if not where.get(name)]
+    yield len(empty) == len(why), "nothing is chosen.", ""
+    yield bool(empty), f"{', '.join(empty)}: nothing is chosen.", ""
+    for name, reason in why.items():
+        choices = 'Write "process" or "Memorystore".'
+        is_other = where[name] not in ("process", "Memorystore")
+        yield is_other, f"{name}: there is no {where[name]!r}.", choices
+        wanted = "process" if "its process" in reason else "Memorystore"
+        yield where[name] != wanted, f"{name} is in the wrong place.", reason
+
+
+@_exercise(
+    "The concierge has a new tool, and the page shows that it was used.",
+    "Change the last line of get_weather, and run the cells below it again.",
+)
+def check_weather(weather: str, used: Sequence[Mapping[str, Any]]) -> _Problems:
+    """Notebook 10: what the app answers when it is asked for the weather in Kyoto."""
+    failed = any(event["type"] == "error" for event in used)
+    yield failed, "the tool raised an error.", 'Try get_weather("Kyoto") in a cell of its own.'
+    tools = [event["text"] for event in used if event["type"] == "tool"]
+    name = "The function is called get_weather, and its docstring speaks of the weather."
+    yield "get weather" not in tools, "the concierge did not use get_weather.", name
+    yield "12" not in weather, f"the answer is {weather!r}.", ""

@@ -252,7 +252,7 @@ def test_killed_replicas_answer_is_finished_by_the_other(start: Start) -> None:
         replica.end(signal.SIGKILL)
     twin = Visitor(other.url, cookie=f"guest={ada.http.cookies['guest']}")
     assert twin.refused("Hello", conversation=chat) == 409
-    servers.wait_until(lambda: twin.shown(chat)["waits"] == "the rest", "the lock's end", 20)
+    servers.wait_until(lambda: twin.shown(chat)["waits"] == "the rest", "the lock's end", 40)
     assert "remember" in text_of(twin.ask(conversation=chat))
     assert [line["type"] for line in twin.shown(chat)["lines"]] == ["guest", "concierge"]
 

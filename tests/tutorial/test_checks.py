@@ -100,6 +100,12 @@ APPROVE = (
     "f = lambda c: agent.invoke(Command(resume={{'decisions': {}}}), "
     "{{'configurable': {{'thread_id': c}}}})"
 )
+WHERE = (
+    "m = 'Memorystore'; w = dict.fromkeys(['the lock of a conversation', 'an approval that waits',"
+    " 'the key that signs cookies', 'how often a guest asked this minute'], m);"
+    " w |= dict.fromkeys(['the pool of connections', 'the open stream to a page'], 'process')"
+)
+WEATHER = "t, u = {!r}, [{{'type': {!r}, 'text': {!r}}}]"
 REJECT = "say(agent, 'grace', 'Please cancel booking 7.'); resume(agent, '{}')"
 TUNNEL = "connect(f'valkeys://127.0.0.1:{{port}}', {})"
 # Each check: its call, what solves it, and what learners do with a word of the verdict on it.
@@ -261,6 +267,29 @@ CHECKS: dict[str, tuple[str, list[tuple[str, str]]]] = {
             ("note = lambda f, r: None", "store.put"),
             ("note = lambda f, r: r.store.put(('guests', r.context.name), f, {'f': 1})", "fact"),
             ("note = lambda f: None", "error"),
+        ],
+    ),
+    "check_where(w)": (
+        WHERE,
+        [
+            ("w = None", "still None"),
+            ("w = {}", "first one is dead"),
+            (WHERE + "; w['the pool of connections'] = None", "nothing is chosen"),
+            (WHERE + "; w['the pool of connections'] = 'Memorystore'", "can't leave"),
+            (WHERE + "; w['an approval that waits'] = 'process'", "other replica"),
+            (WHERE + "; w['the key that signs cookies'] = 'redis'", 'Write "process"'),
+            ("w = 'Memorystore'", "error"),
+        ],
+    ),
+    "check_weather(t, u)": (
+        WEATHER.format("It is 12 °C and rain.", "tool", "get weather"),
+        [
+            ("t, u = None, []", "still None"),
+            (WEATHER.format("I don't know.", "tool", "get weather"), "last line"),
+            (WEATHER.format("It is 12 °C.", "tool", "remember"), "called get_weather"),
+            (WEATHER.format("", "error", "It could not finish."), "of its own"),
+            (WEATHER.format("", "end", ""), "called get_weather"),
+            ("t, u = 'rain', 7", "error"),
         ],
     ),
     "check_rejected(agent, {'configurable': {'thread_id': 'grace'}})": (
