@@ -20,13 +20,17 @@ import servers
 from web_app import APP, Visitor, text_of
 
 pytestmark = [pytest.mark.colab, pytest.mark.timeout(600), pytest.mark.xdist_group("app")]
-ORDINARY = {"user": 65534, "group": 65534, "extra_groups": []} if os.geteuid() == 0 else {}
+# Root becomes somebody else, who may not run a Python that is in root's own folder.
+ORDINARY: dict[str, Any] = (
+    {"user": 65534, "group": 65534, "extra_groups": []} if os.geteuid() == 0 else {}
+)
+PYTHON = "/usr/bin/python3" if ORDINARY else sys.executable
 
 
 def installed(folder: Path, *requirements: str) -> Path:
     """Make a virtual environment with some requirements; its programs' folder."""
     uv = [sys.executable, "-m", "uv"]
-    subprocess.run([*uv, "venv", "-q", folder / "venv"], check=True)
+    subprocess.run([*uv, "venv", "-q", "--python", PYTHON, folder / "venv"], check=True)
     python = folder / "venv/bin/python"
     subprocess.run([*uv, "pip", "install", "-q", "--python", python, *requirements], check=True)
     return python.parent
