@@ -57,7 +57,7 @@ tutorial: $(READY)
 	  $(if $(PORT),--port=$(PORT)) $(JUPYTER_ARGS)
 
 app: $(READY)
-	@PORT='$(PORT)' exec $(BIN)/python tools/app.py
+	@PORT='$(PORT)' exec $(BIN)/python tools/run_app.py
 
 test: $(READY)
 	@$(BIN)/python tools/check.py $(if $(PYTEST_ARGS),tests --pytest $(PYTEST_ARGS),$(STEPS))
