@@ -110,6 +110,7 @@ def animation(browser: Any, address: str) -> None:
         show(900)
         run(page, "What is my name?")
         page.wait_for_selector('pre:text("Your name is Ada.")')
+        scroll(page, "What is my name?", "end")
         show(3000)
     # One palette for all of them, or colors flicker.
     width, height = frames[0].size
