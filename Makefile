@@ -12,7 +12,7 @@ UV = $(BIN)/uv pip install --quiet --python $(BIN)/python
 # The checks start hundreds of interpreters, which would compile Google's libraries each time.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help app tutorial test test-again test-browser test-colab test-readers notebooks screenshots lint docs bench release-check lock links
+.PHONY: help tutorial app test test-again test-browser test-colab test-readers notebooks screenshots lint docs bench release-check lock links
 .DELETE_ON_ERROR:
 
 help:

@@ -31,6 +31,8 @@ from langgraph.runtime import Runtime  # noqa: E402
 from langgraph.types import Command  # noqa: E402
 from typing_extensions import override  # noqa: E402
 
+__all__ = ["ChatHistoryMiddleware"]
+
 T = TypeVar("T")
 
 _Messages: TypeAlias = list[BaseMessage]

@@ -26,7 +26,7 @@ PUBLIC = {
         "sessions",
     },
     "memorystore_chat.agents": {"ChatHistoryMiddleware"},
-    "memorystore_chat.checkpoint": {"MemorystoreSaver"},
+    "memorystore_chat.checkpoint": {"MemorystoreSaver", "ThreadInfo"},
     "memorystore_chat.connection": {
         "Endpoint", "IamCredentials", "connect", "connect_async", "discover",
     },
@@ -87,7 +87,7 @@ def test_wheel_holds_the_package_and_nothing_else(wheel: Path) -> None:
     expected = {
         str(path.relative_to(source))
         for path in source.glob("memorystore_*/**/*")
-        if path.suffix in {".py", ".lua", ".typed", ".png"}
+        if path.suffix in {".py", ".lua", ".typed", ".png", ".txt"}
     }
     packed = {n for n in zipfile.ZipFile(wheel).namelist() if ".dist-info/" not in n}
     assert {"memorystore_chat/append.lua", "memorystore_tutorial/py.typed"} <= packed
