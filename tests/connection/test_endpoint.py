@@ -9,7 +9,7 @@ from collections.abc import Callable
 import pytest
 import redis
 
-from memorystore_chat.connection.endpoint import Endpoint, redact
+from memorystore_chat.connection.endpoint import Endpoint
 from memorystore_chat.connection.iam import IamCredentials
 from memorystore_chat.errors import EndpointError
 

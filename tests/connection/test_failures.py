@@ -193,9 +193,9 @@ def test_address_mismatch_without_authority(
     tls_server: Server, modern: Tls, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("SSL_CERT_FILE", str(modern.ca))
-    tls.trusting.cache_clear()
+    tls.tls_context.cache_clear()
     message = refused(tls_server.url)
-    tls.trusting.cache_clear()
+    tls.tls_context.cache_clear()
     assert "does not name '127.0.0.1'" in message
 
 

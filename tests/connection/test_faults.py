@@ -111,7 +111,6 @@ async def test_connections_are_made_without_blocking(
     """No file is read on the event loop, neither to connect nor for a new connection."""
     for url in (valkey_server.url, valkey_cluster.url):
         # What is read once, by whoever comes first.
-        clients._driver_info.cache_clear()
         with blockbuster_ctx():
             client = await connect_async(url)
             async with client:

@@ -135,10 +135,10 @@ def test_system_authorities_are_not_trusted_beside_a_given_one(
 ) -> None:
     other = servers.certificates(tmp_path, "other.test").ca
     monkeypatch.setenv("SSL_CERT_FILE", str(modern.ca))
-    tls.trusting.cache_clear()
+    tls.tls_context.cache_clear()
     with pytest.raises(ConnectError, match="another authority"):
         connect(tls_server.url, ca_certs=other)
-    tls.trusting.cache_clear()
+    tls.tls_context.cache_clear()
 
 
 async def test_embedded(monkeypatch: pytest.MonkeyPatch) -> None:

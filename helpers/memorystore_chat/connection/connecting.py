@@ -1,7 +1,9 @@
 """`connect` and `connect_async`: an endpoint becomes a checked, ready redis-py client."""
 
 import asyncio
+import re
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
@@ -19,25 +21,17 @@ from memorystore_chat.connection.endpoint import (
 )
 from memorystore_chat.connection.iam import IamCredentials
 from memorystore_chat.connection.outages import FAILURES, Attempts
-from memorystore_chat.connection.tls import CaCerts, certificates
+from memorystore_chat.connection.tls import CaCerts, certificates, tls_context
 from memorystore_chat.errors import ConnectError, EndpointError
 
 # Google's services take longer to answer than a server of one's own.
 _LEAST_FOR_GOOGLE = 15.0
 
-# Options of redis-py that connect() decides itself, and what takes their place.
-_DECIDED = {
-    "host port db url path unix_socket_path startup_nodes username": (
-        "the endpoint, as in redis://USER:PASSWORD@HOST:PORT/2 or unix:///PATH"
-    ),
-    "credential_provider": "iam=",
-    "socket_timeout socket_connect_timeout": "timeout=",
-    "protocol": "RESP2, which every supported server speaks",
-    "client_name": "no name, as Memorystore blocks CLIENT SETNAME",
-    "retry": "its own rules for trying again",
-    "connection_pool": "its own pool, which max_connections= bounds",
-    "connection_class redis_connect_func": "its own connections",
-}
+# Options of redis-py that connect() decides itself, from the endpoint and its own arguments.
+_DECIDED = re.compile(
+    "host|port|db|url|path|unix_socket_path|startup_nodes|username|credential_provider|protocol|"
+    "socket(_connect)?_timeout|client_name|retry.*|connection_(pool|class)|redis_connect_func|ssl.*"
+)
 
 
 def connect(
@@ -103,31 +97,25 @@ def connect(
         ...     client.ping()
         True
     """
-    patience = _checked_options(timeout, patience, client_options)
+    waiting = _checked_waiting(timeout, patience, client_options)
     target = _resolve(endpoint, password, iam, ca_certs, check_hostname, cluster, timeout)
-    client: clients.ServerClient | clients.ClusterClient | None = None
-    info: Mapping[str, Any] | None = None
-    once = Attempts()
+    client: Any = None
+    once, reached = Attempts(), False
     try:
-        with clients.open_server(**_probe(target, timeout)) as probe:
-            probe.ping()
-            try:
-                info = probe.info("server")
-            except redis.ResponseError as error:
-                info = _without_info(error)
-        target = _checked(target, info)
-        open_client = clients.open_cluster if target.cluster else clients.open_server
+        with clients.open_client(**_probe(target, timeout)) as probe:
+            reached = probe.ping()
+            with suppress(redis.ResponseError):  # an ACL may forbid it
+                target = _checked(target, probe.info("server"))
+        client = clients.open_client(target, *waiting, **client_options)
         with once.attempt():
-            client = open_client(target, timeout, patience, **client_options)
             client.ping(**_one_node(target))
     except FAILURES as error:
         if client is not None:
             client.close()
         cause = once.presentable(error) or error
-        told = diagnose(target, cause, timeout, reached=info is not None)
     else:
-        return client
-    raise told from cause
+        return client  # type: ignore[no-any-return]
+    raise diagnose(target, cause, timeout, reached=reached) from cause
 
 
 async def connect_async(
@@ -158,36 +146,28 @@ async def connect_async(
         >>> asyncio.run(greet())
         True
     """
-    patience = _checked_options(timeout, patience, client_options)
+    waiting = _checked_waiting(timeout, patience, client_options)
     _check_loop()
     # Finding the endpoint may read files, start a server and ask Google.
     given = (endpoint, password, iam, ca_certs, check_hostname, cluster, timeout)
     target = await asyncio.to_thread(_resolve, *given)
-    await asyncio.to_thread(clients.warm_up, target)
-    client: redis.asyncio.Redis | clients.AsyncClusterClient | None = None
-    info: Mapping[str, Any] | None = None
-    once = Attempts()
+    client: Any = None
+    once, reached = Attempts(), False
     try:
-        async with clients.open_server_async(**_probe(target, timeout)) as probe:
-            await probe.ping()
-            try:
-                info = await probe.info("server")
-            except redis.ResponseError as error:
-                info = _without_info(error)
-        target = _checked(target, info)
-        open_client = clients.open_cluster_async if target.cluster else clients.open_server_async
+        async with clients.open_client_async(**_probe(target, timeout)) as probe:
+            reached = await probe.ping()
+            with suppress(redis.ResponseError):
+                target = _checked(target, await probe.info("server"))
+        client = clients.open_client_async(target, *waiting, **client_options)
         with once.attempt():
-            client = open_client(target, timeout, patience, **client_options)
             await client.ping(**_one_node(target))
     except FAILURES as error:
         if client is not None:
             await client.aclose()
         cause = once.presentable(error) or error
-        reached = info is not None
-        told = await asyncio.to_thread(diagnose, target, cause, timeout, reached=reached)
     else:
-        return client
-    raise told from cause
+        return client  # type: ignore[no-any-return]
+    raise diagnose(target, cause, timeout, reached=reached) from cause
 
 
 def _check_loop() -> None:
@@ -201,73 +181,52 @@ def _check_loop() -> None:
 
 
 def _probe(target: Endpoint, timeout: float) -> dict[str, Any]:
-    """Return the options of a client that asks the server what it is, once it has its data."""
+    """Return the options of a client that asks the server what it is."""
     # In database 0, as a cluster has no other and could not say so.
-    return {
-        "endpoint": replace(target, db=0),
-        "timeout": timeout,
-        "patience": timeout,
-        "unreachable": False,
-        "max_connections": 1,
-    }
+    plain = replace(target, db=0, cluster=False)
+    return {"endpoint": plain, "timeout": timeout, "patience": 0, "max_connections": 1}
 
 
 def _one_node(target: Endpoint) -> dict[str, Any]:
     return {"target_nodes": RedisCluster.DEFAULT_NODE} if target.cluster else {}
 
 
-def _without_info(error: redis.ResponseError) -> dict[str, Any]:
-    """Return nothing if only INFO is forbidden, by an ACL or a renamed command."""
-    if "info" in str(error).lower():
-        return {}
-    raise error
-
-
 def _checked(target: Endpoint, info: Mapping[str, Any]) -> Endpoint:
     """Return the endpoint as a cluster or not, once its server is found fit."""
     version = str(info.get("redis_version", ""))
-    numbers = tuple(int(part) for part in version.split(".")[:2] if part.isdigit())
-    if numbers and numbers < (5, 0):
-        raise ConnectError(
-            f"Cannot connect to {target}: the server is version {version}, and 5.0 is the oldest "
-            "supported. Upgrade it: gcloud redis instances upgrade INSTANCE --region=REGION "
-            "--redis-version=redis_7_2"
-        )
     # Valkey renamed the field.
     mode = info.get("server_mode") or info.get("redis_mode")
-    if target.cluster and mode == "standalone":
-        raise ConnectError(
-            f"Cannot connect to {target} as a cluster: the server is not part of one. "
-            "Leave cluster=True out."
+    cluster = mode == "cluster" if target.cluster is None else target.cluster
+    reason = ""
+    if version.partition(".")[0] in ("2", "3", "4"):
+        reason = (
+            f"the server is version {version}, and 5.0 is the oldest supported. Upgrade it: gcloud "
+            "redis instances upgrade INSTANCE --region=REGION --redis-version=redis_7_2"
         )
-    found = mode == "cluster" if target.cluster is None else target.cluster
-    if found and target.db:
+    elif cluster and mode == "standalone":
+        reason = "the server is not part of a cluster. Leave cluster=True out."
+    elif cluster and target.db:
         # Valkey 9 can be set to have several; redis-py's cluster clients always use the first.
-        raise ConnectError(f"Cannot connect to {target}: it is a cluster, {ONE_DATABASE}")
-    return replace(target, cluster=found)
+        reason = f"it is a cluster, {ONE_DATABASE}"
+    if reason:
+        raise ConnectError(f"Cannot connect to {target}: {reason}")
+    return replace(target, cluster=cluster)
 
 
-def _checked_options(timeout: float, patience: float | None, client_options: Any) -> float:
-    """Return the patience, once everything is found acceptable."""
+def _checked_waiting(
+    timeout: float, patience: float | None, client_options: Mapping[str, Any]
+) -> tuple[float, float]:
+    """Return timeout and patience, once they and the options are found acceptable."""
     check_seconds("timeout", timeout)
-    if patience is None:
-        patience = 2 * timeout
+    patience = 2 * timeout if patience is None else patience
     check_seconds("patience", patience, zero=True)
     for name in client_options:
-        if name.startswith("ssl"):
+        if _DECIDED.fullmatch(name):
             raise ValueError(
-                f"connect() does not take {name}=: a rediss:// endpoint and ca_certs= decide "
-                "about TLS, and the certificate is always verified."
+                f"connect() does not take {name}=: the endpoint, password=, iam=, ca_certs=, "
+                "timeout=, and patience= decide about that, and a certificate is always verified."
             )
-        for names, instead in _DECIDED.items():
-            if name in names.split():
-                raise ValueError(f"connect() does not take {name}=: it uses {instead}.")
-    return patience
-
-
-def _check_type(name: str, value: object, accepted: Any, words: str) -> None:
-    if not isinstance(value, accepted):
-        raise TypeError(f"{name} is a {type_name(value)}; it takes {words}.")
+    return timeout, patience
 
 
 def _resolve(
@@ -280,22 +239,23 @@ def _resolve(
     timeout: float,
 ) -> Endpoint:
     """Return the endpoint with everything that is given beside it, its address found."""
-    providers = bool | redis.CredentialProvider | None
-    _check_type("endpoint", endpoint, str | Endpoint | None, "text or an Endpoint")
-    _check_type("password", password, str | None, "text (str)")
-    _check_type("iam", iam, providers, "True or an IamCredentials")
-    _check_type("cluster", cluster, bool | None, "True, False, or None to ask the server")
-    if not (check_hostname is None or check_hostname is True):
-        raise ValueError(f"check_hostname is {check_hostname!r}; it takes True or None.")
+    for name, value, accepted, words in (
+        ("endpoint", endpoint, str | Endpoint | None, "text or an Endpoint"),
+        ("password", password, str | None, "text (str)"),
+        ("iam", iam, bool | redis.CredentialProvider | None, "True or an IamCredentials"),
+        ("check_hostname", check_hostname, bool | None, "True or None"),
+        ("cluster", cluster, bool | None, "True, False, or None to ask the server"),
+    ):
+        if not isinstance(value, accepted):
+            raise TypeError(f"{name} is a {type_name(value)}; it takes {words}.")
     if password is not None and iam:
         raise EndpointError("Both password= and iam= are given: keep one of them.")
-    target = _with_login(endpoint, password, iam)
-    secure = {"ca_certs": ca_certs, "check_hostname": check_hostname}
+    target = _with_login(endpoint, password, bool(iam))
+    secure = {"ca_certs": ca_certs, "check_hostname": check_hostname or None}
     if target.product == "embedded":
         given = {"password": password, "iam": iam, "cluster": cluster} | secure
-        for name, value in given.items():
-            if value not in (None, False):
-                raise EndpointError(f"The embedded server takes no {name}=: leave it out.")
+        if names := [f"{name}=" for name, value in given.items() if value not in (None, False)]:
+            raise EndpointError(f"The embedded server takes no {names[0]}: leave it out.")
         from memorystore_chat.embedded.server import ensure_running
 
         return replace(target, unix_socket=ensure_running())
@@ -310,26 +270,21 @@ def _resolve(
         target = discover(target, timeout=max(timeout, _LEAST_FOR_GOOGLE))
     if password is not None and target.password != password:
         raise EndpointError(
-            f"password= is given beside the one in {target}: keep one of them."
-            if target.password
-            else f"password= is given, and {target.resource} has AUTH switched off: leave it out."
+            f"password= does not go with {target}, which has a password already or has AUTH "
+            "switched off: leave it out."
         )
     if iam is not None:
         provider = IamCredentials() if iam is True else iam or None
         target = replace(target, credential_provider=provider)
-    for name, value in secure.items():
-        if value is not None and not target.tls:
-            raise EndpointError(
-                f"{name}= is given, and {target} is no TLS endpoint: write rediss://."
-            )
+    if target.tls:
+        # Read from disk here, in a thread, and not when a connection is made.
+        tls_context("\n".join(target.ca_certs) or None, target.host, target.check_hostname)
+    elif names := [f"{name}=" for name, value in secure.items() if value is not None]:
+        raise EndpointError(f"{names[0]} is for TLS, and {target} has none: write rediss://.")
     return target if cluster is None else replace(target, cluster=cluster)
 
 
-def _with_login(
-    endpoint: str | Endpoint | None,
-    password: str | None,
-    iam: bool | redis.CredentialProvider | None,
-) -> Endpoint:
+def _with_login(endpoint: str | Endpoint | None, password: str | None, iam: bool) -> Endpoint:
     """Return the endpoint with the password for it, given or from the environment."""
     if endpoint is None:
         endpoint = environment_endpoint()

@@ -1,8 +1,7 @@
 """`discover`: ask Google Cloud for an instance's address, TLS, certificates, login and mode."""
 
-from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from memorystore_chat.connection.endpoint import Endpoint, Product
 from memorystore_chat.connection.iam import IamCredentials
@@ -57,242 +56,207 @@ def discover(
     refusals: list[EndpointError] = []
     for product in products:
         try:
-            return _SERVICES[product](wanted, timeout, credentials, api_endpoint).find()
+            return _Question(product, wanted, timeout, credentials, api_endpoint).answered()
         except _NotHereError as refusal:
             refusals.append(refusal)
-    # With two services asked, one that has more to say than "not found" says why.
-    raise next((one for one in refusals if not isinstance(one, _NotFoundError)), refusals[-1])
+    raise EndpointError(" ".join(map(str, refusals))) from refusals[-1]
 
 
 class _NotHereError(EndpointError):
     """This service does not have it, as far as one can see; another one may."""
 
 
-class _NotFoundError(_NotHereError):
-    """This service does not have it."""
+class _Service(NamedTuple):
+    title: str
+    client: str
+    method: str
+    api: str
+    gcloud: str
+    region_flag: str
 
 
+_SERVICES = {
+    "redis": _Service(
+        title="Memorystore for Redis instance",
+        client="google.cloud.redis_v1.CloudRedisClient",
+        method="get_instance",
+        api="redis",
+        gcloud="redis instances",
+        region_flag="--region",
+    ),
+    "redis-cluster": _Service(
+        title="Memorystore for Redis Cluster",
+        client="google.cloud.redis_cluster_v1.CloudRedisClusterClient",
+        method="get_cluster",
+        api="redis",
+        gcloud="redis clusters",
+        region_flag="--region",
+    ),
+    "valkey": _Service(
+        title="Memorystore for Valkey instance",
+        client="google.cloud.memorystore_v1.MemorystoreClient",
+        method="get_instance",
+        api="memorystore",
+        gcloud="memorystore instances",
+        region_flag="--location",
+    ),
+}
 _AUTH_STRING = "get_instance_auth_string"
-_SIGN_IN = (
-    "Run: gcloud auth application-default login (in a notebook: memorystore_tutorial.sign_in()), "
-    "or connect with the address itself."
-)
+_AUTHORITY = {
+    "redis-cluster": ("get_cluster_certificate_authority", "/certificateAuthority"),
+    "valkey": ("get_certificate_authority", ""),
+}
+_MODES = {"CLUSTER": True, "CLUSTER_DISABLED": False, "STANDALONE": False}
 
 
-@dataclass
-class _Service:
+@dataclass(frozen=True)
+class _Question:
     """One of Google's services, asked about one resource."""
 
-    product: ClassVar[Product]
-    title: ClassVar[str]
-    library: ClassVar[str]
-    client: ClassVar[str]
-    method = "get_instance"
-    api = "redis.googleapis.com"
-    role = "roles/redis"
-    gcloud: ClassVar[str]
-    region_flag = "--region"
-
+    product: Product
     wanted: Endpoint
     timeout: float
     credentials: "Credentials | None"
     api_endpoint: str | None
-    answer: Any = None
 
     @property
-    def name(self) -> str:
-        return str(self.wanted.resource)
+    def service(self) -> _Service:
+        return _SERVICES[self.product]
 
-    def place(self) -> tuple[str, int, bool | None]:
-        """Host and port, if there are any, and whether it is a cluster."""
-        raise NotImplementedError
-
-    def certificates(self) -> list[str]:
-        """The authorities of a resource that uses TLS."""
-        raise NotImplementedError
-
-    def password(self) -> str | None:
-        """The given password, unless the resource takes none."""
-        # Older libraries do not know TOKEN_AUTH.
-        off = self.answer.authorization_mode.name.endswith("DISABLED")
-        return None if off else self.wanted.password
-
-    def find(self) -> Endpoint:
+    def answered(self) -> Endpoint:
         """The endpoint that the service describes, once it is sure to be usable."""
-        answer = self.answer = self.ask(self.method)
-        host, port, cluster = self.place()
-        describe, listing = self._command("describe"), self._command("list")
-        useless = {
-            "CREATING": f"is creating. Wait until it is ready, some minutes; look with: {describe}",
-            "DELETING": f"is deleting. See what there is besides: {listing}",
-        }.get(answer.state.name)
-        if not useless and not host:
-            useless = f"has no address to connect to. Check its network connections: {describe}"
-        if useless:
-            raise EndpointError(f"{self.name} {useless}")
+        answer, wanted = self.ask(self.service.method), self.wanted
+        cluster = {"redis": False, "redis-cluster": True}.get(self.product)
+        if self.product == "valkey":
+            cluster = _MODES.get(answer.mode.name)
+        host, port = _address(answer, cluster)
+        if not host or answer.state.name in ("CREATING", "DELETING"):
+            state = answer.state.name.lower().replace("_", " ")
+            raise EndpointError(
+                f"{wanted.resource} is {state}, and has no address to connect to (any more). If "
+                f"it is creating, wait some minutes; look with: {self._command('describe')}"
+            )
         # The three services spell their modes with different beginnings.
         tls = answer.transit_encryption_mode.name.endswith("SERVER_AUTHENTICATION")
-        authorities = self.wanted.ca_certs
-        if tls and not authorities:
-            authorities = tuple(self.certificates())
-            if not authorities:
-                raise EndpointError(
-                    f"{self.name} uses TLS, and Google Cloud names no certificate authority of "
-                    "its own for it: give it as ca_certs=."
-                )
-        authorization = getattr(answer, "authorization_mode", None)
-        iam = authorization is not None and authorization.name.endswith("IAM_AUTH")
+        ca_certs = wanted.ca_certs or (self._authorities(answer) if tls else ())
+        if tls and not ca_certs:
+            raise EndpointError(
+                f"{wanted.resource} uses TLS, and Google Cloud names no certificate authority of "
+                "its own for it: give it as ca_certs=."
+            )
+        # Older libraries do not know this mode.
+        shared = getattr(getattr(answer, "server_ca_mode", None), "name", "")
+        password, iam = self._login(answer)
         return replace(
-            self.wanted,
+            wanted,
             host=host,
             port=port or 6379,
             tls=tls,
-            ca_certs=authorities,
+            ca_certs=ca_certs,
             cluster=cluster,
             product=self.product,
-            password=None if iam else self.password(),
+            password=password,
             credential_provider=IamCredentials(self.credentials) if iam else None,
-            check_hostname=self.wanted.check_hostname or self._shares_its_authority(),
+            check_hostname=wanted.check_hostname
+            or shared.endswith(("SHARED_CA", "CUSTOMER_MANAGED_CAS_CA")),
         )
 
-    def _shares_its_authority(self) -> bool:
-        """Whether other servers have certificates of the same authority."""
-        mode = getattr(self.answer, "server_ca_mode", None)  # older libraries do not know it
-        return mode is not None and mode.name.endswith(("SHARED_CA", "CUSTOMER_MANAGED_CAS_CA"))
+    def _authorities(self, answer: Any) -> tuple[str, ...]:
+        if self.product == "redis":
+            return tuple(item.cert for item in answer.server_ca_certs)
+        chains = self.ask(*_AUTHORITY[self.product]).managed_server_ca.ca_certs
+        return tuple(certificate for chain in chains for certificate in chain.certificates)
 
-    def ask(self, method: str, of: str = "") -> Any:
+    def _login(self, answer: Any) -> tuple[str | None, bool]:
+        """Return the password, if the resource takes one, and whether it uses IAM."""
+        password = self.wanted.password
+        if self.product == "redis":
+            if not answer.auth_enabled:
+                return None, False
+            return password or self.ask(_AUTH_STRING).auth_string or None, False
+        mode = answer.authorization_mode.name
+        iam = mode.endswith("IAM_AUTH")
+        return None if iam or mode.endswith("DISABLED") else password, iam
+
+    def ask(self, method: str, below: str = "") -> Any:
         """Call a method of the service's client; failures become sentences."""
-        library = require(self.library, extra="google")
+        library, _, kind = self.service.client.rpartition(".")
+        module = require(library, extra="google")
         core = require("google.api_core.exceptions", extra="google")
         auth = require("google.auth.exceptions", extra="google")
         requests = require("requests", extra="google")
         options = {"api_endpoint": self.api_endpoint} if self.api_endpoint else None
         try:
             # Over REST all three answer alike; gRPC refuses the name of Valkey's authority.
-            client = getattr(library, self.client)(
+            client = getattr(module, kind)(
                 transport="rest", credentials=self.credentials, client_options=options
             )
-            return getattr(client, method)(name=self.name + of, timeout=self.timeout)
-        except core.NotFound as error:
-            raise _NotFoundError(
-                f"There is no {self.title} {self.name}. See what there is: {self._command('list')}"
-            ) from error
-        except core.Forbidden as error:
-            raise self._forbidden(error, method) from error
-        except core.BadRequest as error:
-            raise _NotHereError(
-                f"Google Cloud does not take {self.name} for a {self.title}: check "
-                "project, region and name."
-            ) from error
+            return getattr(client, method)(
+                name=f"{self.wanted.resource}{below}", timeout=self.timeout
+            )
+        except (core.NotFound, core.Forbidden, core.BadRequest) as error:
+            raise self._refusal(error, method) from error
         except (core.Unauthorized, auth.DefaultCredentialsError, auth.RefreshError) as error:
             raise EndpointError(
-                f"Asking Google Cloud for {self.name} needs a sign-in that it accepts. {_SIGN_IN}"
+                f"Asking Google Cloud for {self.wanted.resource} needs a sign-in that it accepts. "
+                "Run: gcloud auth application-default login (in a notebook: "
+                "memorystore_tutorial.sign_in()), or connect with the address itself."
             ) from error
         except (core.GoogleAPIError, auth.GoogleAuthError, requests.RequestException) as error:
             raise EndpointError(
-                f"Google Cloud does not answer about {self.name} ({type(error).__name__}). Check "
-                f"that this machine reaches {self.api}, or give the address itself."
+                f"Google Cloud does not answer about {self.wanted.resource} "
+                f"({type(error).__name__}). Check that this machine reaches "
+                f"{self.service.api}.googleapis.com, or give the address itself."
             ) from error
 
-    def _forbidden(self, error: Any, method: str) -> EndpointError:
-        project = self.name.split("/")[1]
+    def _refusal(self, error: Any, method: str) -> EndpointError:
+        service, name = self.service, str(self.wanted.resource)
+        project, api = name.split("/")[1], service.api
+        grant = (
+            f"Have someone grant a role: gcloud projects add-iam-policy-binding {project} "
+            f"--member=user:YOU --role=roles/{api}"
+        )
         # error.reason would do, but older releases of google-api-core fail on what REST answers.
         said = f"{error} {error.details}"
+        if error.code != 403:
+            listing = self._command("list")
+            return _NotHereError(
+                f"There is no {service.title} {name}. See what there is: {listing}"
+            )
         if "SERVICE_DISABLED" in said or "it is disabled" in said:
             return _NotHereError(
-                f"The API of {self.title} is not enabled in {project}. Enable it: "
-                f"gcloud services enable {self.api} --project={project}"
+                f"The API of {service.title} is not enabled in {project}. Enable it: gcloud "
+                f"services enable {api}.googleapis.com --project={project}"
             )
-        grant = (
-            f"gcloud projects add-iam-policy-binding {project} --member=user:YOU --role={self.role}"
-        )
         if method == _AUTH_STRING:
             return EndpointError(
-                f"You may not read the AUTH string of {self.name}. Give it as password=, or have "
-                f"someone grant a role with redis.instances.getAuthString: {grant}.admin"
+                f"You may not read the AUTH string of {name}. Give it as password=. {grant}.admin"
             )
-        return _NotHereError(
-            f"You may not read {self.name} (it may also not exist). Have someone grant the role: "
-            f"{grant}.viewer"
-        )
+        return _NotHereError(f"You may not read {name} (it may also not exist). {grant}.viewer")
 
     def _command(self, verb: str) -> str:
         """The gcloud command that lists or describes such a resource."""
-        _, project, _, region, _, name = self.name.split("/")
+        _, project, _, region, _, name = str(self.wanted.resource).split("/")
         subject = verb if verb == "list" else f"{verb} {name}"
-        return f"gcloud {self.gcloud} {subject} {self.region_flag}={region} --project={project}"
+        place = f"{self.service.region_flag}={region} --project={project}"
+        return f"gcloud {self.service.gcloud} {subject} {place}"
 
 
-class _Redis(_Service):
-    product = "redis"
-    title = "Memorystore for Redis instance"
-    library, client = "google.cloud.redis_v1", "CloudRedisClient"
-    gcloud = "redis instances"
-
-    def place(self) -> tuple[str, int, bool | None]:
-        return self.answer.host, self.answer.port, False
-
-    def certificates(self) -> list[str]:
-        return [item.cert for item in self.answer.server_ca_certs]
-
-    def password(self) -> str | None:
-        if not self.answer.auth_enabled:
-            return None
-        return self.wanted.password or self.ask(_AUTH_STRING).auth_string or None
-
-
-class _RedisCluster(_Service):
-    product = "redis-cluster"
-    title = "Memorystore for Redis Cluster"
-    library, client = "google.cloud.redis_cluster_v1", "CloudRedisClusterClient"
-    method = "get_cluster"
-    gcloud = "redis clusters"
-
-    def place(self) -> tuple[str, int, bool | None]:
-        return *_first(self.answer.discovery_endpoints), True
-
-    def certificates(self) -> list[str]:
-        return _chain(self.ask("get_cluster_certificate_authority", "/certificateAuthority"))
-
-
-class _Valkey(_Service):
-    product = "valkey"
-    title = "Memorystore for Valkey instance"
-    library, client = "google.cloud.memorystore_v1", "MemorystoreClient"
-    api, role = "memorystore.googleapis.com", "roles/memorystore"
-    gcloud, region_flag = "memorystore instances", "--location"
-
-    def place(self) -> tuple[str, int, bool | None]:
-        modes = {"CLUSTER": True, "CLUSTER_DISABLED": False, "STANDALONE": False}
-        cluster = modes.get(self.answer.mode.name)
-        wanted = "PRIMARY" if cluster is False else "DISCOVERY"
+def _address(answer: Any, cluster: bool | None) -> tuple[str, int]:
+    """Return host and port; an empty host if there is none yet."""
+    if hasattr(answer, "host"):
+        return answer.host, answer.port
+    wanted = "PRIMARY" if cluster is False else "DISCOVERY"
+    places = [
+        place
+        for endpoint in getattr(answer, "endpoints", ())
+        for connection in endpoint.connections
+        for place in (connection.psc_auto_connection, connection.psc_connection)
         # Replicas' read addresses are of no use here.
-        places = [
-            place
-            for endpoint in self.answer.endpoints
-            for connection in endpoint.connections
-            for place in (connection.psc_auto_connection, connection.psc_connection)
-            if place.ip_address and "READER" not in place.connection_type.name
-        ]
-        if not places:
-            return *_first(self.answer.discovery_endpoints), cluster
-        # The wanted kind, else the first of the answer.
-        best = max(places, key=lambda place: place.connection_type.name.endswith(wanted))
-        return best.ip_address, best.port, cluster
-
-    def certificates(self) -> list[str]:
-        return _chain(self.ask("get_certificate_authority"))
-
-
-def _chain(authority: Any) -> list[str]:
-    chains = authority.managed_server_ca.ca_certs
-    return [certificate for chain in chains for certificate in chain.certificates]
-
-
-def _first(endpoints: Iterable[Any]) -> tuple[str, int]:
-    return next(((one.address, one.port) for one in endpoints), ("", 0))
-
-
-_SERVICES: dict[str, type[_Service]] = {
-    one.product: one for one in (_Redis, _RedisCluster, _Valkey)
-}
+        if place.ip_address and "READER" not in place.connection_type.name
+    ]
+    # The wanted kind, else the first of the answer.
+    places.sort(key=lambda place: not place.connection_type.name.endswith(wanted))
+    found = [(place.ip_address, place.port) for place in places]
+    found += [(one.address, one.port) for one in answer.discovery_endpoints]
+    return found[0] if found else ("", 0)

@@ -3,7 +3,7 @@
 import asyncio
 import threading
 import time
-from datetime import UTC, datetime
+from datetime import UTC
 from functools import partialmethod
 from typing import TYPE_CHECKING
 
@@ -38,8 +38,8 @@ class IamCredentials(redis.CredentialProvider):
     """What redis-py asks for user and password: ``("default", access token)``.
 
     A token is requested once, kept until shortly before it expires, and shared by all threads,
-    event loops and connections that use this object. Whoever asks during a request waits for it
-    and shares its outcome. A token that is still good is used if its renewal fails.
+    event loops and connections that use this object. Whoever asks during a request waits for it.
+    A token that is still good is used if its renewal fails.
 
     Args:
         credentials: From google-auth; by default ``google.auth.default()``, asked for at the
@@ -62,8 +62,6 @@ class IamCredentials(redis.CredentialProvider):
         self._token: str | None = None
         self._refused: str | None = None
         self._renew_at = self._expires_at = 0.0
-        self._failure: TokenError | TokenServerError | None = None
-        self._failed_at = 0.0
 
     def get_credentials(self) -> tuple[str, str]:
         """Return user name and token.
@@ -72,14 +70,16 @@ class IamCredentials(redis.CredentialProvider):
             TokenError: There are no credentials, or Google refuses them.
             TokenServerError: Google's token server does not answer.
         """
-        asked = time.monotonic()
         with self._lock:
-            if self._token is not None and time.time() < self._renew_at:
-                return _USER, self._token
-            if self._failure is not None and asked <= self._failed_at:
-                # Raised anew: an exception that is shared gathers tracebacks.
-                raise type(self._failure)(str(self._failure)) from self._failure.__cause__
-            return _USER, self._renewed()
+            now = time.time()
+            if self._token is None or now >= self._renew_at:
+                try:
+                    self._token = self._ask()
+                except (TokenError, TokenServerError):
+                    if self._token is None or now >= self._expires_at:
+                        raise
+                    self._renew_at = min(self._expires_at, now + _REST)
+            return _USER, self._token
 
     async def get_credentials_async(self) -> tuple[str, str]:
         """Return the same; the event loop goes on while Google is asked."""
@@ -95,27 +95,11 @@ class IamCredentials(redis.CredentialProvider):
             if self._token == token:
                 self._token = None
 
-    def _renewed(self) -> str:
-        try:
-            token, expiry = self._ask()
-        except (TokenError, TokenServerError) as error:
-            if self._token is not None and time.time() < self._expires_at:
-                self._renew_at = min(self._expires_at, time.time() + _REST)
-                return self._token
-            self._failure, self._failed_at = error, time.monotonic()
-            raise
-        self._token, self._failure = token, None
-        expires = expiry.replace(tzinfo=UTC).timestamp() if expiry else _FOREVER
-        left = expires - time.time()
-        self._expires_at = expires
-        self._renew_at = expires - min(_RENEW_BEFORE, left / 10) if expiry else _FOREVER
-        return token
-
-    def _ask(self) -> tuple[str, datetime | None]:
-        """Ask Google for a token; return it and its end."""
+    def _ask(self) -> str:
+        """Ask Google for a token, and note when it ends."""
         exceptions = require("google.auth.exceptions", extra="google")
         requests = require("google.auth.transport.requests", extra="google")
-        # A class, as google-auth looks for Request's attributes; its own time-out is two minutes.
+        # A class, as google-auth looks for Request's attributes; its own timeout is two minutes.
         call = partialmethod(requests.Request.__call__, timeout=_REQUEST_TIMEOUT)
         request = type("BoundedRequest", (requests.Request,), {"__call__": call})()
         try:
@@ -126,11 +110,6 @@ class IamCredentials(redis.CredentialProvider):
             credentials = self._credentials
             if not credentials.valid or credentials.token == self._refused:
                 credentials.refresh(request)
-        except exceptions.DefaultCredentialsError as error:
-            raise TokenError(
-                "There are no Google credentials here. Run: gcloud auth application-default login"
-                " (in a notebook on Google Cloud, give its service account access instead)."
-            ) from error
         except exceptions.GoogleAuthError as error:
             if error.retryable or isinstance(error, exceptions.TransportError):
                 raise TokenServerError(
@@ -138,7 +117,13 @@ class IamCredentials(redis.CredentialProvider):
                     "without internet access, switch on Private Google Access for the subnet."
                 ) from error
             raise TokenError(
-                "Google refuses to hand out an access token. Sign in again: gcloud auth "
-                "application-default login; or check that the service account is enabled."
+                "Google hands out no access token: there are no credentials here, or it refuses "
+                "them. Run: gcloud auth application-default login (on Google Cloud, check the "
+                "service account instead)."
             ) from error
-        return str(credentials.token), credentials.expiry
+        self._expires_at = self._renew_at = _FOREVER
+        if expiry := credentials.expiry:
+            self._expires_at = expiry.replace(tzinfo=UTC).timestamp()
+            left = self._expires_at - time.time()
+            self._renew_at = self._expires_at - min(_RENEW_BEFORE, left / 10)
+        return str(credentials.token)

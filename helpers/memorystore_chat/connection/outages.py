@@ -18,9 +18,7 @@ from redis.asyncio.retry import Retry as AsyncRetry
 from redis.backoff import ExponentialWithJitterBackoff
 from redis.exceptions import (
     AuthenticationError,
-    ClusterDownError,
     ClusterError,
-    MasterDownError,
     MaxConnectionsError,
     ReadOnlyError,
     RedisClusterException,
@@ -41,8 +39,10 @@ _LOST = (AttributeError, EOFError, LookupError)
 FAILURES = (RedisError, RedisClusterException, OSError, *_LOST)
 """What redis-py raises if a command fails."""
 
-# What a server answers in a fail-over. Out of a script, Redis before 7 hides the code in the text.
-_FAIL_OVER = re.compile(r"(?:^|-)(?:READONLY|MASTERDOWN|CLUSTERDOWN|LOADING) ")
+_OUTAGES = (redis.ConnectionError, redis.TimeoutError, ClusterError, SlotNotCoveredError, OSError)
+
+# What a server answers in a failover. Out of a script, Redis before 7 hides the code in the text.
+_FAILOVER = re.compile(r"(?:^|-)(?:READONLY|MASTERDOWN|CLUSTERDOWN|LOADING) ")
 
 # So many characters of a password or token in a row are no coincidence.
 _TELLING = 6
@@ -51,8 +51,6 @@ _TELLING = 6
 class Attempts:
     """One call to the server: its attempts so far, and what the current one logged in with."""
 
-    _current: ContextVar["Attempts | None"] = ContextVar("attempts", default=None)
-
     def __init__(self, policy: "_Policy | None" = None) -> None:
         self._policy = policy
         self._failures = 0
@@ -60,20 +58,15 @@ class Attempts:
         self._logins: set[bool] = set()
         self.secret: str | None = None
 
-    @classmethod
-    def current(cls) -> "Attempts | None":
-        """Return the call that this code is part of; None outside of any."""
-        return cls._current.get()
-
     @contextmanager
     def attempt(self) -> Iterator[Self]:
         """Mark a block as an attempt of this call; inside, nothing is tried a second time."""
         self.secret = None
-        token = self._current.set(self)
+        token = _current.set(self)
         try:
             yield self
         finally:
-            self._current.reset(token)
+            _current.reset(token)
 
     def pause(self, error: Exception) -> float | None:
         """Return the seconds to wait before the next attempt; None if there must be none."""
@@ -102,17 +95,22 @@ class Attempts:
     def presentable(self, error: Exception) -> Exception | None:
         """Return what to raise instead of an error that is no redis-py error, or tells a secret."""
         secret = self.secret or ""
-        size = min(len(secret), _TELLING)
-        pieces = [secret[at : at + size] for at in range(len(secret) - size + 1)] if size else []
+        starts = range(max(1, len(secret) - _TELLING + 1)) if secret else ()
         texts = [str(link) for link in chain_of(error)]
-        if any(piece in text for piece in pieces for text in texts):
+        if any(secret[at : at + _TELLING] in text for at in starts for text in texts):
             kind = type(error) if isinstance(error, RedisError) else redis.ConnectionError
             return kind("the answer repeats the login, so it is not shown")
-        if isinstance(error, _LOST) and raised_by_redis(error):
-            lost = redis.ConnectionError("the connection was lost while it was in use")
-            lost.__cause__ = error
-            return lost
-        return None
+        instead: Exception | None = None
+        if isinstance(error, MaxConnectionsError) and not texts[0]:
+            instead = MaxConnectionsError("all connections were in use")
+        elif isinstance(error, _LOST) and _raised_by_redis(error):
+            instead = redis.ConnectionError("the connection was lost while it was in use")
+        if instead is not None:
+            instead.__cause__ = error
+        return instead
+
+
+_current: ContextVar[Attempts | None] = ContextVar("attempts", default=None)
 
 
 class Login(redis.CredentialProvider):
@@ -130,7 +128,7 @@ class Login(redis.CredentialProvider):
         return self._noted(await self._source.get_credentials_async())
 
     def _noted(self, login: tuple[str] | tuple[str, str]) -> tuple[str] | tuple[str, str]:
-        if (call := Attempts.current()) is not None:
+        if (call := _current.get()) is not None:
             call.secret = login[-1]
         return login
 
@@ -146,19 +144,13 @@ class _Policy:
     """What is an outage, and how long one is waited for; shared by all connections of a client."""
 
     def __init__(
-        self,
-        patience: float,
-        login: Login | None = None,
-        *,
-        unreachable: bool = True,
-        crowded: bool = False,
+        self, patience: float, login: Login | None = None, *, crowded: bool = False
     ) -> None:
         self.pauses = ExponentialWithJitterBackoff(cap=1.0, base=0.05)
         # No counted attempts: redis-py's cluster clients would make them without a pause.
         super().__init__(self.pauses, 0, ())  # type: ignore[call-arg]
         self.patience = patience
         self.login = login
-        self.unreachable = unreachable
         self.crowded = crowded
 
     def __deepcopy__(self, _memo: object) -> Self:
@@ -168,35 +160,24 @@ class _Policy:
         """Whether an error is an outage that this client waits for."""
         if isinstance(error, MaxConnectionsError):
             return self.crowded
-        if isinstance(error, self._supported_errors):  # type: ignore[attr-defined]
-            return True  # those of retry_on_error=
-        return is_outage(error) and (self.unreachable or answers_later(error))
-
-
-def answers_later(error: BaseException) -> bool:
-    """Whether the server is there and says that it can't serve yet: loading, or failing over."""
-    if isinstance(error, ResponseError):
-        text = f"{error.status_code or ''} {error}".strip()
-        known = isinstance(error, ReadOnlyError | MasterDownError | ClusterDownError)
-        return known or bool(_FAIL_OVER.search(text))
-    return isinstance(error, redis.BusyLoadingError)
+        return is_outage(error)
 
 
 def is_outage(error: BaseException | None) -> bool:
     """Whether waiting may help: the server can't be reached, or it is no primary just now."""
     if type(error) is RedisClusterException:  # redis-py reports misuse with it, too
         return is_outage(error.__cause__)
-    if error is None or isinstance(error, AuthenticationError):
+    if isinstance(error, AuthenticationError):
         return False
     if isinstance(error, ResponseError):
-        return answers_later(error)
+        text = f"{error.status_code or ''} {error}".strip()
+        return isinstance(error, ReadOnlyError | ClusterError) or bool(_FAILOVER.search(text))
     if isinstance(error, _LOST):
-        return raised_by_redis(error)
-    outages = (redis.ConnectionError, redis.TimeoutError, ClusterError, SlotNotCoveredError)
-    return isinstance(error, (*outages, OSError))
+        return _raised_by_redis(error)
+    return isinstance(error, _OUTAGES)
 
 
-def raised_by_redis(error: BaseException) -> bool:
+def _raised_by_redis(error: BaseException) -> bool:
     """Whether redis-py itself raised it, as when one task loses the connection of another."""
     frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
     return bool(frames) and str(frames[-1].f_globals.get("__name__")).startswith("redis.")
@@ -217,7 +198,6 @@ class OutageRetry(_Policy, Retry):
     Args:
         patience: Seconds from the first failure after which no new attempt begins.
         login: What the client logs in with. An access token that is refused is renewed once.
-        unreachable: Whether to wait for a server that can't be reached, or only for its data.
         crowded: Whether to wait for a free connection, because the client's pool doesn't.
     """
 
@@ -229,9 +209,10 @@ class OutageRetry(_Policy, Retry):
         with_failure_count: bool = False,
     ) -> T:
         """Call ``do`` until it succeeds or it is time to give up; ``fail`` drops a connection."""
-        if Attempts.current() is not None:
+        if _current.get() is not None:
             return do()
         call = Attempts(self)
+        count = (1,) if with_failure_count else ()
         while True:
             other: Exception | None = None
             try:
@@ -240,11 +221,11 @@ class OutageRetry(_Policy, Retry):
             except FAILURES as error:
                 wait = call.pause(error)
                 if wait is not None or is_outage(error):
-                    fail(error, 1) if with_failure_count else fail(error)
+                    fail(error, *count)
                 if wait is None and (other := call.presentable(error)) is None:
                     raise
             except BaseException as error:  # a second Ctrl-C: a reply may still be to come
-                fail(error, 1) if with_failure_count else fail(error)
+                fail(error, *count)
                 raise
             if other is not None:
                 raise other
@@ -262,9 +243,10 @@ class AsyncOutageRetry(_Policy, AsyncRetry):
         with_failure_count: bool = False,
     ) -> T:
         """Call ``do`` until it succeeds or it is time to give up; ``fail`` drops a connection."""
-        if Attempts.current() is not None:
+        if _current.get() is not None:
             return await do()
         call = Attempts(self)
+        count = (1,) if with_failure_count else ()
         while True:
             other: Exception | None = None
             try:
@@ -273,7 +255,7 @@ class AsyncOutageRetry(_Policy, AsyncRetry):
             except FAILURES as error:
                 wait = call.pause(error)
                 if wait is not None or is_outage(error):
-                    await (fail(error, 1) if with_failure_count else fail(error))
+                    await fail(error, *count)
                 if wait is None and (other := call.presentable(error)) is None:
                     raise
             if other is not None:

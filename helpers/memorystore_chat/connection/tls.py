@@ -17,6 +17,7 @@ _PEM = re.compile(
 )
 
 
+@lru_cache(maxsize=32)
 def tls_context(ca_data: str | None, host: str, check_hostname: bool) -> ssl.SSLContext:
     """Return what a TLS connection to ``host`` trusts.
 
@@ -32,16 +33,10 @@ def tls_context(ca_data: str | None, host: str, check_hostname: bool) -> ssl.SSL
         >>> tls_context(None, "10.0.0.3", False).check_hostname
         True
     """
-    named = not (host == "localhost" or parse_address(host))
-    return trusting(ca_data, ca_data is None or named or check_hostname)
-
-
-@lru_cache(maxsize=32)
-def trusting(ca_data: str | None, check_hostname: bool) -> ssl.SSLContext:
-    """Return a context that trusts these authorities, or the system's, and checks names or not."""
     context = ssl.create_default_context(cadata=ca_data)
     if ca_data is not None:
-        context.check_hostname = check_hostname
+        named = not (host == "localhost" or parse_address(host))
+        context.check_hostname = named or check_hostname
         # On since Python 3.13, and refuses Memorystore's authorities, which lack the Authority Key
         # Identifier. https://docs.python.org/3/library/ssl.html#ssl.VERIFY_X509_STRICT
         context.verify_flags &= ~ssl.VERIFY_X509_STRICT
@@ -61,25 +56,18 @@ def certificates(ca_certs: CaCerts) -> tuple[str, ...]:
 
 def _certificate(item: object) -> str:
     if not isinstance(item, str | os.PathLike):
-        raise TypeError(
-            f"ca_certs= takes PEM text or paths of PEM files, not {type(item).__name__}."
-        )
-    if isinstance(item, str) and "-----BEGIN" in item:
-        text, shown = item, "The PEM text in ca_certs="
-    else:
-        shown = f"The file {os.fspath(item)!r} in ca_certs="
-        try:
-            text = Path(item).read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            raise EndpointError(
-                f"{shown} cannot be read: give PEM text or the path of a PEM file."
-            ) from error
-    # Only the certificates: the comments of a bundle may hold what ssl does not take.
-    found = "\n".join(_PEM.findall(text))
-    if not found:
-        raise EndpointError(f"{shown} holds no certificate in PEM form.")
+        kind = type(item).__name__
+        raise TypeError(f"ca_certs= takes PEM text or paths of PEM files, not {kind}.")
+    is_text = isinstance(item, str) and "-----BEGIN" in item
     try:
-        ssl.create_default_context(cadata=found)
-    except (ssl.SSLError, ValueError) as error:
-        raise EndpointError(f"{shown} holds a certificate that cannot be read.") from error
+        text = str(item) if is_text else Path(item).read_text(encoding="utf-8")
+        # Only the certificates: the comments of a bundle may hold what ssl does not take.
+        found = "\n".join(_PEM.findall(text))
+        ssl.create_default_context(cadata=found or "no certificate")
+    except (OSError, ValueError) as error:  # those of ssl and of Unicode are among them
+        shown = "the PEM text" if is_text else f"the file {os.fspath(item)!r}"
+        raise EndpointError(
+            f"ca_certs=: {shown} cannot be read, or holds no certificate in PEM form. Give PEM "
+            "text or the path of a PEM file."
+        ) from error
     return found
