@@ -5,18 +5,20 @@ import ssl
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
 
 import pytest
+import redis
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
 
 from connecting import refused
-from memorystore_chat.connection import Endpoint, connect
+from memorystore_chat.connection import Endpoint, IamCredentials, connect
 from memorystore_chat.connection.diagnosis import diagnose
 from memorystore_chat.errors import ConnectError
 from servers import Server, Tls
@@ -90,34 +92,56 @@ def told(endpoint: Endpoint, code: int, message: str = "") -> str:
     return str(diagnose(endpoint, error, 5.0))
 
 
-def test_a_revoked_certificate() -> None:
-    assert "revoked" in told(Endpoint("h", tls=True), 23)
-
-
 PLACE = "projects/p/locations/europe-west1"
+
+
+IN = "--region=europe-west1"
+REDIS = Endpoint("h", tls=True, product="redis", resource=f"{PLACE}/instances/chat")
+CLUSTER = Endpoint("h", tls=True, product="redis-cluster", resource=f"{PLACE}/clusters/chat")
+VALKEY = Endpoint("h", tls=True, product="valkey", resource=f"{PLACE}/instances/chat")
 
 
 @pytest.mark.parametrize(
     ("endpoint", "command"),
     [
-        (
-            Endpoint("h", product="redis", resource=f"{PLACE}/instances/chat"),
-            "gcloud redis instances describe chat --region=europe-west1",
-        ),
-        (
-            Endpoint("h", product="redis-cluster", resource=f"{PLACE}/clusters/chat"),
-            "gcloud redis clusters get-cluster-certificate-authority chat --region=europe-west1",
-        ),
-        (
-            Endpoint("h", product="valkey", resource=f"{PLACE}/instances/chat"),
-            "gcloud memorystore instances get-certificate-authority chat --location=europe-west1",
-        ),
+        (REDIS, f"gcloud redis instances describe chat {IN}"),
+        (CLUSTER, f"gcloud redis clusters get-cluster-certificate-authority chat {IN}"),
+        (VALKEY, "gcloud memorystore instances get-certificate-authority chat --location=europe"),
         (Endpoint("h", 6378), "gcloud redis instances describe INSTANCE --region=REGION"),
         (Endpoint("h", 6379), "gcloud memorystore instances get-certificate-authority INSTANCE"),
     ],
 )
 def test_the_command_is_that_of_the_product(endpoint: Endpoint, command: str) -> None:
     assert command in told(endpoint, 20, "unable to get local issuer certificate")
+    assert command in told(endpoint, 10)
+    assert "revoked" in told(endpoint, 23)
+
+
+AUTH_STRING = "gcloud redis instances get-auth-string"
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "login", "hint"),
+    [
+        (REDIS, {"password": "x"}, f"{AUTH_STRING} chat {IN}"),
+        (REDIS, {}, f"{AUTH_STRING} chat {IN}"),
+        (VALKEY, {"password": "x"}, "the token or the user"),
+        (CLUSTER, {"password": "x"}, "the token or the user"),
+        (Endpoint("h"), {"password": "x"}, f"{AUTH_STRING} INSTANCE --region=REGION"),
+        (VALKEY, {"credential_provider": IamCredentials()}, "role roles/memorystore.dbConn"),
+        (CLUSTER, {"credential_provider": IamCredentials()}, "role roles/redis.dbConnectionUser"),
+        (
+            Endpoint("h"),
+            {"credential_provider": IamCredentials()},
+            "roles/redis.dbConnectionUser (Redis Cluster) or roles/memorystore.dbConnectionUser",
+        ),
+    ],
+)
+def test_role_and_password_are_those_of_the_product(
+    endpoint: Endpoint, login: Any, hint: str
+) -> None:
+    refusal = redis.AuthenticationError("invalid username-password pair or user is disabled.")
+    assert hint in str(diagnose(replace(endpoint, **login), refusal, 5.0))
 
 
 def test_both_kinds_of_connection_check_alike(tmp_path: Path) -> None:

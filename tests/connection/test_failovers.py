@@ -38,9 +38,6 @@ async def read(history: MemorystoreChatMessageHistory) -> list[str]:
     return [message.text for message in await history.aget_messages()]
 
 
-# Servers that are no primary any more
-
-
 @pytest.fixture
 def pair() -> Iterator[tuple[Server, Server]]:
     with (
@@ -68,32 +65,14 @@ def fail_over(old: Server, new: Server, proxy: Proxy) -> None:
     proxy.server = (new.host, new.port)
 
 
-async def test_a_graceful_fail_over_behind_one_address(
-    pair: tuple[Server, Server], kind: str
-) -> None:
-    """Connections that survive it answer READONLY: appends go on, each stored once."""
-    primary, replica = pair
-    with Proxy(primary.host, primary.port) as proxy:
-        url = f"redis://127.0.0.1:{proxy.port}"
-        with connect(url) as client:
-            async with await connect_async(url) as async_client:
-                talk = told(kind, "moved", client, async_client)
-                for number in range(20):
-                    await append(talk, str(number))
-                servers.wait_until(lambda: length(replica) == 20, "the replication")
-                fail_over(primary, replica, proxy)
-                for number in range(20, 40):
-                    await append(talk, str(number))
-                assert await read(talk) == [str(number) for number in range(40)]
-    assert length(replica) == 40
-
-
 def length(server: Server) -> int:
     with server.admin() as admin:
         return int(admin.llen("moved"))
 
 
-async def test_a_proxy_that_switches_late(pair: tuple[Server, Server], kind: str) -> None:
+async def test_a_graceful_failover_behind_one_address(
+    pair: tuple[Server, Server], kind: str
+) -> None:
     """While the address still leads to the demoted server, it is tried again and again."""
     primary, replica = pair
     with Proxy(primary.host, primary.port) as proxy:

@@ -1,7 +1,6 @@
 """Every way in which connect() fails: soon, and with the next step."""
 
 import asyncio
-import secrets
 import socket
 import time
 from collections.abc import Callable, Iterator
@@ -20,22 +19,18 @@ from servers import Cluster, Server, Tls
 
 TOKENS = redis.UsernamePasswordCredentialProvider(password="token")
 
-# Nothing there
 
-
-def test_nothing_listens() -> None:
-    message = refused(f"127.0.0.1:{servers.free_port()}")
-    assert "nothing listens on port" in message
-    assert 'connect("embedded")' in message
-
-
-def test_unknown_name() -> None:
-    said = refused("redis://no-such-host.invalid", within=2)
-    assert "'no-such-host.invalid' does not resolve" in said
-
-
-def test_missing_socket() -> None:
-    assert "No such file" in refused("unix:///no/such.sock")
+@pytest.mark.parametrize(
+    ("endpoint", "words"),
+    [
+        ("127.0.0.1:1", ["nothing listens on port 1", 'connect("embedded")']),
+        ("redis://no-such-host.invalid", ["'no-such-host.invalid' does not resolve"]),
+        ("unix:///no/such.sock", ["No such file"]),
+    ],
+)
+def test_nothing_is_there(endpoint: str, words: list[str]) -> None:
+    said = refused(endpoint, within=2)
+    assert [word for word in words if word not in said] == []
 
 
 @contextmanager
@@ -81,12 +76,7 @@ def test_an_address_that_drops_every_packet() -> None:
 
 
 @pytest.mark.parametrize(
-    ("product", "advice"),
-    [
-        ("", "tunnel-through-iap"),
-        ("COLAB_ENTERPRISE", "runtime template"),
-        ("WORKBENCH_INSTANCE", "Workbench instance on the network"),
-    ],
+    ("product", "advice"), [("", "jump VM"), ("WORKBENCH_INSTANCE", "Workbench instance")]
 )
 def test_private_address(product: str, advice: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """The way in from where this runs. No packet goes to a private network."""
@@ -99,9 +89,6 @@ def test_private_address(product: str, advice: str, monkeypatch: pytest.MonkeyPa
     with pytest.raises(ConnectError, match=r"private address 10\.0\.0\.3") as caught:
         connect("10.0.0.3")
     assert advice in str(caught.value)
-
-
-# Login, database and mode
 
 
 @pytest.mark.parametrize(
@@ -122,32 +109,24 @@ def test_a_refused_login(
     assert "wrong1" not in message
 
 
-@pytest.mark.parametrize(
-    ("path", "given", "text"),
-    [
+def test_what_a_server_does_not_have(server: Server) -> None:
+    cases: list[tuple[str, dict[str, Any], str]] = [
         ("", {"password": "hunter2"}, "the server has none"),
-        ("", {"iam": TOKENS}, "Leave iam=True out"),
-        ("", {"cluster": True}, "not part of one"),
+        ("", {"iam": TOKENS}, "iam=True out"),
+        ("", {"cluster": True}, "not part of a cluster"),
         ("/99", {}, "it has no database 99"),
-    ],
-)
-def test_what_a_server_does_not_have(
-    server: Server, path: str, given: dict[str, Any], text: str
-) -> None:
-    message = refused(server.url + path, **given)
-    assert text in message
-    assert "hunter2" not in message
+    ]
+    for path, given, text in cases:
+        message = refused(server.url + path, **given)
+        assert text in message
+        assert "hunter2" not in message
 
 
 @pytest.fixture(scope="module", params=[1, 4])
 def misleading_cluster(request: pytest.FixtureRequest) -> Iterator[Cluster]:
     """A cluster, of one database or several, that gives an address nothing listens on."""
-    with servers.cluster(
-        primaries=1,
-        replicas=0,
-        cluster_databases=request.param,
-        cluster_announce_ip="127.0.0.77",
-    ) as group:
+    options: dict[str, Any] = {"cluster_databases": request.param, "replicas": 0, "primaries": 1}
+    with servers.cluster(cluster_announce_ip="127.0.0.77", **options) as group:
         yield group
 
 
@@ -167,49 +146,29 @@ def test_cluster_nodes_out_of_reach(misleading_cluster: Cluster) -> None:
     assert "each node" in message
 
 
-# TLS
-
-
-def test_unknown_authority(tls_server: Server) -> None:
-    message = refused(tls_server.url)
-    assert "an authority this machine does not know" in message
-    assert "ca_certs=" in message
-
-
-def test_wrong_authority(tls_server: Server, tmp_path: Path) -> None:
-    other = servers.certificates(tmp_path, "memorystore.test").ca
-    message = refused(tls_server.url, ca_certs=other)
-    assert "another authority than those in ca_certs" in message
-
-
-def test_host_name_mismatch(tls_server: Server, modern: Tls, names: None) -> None:
-    """A name that the certificate does not carry is refused, with the authority given too."""
-    message = refused(f"rediss://other.test:{tls_server.port}", ca_certs=modern.ca)
-    assert "does not name 'other.test'" in message
-    assert "IP address" in message
-
-
-def test_address_mismatch_without_authority(
-    tls_server: Server, modern: Tls, monkeypatch: pytest.MonkeyPatch
+def test_a_certificate_that_does_not_fit(
+    tls_server: Server, modern: Tls, names: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """A name that the certificate does not carry is refused, with the authority given too."""
+    said = refused(tls_server.url)
+    assert "an authority this machine does not know" in said
+    assert "ca_certs=" in said
+    other = servers.certificates(tmp_path, "memorystore.test").ca
+    assert "another authority than those in ca_certs" in refused(tls_server.url, ca_certs=other)
+    said = refused(f"rediss://other.test:{tls_server.port}", ca_certs=modern.ca)
+    assert "does not name 'other.test'" in said
     monkeypatch.setenv("SSL_CERT_FILE", str(modern.ca))
     tls.tls_context.cache_clear()
-    message = refused(tls_server.url)
+    assert "does not name '127.0.0.1'" in refused(tls_server.url)
+    # The system's authorities are not trusted beside a given one.
+    assert "another authority than those in ca_certs" in refused(tls_server.url, ca_certs=other)
     tls.tls_context.cache_clear()
-    assert "does not name '127.0.0.1'" in message
 
 
-def test_plain_to_tls(tls_server: Server) -> None:
+def test_tls_meets_plain(tls_server: Server, server: Server) -> None:
     assert "use rediss://" in refused(tls_server.url.replace("rediss", "redis"))
-
-
-def test_tls_to_plain(server: Server) -> None:
-    message = refused(server.url.replace("redis:", "rediss:"), timeout=0.3, within=1.3)
-    assert "no TLS handshake" in message
-    assert "Use redis://" in message
-
-
-# Something else answers
+    said = refused(server.url.replace("redis:", "rediss:"), timeout=0.3, within=1.3)
+    assert "Use redis://" in said
 
 
 @pytest.mark.parametrize("answer", [b"HTTP/1.1 400 Bad Request\r\n\r\n", b"220 mail ready\r\n"])
@@ -232,20 +191,17 @@ def info_of(text: str) -> Callable[[bytes], bytes]:
 
 def test_too_old() -> None:
     with answering(info_of("redis_version:4.0.14\r\nredis_mode:standalone\r\n")) as place:
-        message = refused(place)
-    assert "version 4.0.14, and 5.0 is the oldest" in message
-    assert "gcloud redis instances upgrade" in message
+        assert "version 4.0.14, and 5.0 is the oldest" in refused(place)
 
 
 @pytest.mark.parametrize(
     ("error", "scheme", "given", "text"),
     [
         ("CLUSTERDOWN The cluster is down", "redis", {}, "no primary just now"),
-        ("NOPERM No permissions to run 'ping'", "redis", {}, "may not run PING or INFO"),
-        ("DENIED Redis is running in protected mode", "redis", {}, "Set a password on it"),
+        ("NOPERM No permissions to run 'ping'", "redis", {}, "No permissions to run 'ping'"),
         ("ERR SELECT is not allowed in cluster mode", "redis", {}, "has only database 0"),
-        ("ERR IAM: too many logins", "redis", {"iam": TOKENS}, "try again in a minute"),
         ("ERR odd", "redis", {}, "and answers: odd"),
+        ("LOADING Redis is loading", "redis", {}, "still loading its data"),
         (None, "redis", {}, "at the first command. A TLS port does that"),
         (None, "rediss", {}, "during the TLS handshake. Use redis://"),
     ],
@@ -262,32 +218,10 @@ def test_what_a_server_answers(
         assert text in refused(f"{scheme}://{place}", timeout=0.3, within=1.3, **given)
 
 
-@pytest.mark.parametrize("version", ["5.0.0", "5.0.14", "6.2.6", "10.0.0", "255.255.255"])
+@pytest.mark.parametrize("version", ["5.0.0", "10.0.0", "255.255.255"])
 def test_old_enough(version: str) -> None:
     with (
         answering(info_of(f"redis_version:{version}\r\nredis_mode:standalone\r\n")) as place,
         connect(place) as client,
     ):
         assert client.info("server")["redis_version"] == version
-
-
-def test_still_loading() -> None:
-    """A server that loads its data is waited for, and then reported."""
-    with servers.valkey() as server:
-        with server.admin() as admin:
-            # Random, as the server looks up from loading after so many bytes, compressed.
-            admin.mset({f"key{number}": secrets.token_hex(50) for number in range(400)})
-            admin.save()
-        server.kill()
-        slowly = {"key-load-delay": 10_000, "loading-process-events-interval-bytes": 1024}
-        server.options = {**server.options, **slowly}
-        server.spawn()
-        servers.wait_until(lambda: accepts(server), "the port being open")
-        assert "still loading its data" in refused(server.url, timeout=0.5, within=1.5)
-        with connect(server.url, timeout=15) as client:
-            assert client.dbsize() == 400
-
-
-def accepts(server: Server) -> bool:
-    with socket.socket() as probe:
-        return probe.connect_ex((server.host, server.port)) == 0

@@ -13,8 +13,7 @@ from typing import Any
 
 import pytest
 import redis
-from cryptography.hazmat.primitives import serialization
-from cryptography.hazmat.primitives.asymmetric import rsa
+from google.oauth2.credentials import Credentials
 from langchain_core.messages import HumanMessage
 
 import servers
@@ -208,16 +207,6 @@ async def test_lost_login_is_renewed(target: Server | Cluster, google: TokenServ
             assert google.issued == ["token-1", "token-2"]
 
 
-def test_a_pipeline_is_renewed_too(redis7: Server, google: TokenServer) -> None:
-    accept_only(redis7, "token-1")
-    with connect(redis7.url, iam=True) as client:
-        accept_only(redis7, "token-2")
-        pipeline = client.pipeline()
-        pipeline.set("a", "1")
-        pipeline.get("a")
-        assert pipeline.execute() == [True, b"1"]
-
-
 def test_one_token_per_lifetime_with_16_threads(google: TokenServer) -> None:
     google.lifetime, google.delay = 1.0, 0.05
     provider = IamCredentials()
@@ -236,27 +225,6 @@ def test_one_token_per_lifetime_with_16_threads(google: TokenServer) -> None:
             pool.submit(ask)
     assert google.issued == ["token-1", "token-2", "token-3"]
     assert seen == [{"token-1", "token-2", "token-3"}] * 16
-
-
-def test_16_threads_append_through_a_rotation(redis7: Server, google: TokenServer) -> None:
-    google.delay = 0.05
-    accept_only(redis7, "token-1")
-    with connect(redis7.url, iam=True) as client:
-        client.delete("shared")
-        halfway = threading.Barrier(16, lambda: accept_only(redis7, "token-2"))
-
-        def work(worker: int) -> None:
-            history = MemorystoreChatMessageHistory(client, "shared")
-            for number in range(20):
-                if number == 10:
-                    halfway.wait()
-                history.add_messages([HumanMessage(f"{worker}-{number}")])
-
-        with ThreadPoolExecutor(16) as pool:
-            list(pool.map(work, range(16)))
-        stored = texts(MemorystoreChatMessageHistory(client, "shared").messages)
-    assert sorted(stored) == sorted(f"{w}-{n}" for w in range(16) for n in range(20))
-    assert google.issued == ["token-1", "token-2"]
 
 
 async def test_the_event_loop_runs_while_google_is_asked(google: TokenServer) -> None:
@@ -284,11 +252,8 @@ def test_refused_token_is_reported_with_the_role(redis7: Server, google: TokenSe
     with pytest.raises(ConnectError, match="refuses the access token") as caught:
         connect(redis7.url, iam=True)
     assert time.monotonic() - started < 2
-    message = str(caught.value)
-    assert "roles/redis.dbConnectionUser" in message
-    assert "roles/memorystore.dbConnectionUser" in message
-    assert redis7.url in message
-    assert "token-1" not in message
+    assert "roles/redis.dbConnectionUser" in str(caught.value)
+    assert "token-1" not in str(caught.value)
     assert google.issued == ["token-1", "token-2"]
 
 
@@ -306,45 +271,6 @@ def test_revoked_role_is_reported_quickly(redis7: Server, google: TokenServer) -
     assert google.issued == ["token-1", "token-2", "token-3"]
 
 
-def test_iam_with_a_server_that_has_none(redis7: Server, google: TokenServer) -> None:
-    """A server without authentication lets an IAM client in, as Memorystore does not check."""
-    with redis7.admin() as admin:
-        admin.execute_command("ACL", "SETUSER", "default", "nopass")
-    with connect(redis7.url, iam=True) as client:
-        assert client.ping()
-
-
-@pytest.fixture
-def service_account(
-    google: TokenServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> TokenServer:
-    """A service-account file whose token service is `google`."""
-    key = rsa.generate_private_key(65537, 2048).private_bytes(
-        serialization.Encoding.PEM,
-        serialization.PrivateFormat.PKCS8,
-        serialization.NoEncryption(),
-    )
-    account = {
-        "type": "service_account",
-        "project_id": "test-project",
-        "private_key_id": "1",
-        "private_key": key.decode(),
-        "client_email": "chat@test-project.iam.gserviceaccount.com",
-        "token_uri": f"http://{google.address}/token",
-    }
-    file = tmp_path / "account.json"
-    file.write_text(json.dumps(account))
-    monkeypatch.setenv("GOOGLE_APPLICATION_CREDENTIALS", str(file))
-    return google
-
-
-def test_service_account_file(redis7: Server, service_account: TokenServer) -> None:
-    accept_only(redis7, "token-1")
-    with connect(redis7.url, iam=True) as client:
-        assert client.ping()
-    assert service_account.issued == ["token-1"]
-
-
 def test_failed_renewal_keeps_the_good_token(google: TokenServer) -> None:
     google.lifetime = 4.0
     provider = IamCredentials()
@@ -358,35 +284,17 @@ def test_failed_renewal_keeps_the_good_token(google: TokenServer) -> None:
     assert google.asked == asked + 1
 
 
-def test_waiters_share_a_failure(google: TokenServer) -> None:
-    google.status, google.delay = 404, 0.5
-    provider, gate = IamCredentials(), threading.Barrier(50)
-
-    def ask(_: int) -> str:
-        gate.wait()
-        with pytest.raises((TokenError, TokenServerError)) as caught:
-            provider.get_credentials()
-        return str(caught.value)
-
-    with ThreadPoolExecutor(50) as pool:
-        told = set(pool.map(ask, range(50)))
-    assert len(told) == 1
-    assert google.asked == 1
-
-
-def test_refused_by_google_is_reported(service_account: TokenServer) -> None:
-    service_account.status = 401
-    with pytest.raises(TokenError, match="gcloud auth application-default login"):
-        IamCredentials().get_credentials()
-
-
-def test_unreachable_token_service_is_an_outage(
-    redis7: Server, service_account: TokenServer
-) -> None:
-    service_account.shutdown()
-    service_account.server_close()
-    with pytest.raises(ConnectError, match="token server cannot be reached"):
-        connect(redis7.url, iam=True, timeout=1)
+def test_google_refuses_or_is_away(redis7: Server, google: TokenServer) -> None:
+    google.status = 401
+    for uri, kind, word in (
+        (f"http://{google.address}/token", TokenError, "application-default login"),
+        ("http://127.0.0.1:1/token", TokenServerError, "cannot be reached"),
+    ):
+        given = Credentials(None, "refresh", None, uri, "client", "secret")
+        with pytest.raises(kind, match=word):
+            IamCredentials(given).get_credentials()
+        with pytest.raises(ConnectError, match=word):
+            connect(redis7.url, iam=IamCredentials(given), timeout=1)
 
 
 def test_no_sign_in_is_reported(
@@ -401,6 +309,6 @@ def test_no_sign_in_is_reported(
 
 
 def test_fixed_credentials_are_used_as_they_are(google: TokenServer) -> None:
-    credentials = importlib.import_module("google.oauth2.credentials").Credentials("given")
-    assert IamCredentials(credentials).get_credentials() == ("default", "given")
+    given = Credentials("given")
+    assert IamCredentials(given).get_credentials() == ("default", "given")
     assert google.issued == []

@@ -3,7 +3,6 @@
 import inspect
 
 import pytest
-import redis
 from redis.connection import SSLConnection
 
 from memorystore_chat.commands import AS_BYTES
@@ -31,15 +30,3 @@ def test_redis_makes_the_tls_context_in_the_method_that_is_replaced() -> None:
     assert names == ["self", "sock"]
     assert "_wrap_socket_with_ssl" in inspect.getsource(SSLConnection._connect)
     assert clients.TlsConnection._wrap_socket_with_ssl is not SSLConnection._wrap_socket_with_ssl
-
-
-def test_redis_says_what_it_said_if_no_connection_is_free(valkey_server: Server) -> None:
-    """Its pools have no class for it: see clients.py."""
-    pool = redis.BlockingConnectionPool(
-        max_connections=1, timeout=0.01, host=valkey_server.host, port=valkey_server.port
-    )
-    held = pool.get_connection()
-    with pytest.raises(redis.ConnectionError, match=clients._NOTHING_FREE):
-        pool.get_connection()
-    pool.release(held)
-    pool.disconnect()

@@ -1,6 +1,7 @@
 """The redis-py clients that `connect` hands out: of one server or a cluster, sync or async."""
 
 import ssl
+from functools import lru_cache
 from typing import Any, Self, cast
 
 import redis
@@ -8,14 +9,18 @@ import redis.asyncio
 from redis.asyncio.cluster import RedisCluster as AsyncRedisCluster
 from redis.asyncio.connection import SSLConnection as AsyncSSLConnection
 from redis.asyncio.connection import UnixDomainSocketConnection as AsyncUnixConnection
-from redis.cluster import ClusterPipeline, RedisCluster
+from redis.cluster import RedisCluster
 from redis.connection import Connection, SSLConnection, UnixDomainSocketConnection
+from redis.driver_info import DriverInfo
 from redis.exceptions import MaxConnectionsError, ResponseError
 
 from memorystore_chat import signals
 from memorystore_chat.connection.endpoint import Endpoint
 from memorystore_chat.connection.outages import AsyncOutageRetry, Login, OutageRetry
 from memorystore_chat.connection.tls import tls_context
+
+# What a connection says about its library: made once, as it reads the package's metadata.
+driver_info = lru_cache(maxsize=1)(DriverInfo)
 
 _HEALTH_CHECK: dict[str, Any] = {"health_check_interval": 30}
 
@@ -67,11 +72,7 @@ class ServerClient(redis.Redis):
 
 
 class ClusterClient(RedisCluster):
-    """A client of a cluster that waits for a failover, and closes all that it opened.
-
-    A pipeline sends again, one by one, the commands that an outage left unanswered. It does not
-    wait for a node that cannot be reached when it begins, and a signal may interrupt it.
-    """
+    """A client of a cluster that waits for a failover; its pipelines are redis-py's and don't."""
 
     def __enter__(self) -> Self:
         return self
@@ -88,13 +89,6 @@ class ClusterClient(RedisCluster):
                 if node.redis_connection is not None:
                     node.redis_connection.connection_pool.disconnect(inuse_connections=False)
 
-    def pipeline(self, transaction: bool | None = None, shard_hint: Any = None) -> ClusterPipeline:
-        """Return a pipeline."""
-        make: Any = super().pipeline
-        pipe: ClusterPipeline = make(transaction, shard_hint)
-        pipe.parent_execute_command = self.execute_command
-        return pipe
-
     def close(self) -> None:
         """Close every connection to every node."""
         super().close()
@@ -104,7 +98,7 @@ class ClusterClient(RedisCluster):
 
 
 class AsyncClusterClient(AsyncRedisCluster):
-    """A client of a cluster that waits for a failover; its pipelines, which are redis-py's, don't.
+    """A client of a cluster that waits for a failover; its pipelines are redis-py's and don't.
 
     While slots move it relies on redis-py, which sends ASKING and the command apart: with several
     commands under way they may be tried again until the slot has moved.
@@ -185,7 +179,7 @@ def _options(endpoint: Endpoint, timeout: float) -> dict[str, Any]:
         "socket_timeout": timeout,
         "socket_connect_timeout": timeout,
         "max_connections": 20,
-        "driver_info": None,  # no CLIENT SETINFO, which Memorystore blocks
+        "driver_info": driver_info(),
         "credential_provider": provider and Login(provider),
     }
     if endpoint.tls:

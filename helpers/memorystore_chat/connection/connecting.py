@@ -24,9 +24,6 @@ from memorystore_chat.connection.outages import FAILURES, Attempts
 from memorystore_chat.connection.tls import CaCerts, certificates, tls_context
 from memorystore_chat.errors import ConnectError, EndpointError
 
-# Google's services take longer to answer than a server of one's own.
-_LEAST_FOR_GOOGLE = 15.0
-
 # Options of redis-py that connect() decides itself, from the endpoint and its own arguments.
 _DECIDED = re.compile(
     "host|port|db|url|path|unix_socket_path|startup_nodes|username|credential_provider|protocol|"
@@ -48,13 +45,11 @@ def connect(
 ) -> clients.ServerClient | clients.ClusterClient:
     """Connect to a server and return a client that is ready to use.
 
-    The client has been pinged and its server is at least version 5.0. It speaks RESP2, waits at
-    most ``timeout`` seconds for a connection or an answer, tries again after an outage (with
-    growing, random pauses, for ``patience`` seconds) but not after a refused login, checks a
-    connection that was idle, and keeps at most 20 connections a node. An interrupt (Ctrl-C, an
-    alarm) waits until the command under way is answered or out of time, a second Ctrl-C doesn't;
-    pipelines have no such protection. The client is a context manager; closing it closes all
-    connections.
+    The client has been pinged and its server is at least version 5.0. It speaks RESP2, tries again
+    after an outage (with growing, random pauses) but not after a refused login, checks a connection
+    that was idle, and keeps at most 20 connections a node. An interrupt (Ctrl-C, an alarm) waits
+    until the command under way is answered or out of time, a second Ctrl-C doesn't; pipelines have
+    no such protection. The client is a context manager that closes all its connections.
 
     Args:
         endpoint: What `Endpoint.parse` reads, or an `Endpoint`. None takes
@@ -63,13 +58,11 @@ def connect(
             is looked up in Google Cloud.
         password: AUTH string or ACL password, instead of one in the URL. Without either,
             ``$MEMORYSTORE_PASSWORD`` is used.
-        iam: True logs in with Google access tokens (`memorystore_chat.connection.IamCredentials`);
-            so does an ``IamCredentials`` that several clients share. False does not, whatever
-            Google Cloud says about the instance.
+        iam: True, or an `IamCredentials` that several clients share, logs in with Google access
+            tokens. False does not, whatever Google Cloud says about the instance.
         ca_certs: The certificate authorities to trust instead of the system's: PEM text, the path
-            of a PEM file, or several of them. The certificate must then name the host if the
-            endpoint has a host name, and not if it has an IP address or localhost: an instance's
-            own authority signs for no other server. Without ``ca_certs`` it must name either.
+            of a PEM file, or several of them. The certificate must then name the host unless that
+            is an IP address or localhost: an instance's own authority signs for no other server.
         check_hostname: True also checks IP addresses and localhost against the certificate: for
             authorities that sign for several instances (shared in a region, or managed by you).
             An instance that is connected by its name is asked for its kind of authority.
@@ -78,10 +71,8 @@ def connect(
         timeout: Seconds to wait for a connection and for each answer.
         patience: Seconds that a command goes on trying after its first failure, while the server
             cannot be reached or is no primary; then it raises. None takes twice ``timeout``, 0
-            never tries again. A failover of Memorystore drops the connections and takes "a few
-            seconds" (https://cloud.google.com/memorystore/docs/redis/high-availability), an
-            update may take longer: a program that would rather wait gives ``patience=60``. This
-            call itself does not wait: it tries once.
+            never tries again. A failover of Memorystore takes "a few seconds", an update may take
+            longer: a program that would rather wait gives ``patience=60``. This call tries once.
         **client_options: Anything else that ``redis.Redis`` or ``redis.cluster.RedisCluster``
             takes, such as ``decode_responses=True``, ``max_connections=50`` or ``address_remap=``.
 
@@ -106,8 +97,8 @@ def connect(
             reached = probe.ping()
             with suppress(redis.ResponseError):  # an ACL may forbid it
                 target = _checked(target, probe.info("server"))
-        client = clients.open_client(target, *waiting, **client_options)
         with once.attempt():
+            client = clients.open_client(target, *waiting, **client_options)
             client.ping(**_one_node(target))
     except FAILURES as error:
         if client is not None:
@@ -147,7 +138,13 @@ async def connect_async(
         True
     """
     waiting = _checked_waiting(timeout, patience, client_options)
-    _check_loop()
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError as error:
+        raise ConnectError(
+            "connect_async() runs in asyncio's event loop, and here is another one or none. Under "
+            "trio, use connect() in a thread: await trio.to_thread.run_sync(connect, ENDPOINT)."
+        ) from error
     # Finding the endpoint may read files, start a server and ask Google.
     given = (endpoint, password, iam, ca_certs, check_hostname, cluster, timeout)
     target = await asyncio.to_thread(_resolve, *given)
@@ -158,8 +155,8 @@ async def connect_async(
             reached = await probe.ping()
             with suppress(redis.ResponseError):
                 target = _checked(target, await probe.info("server"))
-        client = clients.open_client_async(target, *waiting, **client_options)
         with once.attempt():
+            client = clients.open_client_async(target, *waiting, **client_options)
             await client.ping(**_one_node(target))
     except FAILURES as error:
         if client is not None:
@@ -168,16 +165,6 @@ async def connect_async(
     else:
         return client  # type: ignore[no-any-return]
     raise diagnose(target, cause, timeout, reached=reached) from cause
-
-
-def _check_loop() -> None:
-    try:
-        asyncio.get_running_loop()
-    except RuntimeError as error:
-        raise ConnectError(
-            "connect_async() runs in asyncio's event loop, and here is another one or none. Under "
-            "trio, use connect() in a thread: await trio.to_thread.run_sync(connect, ENDPOINT)."
-        ) from error
 
 
 def _probe(target: Endpoint, timeout: float) -> dict[str, Any]:
@@ -250,7 +237,9 @@ def _resolve(
             raise TypeError(f"{name} is a {type_name(value)}; it takes {words}.")
     if password is not None and iam:
         raise EndpointError("Both password= and iam= are given: keep one of them.")
-    target = _with_login(endpoint, password, bool(iam))
+    # This is read from disk here, in a thread, and not on an event loop.
+    clients.driver_info()
+    target = _with_login(endpoint, password, iam)
     secure = {"ca_certs": ca_certs, "check_hostname": check_hostname or None}
     if target.product == "embedded":
         given = {"password": password, "iam": iam, "cluster": cluster} | secure
@@ -259,15 +248,14 @@ def _resolve(
         from memorystore_chat.embedded.server import ensure_running
 
         return replace(target, unix_socket=ensure_running())
-    if ca_certs is not None:
-        target = replace(target, ca_certs=certificates(ca_certs))
-    if check_hostname:
-        target = replace(target, check_hostname=True)
+    authorities = target.ca_certs if ca_certs is None else certificates(ca_certs)
+    checked = bool(check_hostname) or target.check_hostname
+    target = replace(target, ca_certs=authorities, check_hostname=checked)
     if not target.host and not target.unix_socket:
         # Discovery is for few callers and brings Google's libraries.
         from memorystore_chat.connection.discovery import discover
 
-        target = discover(target, timeout=max(timeout, _LEAST_FOR_GOOGLE))
+        target = discover(target, timeout=max(timeout, 15.0))
     if password is not None and target.password != password:
         raise EndpointError(
             f"password= does not go with {target}, which has a password already or has AUTH "
@@ -277,17 +265,15 @@ def _resolve(
         provider = IamCredentials() if iam is True else iam or None
         target = replace(target, credential_provider=provider)
     if target.tls:
-        # Read from disk here, in a thread, and not when a connection is made.
         tls_context("\n".join(target.ca_certs) or None, target.host, target.check_hostname)
     elif names := [f"{name}=" for name, value in secure.items() if value is not None]:
         raise EndpointError(f"{names[0]} is for TLS, and {target} has none: write rediss://.")
     return target if cluster is None else replace(target, cluster=cluster)
 
 
-def _with_login(endpoint: str | Endpoint | None, password: str | None, iam: bool) -> Endpoint:
+def _with_login(endpoint: str | Endpoint | None, password: str | None, iam: Any) -> Endpoint:
     """Return the endpoint with the password for it, given or from the environment."""
-    if endpoint is None:
-        endpoint = environment_endpoint()
+    endpoint = environment_endpoint() if endpoint is None else endpoint
     if password is None and not iam:
         password = environment_password(endpoint)
     if isinstance(endpoint, str):

@@ -104,7 +104,6 @@ _LIKELY = {
     "closed": "the server closed the connection at the first command. A TLS port does that to a "
     "plain client: use rediss:// (port 6378 on Memorystore for Redis) with ca_certs=, or connect "
     "by the instance's name, projects/.../instances/...",
-    "Exception": "{kind}. The cause above says more.",
 }
 
 
@@ -129,13 +128,14 @@ def diagnose(
         shared.add("no-nodes")
     if any("reading" in str(link) for link in links):
         shared.add("reading")
-    link, sentence = next(
+    fitting = (
         (link, sentence)
         for table in (_CERTAIN, _LIKELY)
         for link in links
         for words, sentence in table.items()
         if shared.union(_known(link)).issuperset(words.split())
     )
+    link, sentence = next(fitting, (error, "{kind}. The cause above says more."))
     reason = sentence.format(**_words(endpoint, link, timeout)).strip()
     return ConnectError(f"Cannot connect to {endpoint}: {reason}")
 

@@ -1,7 +1,7 @@
 """`discover`: ask Google Cloud for an instance's address, TLS, certificates, login and mode."""
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from memorystore_chat.connection.endpoint import Endpoint, Product
 from memorystore_chat.connection.iam import IamCredentials
@@ -26,14 +26,13 @@ def discover(
 
     Args:
         resource: ``projects/P/locations/R/instances/I``, ``projects/P/locations/R/clusters/C`` or
-            either as a full resource name. A name of an instance without its service is looked for
-            in Memorystore for Redis, then in Memorystore for Valkey. An `Endpoint` with a
-            ``resource`` may bring the password or the certificates, which are then not asked for.
+            either as a full resource name. An instance without its service is looked for in
+            Memorystore for Redis, then for Valkey. An `Endpoint` with a ``resource`` may bring the
+            password or the certificates, which are then not asked for.
         timeout: Seconds to wait for each answer.
-        credentials: From google-auth; by default ``google.auth.default()``. Logging in with IAM
-            uses them too.
-        api_endpoint: Address of the service instead of Google's public one, such as one of
-            Private Service Connect.
+        credentials: From google-auth, for logging in with IAM too; by default
+            ``google.auth.default()``.
+        api_endpoint: Address of the service, such as one of Private Service Connect.
 
     Returns:
         The endpoint with host, port, TLS, every certificate authority, product, and the AUTH
@@ -42,7 +41,6 @@ def discover(
     Raises:
         EndpointError: No such resource, no permission, API not enabled, not ready yet, no sign-in,
             or no answer; the message names the command or the role that helps.
-        ModuleNotFoundError: The client library is missing; the message says how to install it.
 
     Example:
         >>> discover("10.0.0.3")
@@ -66,47 +64,28 @@ class _NotHereError(EndpointError):
     """This service does not have it, as far as one can see; another one may."""
 
 
-class _Service(NamedTuple):
-    title: str
-    client: str
-    method: str
-    api: str
-    gcloud: str
-    region_flag: str
-
-
-_SERVICES = {
-    "redis": _Service(
-        title="Memorystore for Redis instance",
-        client="google.cloud.redis_v1.CloudRedisClient",
-        method="get_instance",
-        api="redis",
-        gcloud="redis instances",
-        region_flag="--region",
-    ),
-    "redis-cluster": _Service(
-        title="Memorystore for Redis Cluster",
-        client="google.cloud.redis_cluster_v1.CloudRedisClusterClient",
-        method="get_cluster",
-        api="redis",
-        gcloud="redis clusters",
-        region_flag="--region",
-    ),
-    "valkey": _Service(
-        title="Memorystore for Valkey instance",
-        client="google.cloud.memorystore_v1.MemorystoreClient",
-        method="get_instance",
-        api="memorystore",
-        gcloud="memorystore instances",
-        region_flag="--location",
-    ),
+_TITLES = {
+    "redis": "Memorystore for Redis instance",
+    "redis-cluster": "Memorystore for Redis Cluster",
+    "valkey": "Memorystore for Valkey instance",
+}
+_CLIENTS = {
+    "redis": ("google.cloud.redis_v1", "CloudRedisClient"),
+    "redis-cluster": ("google.cloud.redis_cluster_v1", "CloudRedisClusterClient"),
+    "valkey": ("google.cloud.memorystore_v1", "MemorystoreClient"),
+}
+_GCLOUD = {
+    "redis": "gcloud redis instances {} --region={}",
+    "redis-cluster": "gcloud redis clusters {} --region={}",
+    "valkey": "gcloud memorystore instances {} --location={}",
 }
 _AUTH_STRING = "get_instance_auth_string"
 _AUTHORITY = {
     "redis-cluster": ("get_cluster_certificate_authority", "/certificateAuthority"),
     "valkey": ("get_certificate_authority", ""),
 }
-_MODES = {"CLUSTER": True, "CLUSTER_DISABLED": False, "STANDALONE": False}
+_IS_CLUSTER = {"redis-cluster": True, "CLUSTER": True, "redis": False}
+_IS_CLUSTER |= {"CLUSTER_DISABLED": False, "STANDALONE": False}
 
 
 @dataclass(frozen=True)
@@ -120,15 +99,15 @@ class _Question:
     api_endpoint: str | None
 
     @property
-    def service(self) -> _Service:
-        return _SERVICES[self.product]
+    def api(self) -> str:
+        return "memorystore" if self.product == "valkey" else "redis"
 
     def answered(self) -> Endpoint:
         """The endpoint that the service describes, once it is sure to be usable."""
-        answer, wanted = self.ask(self.service.method), self.wanted
-        cluster = {"redis": False, "redis-cluster": True}.get(self.product)
-        if self.product == "valkey":
-            cluster = _MODES.get(answer.mode.name)
+        answer = self.ask("get_cluster" if self.product == "redis-cluster" else "get_instance")
+        wanted = self.wanted
+        mode = answer.mode.name if self.product == "valkey" else self.product
+        cluster = _IS_CLUSTER.get(mode)
         host, port = _address(answer, cluster)
         if not host or answer.state.name in ("CREATING", "DELETING"):
             state = answer.state.name.lower().replace("_", " ")
@@ -139,11 +118,6 @@ class _Question:
         # The three services spell their modes with different beginnings.
         tls = answer.transit_encryption_mode.name.endswith("SERVER_AUTHENTICATION")
         ca_certs = wanted.ca_certs or (self._authorities(answer) if tls else ())
-        if tls and not ca_certs:
-            raise EndpointError(
-                f"{wanted.resource} uses TLS, and Google Cloud names no certificate authority of "
-                "its own for it: give it as ca_certs=."
-            )
         # Older libraries do not know this mode.
         shared = getattr(getattr(answer, "server_ca_mode", None), "name", "")
         password, iam = self._login(answer)
@@ -180,7 +154,7 @@ class _Question:
 
     def ask(self, method: str, below: str = "") -> Any:
         """Call a method of the service's client; failures become sentences."""
-        library, _, kind = self.service.client.rpartition(".")
+        library, kind = _CLIENTS[self.product]
         module = require(library, extra="google")
         core = require("google.api_core.exceptions", extra="google")
         auth = require("google.auth.exceptions", extra="google")
@@ -206,12 +180,12 @@ class _Question:
             raise EndpointError(
                 f"Google Cloud does not answer about {self.wanted.resource} "
                 f"({type(error).__name__}). Check that this machine reaches "
-                f"{self.service.api}.googleapis.com, or give the address itself."
+                f"{self.api}.googleapis.com, or give the address itself."
             ) from error
 
     def _refusal(self, error: Any, method: str) -> EndpointError:
-        service, name = self.service, str(self.wanted.resource)
-        project, api = name.split("/")[1], service.api
+        name, title, api = self.wanted.resource, _TITLES[self.product], self.api
+        project = str(name).split("/")[1]
         grant = (
             f"Have someone grant a role: gcloud projects add-iam-policy-binding {project} "
             f"--member=user:YOU --role=roles/{api}"
@@ -220,12 +194,10 @@ class _Question:
         said = f"{error} {error.details}"
         if error.code != 403:
             listing = self._command("list")
-            return _NotHereError(
-                f"There is no {service.title} {name}. See what there is: {listing}"
-            )
+            return _NotHereError(f"There is no {title} {name}. See what there is: {listing}")
         if "SERVICE_DISABLED" in said or "it is disabled" in said:
             return _NotHereError(
-                f"The API of {service.title} is not enabled in {project}. Enable it: gcloud "
+                f"The API of {title} is not enabled in {project}. Enable it: gcloud "
                 f"services enable {api}.googleapis.com --project={project}"
             )
         if method == _AUTH_STRING:
@@ -238,8 +210,7 @@ class _Question:
         """The gcloud command that lists or describes such a resource."""
         _, project, _, region, _, name = str(self.wanted.resource).split("/")
         subject = verb if verb == "list" else f"{verb} {name}"
-        place = f"{self.service.region_flag}={region} --project={project}"
-        return f"gcloud {self.service.gcloud} {subject} {place}"
+        return f"{_GCLOUD[self.product].format(subject, region)} --project={project}"
 
 
 def _address(answer: Any, cluster: bool | None) -> tuple[str, int]:

@@ -45,18 +45,14 @@ _PRODUCTS: dict[tuple[str | None, str], Product | None] = {
 }
 # The text itself is not repeated: a password may stand anywhere in what is no endpoint.
 _MISTAKES = (
-    (r"", "it is empty"),
     (r"//memorystore\..*/clusters/.*", "Memorystore for Valkey has instances, no clusters"),
     (r"(//|projects/).*", "it begins like the name of a resource, and is not a full one"),
     (r"(?!(?i:redis|valkey)[sS]?://|unix:)[^/@]*://.*", "its scheme is not known"),
-    (r"unix:.*", "it has no absolute path, as in unix:///PATH"),
     (r".*[?#].*", "give options to connect() by name, such as decode_responses=True"),
     (r"(?!\w+://).*@.*", "a login needs a scheme in front"),
     (r".*/[^/]+/.*[^0-9].*", "what follows the slash is not the number of a database"),
-    (r"(?:.*//)?(?:.*@)?(?::.*)?", "it names no host"),
-    (r".*\[.*", "it has no IPv6 address in its brackets, as in [::1]:6379"),
-    (r".*:.*", "what follows the colon is not a port, from 1 to 65535"),
-    (r".*", "it has no host name or IP address that can be read"),
+    (r".*[^/@]:(?!//)[^:]*", "what follows the colon is not a port, from 1 to 65535"),
+    (r".*", "it has no host name, IP address, or path that can be read"),
 )
 
 
@@ -71,9 +67,7 @@ class _Secret(str):
 
 @dataclass(frozen=True, repr=False, slots=True)
 class Endpoint:
-    """Where a server is and how to log in to it.
-
-    `str`, `repr`, and the repr of ``dataclasses.asdict`` show ``***`` for the password.
+    """Where a server is and how to log in to it; shown, it has ``***`` for the password.
 
     Attributes:
         host: Host name or IP address; empty if ``unix_socket`` or ``resource`` takes its place.
@@ -82,19 +76,18 @@ class Endpoint:
         ca_certs: The certificate authorities to trust, each as PEM text, instead of the system's.
         user: ACL user; None logs in as the server's user ``default``.
         password: Its password.
-        credential_provider: What answers user and password whenever a connection logs in, instead
-            of both; see `memorystore_chat.connection.IamCredentials`.
+        credential_provider: What answers user and password instead, such as `IamCredentials`.
         cluster: Whether it is a cluster; None asks the server.
         product: ``"embedded"``, ``"redis"``, ``"redis-cluster"`` or ``"valkey"``, if known.
-        resource: The name of the Google Cloud resource, if known; with an empty ``host`` it
-            still has to be asked for its address (`memorystore_chat.connection.discover`).
+        resource: The name of the Google Cloud resource, if known; without a ``host``, `discover`
+            finds the address.
         unix_socket: Path of a unix socket, instead of ``host`` and ``port``.
         db: Number of the logical database; always 0 on a cluster.
-        check_hostname: Whether the certificate must name ``host`` even where ``ca_certs`` are given
-            and it is an address; `discover` sets it for an authority that several instances share.
+        check_hostname: Whether the certificate must name ``host`` even with ``ca_certs`` and an
+            address, as for an authority that several instances share.
 
     Raises:
-        EndpointError: A value is out of range, or half a credential is given.
+        EndpointError: Half a login is given, or two.
 
     Example:
         >>> Endpoint.parse("rediss://:secret@10.0.0.3:6378")
@@ -116,11 +109,6 @@ class Endpoint:
     check_hostname: bool = False
 
     def __post_init__(self) -> None:
-        if not 1 <= self.port <= 65535 or self.db < 0:
-            raise EndpointError(
-                f"Port {self.port} or database {self.db} does not exist: a port is from 1 to "
-                "65535, a database 0 or more."
-            )
         if self.credential_provider is not None and (self.user or self.password):
             raise EndpointError(
                 "Both a password and a credential provider (IAM) are given: keep one of them."
@@ -140,9 +128,7 @@ class Endpoint:
         Args:
             text: ``embedded``, a ``redis://``, ``rediss://``, ``valkey://`` or ``valkeys://`` URL
                 (``//USER:PASSWORD@HOST:PORT/DB``, percent-encoding understood), ``unix:///PATH``,
-                ``HOST``, ``HOST:PORT``, ``[IPV6]:PORT``, or a resource's name
-                (``projects/P/locations/R/instances/I`` or ``.../clusters/C``), also with
-                ``//redis.googleapis.com/`` or ``//memorystore.googleapis.com/`` in front.
+                ``HOST``, ``HOST:PORT``, ``[IPV6]:PORT``, or a resource's short or full name.
             password: Used if ``text`` holds none; never for ``embedded``.
 
         Raises:

@@ -47,8 +47,7 @@ _WAYS_IN = {
     ),
     Environment.COLAB: (
         "Hosted Colab is on no such network: use Colab Enterprise or Workbench on the instance's "
-        "network, a local runtime behind a tunnel, "
-        'or connect("embedded").'
+        'network, a local runtime behind a tunnel, or connect("embedded").'
     ),
     Environment.COLAB_ENTERPRISE: (
         "Use a Colab Enterprise runtime template that names the instance's network and subnetwork."
@@ -58,14 +57,6 @@ _WAYS_IN = {
 
 
 def way_in(*, cluster: bool) -> str:
-    """Return how to reach a private address from where this runs, in words.
-
-    Args:
-        cluster: Whether a cluster is behind the address.
-
-    Example:
-        >>> way_in(cluster=False)
-        'From this machine, go through a jump VM in its network: ...'
-    """
+    """Return in words how to reach a private address, or the nodes of a cluster, from here."""
     here = _WAYS_IN[detect_environment()]
     return here + (" A cluster needs one forward for each node." if cluster else "")

@@ -23,7 +23,6 @@ _RENEW_BEFORE = 225.0
 _REQUEST_TIMEOUT = 10.0
 # Seconds after a failed request before a token that is still good is renewed again.
 _REST = 10.0
-_FOREVER = float("inf")
 
 
 class TokenError(redis.AuthenticationError):
@@ -64,12 +63,7 @@ class IamCredentials(redis.CredentialProvider):
         self._renew_at = self._expires_at = 0.0
 
     def get_credentials(self) -> tuple[str, str]:
-        """Return user name and token.
-
-        Raises:
-            TokenError: There are no credentials, or Google refuses them.
-            TokenServerError: Google's token server does not answer.
-        """
+        """Return user name and token, or raise a `TokenError` or a `TokenServerError`."""
         with self._lock:
             now = time.time()
             if self._token is None or now >= self._renew_at:
@@ -121,7 +115,7 @@ class IamCredentials(redis.CredentialProvider):
                 "them. Run: gcloud auth application-default login (on Google Cloud, check the "
                 "service account instead)."
             ) from error
-        self._expires_at = self._renew_at = _FOREVER
+        self._expires_at = self._renew_at = float("inf")
         if expiry := credentials.expiry:
             self._expires_at = expiry.replace(tzinfo=UTC).timestamp()
             left = self._expires_at - time.time()

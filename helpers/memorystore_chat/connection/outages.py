@@ -11,6 +11,7 @@ import traceback
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from dataclasses import dataclass, field
 from typing import Any, Self, TypeVar
 
 import redis
@@ -36,8 +37,8 @@ T = TypeVar("T")
 # What redis-py raises, beside its own errors, if one task loses the connection of another.
 _LOST = (AttributeError, EOFError, LookupError)
 
+# What redis-py raises if a command fails.
 FAILURES = (RedisError, RedisClusterException, OSError, *_LOST)
-"""What redis-py raises if a command fails."""
 
 _OUTAGES = (redis.ConnectionError, redis.TimeoutError, ClusterError, SlotNotCoveredError, OSError)
 
@@ -48,15 +49,15 @@ _FAILOVER = re.compile(r"(?:^|-)(?:READONLY|MASTERDOWN|CLUSTERDOWN|LOADING) ")
 _TELLING = 6
 
 
+@dataclass
 class Attempts:
     """One call to the server: its attempts so far, and what the current one logged in with."""
 
-    def __init__(self, policy: "_Policy | None" = None) -> None:
-        self._policy = policy
-        self._failures = 0
-        self._first_failure = 0.0
-        self._logins: set[bool] = set()
-        self.secret: str | None = None
+    policy: "_Policy | None" = None
+    failures: int = 0
+    first_failure: float = 0.0
+    logins: set[bool] = field(default_factory=set)
+    secret: str | None = field(default=None, repr=False)
 
     @contextmanager
     def attempt(self) -> Iterator[Self]:
@@ -70,25 +71,25 @@ class Attempts:
 
     def pause(self, error: Exception) -> float | None:
         """Return the seconds to wait before the next attempt; None if there must be none."""
-        policy = self._policy
+        policy = self.policy
         if policy is None:
             return None
-        self._failures += 1
-        self._first_failure = self._first_failure or time.monotonic()
+        self.failures += 1
+        self.first_failure = self.first_failure or time.monotonic()
         cause = error.__cause__ if type(error) is RedisClusterException else error
         if isinstance(cause, AuthenticationError):
             return 0.0 if self._can_log_in_again(policy.login, cause) else None
-        left = self._first_failure + policy.patience - time.monotonic()
-        if left <= 0 or not policy.waits_for(error):
-            return None
-        return min(left, float(policy.pauses.compute(self._failures)))
+        left = self.first_failure + policy.patience - time.monotonic()
+        full = isinstance(error, MaxConnectionsError)
+        waits = policy.crowded if full else is_outage(error)
+        return min(left, policy.pauses.compute(self.failures)) if waits and left > 0 else None
 
     def _can_log_in_again(self, login: "Login | None", refusal: AuthenticationError) -> bool:
         """Whether a new login may do better; each reason counts once a call."""
         logged_in = self.secret is not None
-        if login is None or isinstance(refusal, TokenError) or logged_in in self._logins:
+        if login is None or isinstance(refusal, TokenError) or logged_in in self.logins:
             return False
-        self._logins.add(logged_in)
+        self.logins.add(logged_in)
         # If this attempt did not log in, an open connection has lost its login.
         return self.secret is None or login.renew(self.secret)
 
@@ -141,11 +142,15 @@ class Login(redis.CredentialProvider):
 
 
 class _Policy:
-    """What is an outage, and how long one is waited for; shared by all connections of a client."""
+    """What is an outage, and how long one is waited for; shared by all connections of a client.
 
-    def __init__(
-        self, patience: float, login: Login | None = None, *, crowded: bool = False
-    ) -> None:
+    Args:
+        patience: Seconds from the first failure after which no new attempt begins.
+        login: What the client logs in with. An access token that is refused is renewed once.
+        crowded: Whether to wait for a free connection, because the client's pool doesn't.
+    """
+
+    def __init__(self, patience: float, login: Login | None, *, crowded: bool = False) -> None:
         self.pauses = ExponentialWithJitterBackoff(cap=1.0, base=0.05)
         # No counted attempts: redis-py's cluster clients would make them without a pause.
         super().__init__(self.pauses, 0, ())  # type: ignore[call-arg]
@@ -155,12 +160,6 @@ class _Policy:
 
     def __deepcopy__(self, _memo: object) -> Self:
         return self  # redis-py makes a copy for each connection
-
-    def waits_for(self, error: Exception) -> bool:
-        """Whether an error is an outage that this client waits for."""
-        if isinstance(error, MaxConnectionsError):
-            return self.crowded
-        return is_outage(error)
 
 
 def is_outage(error: BaseException | None) -> bool:
@@ -193,13 +192,7 @@ def chain_of(error: BaseException | None) -> Iterator[BaseException]:
 
 
 class OutageRetry(_Policy, Retry):
-    """What redis-py calls to run something that an outage may hit.
-
-    Args:
-        patience: Seconds from the first failure after which no new attempt begins.
-        login: What the client logs in with. An access token that is refused is renewed once.
-        crowded: Whether to wait for a free connection, because the client's pool doesn't.
-    """
+    """What redis-py calls to run something that an outage may hit."""
 
     def call_with_retry(
         self,
