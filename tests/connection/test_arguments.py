@@ -36,7 +36,7 @@ NO_PEM = "-----BEGIN CERTIFICATE-----\nbm8=\n-----END CERTIFICATE-----"
         ({"protocol": 3}, ValueError, "does not take protocol="),
         ({"socket_timeout": 1}, ValueError, "timeout="),
         ({"endpoint": "h:99999"}, EndpointError, "not a port"),
-        ({"endpoint": "redis://me:x@h", "password": "y"}, EndpointError, "password already"),
+        ({"endpoint": "redis://me:x@h", "password": "y"}, EndpointError, "has a password already"),
         ({"endpoint": "redis://me:x@h", "iam": True}, EndpointError, "keep one"),
         ({"endpoint": "embedded", "password": "x"}, EndpointError, "takes no password="),
         ({"endpoint": "embedded", "cluster": True}, EndpointError, "takes no cluster="),

@@ -277,8 +277,8 @@ async def test_a_name_becomes_a_client(
     monkeypatch.setattr(discovery, "discover", partial(discover, **options))
     async with await connect_async(INSTANCE) as async_client:
         assert await async_client.ping()
-    given: dict[str, Any]
-    for given in ({}, {"password": "hunter2"}):
+    ways: list[dict[str, Any]] = [{}, {"password": "hunter2"}]
+    for given in ways:
         with connect(REDIS, **given) as client:
             assert client.ping()
     api.says(INSTANCE, redis_instance(**place))

@@ -64,7 +64,7 @@ def test_every_form_is_read(text: str, expected: Endpoint) -> None:
         ("correct hunter2", "host name"),
         ("chat\n.internal", "host name"),
         ("a" * 254, "host name"),
-        ("redis://10.0.0.3/hunter2", "number of a database"),
+        ("redis://10.0.0.3/hunter2", "cannot be read"),
         ("10.0.0.3:6379/hunter2", "not a port"),
         ("redis://h?password=hunter2", "by name"),
         ("projects/p/locations/r/instances/i?password=hunter2", "not a full one"),

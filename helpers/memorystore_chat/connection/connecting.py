@@ -52,12 +52,11 @@ def connect(
     no such protection. The client is a context manager that closes all its connections.
 
     Args:
-        endpoint: What `Endpoint.parse` reads, or an `Endpoint`. None takes
-            ``$MEMORYSTORE_ENDPOINT``; if that is not set, the embedded server, except on Cloud Run
-            and Kubernetes, where its data would go with the container. A name (``projects/...``)
-            is looked up in Google Cloud.
-        password: AUTH string or ACL password, instead of one in the URL. Without either,
-            ``$MEMORYSTORE_PASSWORD`` is used.
+        endpoint: What `Endpoint.parse` reads, or an `Endpoint`. A name (``projects/...``) is looked
+            up in Google Cloud. None takes ``$MEMORYSTORE_ENDPOINT``; if that is not set, the
+            embedded server, but not in a container, with which its data would go.
+        password: AUTH string or ACL password; by default that in the URL, or
+            ``$MEMORYSTORE_PASSWORD``.
         iam: True, or an `IamCredentials` that several clients share, logs in with Google access
             tokens. False does not, whatever Google Cloud says about the instance.
         ca_certs: The certificate authorities to trust instead of the system's: PEM text, the path
@@ -66,8 +65,7 @@ def connect(
         check_hostname: True also checks IP addresses and localhost against the certificate: for
             authorities that sign for several instances (shared in a region, or managed by you).
             An instance that is connected by its name is asked for its kind of authority.
-        cluster: Whether to use a cluster client; None asks the server. With False, a node of a
-            cluster is treated like a server of its own.
+        cluster: Whether to use a cluster client; None asks the server.
         timeout: Seconds to wait for a connection and for each answer.
         patience: Seconds that a command goes on trying after its first failure, while the server
             cannot be reached or is no primary; then it raises. None takes twice ``timeout``, 0
@@ -79,8 +77,7 @@ def connect(
     Raises:
         EndpointError: The endpoint, or what is given with it, makes no sense (a `ValueError` too),
             or Google Cloud cannot say where the resource is.
-        ConnectError: The server cannot be reached, refuses the login, or is too old. The message
-            names the likely cause and the next step.
+        ConnectError: The server cannot be reached, refuses the login, or is too old.
         TypeError, ValueError: An option is of the wrong type, or not acceptable.
 
     Example:
@@ -123,8 +120,7 @@ async def connect_async(
 ) -> redis.asyncio.Redis | clients.AsyncClusterClient:
     """`connect` for ``redis.asyncio``: the same arguments and errors, an asynchronous client.
 
-    The client belongs to the event loop it was made in; ``await client.aclose()`` closes it. The
-    pipelines of an asynchronous cluster client are redis-py's and do not try again.
+    The client belongs to the event loop it was made in; ``await client.aclose()`` closes it.
 
     Raises:
         ConnectError: Also if this is not asyncio's event loop.
@@ -258,8 +254,7 @@ def _resolve(
         target = discover(target, timeout=max(timeout, 15.0))
     if password is not None and target.password != password:
         raise EndpointError(
-            f"password= does not go with {target}, which has a password already or has AUTH "
-            "switched off: leave it out."
+            f"password= is left out where {target} has a password already or AUTH switched off."
         )
     if iam is not None:
         provider = IamCredentials() if iam is True else iam or None

@@ -112,11 +112,7 @@ def diagnose(
 ) -> ConnectError:
     """Turn what redis-py raised into a `ConnectError` that says what to do.
 
-    Args:
-        endpoint: What was connected to; it appears in the message without its password.
-        error: The exception, which may have causes.
-        timeout: Seconds that were waited.
-        reached: Whether the endpoint itself has answered before.
+    ``timeout`` is how many seconds were waited, ``reached`` whether the endpoint itself answered.
 
     Example:
         >>> str(diagnose(Endpoint.parse("10.0.0.3"), redis.BusyLoadingError(), 5.0))

@@ -21,8 +21,7 @@ def discover(
 ) -> Endpoint:
     """Ask Google Cloud where a Memorystore resource is and how to log in to it.
 
-    Needs the ``google`` extra, and an identity that may read the resource (``roles/redis.viewer``
-    or ``roles/memorystore.viewer``; an AUTH string needs more).
+    Needs the ``google`` extra, and ``roles/redis.viewer`` or ``roles/memorystore.viewer``.
 
     Args:
         resource: ``projects/P/locations/R/instances/I``, ``projects/P/locations/R/clusters/C`` or
@@ -39,8 +38,7 @@ def discover(
         string, or a credential provider if the instance uses IAM.
 
     Raises:
-        EndpointError: No such resource, no permission, API not enabled, not ready yet, no sign-in,
-            or no answer; the message names the command or the role that helps.
+        EndpointError: Google Cloud does not say; the message names the command or role that helps.
 
     Example:
         >>> discover("10.0.0.3")
@@ -173,14 +171,12 @@ class _Question:
         except (core.Unauthorized, auth.DefaultCredentialsError, auth.RefreshError) as error:
             raise EndpointError(
                 f"Asking Google Cloud for {self.wanted.resource} needs a sign-in that it accepts. "
-                "Run: gcloud auth application-default login (in a notebook: "
-                "memorystore_tutorial.sign_in()), or connect with the address itself."
+                "Run: gcloud auth application-default login, or connect with the address itself."
             ) from error
         except (core.GoogleAPIError, auth.GoogleAuthError, requests.RequestException) as error:
             raise EndpointError(
-                f"Google Cloud does not answer about {self.wanted.resource} "
-                f"({type(error).__name__}). Check that this machine reaches "
-                f"{self.api}.googleapis.com, or give the address itself."
+                f"Google Cloud does not answer about {self.wanted.resource}. Check that this "
+                f"machine reaches {self.api}.googleapis.com, or give the address itself."
             ) from error
 
     def _refusal(self, error: Any, method: str) -> EndpointError:

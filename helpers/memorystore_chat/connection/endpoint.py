@@ -50,7 +50,6 @@ _MISTAKES = (
     (r"(?!(?i:redis|valkey)[sS]?://|unix:)[^/@]*://.*", "its scheme is not known"),
     (r".*[?#].*", "give options to connect() by name, such as decode_responses=True"),
     (r"(?!\w+://).*@.*", "a login needs a scheme in front"),
-    (r".*/[^/]+/.*[^0-9].*", "what follows the slash is not the number of a database"),
     (r".*[^/@]:(?!//)[^:]*", "what follows the colon is not a port, from 1 to 65535"),
     (r".*", "it has no host name, IP address, or path that can be read"),
 )

@@ -17,12 +17,10 @@ if TYPE_CHECKING:
 # The user name is the same for every identity; the token says who it is.
 # https://cloud.google.com/memorystore/docs/valkey/manage-iam-auth
 _USER = "default"
-# google-auth renews this early too: the metadata server hands out the old token until four
-# minutes before it ends (google.auth._helpers.REFRESH_THRESHOLD).
+# Seconds before its end that a token is renewed. google-auth does so too: the metadata server
+# hands out the old token until four minutes before (google.auth._helpers.REFRESH_THRESHOLD).
 _RENEW_BEFORE = 225.0
-_REQUEST_TIMEOUT = 10.0
-# Seconds after a failed request before a token that is still good is renewed again.
-_REST = 10.0
+_REQUEST_TIMEOUT = _REST_AFTER_FAILURE = 10.0
 
 
 class TokenError(redis.AuthenticationError):
@@ -41,8 +39,7 @@ class IamCredentials(redis.CredentialProvider):
     A token that is still good is used if its renewal fails.
 
     Args:
-        credentials: From google-auth; by default ``google.auth.default()``, asked for at the
-            first use.
+        credentials: From google-auth; by default ``google.auth.default()``, at the first use.
 
     Example:
         >>> from memorystore_chat import connect
@@ -72,7 +69,7 @@ class IamCredentials(redis.CredentialProvider):
                 except (TokenError, TokenServerError):
                     if self._token is None or now >= self._expires_at:
                         raise
-                    self._renew_at = min(self._expires_at, now + _REST)
+                    self._renew_at = min(self._expires_at, now + _REST_AFTER_FAILURE)
             return _USER, self._token
 
     async def get_credentials_async(self) -> tuple[str, str]:
@@ -111,9 +108,8 @@ class IamCredentials(redis.CredentialProvider):
                     "without internet access, switch on Private Google Access for the subnet."
                 ) from error
             raise TokenError(
-                "Google hands out no access token: there are no credentials here, or it refuses "
-                "them. Run: gcloud auth application-default login (on Google Cloud, check the "
-                "service account instead)."
+                "Google hands out no access token. Run: gcloud auth application-default login (on "
+                "Google Cloud, check the service account instead)."
             ) from error
         self._expires_at = self._renew_at = float("inf")
         if expiry := credentials.expiry:

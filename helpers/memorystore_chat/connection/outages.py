@@ -60,12 +60,12 @@ class Attempts:
     secret: str | None = field(default=None, repr=False)
 
     @contextmanager
-    def attempt(self) -> Iterator[Self]:
+    def attempt(self) -> Iterator[None]:
         """Mark a block as an attempt of this call; inside, nothing is tried a second time."""
         self.secret = None
         token = _current.set(self)
         try:
-            yield self
+            yield
         finally:
             _current.reset(token)
 
@@ -101,14 +101,13 @@ class Attempts:
         if any(secret[at : at + _TELLING] in text for at in starts for text in texts):
             kind = type(error) if isinstance(error, RedisError) else redis.ConnectionError
             return kind("the answer repeats the login, so it is not shown")
-        instead: Exception | None = None
         if isinstance(error, MaxConnectionsError) and not texts[0]:
-            instead = MaxConnectionsError("all connections were in use")
-        elif isinstance(error, _LOST) and _raised_by_redis(error):
-            instead = redis.ConnectionError("the connection was lost while it was in use")
-        if instead is not None:
-            instead.__cause__ = error
-        return instead
+            return MaxConnectionsError("all connections were in use")
+        if isinstance(error, _LOST) and is_outage(error):
+            lost = redis.ConnectionError("the connection was lost while it was in use")
+            lost.__cause__ = error
+            return lost
+        return None
 
 
 _current: ContextVar[Attempts | None] = ContextVar("attempts", default=None)
@@ -172,14 +171,12 @@ def is_outage(error: BaseException | None) -> bool:
         text = f"{error.status_code or ''} {error}".strip()
         return isinstance(error, ReadOnlyError | ClusterError) or bool(_FAILOVER.search(text))
     if isinstance(error, _LOST):
-        return _raised_by_redis(error)
+        # Only if redis-py itself raised it, as when one task loses the connection of another.
+        modules = [
+            frame.f_globals["__name__"] for frame, _ in traceback.walk_tb(error.__traceback__)
+        ]
+        return bool(modules) and modules[-1].startswith("redis.")
     return isinstance(error, _OUTAGES)
-
-
-def _raised_by_redis(error: BaseException) -> bool:
-    """Whether redis-py itself raised it, as when one task loses the connection of another."""
-    frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
-    return bool(frames) and str(frames[-1].f_globals.get("__name__")).startswith("redis.")
 
 
 def chain_of(error: BaseException | None) -> Iterator[BaseException]:

@@ -19,19 +19,11 @@ _PEM = re.compile(
 
 @lru_cache(maxsize=32)
 def tls_context(ca_data: str | None, host: str, check_hostname: bool) -> ssl.SSLContext:
-    """Return what a TLS connection to ``host`` trusts.
+    """Return what trusts the authorities in ``ca_data`` (PEM), or else the system's.
 
-    Args:
-        ca_data: PEM text of the only certificate authorities to trust; None trusts the system's.
-        host: What the certificate must name. With ``ca_data``, an IP address and this machine (the
-            near end of a tunnel) are not looked for: Memorystore's certificates do not always name
-            the address, and no other server has a certificate of that instance's own authority.
-        check_hostname: Whether to look for those too, as other servers have certificates of this
-            authority.
-
-    Example:
-        >>> tls_context(None, "10.0.0.3", False).check_hostname
-        True
+    With ``ca_data``, the certificate need not name an IP address or this machine (the near end of a
+    tunnel) unless ``check_hostname`` says so: Memorystore's do not always name the address, and no
+    other server has a certificate of an instance's own authority.
     """
     context = ssl.create_default_context(cadata=ca_data)
     if ca_data is not None:
