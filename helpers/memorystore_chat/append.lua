@@ -5,7 +5,7 @@
 -- ARGV[1]  seconds to live from now, or 0 to leave the expiry as it is
 -- ARGV[2]  how many elements to keep, or 0 for all
 -- ARGV[3]  the time of the oldest element that may have followed an earlier try of this batch, as
---          a UUIDv7 begins with it ('019abcde-f012'); '' if the batch's id does not tell its time
+--          a UUIDv7 begins with it ('019abcde-f012'); '' if the id does not tell its time
 -- ARGV[4]  how many elements to search in any case, whatever the clocks say
 -- ARGV[5]  how many elements to search at most
 -- ARGV[6]  the first element; the rest follow
@@ -17,17 +17,13 @@ local key, newest = KEYS[1], ARGV[#ARGV]
 local ttl, keep, since = ARGV[1], ARGV[2], ARGV[3]
 local depth, most = tonumber(ARGV[4]), tonumber(ARGV[5])
 
--- The time in an element's id, in the form of ARGV[3]; nil if the id is not a UUIDv7.
-local function time_of(element)
-  return string.match(element, '^{"id":"(%x%x%x%x%x%x%x%x%-%x%x%x%x)%-7')
-end
-
 -- Elements stand in the order in which they were stored, so what stands before an element from
 -- before this batch is no try of it.
 local function search_depth()
   while depth < most do
     local element = redis.call('LRANGE', key, -depth, -depth)[1]
-    local time = element and time_of(element)
+    -- In a UUIDv7 the time, in the form of ARGV[3].
+    local time = string.match(element or '', '^{"id":"(%x%x%x%x%x%x%x%x%-%x%x%x%x)%-7')
     if not element or (time and time < since) then
       return depth
     end

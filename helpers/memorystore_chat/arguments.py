@@ -20,10 +20,6 @@ def check_text(name: str, value: object) -> None:
 def check_ids(name: str, value: Iterable[str]) -> list[str]:
     """Return the ids as a list; raise a TypeError for one text in place of several.
 
-    Raises:
-        TypeError: The value is text, which would count as one id a character, or not iterable.
-        ValueError: UTF-8 cannot hold one of the ids.
-
     Example:
         >>> check_ids("run_ids", ("a", "b"))
         ['a', 'b']

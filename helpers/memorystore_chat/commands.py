@@ -1,31 +1,29 @@
 """Sending commands and scripts, exactly one way: synchronous or asyncio, one server or a cluster.
 
 What needs several steps is written as a generator, which yields what it asks for and is sent the
-replies, always as bytes. So both ways of asking are written once each, here.
+replies, always as bytes. What is sent again (a script's text, what an outage left unanswered) is a
+generator too, so that the two ways differ in awaiting only. A pipeline is no client here.
 """
 
 import asyncio
 import hashlib
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache, cached_property
 from importlib.resources import files
-from itertools import islice
 from typing import Any, NamedTuple, TypeAlias, TypeVar, cast
 
 import redis
 import redis.asyncio
-from redis.asyncio.client import Pipeline as AsyncPipeline
-from redis.asyncio.cluster import ClusterPipeline as AsyncClusterPipeline
 from redis.asyncio.cluster import RedisCluster as AsyncRedisCluster
 
 # In redis-py, but not in its documentation: replies stay bytes whatever the client decodes.
-from redis.client import NEVER_DECODE, Pipeline
-from redis.cluster import ClusterPipeline, RedisCluster
-from redis.exceptions import ClusterError, NoScriptError, RedisClusterException, RedisError
+from redis.client import NEVER_DECODE
+from redis.cluster import RedisCluster
+from redis.exceptions import NoScriptError, RedisError
 
 from memorystore_chat.arguments import type_name
-from memorystore_chat.errors import MemorystoreChatError, explaining
+from memorystore_chat.errors import OUTAGES, MemorystoreChatError, explaining
 from memorystore_chat.signals import postponed
 
 T = TypeVar("T")
@@ -41,7 +39,7 @@ PAGE = 1000
 
 # What redis-py raises, beside its own errors, when a connection breaks while it is used.
 _BROKEN = (AttributeError, EOFError, LookupError, ConnectionError)
-_OUTAGES = (redis.ConnectionError, redis.TimeoutError, ClusterError, RedisClusterException)
+_ERRORS = (RedisError, *OUTAGES)
 
 
 class ForeignReplyError(redis.ConnectionError):
@@ -52,18 +50,14 @@ class ForeignReplyError(redis.ConnectionError):
 
 
 class Script:
-    """A Lua script as bytes, read from its files when it is first used.
-
-    Attributes:
-        names: Its files, by their paths in this package without the ending.
-    """
+    """A Lua script, read from its files when it is first used; bytes, as clients encode text."""
 
     def __init__(self, names: Sequence[str]) -> None:
-        self.names = tuple(names)
+        self.names = names
 
     @cached_property
     def text(self) -> bytes:
-        """What EVAL takes; bytes, as a client with ``encoding="utf-16"`` would send text so."""
+        """What EVAL takes."""
         folder = files("memorystore_chat")
         return b"\n".join(folder.joinpath(f"{name}.lua").read_bytes() for name in self.names)
 
@@ -75,24 +69,14 @@ class Script:
 
 @cache
 def script(*names: str) -> Script:
-    """The script in ``NAME.lua``, or in several such files one after the other.
-
-    Example:
-        >>> len(script("demand", "append").sha)
-        40
-    """
+    """The script in ``NAME.lua``, or in several such files one after the other."""
     return Script(names)
 
 
 class Command(NamedTuple):
-    """A command, safe to repeat; all its keys are in one hash slot of a cluster.
+    """A command, or a script in its place, that is safe to repeat; ``kind`` is what its reply is.
 
-    Attributes:
-        name: Its name; ignored if there is a script.
-        keys: Its keys.
-        arguments: What follows the keys.
-        script: The script to run instead of a command.
-        kind: What its reply is.
+    All its keys are in one hash slot of a cluster.
     """
 
     name: str
@@ -116,60 +100,50 @@ class Scan(NamedTuple):
     pattern: bytes
 
 
-Request: TypeAlias = list[Command] | Scan
-Steps: TypeAlias = Generator[Request, list[Any], T]
+Steps: TypeAlias = Generator[list[Command] | Scan, list[Any], T]
 """Asks by yielding requests, is sent the replies, and returns the outcome."""
 
 
+class _Batch(NamedTuple):
+    """What is sent in one round trip: scripts by their names, or with their text."""
+
+    commands: list[Command]
+    with_text: bool
+
+
+_Trips: TypeAlias = Generator[_Batch | Scan, Any, T]
+"""Is sent the replies, or the error that came in their place."""
+
+_CLUSTERS = RedisCluster | AsyncRedisCluster
+
+
 class Sender:
-    """Sends steps through a synchronous client, an asyncio client, or one of each.
+    """Sends steps, and explains what goes wrong in doing so.
 
     Args:
-        client: A synchronous client. An asyncio one will do, for whoever never calls `run`.
-        async_client: An asyncio client for `arun`; without it and with a synchronous ``client``,
-            `arun` asks that one in a thread.
+        client: A synchronous client, or an asyncio one, if `run` is never called.
+        async_client: An asyncio client for `arun`, which otherwise asks a synchronous ``client``
+            in a thread.
 
     Raises:
-        TypeError: One of them is no such client, or ``async_client`` is given beside an asyncio
-            ``client``.
+        TypeError: One of them is no such client, or both are asyncio clients.
     """
 
     def __init__(self, client: Client | AsyncClient, async_client: AsyncClient | None = None):
-        self.client: Client | None = None
-        self.async_client = async_client
-        if _is_async(client):
-            if async_client is not None:
-                raise TypeError(
-                    "client is an asyncio client already; async_client takes one beside a "
-                    "synchronous client only."
-                )
-            self.async_client = cast("AsyncClient", client)
-        elif _is_sync(client):
-            self.client = cast("Client", client)
-        else:
-            raise TypeError(
-                f"client is a {type_name(client)}; it takes a redis.Redis or "
-                "redis.cluster.RedisCluster, such as connect() returns, or one of redis.asyncio, "
-                "such as connect_async() returns."
-            )
-        if async_client is not None and not _is_async(async_client):
-            raise TypeError(
-                f"async_client is a {type_name(async_client)}; it takes a redis.asyncio.Redis or "
-                "redis.asyncio.RedisCluster, such as connect_async() returns."
-            )
+        takes = "it takes a client of {} for a server or a cluster, such as {}() returns."
+        if not isinstance(client, Client | AsyncClient):
+            takes = takes.format("redis-py", "connect")
+            raise TypeError(f"client is a {type_name(client)}; {takes}")
+        if not isinstance(async_client, AsyncClient | None):
+            takes = takes.format("redis.asyncio", "connect_async")
+            raise TypeError(f"async_client is a {type_name(async_client)}; {takes}")
+        if async_client is not None and isinstance(client, AsyncClient):
+            raise TypeError("async_client goes beside a synchronous client; this one is asyncio.")
+        self.client = client if isinstance(client, Client) else None
+        self.async_client = client if isinstance(client, AsyncClient) else async_client
 
     def run(self, doing: str, steps: Steps[T], awaiting: str) -> T:
-        """Ask through the synchronous client.
-
-        Args:
-            doing: What for, as `errors.explaining` takes it.
-            steps: What to ask.
-            awaiting: The method to call when there is only an asyncio client.
-
-        Raises:
-            TypeError: There is only an asyncio client.
-            MemorystoreChatError: The server could not be reached, or refused.
-        """
+        """Ask through the synchronous client; without one, a TypeError names what to await."""
         if self.client is None:
             raise TypeError(
                 f"The client is an asyncio one, so this waits for nothing: use await {awaiting}()."
@@ -181,11 +155,10 @@ class Sender:
         """Ask without blocking the event loop: `run`, for the methods that begin with ``a``."""
         try:
             asyncio.get_running_loop()
-        except RuntimeError as error:  # trio's loop, say
+        except RuntimeError as error:
             raise MemorystoreChatError(
-                f"Nothing was sent while {doing}: the async methods run in an event loop of "
-                "asyncio only. Under trio, call the synchronous ones in a thread, as with "
-                "trio.to_thread.run_sync()."
+                f"Nothing was sent while {doing}: the async methods need an event loop of asyncio. "
+                "Under trio, call the synchronous ones with trio.to_thread.run_sync()."
             ) from error
         if self.async_client is None:
             return await asyncio.to_thread(self.run, doing, steps, "")
@@ -193,152 +166,117 @@ class Sender:
             return await arun(self.async_client, steps)
 
 
-def _is_sync(client: object) -> bool:
-    # A pipeline is a client by inheritance, but only collects what it is asked to do.
-    return isinstance(client, redis.Redis | RedisCluster) and not isinstance(
-        client, Pipeline | ClusterPipeline
-    )
-
-
-def _is_async(client: object) -> bool:
-    return isinstance(client, redis.asyncio.Redis | AsyncRedisCluster) and not isinstance(
-        client, AsyncPipeline | AsyncClusterPipeline
-    )
-
-
 def run(client: Client, steps: Steps[T]) -> T:
-    """Ask for what the steps ask for, one request after the other.
-
-    Raises:
-        redis.RedisError: The server could not be reached, or refused a command.
-    """
+    """Ask for what the steps ask for, one request after the other; raises redis-py's errors."""
+    trips = _trips(client, steps)
     try:
-        request = next(steps)
+        request = next(trips)
         while True:
-            request = steps.send(_send(client, request))
+            request = trips.send(_ask(client, request))
     except StopIteration as finished:
         return cast("T", finished.value)
-
-
-async def arun(client: AsyncClient, steps: Steps[T]) -> T:
-    """``run``, without blocking the event loop.
-
-    Raises:
-        redis.RedisError: The server could not be reached, or refused a command.
-    """
-    try:
-        request = next(steps)
-        while True:
-            request = steps.send(await _asend(client, request))
-    except StopIteration as finished:
-        return cast("T", finished.value)
-
-
-def _send(client: Client, request: Request) -> list[Any]:
-    try:
-        if isinstance(request, Scan):
-            return _scan(client, request)
-        try:
-            replies = _send_once(client, request, with_text=False)
-        except NoScriptError:
-            replies = _send_once(client, request, with_text=True)
-        return _checked(request, replies)
-    except BaseException as error:
-        # A second Ctrl-C comes in the middle of a command.
-        if isinstance(error, ForeignReplyError) or not isinstance(error, RedisError):
-            drop_idle_connections(client)
+    except ForeignReplyError:
+        drop_idle_connections(client)
         raise
 
 
-def _scan(client: Any, request: Scan) -> list[Any]:
-    found: list[Any] = []
-    keys = client.scan_iter(match=request.pattern, count=PAGE, **AS_BYTES)
+async def arun(client: AsyncClient, steps: Steps[T]) -> T:
+    """Do as ``run``, without blocking the event loop."""
+    trips = _trips(client, steps)
+    try:
+        request = next(trips)
+        while True:
+            request = trips.send(await _aask(client, request))
+    except StopIteration as finished:
+        return cast("T", finished.value)
+
+
+def _trips(client: Client | AsyncClient, steps: Steps[T]) -> _Trips[T]:
+    """The round trips that steps take."""
+    replies: Any = None
     while True:
-        with postponed(), _breaking():
-            page = list(islice(keys, PAGE))
-        if not page:
-            return found
-        found += page
+        try:
+            request = steps.send(replies)
+        except StopIteration as finished:
+            return cast("T", finished.value)
+        if isinstance(request, Scan):
+            replies = yield request
+            if isinstance(replies, Exception):
+                raise replies
+        else:
+            replies = yield from _answers(client, request)
 
 
-def _send_once(client: Any, commands: Sequence[Command], *, with_text: bool) -> list[Any]:
-    if len(commands) == 1:
-        parts = commands[0].parts(with_text=with_text)
-        with postponed(), _breaking():
-            return [client.execute_command(*parts, **AS_BYTES)]
-    if not commands:
-        return []
-    where = client.get_node_from_key if isinstance(client, RedisCluster) else None
-    try:
-        with postponed(), _breaking(), client.pipeline(transaction=False) as pipe:
-            for command in commands:
-                parts = command.parts(with_text=with_text)
-                pipe.execute_command(*parts, **_options(command, where))
-            return cast("list[Any]", pipe.execute())
-    except _OUTAGES:
-        if where is None:
-            raise
+def _answers(client: Client | AsyncClient, commands: list[Command]) -> _Trips[list[Any]]:
+    replies = yield _Batch(commands, with_text=False)
+    if isinstance(replies, NoScriptError):
+        replies = yield _Batch(commands, with_text=True)
+    if isinstance(replies, OUTAGES) and isinstance(client, _CLUSTERS) and len(commands) > 1:
         # redis-py sends single commands again after an outage, and not always a cluster's pipeline.
-        sent = [_send_once(client, [one], with_text=with_text) for one in commands]
-        return [reply for replies in sent for reply in replies]
-
-
-async def _asend(client: AsyncClient, request: Request) -> list[Any]:
-    if isinstance(request, Scan):
-        with _breaking():
-            found = cast("Any", client).scan_iter(match=request.pattern, count=PAGE, **AS_BYTES)
-            return [key async for key in found]
-    for used in (command.script for command in request):
-        if used is not None and "sha" not in vars(used):
-            await asyncio.to_thread(getattr, used, "sha")  # reads files
-    try:
-        replies = await _asend_once(client, request, with_text=False)
-    except NoScriptError:
-        replies = await _asend_once(client, request, with_text=True)
-    return _checked(request, replies)
-
-
-async def _asend_once(client: Any, commands: Sequence[Command], *, with_text: bool) -> list[Any]:
-    if len(commands) == 1:
-        parts = commands[0].parts(with_text=with_text)
-        with _breaking():
-            return [await client.execute_command(*parts, **AS_BYTES)]
-    if not commands:
-        return []
-    where = None
-    if isinstance(client, AsyncRedisCluster):
-        await client.initialize()  # before that it knows nothing of the nodes
-        where = client.get_node_from_key
-    try:
-        with _breaking():
-            async with client.pipeline(transaction=False) as pipe:
-                for command in commands:
-                    parts = command.parts(with_text=with_text)
-                    pipe.execute_command(*parts, **_options(command, where))
-                return cast("list[Any]", await pipe.execute())
-    except _OUTAGES:
-        if where is None:
-            raise
-        # redis-py sends single commands again after an outage, and no asynchronous pipeline.
-        sent = [await _asend_once(client, [one], with_text=with_text) for one in commands]
-        return [reply for replies in sent for reply in replies]
-
-
-def _options(command: Command, where: Callable[..., Any] | None) -> dict[str, Any]:
-    # A cluster's pipeline would otherwise ask the server for the key of every script.
-    return AS_BYTES | ({"target_nodes": where(command.keys[0])} if where else {})
-
-
-def _checked(commands: Sequence[Command], replies: list[Any]) -> list[Any]:
+        replies = []
+        for command in commands:
+            replies += yield from _answers(client, [command])
+    if isinstance(replies, Exception):
+        raise replies
     for command, reply in zip(commands, replies, strict=True):
         if not isinstance(reply, command.kind):
             raise ForeignReplyError
-    return replies
+    return cast("list[Any]", replies)
+
+
+def _ask(client: Any, request: _Batch | Scan) -> list[Any] | Exception:
+    try:
+        if isinstance(request, Scan):  # a signal may end it at any time, and its connections go
+            with breaking():
+                return [*client.scan_iter(match=request.pattern, count=PAGE, **AS_BYTES)]
+        with postponed(), breaking():
+            if len(request.commands) == 1:
+                parts = request.commands[0].parts(with_text=request.with_text)
+                return [client.execute_command(*parts, **AS_BYTES)]
+            with client.pipeline(transaction=False) as pipe:
+                _fill(pipe, request, client)
+                return cast("list[Any]", pipe.execute())
+    except _ERRORS as error:
+        return error
+    except BaseException:  # a second Ctrl-C comes in the middle of a command
+        drop_idle_connections(client)
+        raise
+
+
+async def _aask(client: Any, request: _Batch | Scan) -> list[Any] | Exception:
+    try:
+        with breaking():
+            if isinstance(request, Scan):
+                found = client.scan_iter(match=request.pattern, count=PAGE, **AS_BYTES)
+                return [key async for key in found]
+            for used in (command.script for command in request.commands):
+                if used is not None and "sha" not in vars(used):
+                    await asyncio.to_thread(getattr, used, "sha")  # reads files
+            if len(request.commands) == 1:
+                parts = request.commands[0].parts(with_text=request.with_text)
+                return [await client.execute_command(*parts, **AS_BYTES)]
+            await client.initialize()  # before that a cluster's knows nothing of the nodes
+            async with client.pipeline(transaction=False) as pipe:
+                _fill(pipe, request, client)
+                return cast("list[Any]", await pipe.execute())
+    except _ERRORS as error:
+        return error
+
+
+def _fill(pipe: Any, batch: _Batch, client: Any) -> None:
+    # A cluster's pipeline would otherwise ask the server for the key of every script.
+    many = isinstance(client, _CLUSTERS)
+    for command in batch.commands:
+        where = {"target_nodes": client.get_node_from_key(command.keys[0])} if many else {}
+        pipe.execute_command(*command.parts(with_text=batch.with_text), **where, **AS_BYTES)
 
 
 @contextmanager
-def _breaking() -> Iterator[None]:
-    """Make one error of all that redis-py raises when a connection breaks while it is used."""
+def breaking() -> Iterator[None]:
+    """Make one error of all that redis-py raises when a connection breaks while it is used.
+
+    Whoever sends commands past `run` does so in this, inside ``postponed()``.
+    """
     try:
         yield
     except _BROKEN as error:
@@ -348,11 +286,10 @@ def _breaking() -> Iterator[None]:
 
 def drop_idle_connections(client: Client) -> None:
     """Disconnect what is in the client's pools and in no other thread's use."""
+    clients: list[Any] = [client]
     if isinstance(client, RedisCluster):
         nodes = cast("Any", client).get_nodes()
         clients = [node.redis_connection for node in nodes if node.redis_connection is not None]
-    else:
-        clients = [client]
     for one in clients:
         if one.connection is not None:  # single_connection_client=True
             one.connection.disconnect()

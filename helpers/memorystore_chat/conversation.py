@@ -1,24 +1,20 @@
 """What of a stored conversation can be sent to a model as it is.
 
 Models refuse a tool's result without its call, a call without its result, and (Gemini) a call that
-follows neither a user's message nor a result:
-https://ai.google.dev/gemini-api/docs/function-calling
+follows neither a user's message nor a result. OpenAI's older form of calls and results
+(``additional_kwargs["function_call"]`` alone, FunctionMessage) is handed out as it is stored.
 """
 
 from collections.abc import Sequence
-from typing import TypeAlias
 
 from langchain_core.messages import (
     AIMessage,
     BaseMessage,
     ChatMessage,
-    FunctionMessage,
     HumanMessage,
     SystemMessage,
     ToolMessage,
 )
-
-_Key: TypeAlias = tuple[type[BaseMessage], str]
 
 NO_RESULT = "No result of this call was stored."
 """What stands in for the result of a call that has none."""
@@ -35,15 +31,6 @@ def sendable(messages: Sequence[BaseMessage], *, cut: bool) -> list[BaseMessage]
         cut: Whether older messages may have been cut off. Then the result begins at the first
             user's message, and is empty if there is none. So it does in any case if a call or a
             result comes before that, since a model calls only when it was asked.
-
-    Example:
-        >>> conversation = [
-        ...     ToolMessage("7", tool_call_id="a"),
-        ...     HumanMessage("And tomorrow?"),
-        ...     AIMessage("", tool_calls=[{"name": "forecast", "args": {}, "id": "b"}]),
-        ... ]
-        >>> [message.text for message in sendable(conversation, cut=True)]
-        ['And tomorrow?', '', 'No result of this call was stored.']
     """
     return _answered(messages[_beginning(messages, cut) :])
 
@@ -59,7 +46,7 @@ def _beginning(messages: Sequence[BaseMessage], cut: bool) -> int:
 
 def is_result(message: BaseMessage) -> bool:
     """Whether a message is what a tool gave, from which a model goes on."""
-    return isinstance(message, ToolMessage | FunctionMessage)
+    return isinstance(message, ToolMessage)
 
 
 def is_users(message: BaseMessage) -> bool:
@@ -72,10 +59,10 @@ def is_users(message: BaseMessage) -> bool:
 def _answered(messages: Sequence[BaseMessage]) -> list[BaseMessage]:
     """The messages, in which each call has one result right after it and each result a call."""
     answered: list[BaseMessage] = []
-    waiting: dict[_Key, BaseMessage] = {}
+    waiting: dict[str, BaseMessage] = {}
     for message in messages:
-        if is_result(message):
-            if waiting.pop(_key(message), None):
+        if isinstance(message, ToolMessage):
+            if waiting.pop(message.tool_call_id, None):
                 answered.append(message)
         else:
             answered += [*waiting.values(), message]
@@ -83,14 +70,8 @@ def _answered(messages: Sequence[BaseMessage]) -> list[BaseMessage]:
     return [*answered, *waiting.values()]
 
 
-def _key(result: BaseMessage) -> _Key:
-    if isinstance(result, ToolMessage):
-        return ToolMessage, result.tool_call_id
-    return FunctionMessage, result.name or ""
-
-
-def _stand_ins(message: BaseMessage) -> dict[_Key, BaseMessage]:
-    """What stands in for the result of each call in a message, by what answers the call."""
+def _stand_ins(message: BaseMessage) -> dict[str, BaseMessage]:
+    """What stands in for the result of each call in a message, by the call's id."""
     if not isinstance(message, AIMessage):
         return {}
     calls = [(call["id"] or "", call["name"], NO_RESULT) for call in message.tool_calls]
@@ -99,17 +80,9 @@ def _stand_ins(message: BaseMessage) -> dict[_Key, BaseMessage]:
         for call in message.invalid_tool_calls
         if (id_ := call["id"]) is not None
     ]
-    stand_ins: dict[_Key, BaseMessage] = {
-        (ToolMessage, id_): ToolMessage(
+    return {
+        id_: ToolMessage(
             text, tool_call_id=id_, name=name, id=f"no-result-{message.id}-{id_}", status="error"
         )
         for id_, name, text in calls
     }
-    # Google's models name their calls here as well; on its own it is OpenAI's older form.
-    function = message.additional_kwargs.get("function_call")
-    name = function.get("name") if isinstance(function, dict) else None
-    if isinstance(name, str) and not (message.tool_calls or message.invalid_tool_calls):
-        stand_ins[FunctionMessage, name] = FunctionMessage(
-            content=NO_RESULT, name=name, id=f"no-result-{message.id}-{name}"
-        )
-    return stand_ins

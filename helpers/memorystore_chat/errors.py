@@ -10,12 +10,12 @@ import textwrap
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import redis
 from redis.exceptions import (
     ClusterDownError,
     ClusterError,
-    DataError,
     InvalidResponse,
     MasterDownError,
     MaxConnectionsError,
@@ -66,8 +66,7 @@ class CorruptHistoryError(MemorystoreChatError):
 
     Attributes:
         key: The Redis key of the session.
-        index: Position of the broken element as ``LINDEX key index`` takes it: counted from 0
-            at the oldest message, or negative, from -1 at the newest, when a window was read.
+        index: The element's position as ``LINDEX`` takes it; negative if a window was read.
     """
 
     def __init__(self, key: str, index: int, reason: str) -> None:
@@ -84,8 +83,7 @@ class CorruptCheckpointError(MemorystoreChatError):
     """A stored checkpoint cannot be read.
 
     Attributes:
-        thread_id: The thread it belongs to.
-        checkpoint_ns: Its namespace; empty for that of the graph itself.
+        thread_id, checkpoint_ns: The thread and the namespace it belongs to.
         checkpoint_id: Its ID; empty if what is broken is not of one checkpoint.
     """
 
@@ -103,8 +101,7 @@ class CorruptCheckpointError(MemorystoreChatError):
         self.checkpoint_id = checkpoint_id
 
 
-# An output in a window of 900 pixels has about 66 columns; longer lines break inside a word.
-COLUMNS = 60
+COLUMNS = 60  # an output in a window of 900 pixels has about 66; longer lines break inside a word
 # A line of the reader's may hold the password: in a URL, or as a string of its own.
 _TEXT = re.compile(r"""(?P<quote>["'])(?:\\.|(?!(?P=quote)).)*(?P=quote)""")
 _SECRET = re.compile(
@@ -118,122 +115,27 @@ def _hidden(found: re.Match[str]) -> str:
     return f"{found['url']}...@" if found["url"] else f'{found["name"]}"..."'
 
 
-_OUTAGES = (redis.ConnectionError, redis.TimeoutError, RedisClusterException, ClusterError)
-
-
-@contextmanager
-def explaining(doing: str) -> Iterator[None]:
-    """Turn redis-py's errors into ours, which say what was being done and what to do next.
-
-    Args:
-        doing: What the server was asked for, such as ``"reading the session 'a'"``.
-
-    Raises:
-        ConnectError: The server could not be reached or did not answer.
-        MemorystoreChatError: The server refused.
-
-    Example:
-        >>> with explaining("greeting"):
-        ...     print("hello")
-        hello
-    """
-    try:
-        yield
-    except (
-        redis.ConnectionError,
-        redis.TimeoutError,
-        RedisClusterException,
-        ClusterError,
-    ) as error:
-        raise _unanswered(doing, error) from error
-    except RuntimeError as error:
-        if "loop" not in str(error):
-            raise
-        text = f"The client failed while {doing}: {error}. {ANOTHER_LOOP}"
-        raise MemorystoreChatError(text) from error
-    except RedisError as error:
-        raise _refused(doing, error) from error
-
-
-def _unanswered(doing: str, error: Exception) -> MemorystoreChatError:
-    """The error for a server that did not answer, or with the news that it is no primary."""
-    text = _text(error)
-    for answer in (error, error.__cause__):
-        if isinstance(answer, ResponseError) and _refusal(answer)[1]:
-            return _refused(doing, answer)
-    if isinstance(error, MaxConnectionsError) or text == "No connection available":
-        return ConnectError(f"No connection was free for {doing}: {text}. {_EXHAUSTED}")
-    hint = _CONNECTION
-    if isinstance(error, redis.AuthenticationError):
-        hint = _LOGIN
-    elif "max number of clients reached" in text:
-        hint = MAXCLIENTS_HINT
-    kind = f"{type(error).__module__}.{type(error).__qualname__}"
-    return ConnectError(
-        f"The connection failed while {doing} ({kind}: {text}). {hint} A write that ends this way "
-        "may or may not have been done."
-    )
-
-
-def _refused(doing: str, error: RedisError) -> MemorystoreChatError:
-    """The error for an answer, or a request, that is not acceptable."""
-    text = _text(error)
-    if isinstance(error, DataError):
-        return MemorystoreChatError(f"Nothing was sent while {doing}: {text}. {_TOO_LARGE}")
-    if isinstance(error, InvalidResponse):
-        return ConnectError(f"{NO_REDIS_HINT} It answered while {doing}: {text}.")
-    code, hint = _refusal(error)
-    reason = f"{code} {text.removeprefix(f'{code} ')}".strip()
-    return MemorystoreChatError(f"The server refused {doing}: {reason}. {hint}".strip())
-
+OUTAGES = (redis.ConnectionError, redis.TimeoutError, RedisClusterException, ClusterError)
+"""What redis-py raises when a server does not answer."""
 
 MAXCLIENTS_HINT = (
     "The server has as many clients as it takes. Close clients that nobody uses, share one among "
     "threads instead of opening several, or give each a smaller max_connections=."
 )
-
-NO_REDIS_HINT = (
-    "What answers at this address is no Redis or Valkey server. Check address and port, and what "
-    "listens there."
-)
-
+NO_REDIS_HINT = "What answers at this address is no Redis or Valkey server. Check address and port."
 ANOTHER_LOOP = (
     "The async client has connections that belong to another event loop, as after a second "
     "asyncio.run(). Open the client in the loop that uses it (client = await connect_async(...)), "
     "or end the first loop with await client.aclose()."
 )
-
-_EXHAUSTED = (
-    "Nothing was sent. More threads or tasks use this client at once than it may have connections "
-    "(20 to a server unless you say otherwise): give connect() a larger max_connections=, or let "
-    "fewer of them work at a time."
-)
-
-_CONNECTION = (
-    "Check that the server runs and can be reached from here; the same client connects again by "
-    "itself once it does. (The embedded server starts again with connect().)"
-)
-
-_LOGIN = (
-    "The server runs and refuses the login. If the password was changed, connect() again with "
-    "the new one; with IAM, check that the identity still has the role "
-    "roles/redis.dbConnectionUser (Redis Cluster) or roles/memorystore.dbConnectionUser (Valkey)."
-)
-
 _WAIT = "A failover is not over: try again, or give connect() a larger patience=, which waits."
 
-_TOO_LARGE = (
-    "A value is larger than the server takes, which is 512 MB unless it is set lower "
-    "(proto-max-bulk-len). Keep large files elsewhere, such as in Cloud Storage, and their "
-    "addresses in the message."
-)
-
-# redis-py turns some error codes into classes and takes them off the text; if the error comes out
-# of a script, Redis before 7 hides the code from redis-py, and it stays in the text.
-_REFUSALS: tuple[tuple[str, type[RedisError] | None, str], ...] = (
+# The code or words of an answer, redis-py's class for it, and what to do. The class comes without
+# the code; out of a script, Redis before 7 hides the code from redis-py, and it stays in the text.
+_REFUSALS: tuple[tuple[str, type | tuple[()], str], ...] = (
     (
         "WRONGTYPE",
-        None,
+        (),
         "The key holds something of another kind. Choose another session_id, thread_id or "
         "key_prefix; clear() or delete_thread() would delete what is there.",
     ),
@@ -263,6 +165,40 @@ _REFUSALS: tuple[tuple[str, type[RedisError] | None, str], ...] = (
         "This server is a node of a cluster: pass a redis.cluster.RedisCluster, which connect() "
         "returns for it.",
     ),
+    (
+        "invalid bulk length",
+        (),
+        "A value is larger than the server takes, which is 512 MB unless it is set lower "
+        "(proto-max-bulk-len). Keep large files elsewhere, such as in Cloud Storage, and their "
+        "addresses in the message.",
+    ),
+)
+
+# The same for what is no answer to the command.
+_FAILURES: tuple[tuple[str, type | tuple[()], str], ...] = (
+    (
+        "No connection available",
+        MaxConnectionsError,
+        "Nothing was sent. More threads or tasks use this client at once than it may have "
+        "connections (20 to a server unless you say otherwise): give connect() a larger "
+        "max_connections=, or let fewer of them work at a time.",
+    ),
+    (
+        "",
+        redis.AuthenticationError,
+        "The server runs and refuses the login. If the password was changed, connect() again with "
+        "the new one; with IAM, check that the identity still has roles/redis.dbConnectionUser "
+        "(Redis Cluster) or roles/memorystore.dbConnectionUser (Valkey).",
+    ),
+    ("max number of clients reached", (), MAXCLIENTS_HINT),
+    ("", InvalidResponse, NO_REDIS_HINT),
+    (
+        "",
+        Exception,
+        "Check that the server runs and can be reached from here; the same client connects again "
+        "by itself once it does. (The embedded server starts again with connect().) A write that "
+        "ends this way may or may not have been done.",
+    ),
 )
 
 _SCRIPT_NOTES = re.compile(
@@ -277,17 +213,53 @@ _PIPELINE_NOTES = re.compile(
 _SCRIPT_NOPERM = re.compile(r"^(?:ACL failure in script: |(?=The user executing the script ))")
 
 
+@contextmanager
+def explaining(doing: str) -> Iterator[None]:
+    """Turn redis-py's errors into ours, which say what was being done and what to do next.
+
+    Args:
+        doing: What the server was asked for, such as ``"reading the session 'a'"``.
+
+    Raises:
+        ConnectError: The server could not be reached or did not answer.
+        MemorystoreChatError: The server refused.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        if "loop" not in str(error):
+            raise
+        raise MemorystoreChatError(f"Failed {doing}: {error}. {ANOTHER_LOOP}") from error
+    except (RedisError, RedisClusterException) as error:
+        raise _explained(doing, error) from error
+
+
+def _explained(doing: str, error: Exception) -> MemorystoreChatError:
+    for answer in (error, error.__cause__):  # a cluster's client may give up over an answer
+        if isinstance(answer, ResponseError):
+            code, hint = _hint(_REFUSALS, answer)
+            if hint:
+                prefix = f"{code} " if code.isupper() else ""
+                reason = f"{prefix}{_text(answer).removeprefix(prefix)}"
+                return MemorystoreChatError(f"The server refused {doing}: {reason}. {hint}")
+    text = _text(error)
+    if not isinstance(error, (*OUTAGES, InvalidResponse)):
+        return MemorystoreChatError(f"The server refused {doing}: {text}.")
+    kind = f"{type(error).__module__}.{type(error).__qualname__}"
+    hint = _hint(_FAILURES, error)[1]
+    return ConnectError(f"The connection failed while {doing} ({kind}: {text}). {hint}")
+
+
+def _hint(table: tuple[tuple[str, Any, str], ...], error: Exception) -> tuple[str, str]:
+    text = _text(error)
+    for words, kind, hint in table:
+        if isinstance(error, kind) or (words and re.search(rf"\b{words}\b", text)):
+            return words, hint
+    return "", ""
+
+
 def _text(error: Exception) -> str:
     """The first line of an error's text, without what was sent and where in a script it was."""
     text = _PIPELINE_NOTES.sub(lambda found: found["error"] or "", str(error))
     text = _SCRIPT_NOTES.sub("", text.partition("\n")[0]).strip(" .\r")
     return _SCRIPT_NOPERM.sub("NOPERM ", text)
-
-
-def _refusal(error: RedisError) -> tuple[str, str]:
-    """The code of what the server refused and what to do about it; empty if none is known."""
-    text = _text(error)
-    for code, kind, hint in _REFUSALS:
-        if text.startswith(f"{code} ") or (kind is not None and isinstance(error, kind)):
-            return code, hint
-    return "", _TOO_LARGE if "invalid bulk length" in text else ""

@@ -15,10 +15,6 @@ def require(module: str, *, extra: str = "", install: str = "") -> ModuleType:
     Raises:
         ModuleNotFoundError: The library is missing; the text names the command that installs it.
             An import error inside an installed library is passed on as it is.
-
-    Example:
-        >>> require("json", extra="agents").__name__
-        'json'
     """
     try:
         return import_module(module)

@@ -1,7 +1,7 @@
 """The chat history: one conversation in one Redis list."""
 
 from collections.abc import Iterable, Sequence
-from typing import cast
+from typing import TYPE_CHECKING
 from uuid import UUID
 
 from langchain_core.messages import BaseMessage
@@ -9,7 +9,6 @@ from redis.crc import key_slot
 
 from memorystore_chat import codec
 from memorystore_chat.arguments import check_count, check_text, type_name
-from memorystore_chat.base_history import BaseChatMessageHistory
 from memorystore_chat.commands import (
     AsyncClient,
     Client,
@@ -21,6 +20,12 @@ from memorystore_chat.commands import (
 )
 from memorystore_chat.conversation import is_result, is_users, sendable
 from memorystore_chat.errors import CorruptHistoryError
+
+try:
+    from langchain_core.chat_history import BaseChatMessageHistory
+except ImportError:  # langchain-core 2.0 has none, nor conveniences such as add_user_message()
+    if not TYPE_CHECKING:
+        BaseChatMessageHistory = object
 
 CLOCK_ALLOWANCE = 60_000
 """Milliseconds by which the clocks of programs that append to one session may differ."""
@@ -34,36 +39,34 @@ class MemorystoreChatMessageHistory(BaseChatMessageHistory):
 
     The session is one Redis list, oldest message first. Reading is one round trip, and so is
     appending any number of messages: they are stored all or none, and once even if the client
-    has to send them again because a reply was lost. A signal (Ctrl-C, a notebook's stop button, an
-    alarm) that arrives in the middle of a command is handled once the command ends.
+    has to send them again because a reply was lost. A signal that arrives in the middle of a
+    command (Ctrl-C, an alarm) is handled once the command ends.
 
     Args:
         client: A connected ``redis.Redis`` or ``redis.cluster.RedisCluster``, or one of their
             asyncio kinds, with or without ``decode_responses=True``. Whoever opened it closes it.
-            With an asyncio client only the methods that begin with ``a`` work, in the event loop
-            that opened its connections; the others raise a TypeError.
+            With an asyncio client only the methods that begin with ``a`` work.
         session_id: Names the conversation; any non-empty text.
-        ttl: Seconds until the session expires, counted from its newest message. It is set by the
-            same atomic write that appends, and by nothing else: reading does not extend it, and
-            neither does an append that is found to be stored already. None leaves the expiry of
-            the session as it is.
+        ttl: Seconds until the session expires, counted from its newest message: the write that
+            appends sets it, reading does not extend it. None leaves the session's expiry as it is.
         key_prefix: The Redis key is ``key_prefix + session_id`` in UTF-8.
         window: Read at most this many of the newest messages. What is handed out begins at a
-            user's message, so it can be shorter, and is empty if none of them is the user's;
-            choose a window longer than your longest tool exchange. While a tool's result waits
-            for the model's answer, the turn is handed out whole, however long, by a second read.
+            user's message, so it can be shorter, or empty; choose a window longer than your
+            longest tool exchange. While a tool's result waits for the model's answer, the turn is
+            handed out whole, however long, by a second read.
         max_messages: Keep at most this many of the newest messages; older ones are dropped for
             good by the write that exceeds it. Reading then begins at a user's message too.
         async_client: A ``redis.asyncio`` client beside a synchronous one, for the methods that
             begin with ``a``. Without it they use the synchronous one in a thread.
 
     Attributes:
-        client, session_id, ttl, window, max_messages: As given.
-        key: The Redis key of the session.
+        key: The Redis key of the session. The options are attributes, too.
 
     Raises:
-        TypeError: An argument is of the wrong type; the message says what is accepted.
-        ValueError: An argument is not acceptable; the message says what is.
+        TypeError: An argument is of the wrong type.
+        ValueError: An argument is not acceptable.
+        ConnectError: From every method: the server cannot be reached or did not answer.
+        MemorystoreChatError: From every method: the server refused, as when its memory is full.
 
     Example:
         >>> from memorystore_chat import MemorystoreChatMessageHistory, connect
@@ -111,15 +114,12 @@ class MemorystoreChatMessageHistory(BaseChatMessageHistory):
 
         They can be sent to a model as they are. If messages may have been cut off before them
         (by ``window`` or ``max_messages``, or because the session begins inside a tool exchange),
-        they begin at a user's message. A tool call without a result, as a program leaves that
-        stopped in between, is followed by a ToolMessage that says so, so append a tool's result
-        before you read again; a result without its call is left out. What is stored does not
-        change, and ``len(history)`` counts it.
+        they begin at a user's message. A tool call without a result is followed by a ToolMessage
+        that says so; a result without its call is left out. What is stored does not change, and
+        ``len(history)`` counts it.
 
         Raises:
             CorruptHistoryError: A stored element is not a message.
-            ConnectError: The server cannot be reached or did not answer.
-            MemorystoreChatError: The server refused, as for a key of another type.
         """
         return self._sender.run(self._doing("reading"), self._reading(), "aget_messages")
 
@@ -134,29 +134,23 @@ class MemorystoreChatMessageHistory(BaseChatMessageHistory):
 
         A client that retries (as those of ``connect()`` do) stores them once, whatever replies
         are lost: each append has an id with its time, and the server looks for it among the
-        messages that were appended since. (It looks at the newest 100 in any case, allows clocks
-        to differ by a minute, and stops after 20,000 or at ``max_messages``.)
+        messages that were appended since (the newest 100 in any case, 20,000 or ``max_messages``
+        at most; clocks may differ by a minute).
 
-        If this raises ConnectError, the messages may or may not have been stored, and calling it
-        again is a new append, unless both calls are given the same ``append_id``: then the second
-        changes nothing if the first was stored.
+        If this raises ConnectError, the messages may or may not have been stored. Calling it again
+        is a new append, unless both calls are given the same ``append_id``.
 
         Args:
             messages: LangChain messages, oldest first; none is fine and does nothing. A message
-                chunk is stored as a whole message. A tool's ``artifact`` and
-                ``response_metadata``, which no model is sent, are stored in pydantic's JSON form;
-                what has none becomes None, with a logged warning.
-            append_id: A UUID of your own for this append, which makes it safe to repeat. Best is
-                a UUIDv7, whose time ends the search early. An id belongs to one batch: a batch
-                with another last message is stored in addition, and one with the same last
-                message is taken for the first.
+                chunk is stored as a whole message. What has no JSON form is refused; in a tool's
+                ``artifact`` and in ``response_metadata``, which no model is sent, it becomes None.
+            append_id: A UUID of your own for this batch of messages, which makes the append safe
+                to repeat. Best is a UUIDv7, whose time ends the search early.
 
         Raises:
             TypeError: Something in ``messages`` is not a LangChain message.
             ValueError: A message cannot be stored so that it could be read back; nothing of the
                 batch was.
-            ConnectError: The server cannot be reached or did not answer.
-            MemorystoreChatError: The server refused, as when its memory is full.
         """
         steps = self._appending(messages, append_id)
         self._sender.run(self._doing("appending to"), steps, "aadd_messages")
@@ -175,12 +169,7 @@ class MemorystoreChatMessageHistory(BaseChatMessageHistory):
     def clear(self) -> None:
         """Delete the session's messages for good, and what ``repair()`` moved away from it.
 
-        Clearing an empty session is fine. An append whose first try is still under way, because a
-        proxy or relay holds it back, is not undone by it: it may arrive afterwards.
-
-        Raises:
-            ConnectError: The server cannot be reached or did not answer.
-            MemorystoreChatError: The server refused.
+        An append that a proxy still holds back may arrive afterwards.
         """
         self._sender.run(self._doing("clearing"), self._clearing(), "aclear")
 
@@ -191,21 +180,15 @@ class MemorystoreChatMessageHistory(BaseChatMessageHistory):
     def repair(self, *, dry_run: bool = True) -> list[CorruptHistoryError]:
         """Find the elements that cannot be read, and move them out of the way.
 
-        They go to a list of their own, which gets the time to live of the session and is deleted
-        with it by ``clear()``. Its key is ``codec.aside_key(history.key)``: no text, so that it is
-        nobody's session. Each element is copied before it is removed, so an interruption loses
-        nothing. What can be read but no model takes, such as a call without a result, needs no
-        repair: ``messages`` hands it out mended.
+        They go to a list of their own, ``codec.aside_key(history.key)``, which gets the time to
+        live of the session and is deleted with it by ``clear()``. Each element is copied before
+        it is removed, so an interruption loses nothing.
 
         Args:
             dry_run: Only report.
 
         Returns:
             One error per broken element, oldest first, with its position before the repair.
-
-        Raises:
-            ConnectError: The server cannot be reached or did not answer.
-            MemorystoreChatError: The server refused.
         """
         return self._sender.run(self._doing("repairing"), self._repairing(dry_run), "arepair")
 
@@ -250,10 +233,9 @@ class MemorystoreChatMessageHistory(BaseChatMessageHistory):
         return sendable(turn, cut=True)
 
     def _elements(self, start: int) -> Steps[list[bytes]]:
+        elements: list[bytes]
         [elements] = yield [Command("LRANGE", (self._key,), (start, -1), kind=list)]
-        if not all(type(element) is bytes for element in elements):
-            raise ForeignReplyError
-        return cast("list[bytes]", elements)
+        return elements
 
     def _decoded(self, element: bytes, position: int) -> BaseMessage:
         try:
@@ -262,8 +244,9 @@ class MemorystoreChatMessageHistory(BaseChatMessageHistory):
             raise CorruptHistoryError(self.key, position, str(error)) from error
 
     def _count(self) -> Steps[int]:
+        count: int
         [count] = yield [Command("LLEN", (self._key,), kind=int)]
-        return cast("int", count)
+        return count
 
     def _clearing(self) -> Steps[None]:
         keys = (self._key, codec.aside_key(self.key))
@@ -278,20 +261,16 @@ class MemorystoreChatMessageHistory(BaseChatMessageHistory):
                 self._decoded(element, index)
             except CorruptHistoryError as error:
                 found.append(error)
-        if found and not dry_run:
-            yield from self._moving_aside([elements[error.index] for error in found])
-        return found
-
-    def _moving_aside(self, broken: list[bytes]) -> Steps[None]:
-        aside = (codec.aside_key(self.key),)
+        if dry_run or not found:
+            return found
+        broken, aside = [elements[error.index] for error in found], (codec.aside_key(self.key),)
         [left] = yield [Command("PTTL", (self._key,), kind=int)]
-        copy = Command("RPUSH", aside, tuple(broken), kind=int)
         expire = [Command("PEXPIRE", aside, (left,), kind=int)] if left > 0 else []
         # The expiry also first: refused, if it is, before anything is written.
-        for command in (*expire, copy, *expire):
+        for command in (*expire, Command("RPUSH", aside, tuple(broken), kind=int), *expire):
             yield [command]
-        for element in broken:
-            yield [Command("LREM", (self._key,), (1, element), kind=int)]
+        yield [Command("LREM", (self._key,), (1, element), kind=int) for element in broken]
+        return found
 
     def _appending(self, messages: Sequence[BaseMessage], append_id: str | None) -> Steps[None]:
         if isinstance(messages, str | BaseMessage) or not isinstance(messages, Iterable):

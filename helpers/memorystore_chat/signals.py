@@ -29,16 +29,6 @@ def postponed() -> Iterator[None]:
     It does so in the main thread, where Python runs them; elsewhere, and inside another such
     block, it changes nothing. A second Ctrl-C runs its handler at once, in the middle of whatever
     is under way. Only the usual signals are put off, and only if they have a handler in Python.
-
-    Example:
-        >>> signal.signal(signal.SIGUSR1, lambda *_: print("handled"))
-        <Handlers.SIG_DFL: 0>
-        >>> with postponed():
-        ...     signal.raise_signal(signal.SIGUSR1)
-        ...     print("answered")
-        answered
-        handled
-        >>> _ = signal.signal(signal.SIGUSR1, signal.SIG_DFL)
     """
     global _waiting
     if _waiting or not _in_main_thread():
