@@ -119,14 +119,15 @@ def test_delete_by_age(stored_saver: MemorystoreSaver, monkeypatch: pytest.Monke
     talk(stored_saver, "ada", "eve")
     hour = timedelta(hours=1)
     assert threads.delete(stored_saver, all_threads=True, idle_for=hour).sessions == 0
-    look = threads.scan
+    look = MemorystoreSaver.threads
 
-    def look_and_go_on(saver: MemorystoreSaver) -> Any:
-        found = look(saver)
-        talk(saver, "eve")
+    def look_and_go_on(saver: MemorystoreSaver, thread_ids: Any = None) -> Any:
+        found = look(saver, thread_ids)
+        if thread_ids is None:
+            talk(saver, "eve")
         return found
 
-    monkeypatch.setattr(threads, "scan", look_and_go_on)
+    monkeypatch.setattr(MemorystoreSaver, "threads", look_and_go_on)
     report = threads.delete(stored_saver, all_threads=True, idle_for=1e-6, dry_run=False)
     assert (report.sessions, report.changed) == (1, 1)
     assert [thread.thread_id for thread in look(stored_saver)] == ["eve"]

@@ -1,24 +1,37 @@
 """A client that lets something happen between two round trips of the function under test."""
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import redis
 from redis.client import Pipeline
+
+from memorystore_chat.commands import script
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
 
 class InterferingRedis(redis.Redis):
-    """A real client that calls ``actions[n]`` just before its nth pipeline, counted from 1.
+    """A real client that acts once, just before a command or a script of ours is first sent.
 
-    Pipelines that only look for servers or keys (CLUSTER NODES, SCAN) do not count.
+    Attributes:
+        before: What to do, by the command's name or the script's.
+        trips: How many pipelines were sent.
     """
 
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
-        self.actions: dict[int, Callable[[], object]] = {}
-        self.pipelines = 0
+        self.before: dict[str, Callable[[], object]] = {}
+        self.trips = 0
+
+    def execute_command(self, *parts: Any, **options: Any) -> Any:
+        self.meet(parts)
+        return cast("Any", super()).execute_command(*parts, **options)
+
+    def meet(self, parts: Any) -> None:
+        for name in [*self.before]:
+            if parts[0] == name or ("/" in name and script(name).sha == parts[1]):
+                self.before.pop(name)()
 
     def pipeline(self, *_args: Any, **_options: Any) -> Any:
         return _InterferingPipeline(self)
@@ -30,9 +43,7 @@ class _InterferingPipeline(Pipeline):
         self._client = client
 
     def execute(self, *args: Any, **options: Any) -> Any:
-        names = {command[0][0] for command in self.command_stack}
-        if not names & {"CLUSTER NODES", "SCAN"}:
-            self._client.pipelines += 1
-            if action := self._client.actions.get(self._client.pipelines):
-                action()
+        self._client.trips += 1
+        for parts, _ in self.command_stack:
+            self._client.meet(parts)
         return super().execute(*args, **options)

@@ -1,7 +1,7 @@
 """Many sessions at once: list, expire, delete, export, load, and copy them from another library.
 
 Every function takes a ``redis.Redis`` or ``redis.cluster.RedisCluster`` and works on servers that
-refuse KEYS, OBJECT, CONFIG, CLIENT and MEMORY. In memory there are some hundred sessions at a time,
+refuse KEYS, OBJECT, CONFIG, CLIENT and MEMORY. In memory there are a hundred sessions at a time,
 and the keys: to recognize those that SCAN answers twice.
 
 What they find is complete, or they raise an error that says to run them again: a server that is

@@ -8,26 +8,28 @@
 --
 -- Answers 1 if the session holds the elements, or would, and 0 if something else is there.
 
-local key, ttl, offset = KEYS[1], ARGV[2], 3
-local number = #ARGV - offset
+local key, ttl, number = KEYS[1], ARGV[2], #ARGV - 3
+local kind = redis.call('TYPE', key).ok
+if kind ~= 'none' and kind ~= 'list' then
+  return 0
+end
 local present = redis.call('LRANGE', key, 0, number - 1)
 for i, element in ipairs(present) do
-  if element ~= ARGV[offset + i] then
+  if element ~= ARGV[3 + i] then
     return 0
   end
 end
-if #present == number or ARGV[3] == '1' and (#present == 0 or ARGV[1] == 'extend') then
+if #present == number then
+  return 1
+elseif #present > 0 and ARGV[1] == 'new' then
+  return 0
+elseif ARGV[3] == '1' then
   return 1
 end
-if #present > 0 and ARGV[1] == 'new' then
-  return 0
-end
 if ttl ~= '0' then
-  -- If it is refused, it is before anything is written.
-  redis.call('PEXPIRE', key, ttl)
+  redis.call('PEXPIRE', key, ttl)  -- if it is refused, it is before anything is written
 end
--- unpack() takes fewer than 8,000 values.
-for first = offset + #present + 1, #ARGV, 5000 do
+for first = 4 + #present, #ARGV, 5000 do  -- unpack() takes fewer than 8,000 values
   redis.call('RPUSH', key, unpack(ARGV, first, math.min(first + 4999, #ARGV)))
 end
 if ttl ~= '0' then

@@ -2,16 +2,22 @@
 
 import textwrap
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal, TypeAlias
+from typing import Any, ClassVar, Literal
 
-Action: TypeAlias = Literal["delete", "expire", "export", "load", "copy"]
-
-_WORDS: dict[Action, tuple[str, str]] = {
+_WORDS = {
     "delete": ("delete", "Deleted"),
     "expire": ("set the time to live of", "Set the time to live of"),
     "export": ("export", "Exported"),
     "load": ("load", "Loaded"),
     "copy": ("copy", "Copied"),
+}
+_REMARKS = {
+    "missing": "not found",
+    "undated": "left because their age is not known",
+    "changed": "left because they were used meanwhile",
+    "existing": "there already",
+    "conflicting": "left out because something else is there",
+    "unreadable": "unreadable",
 }
 
 
@@ -28,13 +34,13 @@ class Report:
             messages.
         missing: Ids that were asked for and have no session.
         undated: Sessions left as they are because it is not known when they were last used.
-        changed: Sessions left as they are because they were appended to in the meantime.
+        changed: Sessions left as they are because they were used in the meantime.
         existing: Sessions that were at their destination already, and are unchanged.
         conflicting: Sessions that were left out because their destination holds something else.
         unreadable: Copied messages that cannot be read; ``history.repair()`` moves them aside.
     """
 
-    action: Action
+    action: Literal["delete", "expire", "export", "load", "copy"]
     dry_run: bool
     sessions: int = 0
     messages: int = 0
@@ -46,27 +52,20 @@ class Report:
     conflicting: int = 0
     unreadable: int = 0
 
-    thing: ClassVar[str] = "session"
-    part: ClassVar[str] = "message"
+    things: ClassVar[tuple[str, str]] = "session", "message"
 
     def __repr__(self) -> str:
         would, done = _WORDS[self.action]
         start = f"Would {would}" if self.dry_run else done
+        whole, part = map(counted, (self.sessions, self.messages), self.things)
         size = f"{self.bytes / 1e6:,.1f} MB" if self.bytes >= 100_000 else "less than 0.1 MB"
-        number = counted(self.messages, self.part)
-        parts = [f"{start} {counted(self.sessions, self.thing)} ({number}, {size})"]
-        remarks = {
-            f"{self.missing:,} not found": self.missing,
-            f"{self.undated:,} left because their age is not known": self.undated,
-            f"{self.changed:,} left because they were appended to meanwhile": self.changed,
-            f"{self.existing:,} there already": self.existing,
-            f"{self.conflicting:,} left out because something else is there": self.conflicting,
-            f"{counted(self.unreadable, 'message')} cannot be read": self.unreadable,
-        }
-        parts += [remark for remark, number in remarks.items() if number]
+        numbers = vars(self)
+        remarks = [
+            f"{numbers[name]:,} {words}" for name, words in _REMARKS.items() if numbers[name]
+        ]
         if self.dry_run:
-            parts.append("nothing was changed, dry_run=False does it")
-        return "; ".join(parts) + "."
+            remarks.append("nothing was changed, dry_run=False does it")
+        return "; ".join([f"{start} {whole} ({part}, {size})", *remarks]) + "."
 
     def _repr_pretty_(self, printer: Any, _cycle: bool) -> None:
         """What a notebook shows: lines that fit a narrow window."""
@@ -76,13 +75,13 @@ class Report:
 class ThreadReport(Report):
     """What a function of `threads` did: ``sessions`` are threads, and ``messages`` checkpoints."""
 
-    thing, part = "thread", "checkpoint"
+    things = "thread", "checkpoint"
 
 
-class ThreadExport(ThreadReport):
+class ThreadExport(Report):
     """What `threads.export` did: ``sessions`` are threads."""
 
-    part = "message"
+    things = "thread", "message"
 
 
 def counted(number: int, thing: str) -> str:

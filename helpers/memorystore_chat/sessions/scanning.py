@@ -6,25 +6,15 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from hashlib import sha1
-from itertools import islice
-from typing import NamedTuple
+from typing import Any, TypeAlias
 
 from memorystore_chat import codec
-from memorystore_chat.arguments import check_count, check_text
-from memorystore_chat.commands import Client
-from memorystore_chat.sessions.servers import (
-    BUDGET,
-    MOST,
-    Order,
-    ask,
-    batches,
-    check_client,
-    keys,
-    settled,
-)
+from memorystore_chat.arguments import check_count, check_ids, check_text
+from memorystore_chat.commands import Client, Command, Scan, script
+from memorystore_chat.sessions.servers import ask, check_client, settled
 
-_LISTING = "listing sessions"
+MOST = 100
+"""How many sessions one round trip may concern."""
 
 
 @dataclass(frozen=True)
@@ -52,12 +42,8 @@ class Session:
     last: datetime | None
 
 
-class Found(NamedTuple):
-    """A session, and its newest element: its SHA-1, and the id of its append as a number."""
-
-    session: Session
-    sha: str
-    append: int
+Found: TypeAlias = tuple[Session, bytes]
+"""A session and its newest element."""
 
 
 def scan(client: Client, *, key_prefix: str = "") -> Iterator[Session]:
@@ -82,9 +68,8 @@ def scan(client: Client, *, key_prefix: str = "") -> Iterator[Session]:
         >>> list(sessions.scan(connect("embedded"), key_prefix="nothing-here:"))
         []
     """
-    check_client(client)
-    check_text("key_prefix", key_prefix)
-    return (found.session for found in _scanned(client, key_prefix))
+    found = find(client, None, key_prefix, Counter())
+    return (session for batch in found for session, _ in batch)
 
 
 def newest(client: Client, *, key_prefix: str, limit: int) -> tuple[list[Session], int]:
@@ -93,42 +78,59 @@ def newest(client: Client, *, key_prefix: str, limit: int) -> tuple[list[Session
     Those without a known time come last. The ids of a program's appends grow, also within a
     millisecond.
     """
-    check_client(client)
-    check_text("key_prefix", key_prefix)
     check_count("limit", limit, "sessions")
+
+    def order(one: Found) -> tuple[int, str]:
+        append = codec.id_of_append(one[1])
+        return -append.int if append else 0, one[0].id
+
     number = 0
-
-    def counted() -> Iterator[Found]:
-        nonlocal number
-        for found in _scanned(client, key_prefix):
-            number += 1
-            yield found
-
-    first = heapq.nsmallest(limit, counted(), key=lambda found: (-found.append, found.session.id))
-    return [found.session for found in first], number
-
-
-def _scanned(client: Client, key_prefix: str) -> Iterator[Found]:
-    with settled(client, _LISTING):
-        yield from find(client, None, key_prefix, Counter())
+    first: list[Found] = []
+    for batch in find(client, None, key_prefix, Counter()):
+        number += len(batch)
+        first = heapq.nsmallest(limit, [*first, *batch], key=order)
+    return [session for session, _ in first], number
 
 
 def find(
-    client: Client, ids: Sequence[str] | None, key_prefix: str, counts: Counter[str]
-) -> Iterator[Found]:
-    """The sessions under the prefix, or those of the ids; ids without one count as missing."""
-    if ids is None:
+    client: Client, ids: Iterable[str] | None, key_prefix: str, counts: Counter[str]
+) -> Iterator[list[Found]]:
+    """The sessions under the prefix, or those of the ids; ids without one count as missing.
+
+    They come in batches, and the servers are compared when the last one was worked off.
+    """
+    check_client(client)
+    check_text("key_prefix", key_prefix)
+    keys = None
+    if ids is not None:
+        keys = [(key_prefix + id_).encode() for id_ in check_ids("ids", ids)]
+    return _batches(client, keys, key_prefix, counts)
+
+
+def _batches(
+    client: Client, keys: list[bytes] | None, key_prefix: str, counts: Counter[str]
+) -> Iterator[list[Found]]:
+    with settled(client, doing := "listing sessions"):
         pattern = re.sub(rb"([\\*?\[\]])", rb"\\\1", key_prefix.encode()) + b"*"
-        names = _once(keys(client, pattern))
-    else:
-        names = ((key_prefix + id_).encode() for id_ in dict.fromkeys(ids))
-    while batch := list(islice(names, MOST)):
-        number = 0
-        for found in _inspected(client, batch, key_prefix):
-            number += 1
+        # SCAN may answer a key twice.
+        names = list(dict.fromkeys(ask(client, doing, Scan(pattern)) if keys is None else keys))
+        for start in range(0, len(names), MOST):
+            batch = names[start : start + MOST]
+            replies = look(client, doing, batch)
+            found = [
+                (session, reply[-1])
+                for name, reply in zip(batch, replies, strict=True)
+                if (session := _session(name, reply, key_prefix))
+            ]
+            if keys is not None:
+                counts["missing"] += len(batch) - len(found)
             yield found
-        if ids is not None:
-            counts["missing"] += len(batch) - number
+
+
+def look(client: Client, doing: str, names: Sequence[bytes]) -> list[Any]:
+    """What ``look.lua`` says of each key."""
+    how = script("sessions/look")
+    return ask(client, doing, [Command("", (name,), script=how, kind=list) for name in names])
 
 
 def is_message(element: bytes) -> bool:
@@ -140,38 +142,20 @@ def is_message(element: bytes) -> bool:
     return True
 
 
-def _once(names: Iterable[bytes]) -> Iterator[bytes]:
-    """The keys that are text, each once."""
-    seen = set[bytes]()
-    for name in names:
-        if name not in seen and name.decode(errors="ignore").encode() == name:
-            seen.add(name)
-            yield name
-
-
-def _inspected(client: Client, names: Sequence[bytes], key_prefix: str) -> Iterator[Found]:
-    """Those of the keys that are sessions."""
-    orders: list[Order] = [
-        order for name in names for order in (("LLEN", name), ("TTL", name), ("MEMORY USAGE", name))
-    ]
-    replies = iter(ask(client, _LISTING, orders))
-    lists = [entry for entry in zip(names, replies, replies, replies, strict=True) if entry[1]]
-    # An unknown size is taken for a large one, so that a reply stays within the budget.
-    for batch in batches(lists, lambda entry: entry[3] or BUDGET // 8):
-        orders = [o for name, *_ in batch for o in (("LINDEX", name, 0), ("LINDEX", name, -1))]
-        ends = iter(ask(client, _LISTING, orders))
-        for (name, length, ttl, size), oldest, last in zip(batch, ends, ends, strict=True):
-            if not (oldest and last and (is_message(last) or is_message(oldest))):
-                continue
-            session = Session(
-                id=name.decode()[len(key_prefix) :],
-                key=name.decode(),
-                messages=length,
-                ttl=ttl if ttl >= 0 else None,
-                bytes=size or length * (len(oldest) + len(last)) // 2,
-                first=codec.appended_at(oldest),
-                last=codec.appended_at(last),
-            )
-            append = codec.id_of_append(last)
-            sha = sha1(last, usedforsecurity=False).hexdigest()
-            yield Found(session, sha, append.int if append else 0)
+def _session(name: bytes, reply: list[Any], key_prefix: str) -> Session | None:
+    """What is under a key, if it is a session."""
+    key = name.decode(errors="ignore")
+    if not reply or key.encode() != name:
+        return None
+    length, ttl, size, oldest, last = reply
+    if not (is_message(last) or is_message(oldest)):
+        return None
+    return Session(
+        id=key[len(key_prefix) :],
+        key=key,
+        messages=length,
+        ttl=ttl if ttl >= 0 else None,
+        bytes=size,
+        first=codec.appended_at(oldest),
+        last=codec.appended_at(last),
+    )

@@ -1,29 +1,29 @@
 """Threads of a checkpointer, many at once, and sessions that become threads or come from them.
 
 Needs the extra ``agents``. `scan`, `delete`, `expire` and `export` do for many threads what the
-methods of `MemorystoreSaver` do for one, a thread at a time.
+methods of `MemorystoreSaver` do for one, a thread at a time; its ``key_prefix`` says which.
 """
 
 import json
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from datetime import datetime, timedelta
-from typing import Any, Literal
+from typing import Any, Literal, cast
 from uuid import NAMESPACE_URL, uuid5
 
-from langchain_core.messages import BaseMessage
+from langchain_core.messages import BaseMessage, RemoveMessage
 
 from memorystore_chat import codec
 from memorystore_chat.arguments import check_count, check_ids, check_text, type_name
-from memorystore_chat.commands import Command, Sender, Steps
-from memorystore_chat.conversation import is_result, is_users, sendable
+from memorystore_chat.commands import Client, Command
+from memorystore_chat.conversation import is_users, sendable
 from memorystore_chat.errors import CorruptHistoryError
 from memorystore_chat.extras import require
 from memorystore_chat.history import MemorystoreChatMessageHistory
-from memorystore_chat.sessions.changing import check_flag, moment_before
+from memorystore_chat.sessions.changing import check_flags, moment_before
 from memorystore_chat.sessions.moving import File, opened_for_writing
 from memorystore_chat.sessions.report import ThreadExport, ThreadReport
-from memorystore_chat.sessions.servers import check_client
+from memorystore_chat.sessions.servers import ask, check_client
 
 require("langgraph.graph", extra="agents")
 
@@ -37,7 +37,7 @@ def scan(saver: MemorystoreSaver) -> list[ThreadInfo]:
     """List the saver's threads, by their ids.
 
     Args:
-        saver: A saver with a synchronous client; its ``key_prefix`` says which threads.
+        saver: A saver with a synchronous client.
 
     Returns:
         Of each its id, the number of its checkpoints, its size, when it expires, when its newest
@@ -52,8 +52,7 @@ def scan(saver: MemorystoreSaver) -> list[ThreadInfo]:
         >>> scan(MemorystoreSaver(connect("embedded"), key_prefix="nothing-here:"))
         []
     """
-    _check_saver(saver, MemorystoreSaver)
-    return list(saver.threads())
+    return _find(saver, None, Counter())
 
 
 def delete(
@@ -66,14 +65,13 @@ def delete(
 ) -> ThreadReport:
     """Delete threads with all their checkpoints, by id or by age; by default only count them.
 
-    By age, a thread is looked at once more directly before; one that goes on in the very moment of
-    its deletion is deleted, and what its turn writes afterwards is stored anew.
+    By age, a thread is looked at once more directly before; what the turn of one that goes on in
+    the moment of its deletion writes afterwards is stored anew.
 
     Args:
         saver: As for `scan`.
         ids: Thread ids; None stands for all of the saver.
         idle_for: Only threads whose newest checkpoint is at least so old: a timedelta or seconds.
-            Those without a checkpoint are kept.
         all_threads: Must be True if ``ids`` doesn't say which.
         dry_run: Only say what would be deleted.
 
@@ -81,8 +79,8 @@ def delete(
         TypeError, ValueError: An argument is not acceptable, or nothing says which threads.
         MemorystoreChatError: As for `scan`; some may be deleted.
     """
-    _check_saver(saver, MemorystoreSaver)
-    return _change("delete", saver.delete_thread, saver, ids, idle_for, all_threads, dry_run)
+    given = (saver, ids, idle_for, all_threads, dry_run)
+    return _change("delete", MemorystoreSaver.delete_thread, *given)
 
 
 def expire(
@@ -96,51 +94,36 @@ def expire(
 ) -> ThreadReport:
     """Set how long threads have to live from now; by default only count them.
 
-    It holds until the next write of a saver that has a ``ttl`` of its own.
-
-    Args:
-        saver: As for `scan`.
-        ids: As for `delete`.
-        ttl: Seconds from now until they are gone; None lets them stay until they are deleted.
-        idle_for: As for `delete`.
-        all_threads: As for `delete`.
-        dry_run: Only say which threads it would concern.
-
-    Raises:
-        TypeError, ValueError, MemorystoreChatError: As for `delete`.
+    ``ttl`` is in seconds from now; None lets them stay until they are deleted. It holds until the
+    next write of a saver that has a ``ttl`` of its own. The other arguments and the errors are
+    those of `delete`.
     """
     check_count("ttl", ttl, "seconds", optional=True)
 
-    def set_ttl(thread_id: str) -> object:
+    def change(saver: MemorystoreSaver, thread_id: str) -> object:
         return saver.persist(thread_id) if ttl is None else saver.expire(thread_id, ttl)
 
-    return _change("expire", set_ttl, saver, ids, idle_for, all_threads, dry_run)
+    return _change("expire", change, saver, ids, idle_for, all_threads, dry_run)
 
 
 def export(
     saver: MemorystoreSaver, file: File, *, ids: Iterable[str] | None = None
-) -> ThreadReport:
+) -> ThreadExport:
     """Write the messages of threads to a file, for people and programs that don't know LangGraph.
 
     A line is one message, ``{"thread_id": ..., "type": ..., "data": {...}}``, with LangChain's
     ``type`` and ``data``. Checkpoints are not in the file, and no function here loads it.
-
-    Args:
-        saver: As for `scan`.
-        file: As for `sessions.export`.
-        ids: Thread ids; None stands for all of the saver.
-
-    Raises:
-        TypeError, ValueError, MemorystoreChatError: As for `scan` and `sessions.export`.
+    Arguments and errors are as for `scan`, `delete` and `sessions.export`.
     """
     counts: Counter[str] = Counter()
     found = _find(saver, ids, counts)
     with opened_for_writing(file) as opened:
         for thread in found:
-            messages = codec.encode(messages_of(saver, thread.thread_id), codec.new_append_id())
-            for element in messages:
-                record = {"thread_id": thread.thread_id, **json.loads(element)}
-                del record["id"]
+            messages = messages_of(saver, thread.thread_id)
+            for element in codec.encode(messages, codec.new_append_id()):
+                message = json.loads(element)
+                record = {"thread_id": thread.thread_id}
+                record |= {"type": message["type"], "data": message["data"]}
                 line = json.dumps(record, ensure_ascii=False).encode() + b"\n"
                 opened.write(line)
                 counts.update(messages=1, bytes=len(line))
@@ -158,13 +141,13 @@ def take_over(
     or one made of its append. A tool's late result takes the place of what stood in for it.
 
     Args:
-        history: The session, with a synchronous client; at most its ``window`` messages are taken
-            over.
+        history: The session, with a synchronous client. Of one with a ``window`` that much is
+            taken over, and what is before it from the user's message on that it answers.
         saver: Any checkpointer of LangGraph, such as a ``MemorystoreSaver``.
         thread_id: The thread, as ``config["configurable"]["thread_id"]`` names it.
 
     Returns:
-        How many messages the session has, or its window.
+        How many messages are taken over, those that were before included.
 
     Raises:
         TypeError: ``history`` or ``saver`` is something else.
@@ -183,30 +166,23 @@ def take_over(
         >>> saver.delete_thread("docs-thread")
         >>> history.clear()
     """
-    if not isinstance(history, MemorystoreChatMessageHistory):
-        raise TypeError(
-            f"history is a {type_name(history)}; it takes a MemorystoreChatMessageHistory."
-        )
+    _check_kind("history", history, MemorystoreChatMessageHistory)
     graph, config = _graph(saver, thread_id)
-    there = {message.id for message in messages_of(saver, thread_id)}
-    messages = _with_stable_ids(history, there)
+    messages = _with_stable_ids(history)
+    there = {message.id or "" for message in messages_of(saver, thread_id)}
+    taken = {message.id for message in messages}
+    calls = tuple(f"no-result-{id_}-" for id_ in taken)
+    answered = [RemoveMessage(id=id_) for id_ in there - taken if id_.startswith(calls)]
     if messages:
-        graph.update_state(config, {"messages": messages}, as_node="session")
+        graph.update_state(config, {"messages": [*answered, *messages]}, as_node="session")
     return len(messages)
 
 
 def messages_of(saver: BaseCheckpointSaver[Any], thread_id: str) -> list[BaseMessage]:
     """The messages of a thread, oldest first; none if there is no such thread.
 
-    ``history.add_messages(messages_of(saver, thread_id))`` makes a session of it.
-
-    Args:
-        saver: Any checkpointer of LangGraph.
-        thread_id: The thread.
-
-    Raises:
-        TypeError: ``saver`` is something else.
-        MemorystoreChatError: The thread cannot be read.
+    ``history.add_messages(messages_of(saver, thread_id))`` makes a session of it. Arguments and
+    errors are as for `take_over`.
     """
     graph, config = _graph(saver, thread_id)
     return list(graph.get_state(config).values.get("messages", []))
@@ -214,15 +190,14 @@ def messages_of(saver: BaseCheckpointSaver[Any], thread_id: str) -> list[BaseMes
 
 def _change(
     action: Literal["delete", "expire"],
-    change: Callable[[str], object],
+    change: Callable[[MemorystoreSaver, str], object],
     saver: MemorystoreSaver,
     ids: Iterable[str] | None,
     idle_for: timedelta | float | None,
     all_threads: bool,
     dry_run: bool,
 ) -> ThreadReport:
-    check_flag("all_threads", all_threads)
-    check_flag("dry_run", dry_run)
+    check_flags(all_threads=all_threads, dry_run=dry_run)
     before = moment_before(idle_for)
     if ids is None and not all_threads:
         raise ValueError(
@@ -231,19 +206,16 @@ def _change(
         )
     counts: Counter[str] = Counter()
     for thread in _find(saver, ids, counts):
-        if before is not None:
-            if not thread.updated:
-                counts["undated"] += 1
-                continue
-            if datetime.fromisoformat(thread.updated) > before:
-                continue
-        if not dry_run:
-            now = saver.threads([thread.thread_id]) if before else [thread]
-            if [one.updated for one in now] != [thread.updated]:
-                counts["changed"] += 1
-                continue
-            change(thread.thread_id)
-        counts.update(sessions=1, messages=thread.checkpoints, bytes=thread.size or 0)
+        if before is not None and not thread.updated:
+            counts["undated"] += 1
+        elif before is not None and datetime.fromisoformat(thread.updated) > before:
+            continue
+        elif before is not None and not dry_run and _has_moved(saver, thread):
+            counts["changed"] += 1
+        else:
+            if not dry_run:
+                change(saver, thread.thread_id)
+            counts.update(sessions=1, messages=thread.checkpoints, bytes=thread.size or 0)
     return ThreadReport(action, dry_run, **counts)
 
 
@@ -251,23 +223,26 @@ def _find(
     saver: MemorystoreSaver, ids: Iterable[str] | None, counts: Counter[str]
 ) -> list[ThreadInfo]:
     """The saver's threads, or those of the ids; ids without one count as missing."""
-    if ids is None:
-        return scan(saver)
-    _check_saver(saver, MemorystoreSaver)
-    names = list(dict.fromkeys(check_ids("ids", ids)))
+    _check_kind("saver", saver, MemorystoreSaver)
+    names = None if ids is None else list(dict.fromkeys(check_ids("ids", ids)))
     found = list(saver.threads(names))
-    counts["missing"] += len(names) - len(found)
+    counts["missing"] += len(names or found) - len(found)
     return found
 
 
-def _check_saver(saver: object, kind: type) -> None:
-    if not isinstance(saver, kind):
-        raise TypeError(f"saver is a {type_name(saver)}; it takes a {kind.__name__}.")
+def _has_moved(saver: MemorystoreSaver, thread: ThreadInfo) -> bool:
+    now = saver.threads([thread.thread_id])
+    return [one.updated for one in now] != [thread.updated]
+
+
+def _check_kind(name: str, value: object, kind: type) -> None:
+    if not isinstance(value, kind):
+        raise TypeError(f"{name} is a {type_name(value)}; it takes a {kind.__name__}.")
 
 
 def _graph(saver: BaseCheckpointSaver[Any], thread_id: str) -> tuple[Any, Any]:
     """The smallest graph that has messages, so that LangGraph itself writes and reads them."""
-    _check_saver(saver, BaseCheckpointSaver)
+    _check_kind("saver", saver, BaseCheckpointSaver)
     check_text("thread_id", thread_id)
     builder = StateGraph(MessagesState)
     builder.add_node("session", lambda _: {})
@@ -275,52 +250,28 @@ def _graph(saver: BaseCheckpointSaver[Any], thread_id: str) -> tuple[Any, Any]:
     return builder.compile(checkpointer=saver), {"configurable": {"thread_id": thread_id}}
 
 
-def _with_stable_ids(
-    history: MemorystoreChatMessageHistory, there: set[str | None]
-) -> list[BaseMessage]:
-    """What ``history.messages`` has, with ids that are the same whenever they are made."""
+def _with_stable_ids(history: MemorystoreChatMessageHistory) -> list[BaseMessage]:
+    """What a model would be sent of a session, with ids that are the same whenever it is read."""
     check_client(history.client)
-    doing = f"reading the session {history.key!r}"
-    elements = Sender(history.client).run(doing, _elements(history.key), "")
+    key = history.key
+    lrange = Command("LRANGE", (key.encode(),), (0, -1), kind=list)
+    [elements] = ask(cast("Client", history.client), f"reading the session {key!r}", [lrange])
     origins = [codec.id_of_append(element) or element for element in elements]
-    left, seen = Counter[object](origins), Counter[object]()
-    whole: list[BaseMessage] = []
+    after = Counter[object](origins)
+    messages: list[BaseMessage] = []
     used: set[str | None] = set()
-    for index, origin in enumerate(origins):
+    for index, (element, origin) in enumerate(zip(elements, origins, strict=True)):
         try:
-            message = codec.decode(elements[index])
+            message = codec.decode(element)
         except ValueError as error:
-            raise CorruptHistoryError(history.key, index, str(error)) from error
-        seen[origin] += 1
-        left[origin] -= 1
+            raise CorruptHistoryError(key, index, str(error)) from error
+        after[origin] -= 1  # from an append's end: max_messages drops what is at its beginning
         if not message.id or message.id in used:
-            # From an append's end: max_messages drops what is at its beginning.
-            number = seen[origin] if isinstance(origin, bytes) else left[origin]
-            made = uuid5(NAMESPACE_URL, f"{history.key}\n{number}\n{origin!r}")
+            made = uuid5(NAMESPACE_URL, f"{key}\n{after[origin]}\n{origin!r}")
             message = message.model_copy(update={"id": str(made)})
         used.add(message.id)
-        whole.append(message)
-    window = history.window or len(whole)
-    cut = len(whole) > window or len(whole) == history.max_messages
-    messages = sendable(whole[-window:], cut=cut)
-    if not messages:  # the window begins within a turn, which is then taken over as a whole
-        asked = [index for index, message in enumerate(whole) if is_users(message)]
-        messages = sendable(whole[asked[-1] :] if asked else [], cut=True)
-    return [*_in_place(messages, there)]
-
-
-def _elements(key: str) -> Steps[list[bytes]]:
-    [elements] = yield [Command("LRANGE", (key.encode(),), (0, -1), kind=list)]
-    return list(elements)
-
-
-def _in_place(messages: list[BaseMessage], there: set[str | None]) -> Iterator[BaseMessage]:
-    """The messages, in which results have the ids of what stands in for them in the thread."""
-    call = ""
-    for message in messages:
-        if is_result(message):
-            stand_in = f"no-result-{call}-{getattr(message, 'tool_call_id', message.name)}"
-            yield message.model_copy(update={"id": stand_in}) if stand_in in there else message
-        else:
-            call = str(message.id)
-            yield message
+        messages.append(message)
+    start = max(0, len(messages) - (history.window or len(messages)))
+    while start and not is_users(messages[start]):
+        start -= 1
+    return sendable(messages[start:], cut=start > 0 or len(messages) == history.max_messages)
