@@ -11,7 +11,7 @@ from typing import Any, cast
 
 from redis.cluster import RedisCluster
 
-from memorystore_chat.commands import Client, Request, Sender, Steps
+from memorystore_chat.commands import Client, Command, Scan, Sender, Steps, breaking
 from memorystore_chat.errors import MemorystoreChatError, explaining
 
 _AGAIN = "Run this again when no slots are moved and no failover is under way."
@@ -27,7 +27,7 @@ def check_client(client: object) -> None:
         )
 
 
-def ask(client: Client, doing: str, request: Request) -> list[Any]:
+def ask(client: Client, doing: str, request: list[Command] | Scan) -> list[Any]:
     """Send commands in one round trip to each primary, or scan; replies are bytes."""
 
     def steps() -> Steps[list[Any]]:
@@ -51,7 +51,7 @@ def settled(client: Client, doing: str) -> Iterator[None]:
 def _primaries(client: Client, doing: str) -> set[tuple[Any, ...]]:
     """The primaries, each with the ID of its process, and its hash slots in a cluster."""
     found: set[tuple[Any, ...]] = set()
-    with explaining(doing):
+    with explaining(doing), breaking():
         servers: list[Any] = [client]
         if isinstance(client, RedisCluster):
             cast("Any", client).nodes_manager.initialize()  # what a client knows may be old
