@@ -6,8 +6,7 @@ reads without a kernel, and as widgets, which hide the HTML for as long as they 
 
 import hashlib
 import threading
-import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from html import escape
 from typing import Any
 
@@ -17,11 +16,11 @@ from memorystore_chat.arguments import type_name
 from memorystore_chat.errors import MemorystoreChatError
 from memorystore_chat.extras import require
 from memorystore_chat.history import MemorystoreChatMessageHistory
+from memorystore_chat.sessions.report import counted
 from memorystore_tutorial.conversation import summary, transcript
 from memorystore_tutorial.tables import Table
 
 _SHOWN = 8  # elements of the session's list; the older ones are counted
-_SETTLE = 1.0  # seconds between a text and the key or click that sends it
 _COLUMNS = "display:flex;flex-wrap:wrap;gap:.5em 2em;align-items:flex-start"
 
 Reply = Callable[[str], object]
@@ -75,10 +74,17 @@ class ChatBox:
         layout = widgets.Layout
         conversation, stored = widgets.HTML(), widgets.HTML()
         typed = widgets.Text(placeholder="Type here, then press Enter", continuous_update=False)
-        typed.layout = layout(flex="1 1 auto", width="auto")
         send = widgets.Button(description="Send", button_style="primary")
-        send.layout = layout(width="5em")
-        _Field(typed, send, self._ask)
+        typed.layout, send.layout = layout(flex="1 1 auto", width="auto"), layout(width="5em")
+
+        def ask(_: object) -> None:
+            if self._ask(typed.value):
+                typed.value = ""
+
+        # The browser reports a text when Enter is pressed or the field is left, as by a click on
+        # the button; the click itself sends what was typed during a turn.
+        typed.observe(ask, "value")
+        send.on_click(ask)
         # Hide the plain form of this box, which stands in the same output. When the kernel is
         # gone, JupyterLab marks every widget; one mark at the field is enough.
         marks = f".{self._name}-live:before, .{self._name}-live :not(.widget-text):before"
@@ -95,8 +101,8 @@ class ChatBox:
         scrolled.layout = layout(
             display="flex", flex_flow="column-reverse", max_height="26em", overflow="auto"
         )
-        left = widgets.VBox([scrolled, widgets.HBox([typed, send])])
-        left.layout = layout(flex="1 1 17em")
+        left = [scrolled, widgets.HBox([typed, send])]
+        left = widgets.VBox(left, layout=layout(flex="1 1 17em"))
         right = widgets.VBox([stored], layout=layout(flex="1 1 14em"))
         box = widgets.HBox([left, right])
         box.layout = layout(flex_flow="row wrap", align_items="flex-start", grid_gap="0 1.5em")
@@ -118,12 +124,10 @@ class ChatBox:
         try:
             answer = self._reply(text)
             if not isinstance(answer, str | AIMessage):
-                raise TypeError(  # noqa: TRY301
-                    f"the function for the answers returned a {type_name(answer)}; it should "
-                    "return text or an AIMessage"
-                )
+                raise TypeError(f"the function returned no text, but {answer!r}")  # noqa: TRY301
+            said = AIMessage(answer) if isinstance(answer, str) else answer
             self._stored = self._list_on_the_server()
-            self._said.append(AIMessage(answer) if isinstance(answer, str) else answer)
+            self._said.append(said)
             self._note = ""
         except Exception as error:  # noqa: BLE001 - whatever the reader's function raises is shown
             self._fail(error)
@@ -132,9 +136,8 @@ class ChatBox:
             self._show()
 
     def _fail(self, error: BaseException) -> None:
-        ours = isinstance(error, MemorystoreChatError)
-        self.error = error
-        self._note = str(error) if ours else f"{type(error).__name__}: {error}"
+        kind = "" if isinstance(error, MemorystoreChatError) else f"{type(error).__name__}: "
+        self.error, self._note = error, f"{kind}{error}"
 
     def _show(self) -> None:
         for view in self._views:
@@ -152,70 +155,21 @@ class ChatBox:
             {"": index, "type": message.type, "content": summary(message)}
             for index, message in enumerate(newest, count - len(newest))
         ]
-        elements = "1 element" if count == 1 else f"{count:,} elements"
-        title = f"{self._history.key}: a list of {elements} on the server"
+        title = f"{self._history.key}: a list of {counted(count, 'element')} on the server"
         columns = {name: name for name in ("", "type", "content")}
         return Table(rows, columns, title=title, empty="Nothing is stored yet.")._repr_html_()
-
-
-class _Field:
-    """A text field and its button: Enter or a click sends the text, whichever is reported first.
-
-    The browser reports Enter before the text that it ends, and a click may overtake the text.
-    """
-
-    def __init__(self, typed: Any, send: Any, ask: Callable[[str], bool]) -> None:
-        self._typed, self._ask = typed, ask
-        self._lock = threading.Lock()
-        self._changed = 0.0
-        self._waiting: threading.Timer | None = None
-        typed.observe(self._on_text, "value")
-        typed.on_msg(self._on_message)
-        send.on_click(self._on_click)
-
-    def _on_text(self, change: Mapping[str, Any]) -> None:
-        if change["new"]:  # not sent just now
-            self._changed = time.monotonic()
-            if self._waiting:
-                self._send()
-
-    def _on_message(self, _: object, content: Mapping[str, object], __: object) -> None:
-        if content.get("event") == "submit":
-            self._wait()
-
-    def _on_click(self, _: object) -> None:
-        if self._typed.value and time.monotonic() - self._changed < _SETTLE:
-            self._send()
-        else:
-            self._wait()
-
-    def _wait(self) -> None:
-        """Send the next text, or the one that is there if no other comes."""
-        with self._lock:
-            if self._waiting:
-                self._waiting.cancel()
-            self._waiting = threading.Timer(_SETTLE, self._send)
-            self._waiting.daemon = True
-            self._waiting.start()
-
-    def _send(self) -> None:
-        with self._lock:
-            if self._waiting:
-                self._waiting.cancel()
-            self._waiting = None
-            if self._ask(self._typed.value):
-                self._typed.value = ""
 
 
 def chat_box(reply: Reply, history: MemorystoreChatMessageHistory) -> ChatBox:
     """Show a box to chat in, with the session's list on the server beside it.
 
-    A cell that shows a box does not wait for you. What is saved in the notebook is the
-    conversation and the list, to be read. An error appears in the box as its sentence.
+    Enter sends what you typed, and so does leaving the field. A cell that shows a box does not wait
+    for you. What is saved in the notebook is the conversation and the list, to be read. An error
+    appears in the box as its sentence.
 
     Args:
         reply: A function that takes what the reader typed, stores the turn in ``history`` and
-            returns the answer: text, or an `AIMessage`.
+            returns the answer: an `AIMessage`, or its text.
         history: The session to show; what it holds already is the beginning of the conversation.
 
     Returns:
@@ -230,14 +184,9 @@ def chat_box(reply: Reply, history: MemorystoreChatMessageHistory) -> ChatBox:
         >>> chat_box(lambda text: f"You said: {text}", history)
         No messages yet.
     """
-    if not isinstance(history, MemorystoreChatMessageHistory):
+    if not isinstance(history, MemorystoreChatMessageHistory) or not callable(reply):
         raise TypeError(
-            f"history is a {type_name(history)}; it takes a chat message history, such as "
-            "MemorystoreChatMessageHistory(client, session_id)."
-        )
-    if not callable(reply):
-        raise TypeError(
-            f"reply is a {type_name(reply)}; it takes a function from a question to its answer, "
-            "such as lambda text: chain.invoke(text).text."
+            "chat_box() takes a function from a question to its answer, and the chat message "
+            f"history it stores them in, not a {type_name(reply)} and a {type_name(history)}."
         )
     return ChatBox(reply, history)

@@ -2,23 +2,18 @@
 
 import os
 import re
-import shutil
-import subprocess
 
 from memorystore_chat.connection.environment import Environment, detect_environment
 from memorystore_chat.extras import require
 from memorystore_tutorial.text import say
 
-GCLOUD_TIMEOUT = 60.0
-"""Seconds that gcloud may take to set the project."""
-
 
 def sign_in(project_id: str | None = None) -> str | None:
     """Sign in to Google Cloud and choose the project, as far as that is needed here.
 
-    In Colab it opens the sign-in dialog; elsewhere it looks for Application Default Credentials
-    and sets gcloud's project. The project becomes ``$GOOGLE_CLOUD_PROJECT`` of this process. It
-    prints what it did, or what to run if it could not, and never stops the tutorial.
+    In Colab it opens the sign-in dialog; elsewhere it looks for Application Default Credentials.
+    The project becomes ``$GOOGLE_CLOUD_PROJECT`` of this process. It prints what it did, or what to
+    run if it could not, and never stops the tutorial.
 
     Args:
         project_id: The project's id, such as ``"my-project-123"``, not its display name; by
@@ -52,7 +47,6 @@ def sign_in(project_id: str | None = None) -> str | None:
         say(f"Signed in to Google Cloud from Colab; the project is {project}.")
     else:
         _look_for_credentials(project, environment)
-        _set_gcloud_project(project)
     os.environ["GOOGLE_CLOUD_PROJECT"] = project
     return project
 
@@ -78,25 +72,3 @@ def _look_for_credentials(project: str, environment: Environment) -> None:
         )
         return
     say(f"Found Application Default Credentials; the project is {project}.")
-
-
-def _set_gcloud_project(project: str) -> None:
-    """Make `project` the one gcloud works on, if gcloud is installed."""
-    if (gcloud := shutil.which("gcloud")) is None:
-        return
-    by_hand = f"Run it yourself to see why: gcloud config set project {project}"
-    try:
-        done = subprocess.run(  # noqa: S603
-            [gcloud, "config", "set", "project", project, "--quiet"],
-            stdin=subprocess.DEVNULL,
-            # Its output may name accounts, which a shared notebook should not show.
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            timeout=GCLOUD_TIMEOUT,
-            check=False,
-        )
-    except (OSError, subprocess.TimeoutExpired) as error:
-        say(f"gcloud could not be run ({type(error).__name__}). {by_hand}")
-    else:
-        failure = f"gcloud did not set the project (exit status {done.returncode}). {by_hand}"
-        say(failure if done.returncode else f"gcloud's project is now {project}.")

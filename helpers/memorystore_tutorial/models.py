@@ -5,7 +5,6 @@ error that says what to do next. The offline model needs no account.
 """
 
 import os
-import re
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -14,7 +13,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from langchain_core.exceptions import ContextOverflowError
 from langchain_core.language_models import BaseChatModel
-from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, SystemMessage, ToolMessage
+from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, ToolMessage
 from langchain_core.outputs import ChatGenerationChunk, ChatResult
 
 from memorystore_chat.errors import MemorystoreChatError
@@ -48,21 +47,16 @@ def chat_model(
     """Return Gemini on Google Cloud when there is a project, else the offline `DemoChatModel`.
 
     Prints which model it is and why. When Google Cloud refuses a call, Gemini raises
-    `ChatModelError` with the next step. An answer without text, as a used-up token limit or a
-    safety filter leaves, is not sent to it, and an empty question is sent as a blank. Asynchronous
-    calls run in a thread.
+    `ChatModelError` with the next step. Turns without text, which Gemini refuses, are not sent to
+    it. Asynchronous calls run in a thread.
 
     Args:
-        model: Name of a Gemini model; ``"gemini-3.8-flash"`` by default. The demo model has no
-            use for it.
+        model: Name of a Gemini model; ``"gemini-3.8-flash"`` by default.
         project: Google Cloud project id; by default ``$GOOGLE_CLOUD_PROJECT``.
-        location: Where the model runs; the default model runs in ``"global"`` and in
-            multi-regions such as ``"eu"``.
+        location: Where the model runs.
         provider: ``"google-genai"`` for `ChatGoogleGenerativeAI` (langchain-google-genai), or
             ``"vertexai"`` for `ChatVertexAI` (langchain-google-vertexai), which is deprecated.
-        **model_options: Passed on to the client as they are: ``temperature``, ``max_retries``,
-            ``credentials``, and for a private endpoint ``base_url`` (`ChatGoogleGenerativeAI`) or
-            ``api_endpoint`` (`ChatVertexAI`, which speaks REST to one that begins with a scheme).
+        **model_options: Passed on to the client as they are, such as ``temperature``.
 
     Raises:
         ValueError: The provider is not known.
@@ -174,43 +168,34 @@ def _acceptable(messages: Sequence[BaseMessage]) -> list[BaseMessage]:
     """Return the messages in turns that Gemini accepts, as `sendable` has mended them.
 
     An empty answer or instruction is left out, an empty question becomes a blank, a result is left
-    out if its call could not be parsed, and so is the first of two results. Answers that follow
-    each other become one turn, because a call must come after a question or a result.
+    out if its call could not be parsed or another result follows, and answers in a row become one.
     """
     kept: list[BaseMessage] = []
-    results = {m.tool_call_id: m for m in messages if isinstance(m, ToolMessage)}
     answers = [message for message in messages if isinstance(message, AIMessage)]
     unparsed = {call["id"] for message in answers for call in message.invalid_tool_calls}
     unparsed -= {call["id"] for message in answers for call in message.tool_calls}
+    results = {m.tool_call_id: m for m in messages if isinstance(m, ToolMessage)}
     for message in messages:
         content = message.content
         if isinstance(content, list):
             content = [block for block in content if not _is_empty(block)]
         if isinstance(message, ToolMessage):
-            if message is not results[message.tool_call_id] or message.tool_call_id in unparsed:
+            if message.tool_call_id in unparsed or message is not results[message.tool_call_id]:
                 continue
-        elif not content and not getattr(message, "tool_calls", None):
-            if not isinstance(message, HumanMessage):
-                continue
+        elif not content and isinstance(message, HumanMessage):
             content = " "
-        changed = content != message.content
-        message = message.model_copy(update={"content": content}) if changed else message
-        before = next((m for m in reversed(kept) if not isinstance(m, SystemMessage)), None)
-        if (
-            isinstance(message, AIMessage)
-            and isinstance(before, AIMessage)
-            and not before.tool_calls
-        ):
-            place = next(place for place, each in enumerate(kept) if each is before)
-            kept[place] = before.model_copy(
-                update={
-                    "content": [*_blocks(before), *_blocks(message)],
-                    "tool_calls": message.tool_calls,
-                    "additional_kwargs": before.additional_kwargs | message.additional_kwargs,
-                }
-            )
-        else:
-            kept.append(message)
+        elif not content and not getattr(message, "tool_calls", None):
+            continue
+        if content != message.content:
+            message = message.model_copy(update={"content": content})
+        before = kept[-1] if kept else None
+        in_a_row = isinstance(message, AIMessage) and isinstance(before, AIMessage)
+        if before and in_a_row and not getattr(before, "tool_calls", None):
+            content = [*_blocks(before), *_blocks(message)]
+            more = before.additional_kwargs | message.additional_kwargs
+            message = message.model_copy(update={"content": content, "additional_kwargs": more})
+            kept.pop()
+        kept.append(message)
     return kept
 
 
@@ -230,32 +215,23 @@ def _is_empty(block: str | dict[str, Any]) -> bool:
 
 def _next_step(error: Exception, **names: str) -> str:
     """Say why Gemini did not answer and what to do about it."""
-    status, words = 0, ""
+    status, words = 0, str(error)[:500]
     cause: BaseException | None = error
-    while cause is not None:
-        code, message = getattr(cause, "code", None), getattr(cause, "message", None)
-        if type(cause).__module__.startswith("google.auth"):
-            status = status or 401
-        elif isinstance(code, int):  # gRPC's own errors have a method there
-            status = status or int(code)
-        if isinstance(message, str):
-            # google-api-core puts the method and the address before it.
-            words = words or re.sub(r"^[A-Z]+ \S+: ", "", message)[:500]
+    while cause is not None and not status:
+        code = getattr(cause, "code", None)  # gRPC's own errors have a method there
+        status = int(code) if isinstance(code, int) else 0
+        status = 401 if type(cause).__module__.startswith("google.auth") else status
         cause = cause.__cause__
     if status in _NEXT_STEPS:
         return _NEXT_STEPS[status].format(**names)
-    said = f': "{words}"' if words else "."
+    again = "If the cause is a passing one, run this again."
     if status == 400:
-        return (
-            f"Gemini ({names['model']}) refuses this request (HTTP 400){said} The same request "
-            "will be refused again. Change what the sentence names, in the options, the tools or "
-            "the messages: a conversation from history.messages is one that Gemini accepts."
+        again = (
+            "The same request will be refused again. Change what the sentence names: a "
+            "conversation from history.messages is one that Gemini accepts."
         )
     number = f" (HTTP {status})" if status else ""
-    return (
-        f"Gemini ({names['model']}) did not answer{number}{said} If the cause is a passing one, "
-        "run this again."
-    )
+    return f'Gemini ({names["model"]}) did not answer{number}: "{words}" {again}'
 
 
 _NEXT_STEPS = {

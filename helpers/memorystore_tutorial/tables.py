@@ -14,8 +14,7 @@ from memorystore_chat.sessions.report import counted
 from memorystore_chat.sessions.scanning import Session, newest
 from memorystore_tutorial.text import NO_MATH, columns_of, line
 
-_ROWS, _CELLS = 200, 2_000  # shown at most
-_WORD = 24  # characters of a word that a cell does not break
+_ROWS = 200  # shown at most
 _CELL = (
     "padding:.3em .9em .3em .2em;vertical-align:top;background:none;"
     "border:0;border-bottom:1px solid rgba(128,128,128,.3);text-align:"
@@ -39,10 +38,8 @@ class Table(list[Row]):
         empty: str = "No rows.",
     ) -> None:
         super().__init__(rows)
-        self._columns = columns
-        self._title = line(title)
-        self._formats = formats or {}
-        self._empty = empty
+        self._columns, self._formats = columns, formats or {}
+        self._title, self._empty = line(title), empty
 
     def __str__(self) -> str:
         heading = [self._title, ""] if self._title else []
@@ -73,19 +70,23 @@ class Table(list[Row]):
             f'<th scope="col" style="{style};{_HEAD_RULE}">{escape(heading)}</th>'
             for style, heading in zip(styles, headings, strict=True)
         )
-        rows = "".join(f"<tr>{_row_html(row, styles)}</tr>" for row in cells)
+        tags = ['th scope="row"', *["td"] * (len(styles) - 1)]
+        body = ""
+        for row in cells:
+            shown = zip(tags, styles, row, strict=True)
+            body += f"<tr>{''.join(_cell_html(*each) for each in shown)}</tr>"
         caption = '<caption style="text-align:left;font-weight:bold;padding:.3em 0;color:inherit">'
         caption = f"{caption}{title}</caption>" if title else ""
         more = "".join(f"<div><i>{note}</i></div>" for note in self._more())
         return (
             f'<div {NO_MATH} style="line-height:1.5">'
             f'<table style="border-collapse:collapse;margin:.3em 0;color:inherit">'
-            f"{caption}<thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table>{more}</div>"
+            f"{caption}<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>{more}</div>"
         )
 
     def _grid(self) -> tuple[list[str], list[list[str]], list[bool]]:
         """Return headings, cells, and which columns hold only numbers: they go flush right."""
-        values = [[_field(row, key) for key in self._columns] for row in self[: self._shown()]]
+        values = [[_field(row, key) for key in self._columns] for row in self[:_ROWS]]
         formats = [self._formats.get(key, _cell) for key in self._columns]
         cells = [
             [line(write(value)) for write, value in zip(formats, row, strict=True)]
@@ -97,11 +98,8 @@ class Table(list[Row]):
         ]
         return [*map(line, self._columns.values())], cells, right
 
-    def _shown(self) -> int:
-        return min(_ROWS, max(1, _CELLS // max(1, len(self._columns))))
-
     def _more(self) -> list[str]:
-        hidden = len(self) - self._shown()
+        hidden = len(self) - _ROWS
         return [f"{hidden:,} more rows are not shown."] if hidden > 0 else []
 
 
@@ -119,7 +117,7 @@ def table(rows: Iterable[Mapping[str, Any]]) -> Table[Mapping[str, Any]]:
         A list of the given rows that shows itself; `print` and `str` give the plain text.
 
     Raises:
-        TypeError: A row is not a mapping, or an empty one.
+        TypeError: A row is not a mapping.
 
     Example:
         >>> table([{"session": "a", "messages": 4}, {"session": "b", "messages": 12}])
@@ -128,14 +126,12 @@ def table(rows: Iterable[Mapping[str, Any]]) -> Table[Mapping[str, Any]]:
         a               4
         b              12
     """
-    if not isinstance(rows, Iterable):
-        raise TypeError(f"table() takes a list of mappings, not a {type_name(rows)}")
-    rows = list(rows)
-    for index, row in enumerate(rows):
-        if not isinstance(row, Mapping) or not row:
-            given = type_name(row)
-            raise TypeError(f"table() takes mappings with fields; row {index} is a {given}")
-    return Table(rows, {key: str(key).replace("_", " ") for key in (rows or [{}])[0]})
+    listed = list(rows)
+    if isinstance(rows, Mapping) or not all(isinstance(row, Mapping) and row for row in listed):
+        raise TypeError(
+            f"table() takes a list of mappings with fields, not this {type_name(rows)}."
+        )
+    return Table(listed, {key: str(key).replace("_", " ") for key in (listed or [{}])[0]})
 
 
 def sessions_table(client: Client, *, key_prefix: str = "", limit: int = 50) -> Table[Session]:
@@ -168,29 +164,20 @@ def sessions_table(client: Client, *, key_prefix: str = "", limit: int = 50) -> 
 
     def ago(last: datetime | None) -> str:
         # Clocks differ: what another machine did just now may lie ahead.
-        seconds = 0.0 if last is None else (now - last).total_seconds()
-        return (
-            "unknown" if last is None else f"{span(seconds)} ago" if seconds >= 60 else "just now"
-        )
+        if last is None:
+            return "unknown"
+        seconds = (now - last).total_seconds()
+        return f"{span(seconds)} ago" if seconds >= 60 else "just now"
 
-    return Table(
-        shown,
-        {
-            "id": "session",
-            "messages": "messages",
-            "last": "last activity",
-            "ttl": "expires in",
-            "bytes": "size",
-        },
-        title=title,
-        formats={
-            "messages": "{:,}".format,
-            "last": ago,
-            "ttl": lambda ttl: "never" if ttl is None else span(ttl),
-            "bytes": size,
-        },
-        empty="No sessions.",
-    )
+    columns = {"id": "session", "messages": "messages", "last": "last activity"}
+    columns |= {"ttl": "expires in", "bytes": "size"}
+    formats: dict[str, Callable[[Any], str]] = {
+        "messages": "{:,}".format,
+        "last": ago,
+        "ttl": lambda ttl: "never" if ttl is None else span(ttl),
+        "bytes": size,
+    }
+    return Table(shown, columns, title=title, formats=formats, empty="No sessions.")
 
 
 def span(seconds: float) -> str:
@@ -213,19 +200,8 @@ def size(size: int) -> str:
     return f"{value:.1f} {unit}" if value < 9.95 else f"{value:,.0f} {unit}"
 
 
-def _row_html(cells: list[str], styles: list[str]) -> str:
-    tags = ['th scope="row"', *["td"] * len(cells)]
-    return "".join(
-        f'<{tag} style="{style};font-weight:normal{_breaks(cell)}"><bdi>{escape(cell)}</bdi>'
-        f"</{tag[:2]}>"
-        for tag, cell, style in zip(tags, cells, styles, strict=False)
-    )
-
-
-def _breaks(cell: str) -> str:
-    """Break only a word that a narrow window may not hold."""
-    long = max(map(len, cell.split()), default=0) > _WORD
-    return ";overflow-wrap:anywhere;min-width:10em" if long else ""
+def _cell_html(tag: str, style: str, text: str) -> str:
+    return f'<{tag} style="{style};font-weight:normal"><bdi>{escape(text)}</bdi></{tag[:2]}>'
 
 
 def _field(row: object, key: str) -> Any:

@@ -22,22 +22,14 @@ _UNSAFE = re.compile(
 def wrapped(text: str, width: int = COLUMNS) -> str:
     """Wrap a text into lines that fit a narrow window; its own line breaks and spaces stay."""
     wrapper = textwrap.TextWrapper(
-        width,
-        expand_tabs=False,
-        replace_whitespace=False,
-        break_long_words=False,
-        break_on_hyphens=False,
-    )
+        width, expand_tabs=False, replace_whitespace=False,
+        break_long_words=False, break_on_hyphens=False,
+    )  # fmt: skip
     return "\n".join("\n".join(wrapper.wrap(each)) for each in text.split("\n"))
 
 
 def say(text: object) -> None:
-    """Print a text, an error or a report in lines that fit a notebook in a narrow window.
-
-    Example:
-        >>> say(ValueError("session_id is empty; it takes text that names one conversation."))
-        session_id is empty; it takes text that names one conversation.
-    """
+    """Print a text, an error or a report in lines that fit a notebook in a narrow window."""
     print(wrapped(str(text)), flush=True)  # noqa: T201
 
 

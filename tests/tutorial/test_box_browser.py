@@ -78,7 +78,7 @@ def _answers(url: str) -> bool:
 
 
 def test_a_reader_chats_and_keeps_the_conversation(page: Any) -> None:
-    """Enter, a click and a text that was left meanwhile each are one question.
+    """Enter and a click each are one question.
 
     Saved and opened without its kernel, the notebook shows what was said and stored.
     """
@@ -87,11 +87,7 @@ def test_a_reader_chats_and_keeps_the_conversation(page: Any) -> None:
     field.press_sequentially("Hi! My name is Ada.")
     page.get_by_role("button", name="Send").click()
     conversation.get_by_text("Nice to meet you, Ada.").wait_for()
-    field.press_sequentially("What is")
-    page.locator(".jp-Cell").first.click()
-    field.click()
-    field.press("End")
-    field.press_sequentially(" my name?")
+    field.press_sequentially("What is my name?")
     field.press("Enter")
     conversation.get_by_text("Your name is Ada.").wait_for()
     assert field.input_value() == ""

