@@ -9,6 +9,8 @@ import shlex
 import shutil
 import subprocess
 import sys
+import tempfile
+from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -41,8 +43,15 @@ def answers(url: str, path: str) -> Any:
         return httpx.get(url + path, timeout=20).status_code == 200
 
 
+@pytest.fixture
+def folder() -> Iterator[Path]:
+    """A folder that others may enter, unlike pytest's own."""
+    with tempfile.TemporaryDirectory() as name:
+        yield Path(name)
+
+
 def test_container_runs_as_an_ordinary_user(
-    tmp_path_factory: pytest.TempPathFactory, valkey_server: servers.Server, key_prefix: str
+    folder: Path, valkey_server: servers.Server, key_prefix: str
 ) -> None:
     """What the Dockerfile does, with the package from here: install, copy, change user, start."""
     dockerfile = (APP / "Dockerfile").read_text()
@@ -51,9 +60,7 @@ def test_container_runs_as_an_ordinary_user(
     )
     local = f"{requirement.partition(' @ ')[0]} @ file://{APP.parent}"
     assert dockerfile.index("USER guest") < dockerfile.index("CMD")
-    folder = tmp_path_factory.mktemp("container")
-    for parent in (folder, *folder.parents[:2]):
-        parent.chmod(0o755)
+    folder.chmod(0o755)
     programs = installed(folder, local)
     shutil.copytree(APP, folder / "app", ignore=shutil.ignore_patterns("__pycache__"))
     (command,) = re.findall(r"^CMD \[(.*)\]$", dockerfile, re.M)
