@@ -14,7 +14,6 @@ from typing import Any
 import pytest
 from google.auth.credentials import AnonymousCredentials
 
-import servers
 from memorystore_chat.connection import connect, connect_async, discovery
 from memorystore_chat.connection.discovery import discover
 from memorystore_chat.connection.endpoint import Endpoint
@@ -106,8 +105,6 @@ def redis_instance(**fields: Any) -> dict[str, Any]:
         "port": 6379,
         "state": "READY",
         "transitEncryptionMode": "DISABLED",
-        "tier": "STANDARD_HA",
-        "redisVersion": "REDIS_7_2",
     } | fields
 
 
@@ -137,9 +134,6 @@ def psc(kind: str, address: str, *, auto: bool = True) -> dict[str, Any]:
         "ipAddress": address,
         "port": 6379,
         "connectionType": f"CONNECTION_TYPE_{kind}",
-        "network": "projects/my-project/global/networks/default",
-        "projectId": "my-project",
-        "pscConnectionStatus": "ACTIVE",
     }
     return {"pscAutoConnection" if auto else "pscConnection": connection}
 
@@ -204,20 +198,17 @@ def test_valkey(api: CloudApi, iam: bool, tls: bool, cluster: bool) -> None:
     assert isinstance(found.credential_provider, IamCredentials) == iam
 
 
-OTHER_SHAPES: list[tuple[dict[str, Any], str, bool | None]] = [
-    (
-        {"endpoints": [{"connections": [psc("DISCOVERY", "10.1.0.1", auto=False)]}]},
-        "10.1.0.1",
-        True,
-    ),
-    ({"endpoints": [{"connections": [psc("UNSPECIFIED", "10.1.0.2")]}]}, "10.1.0.2", True),
-    ({"endpoints": [], "discoveryEndpoints": [{"address": "10.1.0.3"}]}, "10.1.0.3", True),
-    ({"mode": "STANDALONE"}, "10.0.0.5", False),
-    ({"mode": "MODE_UNSPECIFIED"}, "10.0.0.5", None),
-]
+MANUAL = [{"connections": [psc("UNSPECIFIED", "10.1.0.1", auto=False)]}]
+DEPRECATED = {"endpoints": [], "discoveryEndpoints": [{"address": "10.1.0.3"}]}
 
 
-@pytest.mark.parametrize(("fields", "host", "cluster"), OTHER_SHAPES)
+@pytest.mark.parametrize(
+    ("fields", "host", "cluster"),
+    [
+        ({"endpoints": MANUAL, "mode": "STANDALONE"}, "10.1.0.1", False),
+        (DEPRECATED | {"mode": "MODE_UNSPECIFIED"}, "10.1.0.3", None),
+    ],
+)
 def test_valkey_in_other_shapes(
     api: CloudApi, fields: dict[str, Any], host: str, cluster: bool | None
 ) -> None:
@@ -282,7 +273,7 @@ async def test_a_name_becomes_a_client(
         with connect(REDIS, **given) as client:
             assert client.ping()
     api.says(INSTANCE, redis_instance(**place))
-    with pytest.raises(EndpointError, match="has AUTH switched off"):
+    with pytest.raises(EndpointError, match="AUTH switched off"):
         connect(REDIS, password="hunter2")
 
 
@@ -349,13 +340,11 @@ def test_no_permission_for_the_auth_string(api: CloudApi) -> None:
     assert re.search(f"AUTH string.*password=.*{GRANT}redis.admin", said)
 
 
-@pytest.mark.parametrize("slow", [False, True])
-def test_no_answer(api: CloudApi, slow: bool) -> None:
+def test_no_answer(api: CloudApi) -> None:
     api.answers[f"/v1/{INSTANCE}"] = (0, None)
-    url = api.url if slow else f"http://127.0.0.1:{servers.free_port()}"
     started = time.monotonic()
     with pytest.raises(EndpointError, match=r"does not answer.*reaches redis\.googleapis\.com"):
-        discover(REDIS, credentials=AnonymousCredentials(), api_endpoint=url, timeout=0.5)
+        discover(REDIS, credentials=AnonymousCredentials(), api_endpoint=api.url, timeout=0.5)
     assert time.monotonic() - started < 3
 
 
@@ -372,8 +361,3 @@ def test_a_missing_library_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "google.cloud.redis_v1", None)
     with pytest.raises(ModuleNotFoundError, match=r"memorystore-chat\[google\]"):
         discover(REDIS, credentials=AnonymousCredentials())
-
-
-def test_only_resources_are_looked_up() -> None:
-    with pytest.raises(EndpointError, match="nothing to ask"):
-        discover("10.0.0.3")

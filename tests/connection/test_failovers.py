@@ -4,7 +4,6 @@ import asyncio
 import contextlib
 import os
 import threading
-import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -13,7 +12,7 @@ from langchain_core.messages import HumanMessage
 
 import servers
 from memorystore_chat.connection import connect, connect_async
-from memorystore_chat.errors import ConnectError, MemorystoreChatError
+from memorystore_chat.errors import ConnectError
 from memorystore_chat.history import MemorystoreChatMessageHistory
 from proxy import Proxy
 from servers import Server
@@ -91,18 +90,6 @@ async def test_a_graceful_failover_behind_one_address(
                 await append(talk, "after")
                 later.join()
                 assert await read(talk) == ["before", "after"]
-
-
-async def test_a_replica_says_so_in_the_end(pair: tuple[Server, Server], kind: str) -> None:
-    _, replica = pair
-    with connect(replica.url, patience=1) as client:
-        async with await connect_async(replica.url, patience=1) as async_client:
-            talk = told(kind, "refused", client, async_client)
-            started = time.monotonic()
-            with pytest.raises(MemorystoreChatError, match=r"READONLY.*primary endpoint"):
-                await append(talk, "never")
-            assert 1 <= time.monotonic() - started < 4
-            assert await read(talk) == []
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,6 @@ import asyncio
 import threading
 import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any
 
@@ -87,18 +86,6 @@ def check_manners(connection: Any) -> None:
     assert connection.health_check_interval == 30
 
 
-def test_pool_is_bounded_and_waits(valkey_server: Server) -> None:
-    with connect(valkey_server.url, max_connections=2) as client:
-
-        def work(_: int) -> None:
-            for _turn in range(20):
-                client.ping()
-
-        with ThreadPoolExecutor(12) as threads:
-            list(threads.map(work, range(12)))
-        assert len(sync_connections(client, most=2)) == 2
-
-
 async def test_close_closes_everything(valkey_server: Server, auth_cluster: Cluster) -> None:
     for url, nodes in (
         (valkey_server.url, [valkey_server]),
@@ -168,10 +155,3 @@ async def test_server_that_stays_away_is_waited_for_as_promised(patience: float)
     for answer, waited in await both_asked(Server.kill, patience=patience):
         assert isinstance(answer, redis.ConnectionError)
         assert patience <= waited < patience + 2.5
-
-
-async def test_server_that_hangs_is_an_error_soon() -> None:
-    """After about twice the time-out."""
-    for answer, waited in await both_asked(Server.pause, timeout=0.5):
-        assert isinstance(answer, redis.TimeoutError)
-        assert waited < 3

@@ -12,7 +12,7 @@ from redis.cluster import RedisCluster
 
 import servers
 from connecting import use
-from memorystore_chat.connection import connect, connect_async
+from memorystore_chat.connection import connect
 from memorystore_chat.connection.clients import ServerClient
 from memorystore_chat.connection.endpoint import Endpoint
 from memorystore_chat.embedded import server as embedded
@@ -45,12 +45,6 @@ async def test_cluster_is_found(valkey_cluster: Cluster) -> None:
         assert issubclass(async_client, AsyncRedisCluster)
 
 
-def test_cluster_false_talks_to_one_node(valkey_cluster: Cluster) -> None:
-    with connect(valkey_cluster.url, cluster=False) as client:
-        assert isinstance(client, redis.Redis)
-        assert client.info("server")["tcp_port"] == valkey_cluster.nodes[0].port
-
-
 @pytest.mark.parametrize("user", ["", "alice"])
 async def test_password(auth_server: Server, monkeypatch: pytest.MonkeyPatch, user: str) -> None:
     place = f"{auth_server.host}:{auth_server.port}"
@@ -61,15 +55,6 @@ async def test_password(auth_server: Server, monkeypatch: pytest.MonkeyPatch, us
     await use(f"redis://{login}{place}")
     monkeypatch.setenv("MEMORYSTORE_ENDPOINT", f"redis://{login}{place}")
     await use()
-
-
-async def test_a_provider_that_can_only_be_awaited(auth_server: Server) -> None:
-    class Provider(redis.CredentialProvider):
-        async def get_credentials_async(self) -> tuple[str, str]:
-            return "alice", "wonder"
-
-    async with await connect_async(auth_server.url, iam=Provider()) as client:
-        assert await client.acl_whoami() in ("alice", b"alice")
 
 
 async def test_tls(tls_server: Server, modern: Tls, names: None, tmp_path: Path) -> None:
