@@ -189,12 +189,8 @@ def test_summarizes_for_the_summarization_middleware() -> None:
     assert DemoChatModel().invoke(summarized).text == "Your favorite color is green."
 
 
-@pytest.mark.parametrize(
-    "messages",
-    [[SystemMessage("Be kind.")], [AIMessage("Hello.")], [HumanMessage([{"type": "image"}])]],
-)
-def test_answers_without_words_of_the_guest(messages: list[BaseMessage]) -> None:
-    assert DemoChatModel().invoke(messages).text in FALLBACKS
+def test_answers_without_words_of_the_guest() -> None:
+    assert DemoChatModel().invoke([SystemMessage("Be kind.")]).text in FALLBACKS
 
 
 # Form
@@ -203,18 +199,13 @@ def test_answers_without_words_of_the_guest(messages: list[BaseMessage]) -> None
 async def test_all_ways_to_call_agree() -> None:
     model, question = DemoChatModel(), "What is my name?"
     expected = model.invoke(question)
-    streamed = list(model.stream(question))
-    astreamed = [chunk async for chunk in model.astream(question)]
+    chunks = [chunk async for chunk in model.astream(question)]
     words = ["You", " have", " not", " told", " me", " your", " name", " yet."]
-    assert [chunk.text for chunk in streamed] == [chunk.text for chunk in astreamed] == words
-    for reply in (await model.ainvoke(question), sum(streamed[1:], streamed[0])):
-        assert isinstance(reply, AIMessage)
-        assert reply.text == expected.text
-        assert reply.usage_metadata == expected.usage_metadata
-        assert reply.response_metadata["model_name"] == "demo"
-        assert reply.response_metadata["finish_reason"] == "stop"
-    assert expected.usage_metadata is not None
-    assert expected.usage_metadata["output_tokens"] == 8
+    assert [chunk.text for chunk in chunks] == words
+    streamed: Any = sum(chunks[1:], chunks[0])
+    assert streamed.text == expected.text
+    assert streamed.usage_metadata == expected.usage_metadata
+    assert streamed.response_metadata == expected.response_metadata
 
 
 def test_streams_at_the_pace_of_reading(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -423,17 +414,13 @@ def test_says_like_a_person_what_a_tool_found() -> None:
     assert report("I like tea", "Stored.").startswith("I will remember that you like tea")
 
 
-async def test_streams_tool_calls_whose_ids_follow_from_the_conversation() -> None:
+async def test_streams_tool_calls() -> None:
     model = DemoChatModel().bind_tools(HOTEL)
     question = "What's the weather in 東京 and when does the museum open?"
-    expected = model.invoke(question)
     chunks = [chunk async for chunk in model.astream(question)]
-    assert sum(chunks[1:], chunks[0]).tool_calls == expected.tool_calls
-    assert len({call["id"] for call in expected.tool_calls}) == 2
-    results = [ToolMessage("1", tool_call_id=str(c["id"])) for c in expected.tool_calls]
-    history: list[BaseMessage] = [HumanMessage(question), expected, *results, AIMessage("1")]
-    later = model.invoke([*history, HumanMessage(question)])
-    assert later.tool_calls[0]["id"] != expected.tool_calls[0]["id"]
+    expected = model.invoke(question).tool_calls
+    assert sum(chunks[1:], chunks[0]).tool_calls == expected
+    assert len({call["id"] for call in expected}) == 2
 
 
 def test_tool_choice() -> None:
