@@ -27,7 +27,6 @@ Row = TypeVar("Row")
 class Table(list[Row]):
     """A list of records that shows itself as HTML or aligned text. Made by `table`."""
 
-    # Columns are fields and their headings; formats say how to write a field's value.
     def __init__(
         self,
         rows: Iterable[Row],
@@ -55,7 +54,7 @@ class Table(list[Row]):
                 for gap in [width - columns_of(cell)]
             )
             lines.append("  ".join(padded).rstrip())
-        return "\n".join([*heading, *lines, *self._more()])
+        return "\n".join([*heading, *lines, self._more()]).rstrip("\n")
 
     __repr__ = __str__
 
@@ -77,7 +76,7 @@ class Table(list[Row]):
             body += f"<tr>{''.join(_cell_html(*each) for each in shown)}</tr>"
         caption = '<caption style="text-align:left;font-weight:bold;padding:.3em 0;color:inherit">'
         caption = f"{caption}{title}</caption>" if title else ""
-        more = "".join(f"<div><i>{note}</i></div>" for note in self._more())
+        more = f"<div><i>{self._more()}</i></div>" if self._more() else ""
         return (
             f'<div {NO_MATH} style="line-height:1.5">'
             f'<table style="border-collapse:collapse;margin:.3em 0;color:inherit">'
@@ -98,9 +97,8 @@ class Table(list[Row]):
         ]
         return [*map(line, self._columns.values())], cells, right
 
-    def _more(self) -> list[str]:
-        hidden = len(self) - _ROWS
-        return [f"{hidden:,} more rows are not shown."] if hidden > 0 else []
+    def _more(self) -> str:
+        return f"{len(self) - _ROWS:,} more rows are not shown." if len(self) > _ROWS else ""
 
 
 def table(rows: Iterable[Mapping[str, Any]]) -> Table[Mapping[str, Any]]:
@@ -193,10 +191,8 @@ def size(size: int) -> str:
     """Write bytes with two digits: "1.2 kB", "56 MB". Below, MEMORY USAGE varies by some bytes."""
     if size < 1000:
         return "under 1 kB"
-    value, unit = size / 1000, "kB"
-    for larger in ("MB", "GB"):
-        if value >= 999.5:
-            value, unit = value / 1000, larger
+    step = 3 if size >= 999.5e6 else 2 if size >= 999.5e3 else 1
+    value, unit = size / 1000**step, ("kB", "MB", "GB")[step - 1]
     return f"{value:.1f} {unit}" if value < 9.95 else f"{value:,.0f} {unit}"
 
 
