@@ -220,7 +220,8 @@ def install_kernel(folder: Path) -> None:
 def publish(folder: Path) -> None:
     """Commit the package, as it is in the work tree, to a git repository of its own."""
     ignore = shutil.ignore_patterns("__pycache__")
-    shutil.copytree(ROOT / "helpers", folder / "helpers", ignore=ignore)
+    for name in ("app", "helpers"):
+        shutil.copytree(ROOT / name, folder / name, ignore=ignore)
     for name in ("pyproject.toml", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, folder)
     author = ["-c", "user.name=Test", "-c", "user.email=test@example.com"]
