@@ -82,13 +82,16 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def test_wheel_holds_the_package_and_nothing_else(wheel: Path) -> None:
+def test_wheel_holds_the_packages_and_the_web_app(wheel: Path) -> None:
+    """Two packages, and the app, of which notebook 10 takes a copy."""
     source = ROOT / "helpers"
     expected = {
         str(path.relative_to(source))
         for path in source.glob("memorystore_*/**/*")
         if path.suffix in {".py", ".lua", ".typed", ".png", ".txt"}
     }
+    listed = subprocess.run(["git", "ls-files", "app"], cwd=ROOT, stdout=subprocess.PIPE, text=True)
+    expected |= {f"memorystore_tutorial/{name}" for name in listed.stdout.splitlines()}
     packed = {n for n in zipfile.ZipFile(wheel).namelist() if ".dist-info/" not in n}
     assert {"memorystore_chat/append.lua", "memorystore_tutorial/py.typed"} <= packed
     assert packed == expected
