@@ -104,10 +104,6 @@ class AsyncClusterClient(AsyncRedisCluster):
     commands under way they may be tried again until the slot has moved.
     """
 
-    async def __aenter__(self) -> Self:
-        await super().__aenter__()
-        return self
-
     async def execute_command(self, *args: Any, **options: Any) -> Any:
         """Run a command; after an outage, run it again until it succeeds or time is up."""
         run = super().execute_command

@@ -68,15 +68,14 @@ def connect(
         cluster: Whether to use a cluster client; None asks the server.
         timeout: Seconds to wait for a connection and for each answer.
         patience: Seconds that a command goes on trying after its first failure, while the server
-            cannot be reached or is no primary; then it raises. None takes twice ``timeout``, 0
-            never tries again. A failover of Memorystore takes "a few seconds", an update may take
-            longer: a program that would rather wait gives ``patience=60``. This call tries once.
-        **client_options: Anything else that ``redis.Redis`` or ``redis.cluster.RedisCluster``
-            takes, such as ``decode_responses=True``, ``max_connections=50`` or ``address_remap=``.
+            cannot be reached or is no primary. None takes twice ``timeout``, 0 never tries again.
+            A failover of Memorystore takes "a few seconds", an update may take longer. This call
+            itself tries once.
+        **client_options: What redis-py takes besides, such as ``decode_responses=True``,
+            ``max_connections=50`` or ``address_remap=``.
 
     Raises:
-        EndpointError: The endpoint, or what is given with it, makes no sense (a `ValueError` too),
-            or Google Cloud cannot say where the resource is.
+        EndpointError: The endpoint, or what is given with it, makes no sense (a `ValueError`).
         ConnectError: The server cannot be reached, refuses the login, or is too old.
         TypeError, ValueError: An option is of the wrong type, or not acceptable.
 
@@ -120,18 +119,8 @@ async def connect_async(
 ) -> redis.asyncio.Redis | clients.AsyncClusterClient:
     """`connect` for ``redis.asyncio``: the same arguments and errors, an asynchronous client.
 
-    The client belongs to the event loop it was made in; ``await client.aclose()`` closes it.
-
-    Raises:
-        ConnectError: Also if this is not asyncio's event loop.
-
-    Example:
-        >>> import asyncio
-        >>> async def greet() -> bool:
-        ...     async with await connect_async("embedded") as client:
-        ...         return await client.ping()
-        >>> asyncio.run(greet())
-        True
+    The client belongs to the event loop it was made in, which is asyncio's;
+    ``await client.aclose()`` closes it.
     """
     waiting = _checked_waiting(timeout, patience, client_options)
     try:
@@ -164,8 +153,7 @@ async def connect_async(
 
 
 def _probe(target: Endpoint, timeout: float) -> dict[str, Any]:
-    """Return the options of a client that asks the server what it is."""
-    # In database 0, as a cluster has no other and could not say so.
+    # A cluster has no other database than 0, and could not say so.
     plain = replace(target, db=0, cluster=False)
     return {"endpoint": plain, "timeout": timeout, "patience": 0, "max_connections": 1}
 
@@ -223,7 +211,6 @@ def _resolve(
 ) -> Endpoint:
     """Return the endpoint with everything that is given beside it, its address found."""
     for name, value, accepted, words in (
-        ("endpoint", endpoint, str | Endpoint | None, "text or an Endpoint"),
         ("password", password, str | None, "text (str)"),
         ("iam", iam, bool | redis.CredentialProvider | None, "True or an IamCredentials"),
         ("check_hostname", check_hostname, bool | None, "True or None"),
@@ -231,8 +218,6 @@ def _resolve(
     ):
         if not isinstance(value, accepted):
             raise TypeError(f"{name} is a {type_name(value)}; it takes {words}.")
-    if password is not None and iam:
-        raise EndpointError("Both password= and iam= are given: keep one of them.")
     # This is read from disk here, in a thread, and not on an event loop.
     clients.driver_info()
     target = _with_login(endpoint, password, iam)
@@ -271,7 +256,7 @@ def _with_login(endpoint: str | Endpoint | None, password: str | None, iam: Any)
     endpoint = environment_endpoint() if endpoint is None else endpoint
     if password is None and not iam:
         password = environment_password(endpoint)
-    if isinstance(endpoint, str):
+    if not isinstance(endpoint, Endpoint):
         return Endpoint.parse(endpoint, password=password)
     if endpoint.password or endpoint.credential_provider or endpoint.resource:
         # What Google Cloud was asked about is known to have AUTH or not.

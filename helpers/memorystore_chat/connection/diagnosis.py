@@ -112,8 +112,6 @@ def diagnose(
 ) -> ConnectError:
     """Turn what redis-py raised into a `ConnectError` that says what to do.
 
-    ``timeout`` is how many seconds were waited, ``reached`` whether the endpoint itself answered.
-
     Example:
         >>> str(diagnose(Endpoint.parse("10.0.0.3"), redis.BusyLoadingError(), 5.0))
         'Cannot connect to redis://10.0.0.3:6379: the server is still loading its data. ...'

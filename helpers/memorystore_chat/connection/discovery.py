@@ -29,13 +29,11 @@ def discover(
             Memorystore for Redis, then for Valkey. An `Endpoint` with a ``resource`` may bring the
             password or the certificates, which are then not asked for.
         timeout: Seconds to wait for each answer.
-        credentials: From google-auth, for logging in with IAM too; by default
-            ``google.auth.default()``.
+        credentials: From google-auth, for IAM too; by default ``google.auth.default()``.
         api_endpoint: Address of the service, such as one of Private Service Connect.
 
     Returns:
-        The endpoint with host, port, TLS, every certificate authority, product, and the AUTH
-        string, or a credential provider if the instance uses IAM.
+        The endpoint, with a credential provider if the instance uses IAM.
 
     Raises:
         EndpointError: Google Cloud does not say; the message names the command or role that helps.
@@ -62,11 +60,6 @@ class _NotHereError(EndpointError):
     """This service does not have it, as far as one can see; another one may."""
 
 
-_TITLES = {
-    "redis": "Memorystore for Redis instance",
-    "redis-cluster": "Memorystore for Redis Cluster",
-    "valkey": "Memorystore for Valkey instance",
-}
 _CLIENTS = {
     "redis": ("google.cloud.redis_v1", "CloudRedisClient"),
     "redis-cluster": ("google.cloud.redis_cluster_v1", "CloudRedisClusterClient"),
@@ -180,7 +173,7 @@ class _Question:
             ) from error
 
     def _refusal(self, error: Any, method: str) -> EndpointError:
-        name, title, api = self.wanted.resource, _TITLES[self.product], self.api
+        name, api, title = self.wanted.resource, self.api, self.product.title()
         project = str(name).split("/")[1]
         grant = (
             f"Have someone grant a role: gcloud projects add-iam-policy-binding {project} "
@@ -190,11 +183,11 @@ class _Question:
         said = f"{error} {error.details}"
         if error.code != 403:
             listing = self._command("list")
-            return _NotHereError(f"There is no {title} {name}. See what there is: {listing}")
+            return _NotHereError(f"There is no Memorystore for {title} {name}. See: {listing}")
         if "SERVICE_DISABLED" in said or "it is disabled" in said:
             return _NotHereError(
-                f"The API of {title} is not enabled in {project}. Enable it: gcloud "
-                f"services enable {api}.googleapis.com --project={project}"
+                f"The API of Memorystore for {title} is not enabled in {project}. Enable it: "
+                f"gcloud services enable {api}.googleapis.com --project={project}"
             )
         if method == _AUTH_STRING:
             return EndpointError(

@@ -78,12 +78,10 @@ class Endpoint:
         credential_provider: What answers user and password instead, such as `IamCredentials`.
         cluster: Whether it is a cluster; None asks the server.
         product: ``"embedded"``, ``"redis"``, ``"redis-cluster"`` or ``"valkey"``, if known.
-        resource: The name of the Google Cloud resource, if known; without a ``host``, `discover`
-            finds the address.
+        resource: The name in Google Cloud, if known; `discover` finds its address.
         unix_socket: Path of a unix socket, instead of ``host`` and ``port``.
         db: Number of the logical database; always 0 on a cluster.
-        check_hostname: Whether the certificate must name ``host`` even with ``ca_certs`` and an
-            address, as for an authority that several instances share.
+        check_hostname: Whether the certificate must name an address, too; see `connect`.
 
     Raises:
         EndpointError: Half a login is given, or two.
@@ -108,14 +106,11 @@ class Endpoint:
     check_hostname: bool = False
 
     def __post_init__(self) -> None:
-        if self.credential_provider is not None and (self.user or self.password):
+        login = self.user is not None or self.password is not None
+        if login and (not self.password or self.credential_provider is not None):
             raise EndpointError(
-                "Both a password and a credential provider (IAM) are given: keep one of them."
-            )
-        if self.password == "" or (self.user is not None and self.password is None):
-            raise EndpointError(
-                "The password is empty, or there is a user and no password. Give both, as in "
-                "redis://USER:PASSWORD@HOST, or the password alone, redis://:PASSWORD@HOST."
+                "A login is a user with a password that is not empty (redis://USER:PASSWORD@HOST), "
+                "such a password alone (redis://:PASSWORD@HOST), or IAM: keep one of them."
             )
         if self.password is not None:
             object.__setattr__(self, "password", _Secret(self.password))
@@ -125,14 +120,13 @@ class Endpoint:
         """Read an endpoint; touches no network and no file.
 
         Args:
-            text: ``embedded``, a ``redis://``, ``rediss://``, ``valkey://`` or ``valkeys://`` URL
-                (``//USER:PASSWORD@HOST:PORT/DB``, percent-encoding understood), ``unix:///PATH``,
-                ``HOST``, ``HOST:PORT``, ``[IPV6]:PORT``, or a resource's short or full name.
+            text: ``embedded``, ``HOST``, ``HOST:PORT``, ``[IPV6]:PORT``, ``unix:///PATH``, a URL as
+                ``redis://USER:PASSWORD@HOST:PORT/DB`` (or ``rediss``, ``valkey``, ``valkeys``;
+                percent-encoding understood), or a resource's short or full name.
             password: Used if ``text`` holds none; never for ``embedded``.
 
         Raises:
-            EndpointError: The text is none of these; the message never repeats it.
-            TypeError: It is no text.
+            EndpointError, TypeError: It is none of these; the message never repeats it.
 
         Example:
             >>> Endpoint.parse("valkeys://10.0.0.3").tls
@@ -174,8 +168,7 @@ class Endpoint:
         """Read ``$MEMORYSTORE_ENDPOINT``, by default ``embedded``, and ``$MEMORYSTORE_PASSWORD``.
 
         Raises:
-            EndpointError: The variable holds no endpoint, or is not set in a container (Cloud Run
-                or Kubernetes), with which an embedded server's data would go.
+            EndpointError: It is no endpoint, or not set in a container, which loses its data.
 
         Example:
             >>> Endpoint.from_environment()

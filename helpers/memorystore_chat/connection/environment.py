@@ -6,11 +6,7 @@ from enum import StrEnum
 
 
 class Environment(StrEnum):
-    """Where a notebook can run; each member is the name to show.
-
-    Vertex AI is now the Gemini Enterprise Agent Platform; readers know both names:
-    https://docs.cloud.google.com/gemini-enterprise-agent-platform/vertex-ai-name-changes
-    """
+    """Where a notebook can run; each member is the name to show."""
 
     COLAB = "Colab"
     COLAB_ENTERPRISE = "Colab Enterprise"

@@ -34,9 +34,8 @@ class TokenServerError(redis.ConnectionError):
 class IamCredentials(redis.CredentialProvider):
     """What redis-py asks for user and password: ``("default", access token)``.
 
-    A token is requested once, kept until shortly before it expires, and shared by all threads,
-    event loops and connections that use this object. Whoever asks during a request waits for it.
-    A token that is still good is used if its renewal fails.
+    A token is requested once, kept until shortly before it expires, and shared by all threads and
+    event loops that use this object. One that is still good is used if its renewal fails.
 
     Args:
         credentials: From google-auth; by default ``google.auth.default()``, at the first use.

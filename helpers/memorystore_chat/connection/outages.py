@@ -45,9 +45,6 @@ _OUTAGES = (redis.ConnectionError, redis.TimeoutError, ClusterError, SlotNotCove
 # What a server answers in a failover. Out of a script, Redis before 7 hides the code in the text.
 _FAILOVER = re.compile(r"(?:^|-)(?:READONLY|MASTERDOWN|CLUSTERDOWN|LOADING) ")
 
-# So many characters of a password or token in a row are no coincidence.
-_TELLING = 6
-
 
 @dataclass
 class Attempts:
@@ -96,9 +93,10 @@ class Attempts:
     def presentable(self, error: Exception) -> Exception | None:
         """Return what to raise instead of an error that is no redis-py error, or tells a secret."""
         secret = self.secret or ""
-        starts = range(max(1, len(secret) - _TELLING + 1)) if secret else ()
+        # Six characters of a password or token in a row are no coincidence.
+        pieces = {secret[at : at + 6] for at in range(max(1, len(secret) - 5))} - {""}
         texts = [str(link) for link in chain_of(error)]
-        if any(secret[at : at + _TELLING] in text for at in starts for text in texts):
+        if any(piece in text for piece in pieces for text in texts):
             kind = type(error) if isinstance(error, RedisError) else redis.ConnectionError
             return kind("the answer repeats the login, so it is not shown")
         if isinstance(error, MaxConnectionsError) and not texts[0]:
@@ -134,10 +132,9 @@ class Login(redis.CredentialProvider):
 
     def renew(self, refused: str) -> bool:
         """Forget a secret that was refused; return whether there can be another one."""
-        if not isinstance(self._source, IamCredentials):
-            return False
-        self._source.forget(refused)
-        return True
+        if isinstance(self._source, IamCredentials):
+            self._source.forget(refused)
+        return isinstance(self._source, IamCredentials)
 
 
 class _Policy:
@@ -201,8 +198,7 @@ class OutageRetry(_Policy, Retry):
         """Call ``do`` until it succeeds or it is time to give up; ``fail`` drops a connection."""
         if _current.get() is not None:
             return do()
-        call = Attempts(self)
-        count = (1,) if with_failure_count else ()
+        call, count = Attempts(self), (1,) if with_failure_count else ()
         while True:
             other: Exception | None = None
             try:
@@ -235,8 +231,7 @@ class AsyncOutageRetry(_Policy, AsyncRetry):
         """Call ``do`` until it succeeds or it is time to give up; ``fail`` drops a connection."""
         if _current.get() is not None:
             return await do()
-        call = Attempts(self)
-        count = (1,) if with_failure_count else ()
+        call, count = Attempts(self), (1,) if with_failure_count else ()
         while True:
             other: Exception | None = None
             try:
