@@ -245,15 +245,9 @@ def test_result_of_a_call_that_was_not_parsed_is_not_sent(
 
 def test_of_two_results_the_second_is_sent(gemini: GeminiServer, model: BaseChatModel) -> None:
     """As when a history hands out a stand-in for the result that is passed after it."""
-    conversation = [
-        HumanMessage("One."),
-        call("a", "b"),
-        ToolMessage("No result.", tool_call_id="id-a", name="a"),
-        ToolMessage("7", tool_call_id="id-b", name="b"),
-        ToolMessage("Sunny.", tool_call_id="id-a", name="a"),
-    ]
-    assert model.invoke(conversation).text
-    assert [text for _, text in gemini.requests[0].turns[-2:]] == ["result b 7", "result a Sunny."]
+    results = [ToolMessage(text, tool_call_id="id-a", name="a") for text in ("None.", "Sunny.")]
+    assert model.invoke([HumanMessage("One."), call("a"), *results]).text
+    assert gemini.requests[0].turns[2:] == [("user", "result a Sunny.")]
 
 
 @pytest.mark.parametrize("way", WAYS)

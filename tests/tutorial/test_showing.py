@@ -172,15 +172,10 @@ def test_characters_that_deceive_are_written_out(character: str) -> None:
 
 
 def test_whatever_is_shown_is_bounded() -> None:
-    long = transcript([HumanMessage("word " * 200_000)])
-    assert len(long._repr_html_()) < 3_000
-    assert str(long).endswith("[999,000 more characters]")
     many = transcript([HumanMessage(f"message {n} " + "x" * 9_000) for n in range(300)])
-    assert "100 earlier messages are not shown." in str(many)
-    assert "message 99 " not in Page(many).text
+    assert str(many).startswith("100 earlier messages are not shown.\nHuman  message 100\n")
+    assert str(many).endswith("[8,012 more characters]")
     assert len(many._repr_html_()) < 500_000
-    hello = [HumanMessage("I am Ada, and I like tea."), AIMessage("Nice to meet you, Ada!")]
-    assert len(page(*hello * 3).html) < 2_500
 
 
 @pytest.mark.parametrize("given", ["hello", HumanMessage("x"), ["hello"], [None]])
