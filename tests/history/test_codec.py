@@ -350,13 +350,6 @@ def test_a_message_that_would_not_be_read_back_is_refused(message: BaseMessage) 
         encoded(message)
 
 
-def test_a_call_that_was_added_later_is_kept() -> None:
-    """LangChain adds the call's type on the way back; nothing that was written is lost."""
-    message = AIMessage("")
-    message.tool_calls.append({"name": "f", "args": {"a": 1}, "id": "1"})
-    assert back(message).tool_calls == [message.tool_calls[0] | {"type": "tool_call"}]
-
-
 BROKEN = [
     (b"", "not JSON"),
     (b'{"type": "human", "data": {"content": "a secr', "not JSON"),

@@ -8,7 +8,6 @@ from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, asynccontextmanager, contextmanager
-from functools import partial
 from typing import Any, NamedTuple
 from uuid import UUID, uuid4
 
@@ -34,7 +33,6 @@ from memorystore_chat import (
 from memorystore_chat.commands import Command, Steps, arun, run, script
 from memorystore_chat.history import CLOCK_ALLOWANCE, SEARCHED_ALWAYS, SEARCHED_AT_MOST
 from proxy import Proxy
-from scripted import NO_RETRY
 from servers import Cluster, Server
 
 
@@ -254,26 +252,6 @@ def test_two_hundred_threads_append_to_one_session(server: Server, key_prefix: s
         assert batches_of(client, 4, key_prefix) == expected
 
 
-def test_a_server_killed_in_the_middle_of_a_batch_keeps_all_or_none_of_it(
-    start: Callable[..., Server],
-) -> None:
-    acknowledged = 0
-    with start(appendonly="yes") as server:
-        killer = threading.Timer(0.22, server.kill)
-        with server.client(retry=NO_RETRY) as client:
-            history = MemorystoreChatMessageHistory(client, "s")
-            killer.start()
-            with pytest.raises(ConnectError):  # noqa: PT012
-                while True:
-                    history.add_messages(batch_of("x", 10_000))
-                    acknowledged += 1
-        killer.join()
-        server.restart()
-        with server.client() as client:
-            # The batch that was cut short may have been stored without a reply.
-            assert batches_of(client, 10_000)["x"] in (acknowledged, acknowledged + 1)
-
-
 @pytest.mark.parametrize("share", [0.5, 0.9999])
 def test_an_append_only_file_cut_inside_a_batch_keeps_none_of_it(
     start: Callable[..., Server], share: float
@@ -320,24 +298,6 @@ async def test_a_full_memory_is_reported_and_changes_nothing(start: Callable[...
                 assert isinstance(raised.value.__cause__, redis.OutOfMemoryError)
             assert batches_of(client, 2) == {"a": 1}
             assert client.ttl(history.key) == 50
-
-
-def test_a_read_replica_is_reported_and_changes_nothing(start: Callable[..., Server]) -> None:
-    """READONLY reaches the caller with what to do; reading from the replica works."""
-    with (
-        start(repl_diskless_sync_delay=0) as primary,
-        start(replicaof=f"127.0.0.1 {primary.port}") as replica,
-        primary.client() as writer,
-        replica.client() as reader,
-    ):
-        MemorystoreChatMessageHistory(writer, "s").add_messages(batch_of("a", 2))
-        history = MemorystoreChatMessageHistory(reader, "s")
-        servers.wait_until(lambda: len(history) == 2, "replication")
-        uses: list[Callable[[], None]] = [partial(history.add_messages, batch_of("b", 2))]
-        for use in (*uses, history.clear):
-            with pytest.raises(MemorystoreChatError, match="the primary"):
-                use()
-        assert batches_of(reader, 2) == {"a": 1}
 
 
 async def test_a_server_without_lpos_is_as_safe() -> None:

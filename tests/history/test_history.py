@@ -17,8 +17,6 @@ from langchain_core.messages import (
     ToolMessage,
     message_to_dict,
 )
-from redis.asyncio.retry import Retry as AsyncRetry
-from redis.backoff import NoBackoff
 
 import servers
 from memorystore_chat import (
@@ -29,7 +27,6 @@ from memorystore_chat import (
 )
 from memorystore_chat.codec import aside_key
 from memorystore_chat.commands import script
-from scripted import NO_RETRY
 from stored import said, texts
 
 CONVERSATION: list[BaseMessage] = [
@@ -328,36 +325,6 @@ async def test_scripts_are_read_off_the_event_loop(async_client: Any, key_prefix
     with blockbuster_ctx():
         await history.aadd_messages(said(1))
     assert texts(await history.aget_messages()) == ["1"]
-
-
-async def test_an_outage_is_an_error_and_not_an_empty_list() -> None:
-    """Every method reports it with redis-py's own exception as the cause; it recovers by itself."""
-    retries: Any = {"socket_timeout": 0.2, "protocol": 2}
-    with servers.valkey() as server, server.client(retry=NO_RETRY, **retries) as client:
-        async with server.async_client(retry=AsyncRetry(NoBackoff(), 0), socket_timeout=0.2) as a:
-            history = MemorystoreChatMessageHistory(client, "s", async_client=a)
-            history.add_messages(said(1))
-            await history.aadd_messages(said(2))
-            for end, mend, cause in (
-                (server.pause, server.resume, redis.TimeoutError),
-                (server.kill, server.restart, redis.ConnectionError),
-            ):
-                end()
-                for use in (lambda: history.messages, history.clear, history.repair):
-                    with pytest.raises(ConnectError, match="the session 's'") as raised:
-                        use()
-                    assert isinstance(raised.value.__cause__, cause)
-                for ause in (
-                    history.aget_messages,
-                    history.aclear,
-                    lambda: history.aadd_messages(said(3)),
-                ):
-                    with pytest.raises(ConnectError, match="may or may not") as raised:
-                        await ause()
-                    assert isinstance(raised.value.__cause__, cause)
-                mend()
-            history.add_messages(said(4))
-            assert texts(await history.aget_messages())[-1] == "4"
 
 
 RIGHTS = ("evalsha", "eval", "lrange", "rpush", "ltrim", "expire", "lpos")
