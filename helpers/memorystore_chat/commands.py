@@ -74,16 +74,13 @@ def script(*names: str) -> Script:
 
 
 class Command(NamedTuple):
-    """A command, or a script in its place, that is safe to repeat; ``kind`` is what its reply is.
-
-    All its keys are in one hash slot of a cluster.
-    """
+    """A command or a script that is safe to repeat, with keys in one hash slot of a cluster."""
 
     name: str
     keys: tuple[bytes, ...]
     arguments: tuple[str | bytes | int, ...] = ()
     script: Script | None = None
-    kind: type = bytes
+    kind: type = bytes  # of its reply
 
     def parts(self, *, with_text: bool) -> tuple[str | bytes | int, ...]:
         """As redis-py's ``execute_command`` takes it; text as UTF-8, whatever the client's is."""

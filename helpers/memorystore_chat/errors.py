@@ -32,8 +32,7 @@ from redis.exceptions import (
 class MemorystoreChatError(Exception):
     """Root of every error this package raises on purpose.
 
-    In a notebook it shows its sentence and the lines of the notebook that led to it; the whole
-    stack is one call away, ``traceback.print_last()``.
+    In a notebook it shows its sentence and the reader's own lines, and how to see the whole stack.
     """
 
     def _render_traceback_(self) -> list[str]:
@@ -168,9 +167,8 @@ _REFUSALS: tuple[tuple[str, type | tuple[()], str], ...] = (
     (
         "invalid bulk length",
         (),
-        "A value is larger than the server takes, which is 512 MB unless it is set lower "
-        "(proto-max-bulk-len). Keep large files elsewhere, such as in Cloud Storage, and their "
-        "addresses in the message.",
+        "A value is larger than the server takes: 512 MB, or its proto-max-bulk-len. Keep large "
+        "files elsewhere, such as in Cloud Storage, and their addresses in the message.",
     ),
 )
 

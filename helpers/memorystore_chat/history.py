@@ -233,9 +233,8 @@ class MemorystoreChatMessageHistory(BaseChatMessageHistory):
         return sendable(turn, cut=True)
 
     def _elements(self, start: int) -> Steps[list[bytes]]:
-        elements: list[bytes]
         [elements] = yield [Command("LRANGE", (self._key,), (start, -1), kind=list)]
-        return elements
+        return [*elements]
 
     def _decoded(self, element: bytes, position: int) -> BaseMessage:
         try:
@@ -244,9 +243,8 @@ class MemorystoreChatMessageHistory(BaseChatMessageHistory):
             raise CorruptHistoryError(self.key, position, str(error)) from error
 
     def _count(self) -> Steps[int]:
-        count: int
         [count] = yield [Command("LLEN", (self._key,), kind=int)]
-        return count
+        return int(count)
 
     def _clearing(self) -> Steps[None]:
         keys = (self._key, codec.aside_key(self.key))

@@ -3,7 +3,6 @@
 import datetime
 import enum
 import json
-import logging
 import math
 import time
 import traceback
@@ -276,15 +275,6 @@ def test_what_no_model_is_sent_is_stored_in_pydantics_json_form(
     if left_out:
         assert all(word in warnings[0] for word in ("search", "artifact", left_out))
         assert "secret" not in warnings[0]
-
-
-@pytest.mark.parametrize("value", [[1, Failing()], circular, nested(5000)], ids=range(3))
-def test_what_has_no_json_form_at_all_is_left_out(
-    value: Any, caplog: pytest.LogCaptureFixture
-) -> None:
-    with caplog.at_level(logging.WARNING):
-        assert not back(ToolMessage("x", tool_call_id="1", artifact=value)).artifact
-    assert len(caplog.messages) == 1
 
 
 class Loud(HumanMessage):

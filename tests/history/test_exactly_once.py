@@ -6,7 +6,6 @@ import json
 import threading
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, asynccontextmanager, contextmanager
 from typing import Any, NamedTuple
 from uuid import UUID, uuid4
@@ -14,7 +13,7 @@ from uuid import UUID, uuid4
 import pytest
 import redis
 import redis.asyncio
-from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, message_to_dict
+from langchain_core.messages import BaseMessage, HumanMessage, message_to_dict
 from redis.asyncio.retry import Retry as AsyncRetry
 from redis.backoff import ConstantBackoff
 from redis.cluster import RedisCluster
@@ -182,20 +181,6 @@ async def test_without_retries_an_append_id_makes_it_safe_to_repeat(
             assert stored(place.sync_client, key_prefix) == {"a": [0, 0]}
 
 
-def test_tries_that_pile_up_before_a_hanging_server_are_stored_once() -> None:
-    with servers.valkey() as server:
-        retry = Retry(ConstantBackoff(0.01), 20)
-        with server.client(socket_timeout=0.2, retry=retry) as client:
-            history = MemorystoreChatMessageHistory(client, "s")
-            history.add_user_message("first")
-            server.pause()
-            threading.Timer(0.9, server.resume).start()
-            history.add_messages([HumanMessage("second"), AIMessage("third")])
-            calls = client.info("commandstats")["cmdstat_evalsha"]["calls"]
-            assert calls >= 3, "one for the first message, and at least two tries after it"
-            assert [message.text for message in history.messages] == ["first", "second", "third"]
-
-
 def id_from(milliseconds: int) -> str:
     """An append id made so long ago."""
     id_ = UUID(codec.new_append_id()).int
@@ -235,21 +220,6 @@ def test_an_earlier_try_is_searched_for_behind_what_others_appended(
     before = len(history)
     history.add_messages(batch_of("a", 1), append_id=append_id)
     assert len(history) == before + (not found)
-
-
-def test_two_hundred_threads_append_to_one_session(server: Server, key_prefix: str) -> None:
-    with server.client(max_connections=200) as client, ThreadPoolExecutor(200) as threads:
-        history = MemorystoreChatMessageHistory(client, "s", key_prefix=key_prefix)
-        together = threading.Barrier(200)
-
-        def write(thread: int) -> None:
-            together.wait()
-            for turn in range(3):
-                history.add_messages(batch_of(f"{thread}.{turn}", 4))
-
-        list(threads.map(write, range(200)))
-        expected = {f"{thread}.{turn}": 1 for thread in range(200) for turn in range(3)}
-        assert batches_of(client, 4, key_prefix) == expected
 
 
 @pytest.mark.parametrize("share", [0.5, 0.9999])

@@ -189,14 +189,3 @@ def test_what_a_handler_raises_is_no_error_of_the_server(
         for number, handler in before.items():
             signal.signal(number, handler)
     assert came == [signal.SIGUSR2, signal.SIGUSR1]
-
-
-def test_other_threads_put_nothing_off(valkey_server: Server, key_prefix: str) -> None:
-    """Their commands run while the main thread is in one of its own; its signals are not theirs."""
-    with valkey_server.client() as client, postponed():
-        history = MemorystoreChatMessageHistory(client, "s", key_prefix=key_prefix)
-        thread = threading.Thread(target=history.add_messages, args=(said("hi"),))
-        thread.start()
-        thread.join()
-        assert signal.getsignal(signal.SIGINT) is not signal.default_int_handler
-    assert texts(history.messages) == ["hi"]
