@@ -255,7 +255,8 @@ class _Talk:
             who = re.search(r"You are (?!told|asked|to )([^.!\n]+)", self.prompt)
             return f"I am {who[1]}, played by {_ABOUT}" if who else f"I am {_ABOUT}"
         if re.search(r"\bcan you do|\byou help|^\W*help\b|\bhelp me\b", text):
-            return _HELP
+            tools = [f"{t.name.replace('_', ' ')} ({', '.join(t.properties)})" for t in self.tools]
+            return _HELP + (f" With my tools I can: {', '.join(tools)}." if tools else "")
         if found := _SUM.search(text):
             left, right = int(found[1]), int(found[3])
             total = left + right if found[2] in ("+", "plus") else left - right
