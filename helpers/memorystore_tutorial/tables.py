@@ -8,10 +8,11 @@ from datetime import UTC, datetime
 from html import escape
 from typing import Any, TypeVar
 
-from memorystore_chat.arguments import type_name
+from memorystore_chat import sessions
+from memorystore_chat.arguments import check_count, type_name
 from memorystore_chat.commands import Client
 from memorystore_chat.sessions.report import counted
-from memorystore_chat.sessions.scanning import Session, newest
+from memorystore_chat.sessions.scanning import Session
 from memorystore_tutorial.text import NO_MATH, columns_of, line
 
 _ROWS = 200  # shown at most
@@ -135,7 +136,7 @@ def table(rows: Iterable[Mapping[str, Any]]) -> Table[Mapping[str, Any]]:
 def sessions_table(client: Client, *, key_prefix: str = "", limit: int = 50) -> Table[Session]:
     """Show the sessions that were used last, newest first: a table in a notebook, text elsewhere.
 
-    Everything under the prefix is looked at to find them, a step at a time as `scan` does it.
+    Everything under the prefix is listed to find them.
 
     Args:
         client: A connected client.
@@ -154,8 +155,10 @@ def sessions_table(client: Client, *, key_prefix: str = "", limit: int = 50) -> 
         >>> sessions_table(connect("embedded"), key_prefix="nothing-here:")
         No sessions.
     """
-    shown, number = newest(client, key_prefix=key_prefix, limit=limit)
-    now = datetime.now(UTC)
+    check_count("limit", limit, "sessions")
+    found = list(sessions.scan(client, key_prefix=key_prefix))
+    now, number = datetime.now(UTC), len(found)
+    found.sort(key=lambda one: (one.last is None, now - (one.last or now), one.id))
     title = counted(number, "session") if number else ""
     if number > limit:
         title = f"The {limit:,} used last of {title}"
@@ -175,7 +178,7 @@ def sessions_table(client: Client, *, key_prefix: str = "", limit: int = 50) -> 
         "ttl": lambda ttl: "never" if ttl is None else span(ttl),
         "bytes": size,
     }
-    return Table(shown, columns, title=title, formats=formats, empty="No sessions.")
+    return Table(found[:limit], columns, title=title, formats=formats, empty="No sessions.")
 
 
 def span(seconds: float) -> str:

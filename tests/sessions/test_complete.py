@@ -62,16 +62,6 @@ def test_slots_that_move(key_prefix: str) -> None:
             sessions.delete(client, key_prefix=key_prefix, dry_run=False)
 
 
-def test_a_cluster_without_one_of_its_primaries(key_prefix: str) -> None:
-    """Nobody took over its slots: no list is complete."""
-    config: dict[str, Any] = {"cluster_node_timeout": 500, "cluster_require_full_coverage": "no"}
-    with servers.cluster(replicas=0, **config) as cluster, cluster.client() as client:
-        store(client, key_prefix)
-        cluster.nodes[2].kill()
-        with pytest.raises(MemorystoreChatError, match="listing"):
-            ids(client, key_prefix)
-
-
 def test_one_node_of_a_cluster_is_refused(valkey_cluster: Cluster, key_prefix: str) -> None:
     """A plain client of it would see only its own sessions; with all slots it is welcome."""
     with (

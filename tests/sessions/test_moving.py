@@ -129,20 +129,6 @@ def test_a_line_that_would_fill_the_memory_is_refused(
     assert not (tmp_path / "b").exists()
 
 
-@pytest.mark.parametrize("keep", [20, -1, -9])
-def test_a_compressed_file_that_was_cut_off_is_refused(
-    valkey_server: Server, key_prefix: str, keep: int
-) -> None:
-    with valkey_server.client() as client:
-        fill(client, f"{key_prefix}a", 500)
-        cut = gzip.compress(exported(client, key_prefix).getvalue())[:keep]
-        with (
-            gzip.open(io.BytesIO(cut), "rb") as file,
-            pytest.raises(MemorystoreChatError, match="cut off"),
-        ):
-            sessions.load(client, file)
-
-
 def test_text_files_are_refused(valkey_server: Server, tmp_path: Path) -> None:
     """They would change line ends; the error names the mode."""
     client: Any = valkey_server.client()
@@ -324,23 +310,6 @@ def test_copying_from_langchain_community(client: Any, key_prefix: str, size: in
     assert history.messages == [*messages, HumanMessage("new")]
     assert 190 < client.ttl(ours) <= 200
     assert client.llen(theirs) == size + 1
-
-
-def test_a_copy_that_went_its_own_way_is_left_alone(client: Any, key_prefix: str) -> None:
-    """Continued in one place it is fine, continued in both it is a conflict; broken is copied."""
-    for name in "ab":
-        community(client, f"theirs:{key_prefix}{name}", [HumanMessage("a"), AIMessage("b")])
-    client.lpush(f"theirs:{key_prefix}b", "{broken")
-    assert copied(client, key_prefix, dry_run=False).unreadable == 1
-    for name in "ab":
-        client.rpush(f"ours:{key_prefix}{name}", elements(1)[0])
-    community(client, f"theirs:{key_prefix}b", [HumanMessage("theirs")])
-    client.set(f"ours:{key_prefix}c", "something else")
-    community(client, f"theirs:{key_prefix}c", [HumanMessage("a")])
-    for dry_run in (True, False):
-        report = copied(client, key_prefix, dry_run=dry_run)
-        assert (report.sessions, report.existing, report.conflicting) == (0, 1, 2)
-    assert client.llen(f"ours:{key_prefix}b") == 4
 
 
 @pytest.mark.parametrize(

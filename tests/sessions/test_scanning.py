@@ -1,13 +1,11 @@
 """Finding sessions: what is one, and that each is listed once."""
 
-import json
 import subprocess
 import sys
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
-from langchain_core.messages import HumanMessage, message_to_dict
 from redis.backoff import NoBackoff
 from redis.cluster import LoadBalancingStrategy
 from redis.retry import Retry
@@ -16,7 +14,7 @@ import servers
 from interference import InterferingRedis
 from memorystore_chat import ConnectError, MemorystoreChatMessageHistory, sessions
 from servers import Cluster, Server
-from stored import UNTIMED, element, exported, ids
+from stored import element, exported, ids
 
 
 def test_scan_says_what_a_session_is(client: Any, key_prefix: str) -> None:
@@ -33,14 +31,6 @@ def test_scan_says_what_a_session_is(client: Any, key_prefix: str) -> None:
     assert session.first is not None
     assert session.last is not None
     assert begun - timedelta(seconds=1) < session.first <= session.last <= datetime.now(UTC)
-
-
-def test_messages_of_other_libraries_have_no_time(client: Any, key_prefix: str) -> None:
-    client.rpush(f"{key_prefix}a", UNTIMED, element())
-    client.lpush(f"{key_prefix}b", json.dumps(message_to_dict(HumanMessage("hi"))))
-    a, b = sorted(sessions.scan(client, key_prefix=key_prefix), key=lambda session: session.id)
-    assert (a.id, a.messages, a.first, a.last is None) == ("a", 2, None, False)
-    assert (b.id, b.messages, b.first, b.last) == ("b", 1, None, None)
 
 
 @pytest.mark.parametrize("odd", ["*", "?", "[a]", "\\", "a*b?[c]\\d", "[^x]", "ü-{tag}"])

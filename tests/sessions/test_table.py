@@ -5,9 +5,8 @@ from datetime import timedelta
 
 import pytest
 import redis
-from langchain_core.messages import HumanMessage
 
-from memorystore_chat import MemorystoreChatMessageHistory, sessions
+from memorystore_chat import sessions
 from memorystore_tutorial import sessions_table, tables
 from stored import UNTIMED, element
 
@@ -66,14 +65,3 @@ def test_durations_are_told_in_the_unit_that_suits(seconds: float, words: str) -
 )  # fmt: skip
 def test_sizes_have_two_digits_and_a_unit(size: int, words: str) -> None:
     assert tables.size(size) == words
-
-
-def test_sessions_of_one_millisecond_keep_their_order(client: redis.Redis, key_prefix: str) -> None:
-    names = [f"{number * 37 % 101:03}" for number in range(100)]
-    for name in names:
-        MemorystoreChatMessageHistory(client, name, key_prefix=key_prefix).add_messages(
-            [HumanMessage("hi")]
-        )
-    shown = sessions_table(client, key_prefix=key_prefix, limit=100)
-    assert len({session.last for session in shown}) < 100  # some share a millisecond
-    assert [session.id for session in shown] == names[::-1]

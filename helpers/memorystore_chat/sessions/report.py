@@ -2,7 +2,7 @@
 
 import textwrap
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import Any, Literal
 
 _WORDS = {
     "delete": ("delete", "Deleted"),
@@ -28,15 +28,14 @@ class Report:
     Attributes:
         action: What was done with the sessions.
         dry_run: Whether it was only tried out and nothing was changed.
-        sessions: How many sessions it was done with.
-        messages: How many messages they have; of a session that was extended, the new ones.
-        bytes: For "delete" and "expire" the memory they take on the server; else the size of the
-            messages.
+        sessions: How many sessions it was done with; of threads, how many threads.
+        messages: How many messages they have; of threads that are not exported, checkpoints.
+        bytes: For "delete" and "expire" the memory on the server; else the size of the messages.
         missing: Ids that were asked for and have no session.
-        undated: Sessions left as they are because it is not known when they were last used.
-        changed: Sessions left as they are because they were used in the meantime.
-        existing: Sessions that were at their destination already, and are unchanged.
-        conflicting: Sessions that were left out because their destination holds something else.
+        undated: Sessions left because it is not known when they were last used.
+        changed: Sessions left because they were used in the meantime.
+        existing: Sessions that were at their destination already.
+        conflicting: Sessions left out because something else is at their destination.
         unreadable: Copied messages that cannot be read; ``history.repair()`` moves them aside.
     """
 
@@ -52,7 +51,10 @@ class Report:
     conflicting: int = 0
     unreadable: int = 0
 
-    things: ClassVar[tuple[str, str]] = "session", "message"
+    @property
+    def things(self) -> tuple[str, str]:
+        """What is counted."""
+        return "session", "message"
 
     def __repr__(self) -> str:
         would, done = _WORDS[self.action]
@@ -73,15 +75,12 @@ class Report:
 
 
 class ThreadReport(Report):
-    """What a function of `threads` did: ``sessions`` are threads, and ``messages`` checkpoints."""
+    """What a function of `threads` did."""
 
-    things = "thread", "checkpoint"
-
-
-class ThreadExport(Report):
-    """What `threads.export` did: ``sessions`` are threads."""
-
-    things = "thread", "message"
+    @property
+    def things(self) -> tuple[str, str]:
+        """What is counted."""
+        return "thread", "message" if self.action == "export" else "checkpoint"
 
 
 def counted(number: int, thing: str) -> str:

@@ -1,6 +1,5 @@
 """Finding the sessions on a server: what `scan`, and everything that looks for sessions, shares."""
 
-import heapq
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
@@ -9,7 +8,7 @@ from datetime import datetime
 from typing import Any, TypeAlias
 
 from memorystore_chat import codec
-from memorystore_chat.arguments import check_count, check_ids, check_text
+from memorystore_chat.arguments import check_ids, check_text
 from memorystore_chat.commands import Client, Command, Scan, script
 from memorystore_chat.sessions.servers import ask, check_client, settled
 
@@ -26,8 +25,7 @@ class Session:
         key: The Redis key.
         messages: How many messages it has.
         ttl: Seconds until it expires, or None if it does not.
-        bytes: Memory it takes on the server, as MEMORY USAGE estimates it. If the server refuses
-            that command: the number of messages times the mean size of the oldest and the newest.
+        bytes: Memory it takes on the server, about.
         first: When its oldest message was appended (UTC), or None if the message does not say,
             as those of langchain-google-memorystore-redis and langchain-community.
         last: The same of its newest message.
@@ -70,26 +68,6 @@ def scan(client: Client, *, key_prefix: str = "") -> Iterator[Session]:
     """
     found = find(client, None, key_prefix, Counter())
     return (session for batch in found for session, _ in batch)
-
-
-def newest(client: Client, *, key_prefix: str, limit: int) -> tuple[list[Session], int]:
-    """The sessions that were used last, newest first, and how many there are in all.
-
-    Those without a known time come last. The ids of a program's appends grow, also within a
-    millisecond.
-    """
-    check_count("limit", limit, "sessions")
-
-    def order(one: Found) -> tuple[int, str]:
-        append = codec.id_of_append(one[1])
-        return -append.int if append else 0, one[0].id
-
-    number = 0
-    first: list[Found] = []
-    for batch in find(client, None, key_prefix, Counter()):
-        number += len(batch)
-        first = heapq.nsmallest(limit, [*first, *batch], key=order)
-    return [session for session, _ in first], number
 
 
 def find(

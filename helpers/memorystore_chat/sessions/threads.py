@@ -22,7 +22,7 @@ from memorystore_chat.extras import require
 from memorystore_chat.history import MemorystoreChatMessageHistory
 from memorystore_chat.sessions.changing import check_flags, moment_before
 from memorystore_chat.sessions.moving import File, opened_for_writing
-from memorystore_chat.sessions.report import ThreadExport, ThreadReport
+from memorystore_chat.sessions.report import ThreadReport
 from memorystore_chat.sessions.servers import ask, check_client
 
 require("langgraph.graph", extra="agents")
@@ -36,15 +36,8 @@ from memorystore_chat.checkpoint import MemorystoreSaver, ThreadInfo  # noqa: E4
 def scan(saver: MemorystoreSaver) -> list[ThreadInfo]:
     """List the saver's threads, by their ids.
 
-    Args:
-        saver: A saver with a synchronous client.
-
-    Returns:
-        Of each its id, the number of its checkpoints, its size, when it expires, when its newest
-        checkpoint was made, and whether it waits for a person.
-
     Raises:
-        TypeError: ``saver`` is something else, or has an asyncio client only.
+        TypeError: ``saver`` is no `MemorystoreSaver` with a synchronous client.
         MemorystoreChatError: A server cannot be reached or refused, or a checkpoint is damaged.
 
     Example:
@@ -108,7 +101,7 @@ def expire(
 
 def export(
     saver: MemorystoreSaver, file: File, *, ids: Iterable[str] | None = None
-) -> ThreadExport:
+) -> ThreadReport:
     """Write the messages of threads to a file, for people and programs that don't know LangGraph.
 
     A line is one message, ``{"thread_id": ..., "type": ..., "data": {...}}``, with LangChain's
@@ -120,15 +113,14 @@ def export(
     with opened_for_writing(file) as opened:
         for thread in found:
             messages = messages_of(saver, thread.thread_id)
-            for element in codec.encode(messages, codec.new_append_id()):
-                message = json.loads(element)
-                record = {"thread_id": thread.thread_id}
-                record |= {"type": message["type"], "data": message["data"]}
+            for element in codec.encode(messages, ""):
+                record = {"thread_id": thread.thread_id, **json.loads(element)}
+                del record["id"]
                 line = json.dumps(record, ensure_ascii=False).encode() + b"\n"
                 opened.write(line)
                 counts.update(messages=1, bytes=len(line))
             counts["sessions"] += 1
-    return ThreadExport("export", False, **counts)
+    return ThreadReport("export", False, **counts)
 
 
 def take_over(
@@ -210,7 +202,7 @@ def _change(
             counts["undated"] += 1
         elif before is not None and datetime.fromisoformat(thread.updated) > before:
             continue
-        elif before is not None and not dry_run and _has_moved(saver, thread):
+        elif before is not None and not dry_run and _updated(saver, thread) != thread.updated:
             counts["changed"] += 1
         else:
             if not dry_run:
@@ -230,9 +222,8 @@ def _find(
     return found
 
 
-def _has_moved(saver: MemorystoreSaver, thread: ThreadInfo) -> bool:
-    now = saver.threads([thread.thread_id])
-    return [one.updated for one in now] != [thread.updated]
+def _updated(saver: MemorystoreSaver, thread: ThreadInfo) -> str | None:
+    return next((now.updated for now in saver.threads([thread.thread_id])), None)
 
 
 def _check_kind(name: str, value: object, kind: type) -> None:
