@@ -35,8 +35,7 @@ class Stored(NamedTuple):
 def write(file: BinaryFile, stored: Iterable[Stored], key_prefix: str) -> Counter[str]:
     """Write a heading, a line a session, and a line with the counts and a SHA-256 of all before.
 
-    Bytes of an element that are not UTF-8 become lone surrogates of JSON, as with Python's
-    "surrogateescape".
+    Bytes that are not UTF-8 become lone surrogates, as with Python's "surrogateescape".
     """
     digest, counts = sha256(), Counter(sessions=0, messages=0, bytes=0)
 
@@ -45,9 +44,8 @@ def write(file: BinaryFile, stored: Iterable[Stored], key_prefix: str) -> Counte
         line = text.encode(errors="backslashreplace") + b"\n"
         if len(line) > LONGEST:
             raise MemorystoreChatError(
-                f"The session {record['session']!r} takes {len(line):,} bytes, and a line of the "
-                f"file holds up to {LONGEST:,}. The file was not completed. Shorten that session, "
-                "or export the others with ids=[...]."
+                f"The session {record['session']!r} takes {len(line):,} bytes, and a file holds up "
+                f"to {LONGEST:,} of each. Shorten it, or export the others with ids=[...]."
             )
         digest.update(line)
         file.write(line)
@@ -63,19 +61,14 @@ def write(file: BinaryFile, stored: Iterable[Stored], key_prefix: str) -> Counte
 
 
 def check(file: BinaryFile) -> str:
-    """Read a file of sessions from where it stands, and return its key prefix.
-
-    Raises:
-        MemorystoreChatError: It is no such file or of another version, or it was cut off or
-            changed.
-    """
-    digest, last = sha256(), b""
+    """Read a file to its end and return its key prefix, or raise an error if it is not sound."""
     lines = _lines(file)
-    heading = _parsed(first := next(lines, b""))
+    first = last = next(lines, b"")
+    heading = _parsed(first)
     key_prefix = heading.pop("key_prefix", None)
     if heading != _HEADING or not isinstance(key_prefix, str):
         raise _refused(f"its first line is not the heading {json.dumps(_HEADING)}")
-    digest.update(first)
+    digest = sha256()
     for line in lines:
         digest.update(last)
         last = line

@@ -25,22 +25,20 @@ def export(
 ) -> Report:
     """Write sessions to a file, from which `load` brings them back.
 
-    The file is JSON Lines: a heading, one line for each session, and a last line with the counts
-    and a SHA-256 of the rest. Messages are kept byte for byte, broken ones too, and so is the time
-    left to live. Sessions are read one by one, held in memory as a whole; one that takes more than
-    64 MB is refused.
+    The file is JSON Lines: a heading, a line for each session, and one with a SHA-256 of the rest.
+    Messages are kept byte for byte, broken ones too, and so is the time left to live. Sessions are
+    read one by one, each as a whole; one that takes more than 64 MB is refused.
 
     Args:
         client: A connected client.
         file: A file opened for writing in binary mode (``gzip.open(path, "wb")`` too), or a path,
-            where it appears when it is complete, readable for its owner only.
+            where it appears when it is complete, its owner's alone.
         key_prefix: What the keys begin with, literally.
         ids: Session ids; None stands for all under the prefix.
 
     Raises:
         TypeError, ValueError: An argument is not acceptable, such as a file opened in text mode.
-        MemorystoreChatError: A session is too large; a server cannot be reached (ConnectError) or
-            refused; or the servers changed meanwhile.
+        MemorystoreChatError: A session is too large; or as for `scan`.
 
     Example:
         >>> import io
@@ -74,8 +72,7 @@ def load(client: Client, file: File, *, key_prefix: str | None = None) -> Report
 
     Raises:
         TypeError, ValueError: An argument is not acceptable, such as a file opened in text mode.
-        MemorystoreChatError: The file is not sound; or as for `export`: then what is loaded by
-            then stays.
+        MemorystoreChatError: The file is not sound; or as for `scan`, and what is loaded stays.
 
     Example:
         >>> import io
@@ -86,8 +83,7 @@ def load(client: Client, file: File, *, key_prefix: str | None = None) -> Report
         Loaded 0 sessions (0 messages, less than 0.1 MB).
     """
     check_client(client)
-    if key_prefix is not None:
-        check_text("key_prefix", key_prefix)
+    check_text("key_prefix", key_prefix or "")
     with _opened_for_reading(file) as opened:
         start = opened.tell()
         exported_with = archive.check(opened)
@@ -105,10 +101,10 @@ def from_langchain_community(
 ) -> Report:
     """Copy the sessions of langchain-community's RedisChatMessageHistory.
 
-    It stores them newest first; the copies are what MemorystoreChatMessageHistory reads. The
-    originals stay as they are. A copy holds the same bytes, so its messages carry no time, and it
-    gets the time left to live. Copied again, a session that has grown since gets the new messages;
-    a copy that has gone its own way is left alone and counted as conflicting.
+    It stores them newest first; the copies are what MemorystoreChatMessageHistory reads, with the
+    same bytes, which carry no time, and the time left to live. The originals stay as they are.
+    Copied again, a session that has grown since gets the new messages; a copy that has gone its
+    own way is left alone and counted as conflicting.
 
     Args:
         client: A connected client.
@@ -118,7 +114,7 @@ def from_langchain_community(
 
     Raises:
         TypeError, ValueError: An argument is not acceptable.
-        MemorystoreChatError: As for `export`.
+        MemorystoreChatError: As for `scan`.
 
     Example:
         >>> from memorystore_chat import connect, sessions

@@ -63,7 +63,7 @@ def _primaries(client: Client, doing: str) -> set[tuple[Any, ...]]:
                 # Perhaps an old connection: the address can lead to another server by now.
                 server.connection_pool.disconnect(inuse_connections=False)
                 raise _incomplete(doing, "this is a replica. Connect to the primary")
-            slots = None
+            slots: tuple[tuple[int, int], ...] = ((1, _SLOTS),)  # of a server that is no cluster
             if "cluster" in (info.get("redis_mode"), info.get("server_mode")):
                 nodes = server.execute_command("CLUSTER NODES").values()
                 node = next(node for node in nodes if "myself" in node["flags"])
@@ -71,13 +71,10 @@ def _primaries(client: Client, doing: str) -> set[tuple[Any, ...]]:
                     raise _incomplete(doing, "the cluster is moving hash slots")
                 slots = tuple((int(ends[0]), int(ends[-1])) for ends in node["slots"])
             found.add((info["run_id"], slots))
-    held = [last - first + 1 for _, slots in found for first, last in slots or [(1, _SLOTS)]]
+    held = [last - first + 1 for _, slots in found for first, last in slots]
     if sum(held) != _SLOTS:
-        raise _incomplete(
-            doing,
-            f"{sum(held):,} of a cluster's 16,384 hash slots are here. Pass a "
-            "redis.cluster.RedisCluster of the whole cluster, as connect() returns it",
-        )
+        why = "only a part of the cluster is here. Pass a redis.cluster.RedisCluster of all of it"
+        raise _incomplete(doing, why)
     return found
 
 

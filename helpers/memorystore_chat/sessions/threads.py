@@ -58,8 +58,7 @@ def delete(
 ) -> ThreadReport:
     """Delete threads with all their checkpoints, by id or by age; by default only count them.
 
-    By age, a thread is looked at once more directly before; what the turn of one that goes on in
-    the moment of its deletion writes afterwards is stored anew.
+    By age, a thread is looked at once more directly before.
 
     Args:
         saver: As for `scan`.
@@ -104,16 +103,14 @@ def export(
 ) -> ThreadReport:
     """Write the messages of threads to a file, for people and programs that don't know LangGraph.
 
-    A line is one message, ``{"thread_id": ..., "type": ..., "data": {...}}``, with LangChain's
-    ``type`` and ``data``. Checkpoints are not in the file, and no function here loads it.
-    Arguments and errors are as for `scan`, `delete` and `sessions.export`.
+    A line is one message, ``{"thread_id": ..., "type": ..., "data": {...}}``, as LangChain has it.
+    No function here loads it. Arguments and errors are as for `delete` and `sessions.export`.
     """
     counts: Counter[str] = Counter()
     found = _find(saver, ids, counts)
     with opened_for_writing(file) as opened:
         for thread in found:
-            messages = messages_of(saver, thread.thread_id)
-            for element in codec.encode(messages, ""):
+            for element in codec.encode(messages_of(saver, thread.thread_id), ""):
                 record = {"thread_id": thread.thread_id, **json.loads(element)}
                 del record["id"]
                 line = json.dumps(record, ensure_ascii=False).encode() + b"\n"
@@ -135,27 +132,23 @@ def take_over(
     Args:
         history: The session, with a synchronous client. Of one with a ``window`` that much is
             taken over, and what is before it from the user's message on that it answers.
-        saver: Any checkpointer of LangGraph, such as a ``MemorystoreSaver``.
+        saver: Any checkpointer of LangGraph.
         thread_id: The thread, as ``config["configurable"]["thread_id"]`` names it.
 
     Returns:
         How many messages are taken over, those that were before included.
 
     Raises:
-        TypeError: ``history`` or ``saver`` is something else.
+        TypeError: An argument is something else.
         MemorystoreChatError: The session cannot be read, or the thread not written.
 
     Example:
+        >>> from langgraph.checkpoint.memory import InMemorySaver
         >>> from memorystore_chat import MemorystoreChatMessageHistory, connect
-        >>> client = connect("embedded")
-        >>> history = MemorystoreChatMessageHistory(client, "docs-session")
+        >>> history = MemorystoreChatMessageHistory(connect("embedded"), "docs-session")
         >>> history.add_user_message("My name is Ada.")
-        >>> saver = MemorystoreSaver(client)
-        >>> take_over(history, saver, "docs-thread")
+        >>> take_over(history, InMemorySaver(), "docs-thread")
         1
-        >>> [message.text for message in messages_of(saver, "docs-thread")]
-        ['My name is Ada.']
-        >>> saver.delete_thread("docs-thread")
         >>> history.clear()
     """
     _check_kind("history", history, MemorystoreChatMessageHistory)
