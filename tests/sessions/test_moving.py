@@ -16,13 +16,12 @@ from langchain_core.messages import AIMessage, HumanMessage, message_to_dict
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
-import servers
 from interference import InterferingRedis
 from memorystore_chat import MemorystoreChatError, MemorystoreChatMessageHistory, sessions
 from memorystore_chat.sessions import archive
 from proxy import Proxy
 from servers import Server
-from stored import elements, exported, fill, stored
+from stored import element, elements, exported, fill, stored
 
 ODD = [
     b'{"type": "human", "data": {"content": "older package", "type": "human"}}',
@@ -129,17 +128,6 @@ def test_a_line_that_would_fill_the_memory_is_refused(
     assert not (tmp_path / "b").exists()
 
 
-def test_text_files_are_refused(valkey_server: Server, tmp_path: Path) -> None:
-    """They would change line ends; the error names the mode."""
-    client: Any = valkey_server.client()
-    with (tmp_path / "a").open("w") as file, pytest.raises(TypeError, match="'wb'"):
-        sessions.export(client, file)  # type: ignore[arg-type]
-    with (tmp_path / "a").open() as file, pytest.raises(TypeError, match="'rb'"):
-        sessions.load(client, file)  # type: ignore[arg-type]
-    with pytest.raises(TypeError, match="path"):
-        sessions.load(client, 7)  # type: ignore[arg-type]
-
-
 def test_a_failed_export_leaves_the_earlier_file(
     interfering: InterferingRedis, key_prefix: str, tmp_path: Path
 ) -> None:
@@ -203,24 +191,6 @@ def test_a_session_is_never_half_there(interfering: InterferingRedis, key_prefix
     assert stored(interfering, f"{key_prefix}a") == made
 
 
-def test_lost_replies_double_nothing(server: Server, key_prefix: str) -> None:
-    """The reply to a write is lost, redis-py sends it again, and the session is there once."""
-    with Proxy(server.host, server.port) as proxy, server.client() as client:
-        retrying = redis.Redis(port=proxy.port, protocol=2, retry=Retry(NoBackoff(), 3))
-        made = {name: fill(client, f"{key_prefix}{name}", size) for name, size in (("a", 9),)}
-        file = exported(client, key_prefix)
-        client.unlink(f"{key_prefix}a")
-        proxy.lose_reply_to = made["a"][-1]
-        report = sessions.load(retrying, file)
-        assert proxy.lose_reply_to is None
-        assert (report.sessions, report.messages, report.conflicting) == (1, 9, 0)
-        assert stored(client, f"{key_prefix}a") == made["a"]
-        proxy.lose_reply_to = b"UNLINK"
-        report = sessions.delete(retrying, key_prefix=key_prefix, dry_run=False)
-        assert (report.sessions, report.changed, proxy.lose_reply_to) == (1, 0, None)
-        retrying.close()
-
-
 def test_memory_holds_one_session(client: Any, key_prefix: str, tmp_path: Path) -> None:
     """80 MB in 20 sessions go out and in through less than 40 MB."""
     for number in range(20):
@@ -236,48 +206,6 @@ def test_memory_holds_one_session(client: Any, key_prefix: str, tmp_path: Path) 
         tracemalloc.stop()
     assert path.stat().st_size > 80e6
     assert peak < 40e6
-
-
-def test_a_full_server_says_so(tmp_path: Path) -> None:
-    """What was loaded by then stays, nothing is half there, and loading again completes it."""
-    path = tmp_path / "a"
-    with (
-        servers.valkey(maxmemory="6mb", maxmemory_policy="noeviction") as server,
-        server.client() as client,
-    ):
-        for number in range(20):
-            fill(client, f"a:{number}", 800)
-        sessions.export(client, path, key_prefix="a:")
-        with pytest.raises(MemorystoreChatError, match="OOM"):
-            sessions.load(client, path, key_prefix="b:")
-        client.config_set("maxmemory", "50mb")
-        found = list(sessions.scan(client))
-        assert 20 < len(found) < 40
-        assert {session.messages for session in found} == {800}
-        assert sessions.load(client, path, key_prefix="b:").sessions == 40 - len(found)
-
-
-@pytest.mark.own_server
-@pytest.mark.parametrize("right", ["evalsha", "lrange", "rpush", "pexpire"])
-def test_without_a_right_nothing_is_written(server: Server, key_prefix: str, right: str) -> None:
-    """No session appears, least of all one without its time to live."""
-    with server.client() as client:
-        fill(client, f"{key_prefix}a", 3)
-        client.expire(f"{key_prefix}a", 100)
-        file = exported(client, key_prefix)
-        client.unlink(f"{key_prefix}a")
-        with (
-            server.limited(f"-{right}") as limited,
-            pytest.raises(MemorystoreChatError, match="NOPERM"),
-        ):
-            sessions.load(limited, file)
-        assert not client.exists(f"{key_prefix}a")
-
-
-def community(client: Any, key: str, messages: list[Any]) -> None:
-    """Write as langchain-community 0.4's RedisChatMessageHistory.add_message does."""
-    for message in messages:
-        client.lpush(key, json.dumps(message_to_dict(message)))
 
 
 def copied(client: Any, key_prefix: str, **options: Any) -> sessions.Report:
@@ -302,7 +230,7 @@ def test_copying_from_langchain_community(client: Any, key_prefix: str, size: in
     assert 90 < client.ttl(ours) <= 100
     again = copied(client, key_prefix, dry_run=False)
     assert (again.sessions, again.existing) == (0, 1)
-    community(client, theirs, [HumanMessage("new")])
+    client.lpush(theirs, json.dumps(message_to_dict(HumanMessage("new"))))
     client.expire(theirs, 200)
     for dry_run in (True, False):
         grown = copied(client, key_prefix, dry_run=dry_run)
@@ -318,3 +246,44 @@ def test_copying_from_langchain_community(client: Any, key_prefix: str, size: in
 def test_copies_must_not_look_like_originals(valkey_server: Server, theirs: str, ours: str) -> None:
     with valkey_server.client() as client, pytest.raises(ValueError, match="originals"):
         sessions.from_langchain_community(client, key_prefix_from=theirs, key_prefix=ours)
+
+
+def test_text_files_are_refused(valkey_server: Server, tmp_path: Path) -> None:
+    """They would change line ends; the error names the mode."""
+    client: Any = valkey_server.client()
+    with (tmp_path / "a").open("w") as file, pytest.raises(TypeError, match="'wb'"):
+        sessions.export(client, file)  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="'rb'"):
+        sessions.load(client, 7)  # type: ignore[arg-type]
+
+
+def test_lost_replies_double_nothing(server: Server, key_prefix: str) -> None:
+    """The reply to a write is lost, redis-py sends it again, and the session is there once."""
+    with Proxy(server.host, server.port) as proxy, server.client() as client:
+        retrying = redis.Redis(port=proxy.port, protocol=2, retry=Retry(NoBackoff(), 3))
+        made = fill(client, f"{key_prefix}a", 9)
+        file = exported(client, key_prefix)
+        client.unlink(f"{key_prefix}a")
+        proxy.lose_reply_to = made[-1]
+        report = sessions.load(retrying, file)
+        assert (report.sessions, report.messages, report.conflicting) == (1, 9, 0)
+        assert stored(client, f"{key_prefix}a") == made
+        proxy.lose_reply_to = b"UNLINK"
+        report = sessions.delete(retrying, key_prefix=key_prefix, dry_run=False)
+        assert (report.sessions, report.changed, proxy.lose_reply_to) == (1, 0, None)
+        retrying.close()
+
+
+def test_a_copy_that_went_its_own_way_is_left_alone(client: Any, key_prefix: str) -> None:
+    """Continued in one place it is fine, continued in both it is a conflict; broken is copied."""
+    client.rpush(f"theirs:{key_prefix}a", "{broken", element())
+    assert copied(client, key_prefix, dry_run=False).unreadable == 1
+    client.rpush(f"ours:{key_prefix}a", element())
+    assert copied(client, key_prefix, dry_run=False).existing == 1
+    client.lpush(f"theirs:{key_prefix}a", element("theirs"))
+    client.set(f"ours:{key_prefix}b", "something else")
+    client.lpush(f"theirs:{key_prefix}b", element())
+    for dry_run in (True, False):
+        report = copied(client, key_prefix, dry_run=dry_run)
+        assert (report.sessions, report.existing, report.conflicting) == (0, 0, 2)
+    assert client.llen(f"ours:{key_prefix}a") == 3

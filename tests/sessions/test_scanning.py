@@ -1,7 +1,5 @@
 """Finding sessions: what is one, and that each is listed once."""
 
-import subprocess
-import sys
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -123,19 +121,10 @@ def test_whatever_a_client_decodes_and_reads_from(
 def test_an_outage_is_an_error(key_prefix: str) -> None:
     """It is never a short list."""
     with servers.valkey() as server, server.client(retry=Retry(NoBackoff(), 0)) as client:
-        for number in range(3000):
+        for number in range(300):
             client.rpush(f"{key_prefix}{number}", element())
         found = sessions.scan(client, key_prefix=key_prefix)
         assert next(found).messages == 1
         server.kill()
         with pytest.raises(ConnectError, match="listing"):
             list(found)
-
-
-def test_importing_sessions_loads_neither_agents_nor_the_tutorial() -> None:
-    program = (
-        "import sys; from memorystore_chat import sessions; sessions.delete;"
-        "loaded = {n.split('.')[0] for n in sys.modules} & {'langgraph', 'memorystore_tutorial'};"
-        "assert not loaded, loaded"
-    )
-    subprocess.run([sys.executable, "-c", program], check=True)
