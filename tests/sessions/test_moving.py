@@ -270,7 +270,7 @@ def test_lost_replies_double_nothing(server: Server, key_prefix: str) -> None:
         assert stored(client, f"{key_prefix}a") == made
         proxy.lose_reply_to = b"UNLINK"
         report = sessions.delete(retrying, key_prefix=key_prefix, dry_run=False)
-        assert (report.sessions, report.changed, proxy.lose_reply_to) == (1, 0, None)
+        assert (report.sessions, report.changed) == (1, 0)
         retrying.close()
 
 
