@@ -12,10 +12,22 @@ from langgraph.checkpoint.memory import InMemorySaver
 
 import servers
 from memorystore_chat.checkpoint import MemorystoreSaver
-from memorystore_chat.checkpoint.values import references, unframe, unseal
+from memorystore_chat.checkpoint.values import _below, references
 
 WORDS = st.lists(st.sampled_from(["a" * 90, "b" * 90, "c" * 300, "short"]), max_size=150)
 SPACES = ("", "node", "call:1", "call:2")
+
+
+def unframe(text: bytes) -> list[bytes]:
+    """The texts of a record or in it, each after its length."""
+    parts, at = [], 0
+    while at < len(text):
+        size, at = text[at], at + 1
+        if size == 255:
+            size, at = int.from_bytes(text[at : at + 4], "big"), at + 4
+        parts.append(text[at : at + size])
+        at += size
+    return parts
 
 
 def recount(fields: dict[bytes, bytes]) -> None:
@@ -29,30 +41,27 @@ def recount(fields: dict[bytes, bytes]) -> None:
     for field, value in fields.items():
         kind, name = field[:1], field[1:]
         if kind == b"c":
-            parts = unseal(value.partition(b":")[2])
+            parts = unframe(value[8:])
             counted[field] += name in listed
-            counted.update(each for packed in parts[7::3] for each in references(packed))
-            if parts[1] == b"1":
-                counted[b"c" + name.partition(b"\0")[0] + b"\0" + parts[0]] += 1
+            counted.update(each for packed in parts[8::3] for each in references(packed))
+            if parts[2] == b"1":
+                counted[b"c" + name.partition(b"\0")[0] + b"\0" + parts[1]] += 1
         elif kind == b"w":
-            counted.update(each for packed in unseal(value)[4::5] for each in references(packed))
-        elif kind == b"v":
-            counted.update(references(value))
-        elif kind == b"k":
-            below = value[:1]
-            counted.update(below + value[at : at + 16] for at in range(1, len(value), 16))
+            packed_writes = unframe(value[8:])[4::5]
+            counted.update(each for packed in packed_writes for each in references(packed))
+        elif kind == b"n":
+            count = sum(each.startswith(name + b"\0") for each in listed)
+            numbers = unframe(value[8:])
+            assert int(numbers[2]) == count
+            assert len(numbers) <= 5 + 8
+        elif kind in b"vk":
+            counted.update(_below(field, value))
     there = {field for field in fields if field[:1] in (b"s", b"k", b"v", b"c")}
     assert there == {field for field, count in counted.items() if count}
     for field in there:
         assert int(fields.get(b"r" + field, 1)) == counted[field]
     assert {field[1:] for field in fields if field[:1] == b"r"} <= there
-    header = unseal(fields[b"#"]) if fields else [b"", b"0"]
-    assert int(header[1]) == len(listed)
-    for field, value in fields.items():
-        if field[:1] == b"n":
-            count = sum(name.startswith(field[1:] + b"\0") for name in listed)
-            assert int(unseal(value)[2]) == count
-            assert len(unframe(unseal(value)[5])) <= 8
+    assert int(unframe(fields[b"#"][8:])[0] if fields else 0) == len(listed)
 
 
 class Threads(RuleBasedStateMachine):

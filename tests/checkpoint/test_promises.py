@@ -21,7 +21,7 @@ from langgraph.types import interrupt
 import servers
 from memorystore_chat import MemorystoreChatError, MemorystoreChatMessageHistory
 from memorystore_chat.checkpoint import MemorystoreSaver
-from memorystore_chat.checkpoint.values import MEMORY, Remembered
+from memorystore_chat.checkpoint.values import Remembered
 from servers import Server
 
 CONFIG: Any = {"configurable": {"thread_id": "t", "checkpoint_ns": ""}}

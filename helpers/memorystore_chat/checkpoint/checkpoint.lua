@@ -8,30 +8,30 @@
 --   s DIGEST  an element of a list
 --   k DIGEST  a node: "s" and the digests of eight elements, or "k" and those of eight nodes
 --   v DIGEST  a value, as `references` describes it
---   c NAME    a checkpoint: "place:", and sealed {parent, "1" if it counts its parent, delta
---             channels without a value, checkpoint, metadata, channel, version, value, ...}
---   w NAME    what its tasks wrote: sealed {task, path, index, channel, value, ...}
---   h NAME    the namespaces of sub-graphs that go when this checkpoint goes: sealed
+--   c NAME    a checkpoint: {place, parent, "1" if it counts its parent, delta channels without a
+--             value, checkpoint, metadata, channel, version, value, ...}
+--   w NAME    what its tasks wrote: {task, path, index, channel, value, ...}
+--   h NAME    the namespaces of sub-graphs that go when this checkpoint goes
 --   i NAMESPACE NUL PLACE  the ID that was put there, and after a NUL its rank if that isn't the ID
---   n NAMESPACE  sealed {first place, last place, count, head's ID, head's rank, IDs that went last,
---             early ID, ...}
+--   n NAMESPACE  {first place, last place, count, head's ID, head's rank, IDs that went last, ...}
 --   r FIELD   how many others refer to a field, where that isn't one
---   d         the namespaces that wait to be dropped: sealed
---   #         sealed {number of changes, number of checkpoints, token of the copy}
+--   d         the namespaces that wait to be dropped
+--   #         {number of checkpoints, number of changes, name of the checkpoint that was put last}
+-- What is in braces, and h and d, is a record: texts after a checksum.
 --
 -- An element, node, value or checkpoint goes with the last that refers to it, so nothing is ever
 -- searched for what may go. All changes are planned in memory and written at the end.
 
 local BUDGET = 1500 -- what a call may drop, counted in fields; the rest waits for the next one
-local EARLY = 16    -- IDs of a namespace that tasks may write to before their checkpoint arrives
 local LATE = 8      -- IDs of a namespace that tasks may write to after their checkpoint went
-local PAGE = 1000000 -- bytes of checkpoints after which an answer ends
+local PLACE, PARENT, COUNTS_PARENT, WITHOUT, VALUES = 1, 2, 3, 4, 7  -- in a checkpoint
+local FIRST, LAST, COUNT, HEAD, RANK, GONE = 1, 2, 3, 4, 5, 6        -- in a namespace's record
 
 local key, argument = KEYS[1], 1
-local staged, found = {}, {}            -- fields to write (false: to remove), and fields as read
-local records, spaces, changed = {}, {}, {} -- what was unsealed, and which of it to seal again
+local staged, found = {}, {}    -- fields to write (false: to remove), and fields as read
+local records, changed = {}, {} -- records as texts, and which of them to write
 local sent, lacking, broken = {}, false, nil
-local work, alive = 0, nil
+local work = 0
 
 local function take()
   argument = argument + 1
@@ -67,8 +67,8 @@ local function in_parts(command, values)
   for first = 1, #values, 7000 do
     local last = math.min(first + 6999, #values)
     local reply = redis.call(command, key, unpack(values, first, last))
-    if command == 'HMGET' then
-      for index = 1, last - first + 1 do replies[first + index - 1] = reply[index] end
+    for index = 1, command == 'HMGET' and last - first + 1 or 0 do
+      replies[first + index - 1] = reply[index]
     end
   end
   return replies
@@ -80,21 +80,17 @@ local function get(field)
   return found[field]
 end
 
--- Reads fields in one command, for `get` to find.
-local function fetch(fields)
+-- Reads the counts of fields in one command, for `get` to find.
+local function fetch_counts(fields)
   local unread = {}
   for _, field in ipairs(fields) do
-    if found[field] == nil then
-      found[field] = false
-      unread[#unread + 1] = field
+    local count = 'r' .. field
+    if found[count] == nil then
+      found[count] = false
+      unread[#unread + 1] = count
     end
   end
   for index, value in ipairs(in_parts('HMGET', unread)) do found[unread[index]] = value end
-end
-
-local function seal(parts)
-  local text = frame(parts)
-  return redis.sha1hex(text):sub(1, 8) .. text
 end
 
 local function damaged(field)
@@ -102,160 +98,136 @@ local function damaged(field)
   error('damaged')
 end
 
-local function unseal(field, sealed)
-  local text = sealed:sub(9)
-  if redis.sha1hex(text):sub(1, 8) ~= sealed:sub(1, 8) then damaged(field) end
-  return unframe(text)
-end
-
--- A record that is changed in place and sealed again at the end if `changed` says so.
+-- A record, {} if there is none.
 local function record(field)
   if not records[field] then
     local sealed = get(field)
-    records[field] = sealed and unseal(field, sealed) or {}
+    local text = sealed and sealed:sub(9)
+    if text and redis.sha1hex(text):sub(1, 8) ~= sealed:sub(1, 8) then damaged(field) end
+    records[field] = unframe(text or '')
   end
   return records[field]
 end
 
+-- A record that is going to be changed in place.
 local function change(field)
   changed[field] = true
   return record(field)
 end
 
--- A checkpoint's place and parts.
-local function checkpoint(name)
-  local text = get('c' .. name)
-  if not text then return nil end
-  local place, sealed = text:match('^(%d+):(.*)$')
-  if not place then damaged('c' .. name) end
-  return place, unseal('c' .. name, sealed)
+local function remove(field)
+  records[field], changed[field], staged[field] = {}, nil, false
+end
+
+-- A namespace's record.
+local function space(ns)
+  local numbers = record('n' .. ns)
+  for index, default in ipairs({1, 0, 0}) do
+    numbers[index] = tonumber(numbers[index] or default)
+  end
+  numbers[HEAD], numbers[RANK] = numbers[HEAD] or '', numbers[RANK] or ''
+  return numbers
 end
 
 local function place_field(ns, place)
   return 'i' .. ns .. '\0' .. string.format('%d', place)
 end
 
--- The place of a checkpoint that is listed; what is only needed by others is not.
+-- The ID and the rank that a place's field holds.
+local function id_and_rank(there)
+  local id, rank = there:match('^([^%z]*)%z?(.*)$')
+  return id, rank ~= '' and rank or id
+end
+
+-- The field of the place of a checkpoint that is listed; what is only needed by others is not.
 local function listed(ns, id)
-  local text = get('c' .. ns .. '\0' .. id)
-  if not text then return nil end
-  local place = text:match('^(%d+):') or damaged('c' .. ns .. '\0' .. id)
-  local there = get('i' .. ns .. '\0' .. place)
-  return there and there:match('^[^%z]*') == id and place or nil
+  local place = record('c' .. ns .. '\0' .. id)[PLACE]
+  local field = place and place_field(ns, place)
+  local there = field and get(field)
+  return there and id_and_rank(there) == id and field or nil
 end
 
--- A namespace's numbers, to be changed in place.
-local function space(ns)
-  if not spaces[ns] then
-    local parts = record('n' .. ns)
-    spaces[ns] = {
-      first = tonumber(parts[1] or 1), last = tonumber(parts[2] or 0),
-      count = tonumber(parts[3] or 0), head = parts[4] or '', rank = parts[5] or '',
-      gone = unframe(parts[6] or ''), early = {unpack(parts, 7)},
-    }
-  end
-  return spaces[ns]
-end
-
-local function touch(ns)
+-- Counts that a namespace has a checkpoint more or less.
+local function count(ns, by)
+  local header = change('#')
+  header[1] = (header[1] or 0) + by
   changed['n' .. ns] = true
-  return space(ns)
-end
-
-local function count_alive(by)
-  alive = alive or tonumber(record('#')[2] or 0)
-  alive = alive + by
+  space(ns)[COUNT] = space(ns)[COUNT] + by
 end
 
 -- Whether one text is above another by its bytes: Lua itself compares as the server's locale does.
 local function is_above(one, other)
-  for at = 1, math.min(#one, #other) do
-    local left, right = one:byte(at), other:byte(at)
-    if left ~= right then return left > right end
-  end
-  return #one > #other
+  local at = 1
+  while at <= #one and one:byte(at) == other:byte(at) do at = at + 1 end
+  return (one:byte(at) or -1) > (other:byte(at) or -1)
 end
 
-local function digests(text, kind, first, count, into)
-  for index = 0, count - 1 do
+local function digests(text, kind, first, amount, into)
+  for index = 0, amount - 1 do
     into[#into + 1] = kind .. text:sub(first + 16 * index, first + 16 * index + 15)
   end
   return into
 end
 
 -- The fields that a value refers to. It is "b" and bytes; or "v" and the digest of a value that is
--- stored apart; or "l", "L", "d" or "D", a number of nodes, a number of elements, their digests, and
--- what is the client's own.
-local function references(value)
+-- stored apart; or "l" or "L", a number of nodes, a number of elements, their digests, and what is
+-- the client's own.
+local function references(value, into)
   local kind = value:sub(1, 1)
   if kind == 'v' then
-    return {'v' .. value:sub(2, 17)}
-  elseif kind == 'b' or #value < 5 then
-    return {}
-  end
-  local nodes, elements = struct.unpack('>I2I2', value, 2)
-  local into = digests(value, 'k', 6, nodes, {})
-  return digests(value, 's', 6 + 16 * nodes, elements, into)
-end
-
-local function references_of_all(parts, first, step, into)
-  for index = first, #parts, step do
-    for _, field in ipairs(references(parts[index])) do into[#into + 1] = field end
+    into[#into + 1] = value:sub(1, 17)
+  elseif kind ~= 'b' and #value >= 5 then
+    local nodes, elements = struct.unpack('>I2I2', value, 2)
+    digests(value, 'k', 6, nodes, into)
+    digests(value, 's', 6 + 16 * nodes, elements, into)
   end
   return into
 end
 
-local function references_of(field, text)
+-- The same for the values of a checkpoint or of writes: every so many parts.
+local function references_of_parts(parts, first, step, into)
+  for index = first, #parts, step do references(parts[index], into) end
+  return into
+end
+
+-- The same for an element, a node or a value that is stored apart.
+local function references_of_field(field, text)
   local kind = field:sub(1, 1)
-  if kind == 'k' then
-    return digests(text, text:sub(1, 1) == 's' and 's' or 'k', 2, math.floor(#text / 16), {})
+  if kind == 'k' and text then
+    local below = text:sub(1, 1) == 's' and 's' or 'k'
+    return digests(text, below, 2, math.floor(#text / 16), {})
   end
-  return kind == 'v' and references(text) or {}
+  return kind == 'v' and text and references(text, {}) or {}
 end
 
-local function fetch_counts(fields)
-  local counts = {}
-  for index, field in ipairs(fields) do counts[index] = 'r' .. field end
-  fetch(counts)
-end
-
-local function is_there(field)
-  if staged[field] ~= nil then return staged[field] end
-  return found[field] or redis.call('HEXISTS', key, field) == 1
+-- The same for a checkpoint, which may refer to its parent.
+local function references_of_checkpoint(name, parts)
+  local into = references_of_parts(parts, VALUES + 2, 3, {})
+  if parts[COUNTS_PARENT] == '1' then
+    into[#into + 1] = 'c' .. name:match('^[^%z]*') .. '\0' .. parts[PARENT]
+  end
+  return into
 end
 
 -- Counts one more reference to each field, and stores those that are new, from what was sent.
 local function retain(fields)
   fetch_counts(fields)
   for _, field in ipairs(fields) do
-    local count = get('r' .. field)
-    if count then
-      staged['r' .. field] = tostring(count + 1)
-    elseif is_there(field) then
+    local number = get('r' .. field)
+    if number then
+      staged['r' .. field] = tostring(number + 1)
+    elseif staged[field] or staged[field] == nil and redis.call('HEXISTS', key, field) == 1 then
       staged['r' .. field] = '2'
     elseif sent[field] then
       staged[field] = sent[field]
-      retain(references_of(field, sent[field]))
+      retain(references_of_field(field, sent[field]))
     else
       lacking = true
     end
   end
 end
 
--- Takes away what hangs on a checkpoint that goes: its writes and the namespaces of its sub-graphs.
-local function strip(name, into)
-  local writes, hanging = get('w' .. name), get('h' .. name)
-  if writes then
-    references_of_all(unseal('w' .. name, writes), 5, 5, into)
-    staged['w' .. name] = false
-  end
-  if hanging then
-    for _, ns in ipairs(unseal('h' .. name, hanging)) do table.insert(change('d'), ns) end
-    staged['h' .. name] = false
-  end
-end
-
--- Counts one reference less to each field, and drops those that have none, with what they refer to.
+-- Counts one reference less to each field. What has none left goes, with all that hangs on it.
 local function release(fields)
   local stack = {fields}
   while #stack > 0 do
@@ -263,129 +235,74 @@ local function release(fields)
     fetch_counts(batch)
     for _, field in ipairs(batch) do
       work = work + 1
-      local count = get('r' .. field)
-      if count then
-        staged['r' .. field] = tonumber(count) > 2 and tostring(count - 1) or false
-      elseif field:sub(1, 1) == 's' then
-        staged[field] = false
+      local number, kind, below = get('r' .. field), field:sub(1, 1), {}
+      if number then
+        staged['r' .. field] = tonumber(number) > 2 and tostring(number - 1) or false
+      elseif kind == 'c' then
+        local name = field:sub(2)
+        below = references_of_checkpoint(name, record(field))
+        references_of_parts(record('w' .. name), 5, 5, below)
+        for _, ns in ipairs(record('h' .. name)) do table.insert(change('d'), ns) end
+        remove('w' .. name)
+        remove('h' .. name)
+        remove(field)
       else
-        local text, into = get(field), {}
-        if field:sub(1, 1) == 'c' and text then
-          local name = field:sub(2)
-          local _, parts = checkpoint(name)
-          references_of_all(parts, 8, 3, into)
-          if parts[2] == '1' then
-            into[#into + 1] = 'c' .. name:match('^[^%z]*') .. '\0' .. parts[1]
-          end
-          strip(name, into)
-        elseif text then
-          into = references_of(field, text)
-        end
+        if kind ~= 's' then below = references_of_field(field, get(field)) end
         staged[field] = false
-        stack[#stack + 1] = into
       end
+      stack[#stack + 1] = below
     end
   end
 end
 
 -- Takes a checkpoint off the list; it goes, unless others are computed from it.
 local function drop(ns, id, place)
-  local numbers = touch(ns)
-  staged[place_field(ns, place)] = false
-  numbers.count = numbers.count - 1
-  table.insert(numbers.gone, id)
-  if #numbers.gone > LATE then table.remove(numbers.gone, 1) end
-  count_alive(-1)
+  local numbers = space(ns)
+  count(ns, -1)
+  staged[place] = false
+  numbers[#numbers + 1] = id
+  if #numbers >= GONE + LATE then table.remove(numbers, GONE) end
   release({'c' .. ns .. '\0' .. id})
 end
 
--- Drops what was put first, but neither the head nor what is `spared`, until `keep` are left.
--- Answers whether it is done up to the place `last`.
-local function thin(ns, keep, last, spared)
+-- Drops what was put first until `keep` are left, or until the head or what is `spared` comes.
+-- Answers whether it is done.
+local function thin(ns, keep, spared)
   local numbers = space(ns)
-  while numbers.count > keep and numbers.first <= math.min(last, numbers.last) do
+  while numbers[COUNT] > keep and numbers[FIRST] <= numbers[LAST] do
     if work >= BUDGET then return false end
     work = work + 1
-    local place = numbers.first
-    local there = get(place_field(ns, place))
-    local id = there and there:match('^[^%z]*')
-    if id and id == spared then return true end
-    touch(ns).first = place + 1
-    if id and id == numbers.head then -- it is kept at the end
-      local text = get('c' .. ns .. '\0' .. id) or damaged('c' .. ns .. '\0' .. id)
-      numbers.last = numbers.last + 1
-      staged[place_field(ns, place)] = false
-      staged[place_field(ns, numbers.last)] = there
-      staged['c' .. ns .. '\0' .. id] = text:gsub('^%d+', string.format('%d', numbers.last), 1)
-    elseif id then
-      drop(ns, id, place)
-    end
+    local place = place_field(ns, numbers[FIRST])
+    local id = get(place) and id_and_rank(get(place))
+    if id and (id == spared or id == numbers[HEAD]) then return true end
+    numbers[FIRST] = numbers[FIRST] + 1
+    changed['n' .. ns] = true
+    if id then drop(ns, id, place) end
   end
   return true
 end
 
 -- Drops the namespaces that wait for it. Answers whether none is left.
 local function drop_waiting()
-  while #record('d') > 0 do
-    local waiting = change('d')
+  local waiting = record('d')
+  while #waiting > 0 do
     local ns = waiting[#waiting]
-    space(ns).head = ''
-    if not thin(ns, 0, math.huge, nil) then return false end
-    table.remove(waiting)
-    local into = {}
-    for _, id in ipairs(space(ns).early) do strip(ns .. '\0' .. id, into) end
-    release(into)
-    spaces[ns], records['n' .. ns], changed['n' .. ns] = nil, {}, nil
-    staged['n' .. ns] = false
+    space(ns)[HEAD] = ''
+    if not thin(ns, 0) then return false end
+    table.remove(change('d'))
+    remove('n' .. ns)
   end
   return true
 end
 
-local function forget(ids, id)
-  for index, each in ipairs(ids) do
-    if each == id then
-      table.remove(ids, index)
-      return true
-    end
-  end
-  return false
-end
-
--- Notes an ID that is written to before its checkpoint arrives. The oldest of many is forgotten,
--- since a checkpoint that was dropped never comes.
-local function note_early(ns, id)
-  if get('c' .. ns .. '\0' .. id) then return end
-  local early = touch(ns).early
-  forget(early, id)
-  early[#early + 1] = id
-  if #early > EARLY then
-    local into = {}
-    strip(ns .. '\0' .. table.remove(early, 1), into)
-    release(into)
-  end
-end
-
 -- Writes what was planned, once all that follows is found to be allowed.
-local function flush(ttl, may_end)
-  local total = alive or tonumber(record('#')[2] or 0)
-  if may_end and total <= 0 and #record('d') == 0 then
-    redis.call('UNLINK', key)
-    return
-  end
+local function flush(ttl)
+  local header, sets, gone = change('#'), {}, {}
+  header[1], header[2], header[3] = header[1] or 0, (header[2] or 0) + 1, header[3] or ''
   for field in pairs(changed) do
-    if field:sub(1, 1) == 'n' then
-      local it = spaces[field:sub(2)]
-      staged[field] = seal({
-        string.format('%d', it.first), string.format('%d', it.last), it.count, it.head, it.rank,
-        frame(it.gone), unpack(it.early),
-      })
-    elseif #records[field] > 0 then
-      staged[field] = seal(records[field])
-    elseif get(field) then
-      staged[field] = false
-    end
+    local text = frame(records[field])
+    staged[field] = text ~= '' and redis.sha1hex(text):sub(1, 8) .. text
   end
-  local sets, gone = {}, {}
   for field, value in pairs(staged) do
     if value then
       sets[#sets + 1] = field
@@ -394,9 +311,6 @@ local function flush(ttl, may_end)
       gone[#gone + 1] = field
     end
   end
-  local old = record('#')
-  sets[#sets + 1] = '#'
-  sets[#sets + 1] = seal({string.format('%d', (tonumber(old[1]) or 0) + 1), total, old[3] or ''})
   if #gone > 0 then demand('HDEL', key, gone[1]) end
   if ttl ~= '0' then demand('EXPIRE', key, ttl) end
   in_parts('HSET', sets)
@@ -411,28 +325,15 @@ local function take_sent()
   end
 end
 
--- Each field that values refer to, once, with all that it refers to itself, in one string.
-local function collect(values, first, step, into)
-  local level = references_of_all(values, first, step, {})
-  while #level > 0 do
-    local unread, following = {}, {}
-    for _, field in ipairs(level) do
-      if not into[field] then
-        into[field] = true
-        unread[#unread + 1] = field
+-- Fields that are there, in one string: the name, the length of the text, and the text of each.
+local function read_fields(fields, into, below)
+  for index, text in ipairs(in_parts('HMGET', fields)) do
+    if text then
+      into[#into + 1] = fields[index] .. struct.pack('>I4', #text) .. text
+      for _, each in ipairs(below and references_of_field(fields[index], text) or {}) do
+        below[#below + 1] = each
       end
     end
-    for index, text in ipairs(in_parts('HMGET', unread)) do
-      local field = unread[index]
-      if text then
-        local at = #into
-        into[at + 1], into[at + 2], into[at + 3] = field, struct.pack('>I4', #text), text
-        for _, each in ipairs(field:byte() ~= 115 and references_of(field, text) or {}) do
-          following[#following + 1] = each
-        end
-      end
-    end
-    level = following
   end
 end
 
@@ -445,19 +346,17 @@ function ask.put()
   local deltas, body, metadata, channels = unframe(take()), take(), take(), unframe(take())
   take_sent()
   local name, numbers = ns .. '\0' .. id, space(ns)
-  local place, old = checkpoint(name)
-  if old then
-    parent = old[1] -- so that parents never form a circle
-  end
-  local _, before = checkpoint(ns .. '\0' .. parent)
+  local old = record('c' .. name)
+  parent = old[PARENT] or parent -- so that parents never form a circle
+  local before = record('c' .. ns .. '\0' .. parent)
   local inherited, is_delta, without = {}, {}, {}
-  for _, parts in ipairs({before or {}, old or {}}) do
-    for index = 6, #parts, 3 do
+  for _, parts in ipairs({before, old}) do
+    for index = VALUES, #parts, 3 do
       inherited[parts[index] .. '\0' .. parts[index + 1]] = parts[index + 2]
     end
   end
   for _, channel in ipairs(deltas) do is_delta[channel] = true end
-  for _, channel in ipairs(before and unframe(before[3]) or {}) do is_delta[channel] = true end
+  for _, channel in ipairs(unframe(before[WITHOUT] or '')) do is_delta[channel] = true end
   for index = 1, #channels, 3 do
     local value = channels[index + 2]
     if value == '=' or value == '?' then
@@ -468,232 +367,178 @@ function ask.put()
       without[#without + 1] = channels[index]
     end
   end
-  local needs = #without > 0 and before and parent ~= id
-  retain(references_of_all(channels, 3, 3, needs and {'c' .. ns .. '\0' .. parent} or {}))
+  local place = listed(ns, id)
+  local needs = #without > 0 and #before > 0 and '1' or ''
+  local parts = {'', parent, needs, frame(without), body, metadata, unpack(channels)}
+  retain(references_of_checkpoint(name, parts))
   if lacking then return {'RESEND'} end
-  if old then
-    local into = references_of_all(old, 8, 3, {})
-    if old[2] == '1' then into[#into + 1] = 'c' .. ns .. '\0' .. parent end
-    release(into)
-  end
-  if not listed(ns, id) then
-    if old then retain({'c' .. name}) end
-    touch(ns)
-    place = string.format('%d', numbers.last + 1)
-    numbers.last, numbers.count = numbers.last + 1, numbers.count + 1
-    count_alive(1)
+  release(references_of_checkpoint(name, old))
+  if place then
+    parts[PLACE] = old[PLACE]
+  else
+    if #old > 0 then retain({'c' .. name}) end
+    count(ns, 1)
+    numbers[LAST] = numbers[LAST] + 1
+    parts[PLACE] = numbers[LAST]
     local rank = id
-    if parent ~= '' and parent == numbers.head and not is_above(id, numbers.rank) then
-      local base, count = numbers.rank:match('^(.*)%z(%d+)$')
-      rank = (base or numbers.rank) .. '\0' .. string.format('%010d', (count or 0) + 1)
+    if parent ~= '' and parent == numbers[HEAD] and not is_above(id, numbers[RANK]) then
+      local base, number = numbers[RANK]:match('^(.*)%z(%d+)$')
+      rank = (base or numbers[RANK]) .. '\0' .. string.format('%010d', (number or 0) + 1)
     end
-    if numbers.head == '' or is_above(rank, numbers.rank) then
-      numbers.head, numbers.rank = id, rank
+    if numbers[HEAD] == '' or is_above(rank, numbers[RANK]) then
+      numbers[HEAD], numbers[RANK] = id, rank
     end
-    staged[place_field(ns, place)] = rank == id and id or id .. '\0' .. rank
-    forget(numbers.early, id)
-    forget(numbers.gone, id)
+    staged[place_field(ns, numbers[LAST])] = rank == id and id or id .. '\0' .. rank
   end
-  local parts = {parent, needs and '1' or '', frame(without), body, metadata}
-  for _, part in ipairs(channels) do parts[#parts + 1] = part end
-  staged['c' .. name] = place .. ':' .. seal(parts)
-  if root ~= '' and numbers.last == 1 then -- the first of a sub-graph's call
+  records['c' .. name], changed['c' .. name] = parts, true
+  change('#')[3] = name
+  if root ~= '' and numbers[LAST] == 1 then -- the first of a sub-graph's call
     table.insert(change('h\0' .. root), ns)
-    note_early('', root)
   end
-  if keep > 0 then thin(ns, keep, math.huge, id) end
+  if keep > 0 then thin(ns, keep, id) end
   drop_waiting()
   flush(ttl)
   return {'OK'}
 end
 
--- Stores what a task wrote, before or after its checkpoint arrives.
+-- Stores what a task wrote, before or after its checkpoint arrives, but not after that was dropped.
 function ask.put_writes()
   local ttl, ns, id, given = take(), take(), take(), unframe(take())
   take_sent()
-  local name, places, into = ns .. '\0' .. id, {}, {}
-  if not get('c' .. name) and forget(space(ns).gone, id) then return {'LATE'} end
+  local name, numbers, places, replaced, added = ns .. '\0' .. id, space(ns), {}, {}, {}
+  for index = GONE, #record('c' .. name) == 0 and #numbers or 0 do
+    if numbers[index] == id then return {'LATE'} end
+  end
   local writes = change('w' .. name)
   for index = 1, #writes, 5 do places[writes[index] .. '\0' .. writes[index + 2]] = index end
-  local retained = {}
   for index = 1, #given, 5 do
-    local place = given[index + 2]
-    local at = places[given[index] .. '\0' .. place]
+    local at = places[given[index] .. '\0' .. given[index + 2]]
     -- Those with a negative index, such as an error, replace what is there.
-    if not at or place:sub(1, 1) == '-' then
-      references_of_all({given[index + 4]}, 1, 1, retained)
-      if at then references_of_all({writes[at + 4]}, 1, 1, into) end
+    if not at or given[index + 2]:sub(1, 1) == '-' then
+      references(given[index + 4], added)
+      if at then references(writes[at + 4], replaced) end
       at = at or #writes + 1
       for part = 0, 4 do writes[at + part] = given[index + part] end
-      places[given[index] .. '\0' .. place] = at
+      places[given[index] .. '\0' .. given[index + 2]] = at
     end
   end
-  retain(retained)
+  retain(added)
   if lacking then return {'RESEND'} end
-  release(into)
-  note_early(ns, id)
+  release(replaced)
   flush(ttl)
   return {'OK'}
 end
 
--- A checkpoint by its ID, or the head: {ID, checkpoint, its parent if that is listed, writes}.
+-- A checkpoint: its ID, its parent if that is listed, its parts, and its writes.
 local function row(ns, id)
   local name = ns .. '\0' .. id
-  local text = get('c' .. name)
-  local _, parts = checkpoint(name)
-  local parent = parts[1] ~= '' and listed(ns, parts[1]) and parts[1] or ''
-  local writes = get('w' .. name)
-  if writes == '' then damaged('w' .. name) end
-  return parts, {id, text, parent, writes or ''}
+  local parts = record('c' .. name)
+  return {id, listed(ns, parts[PARENT]) and parts[PARENT] or '', parts, record('w' .. name)}
+end
+
+-- The ID that is meant: the head's if none is given.
+local function id_of(ns, id)
+  local head = space(ns)[HEAD]
+  if id ~= '' or head == '' then return id end
+  return listed(ns, head) and head or damaged('c' .. ns .. '\0' .. head)
 end
 
 function ask.get()
-  local ttl, ns, id = take(), take(), take()
-  local head = space(ns).head
-  if id == '' and head ~= '' and not listed(ns, head) then damaged('c' .. ns .. '\0' .. head) end
-  id = id == '' and head or id
-  if id == '' or not listed(ns, id) then return {'OK'} end
-  local parts, answer = row(ns, id)
-  local into = {}
-  collect(parts, 8, 3, into)
-  collect(answer[4] ~= '' and unseal('w' .. ns .. '\0' .. id, answer[4]) or {}, 5, 5, into)
+  local ttl, ns, id, into, seen = take(), take(), take(), {}, {}
+  id = id_of(ns, id)
+  if not listed(ns, id) then return {'OK'} end
   if ttl ~= '0' then redis.call('EXPIRE', key, ttl) end
+  local answer = row(ns, id)
+  local level = references_of_parts(answer[3], VALUES + 2, 3, {})
+  references_of_parts(answer[4], 5, 5, level)
+  while #level > 0 do
+    local unread, below = {}, {}
+    for _, field in ipairs(level) do
+      if not seen[field] then
+        seen[field] = true
+        unread[#unread + 1] = field
+      end
+    end
+    read_fields(unread, into, below)
+    level = below
+  end
   return {'OK', answer, table.concat(into)}
 end
 
--- Some checkpoints without their values, up to a number of bytes; '' for one that has gone.
+-- Checkpoints without their values; '' for one that has gone.
 function ask.rows()
-  local ns, ids, size, answer = take(), unframe(take()), 0, {'OK'}
-  for _, id in ipairs(ids) do
-    if size > PAGE then break end
-    local _, each = nil, ''
-    if listed(ns, id) then
-      _, each = row(ns, id)
-      size = size + #each[2] + #each[4]
-    end
-    answer[#answer + 1] = each
+  local answer = {'OK'}
+  for _, name in ipairs(unframe(take())) do
+    local ns, id = name:match('^([^%z]*)%z(.*)$')
+    answer[#answer + 1] = listed(ns, id) and row(ns, id) or ''
   end
   return answer
 end
 
--- Fields as they are, those that are there, up to a number of bytes.
+-- A checkpoint and some of its ancestors, those that are listed no more as well.
+function ask.ancestors()
+  local ns, id, answer = take(), take(), {'OK'}
+  id = id_of(ns, id)
+  while #answer <= 100 and #record('c' .. ns .. '\0' .. id) > 0 do
+    answer[#answer + 1] = row(ns, id)
+    id = record('c' .. ns .. '\0' .. id)[PARENT]
+  end
+  return answer
+end
+
 function ask.fields()
-  local fields, looked, size, into = unframe(take()), 0, 0, {}
-  for first = 1, #fields, 100 do
-    local some = {unpack(fields, first, math.min(first + 99, #fields))}
-    for index, text in ipairs(in_parts('HMGET', some)) do
-      into[#into + 1] = some[index] .. struct.pack('>I4', text and #text or 0) .. (text or '')
-      size = size + (text and #text or 0)
-    end
-    looked = looked + #some
-    if size > PAGE then break end
-  end
-  return {'OK', tostring(looked), table.concat(into)}
+  local into = {}
+  read_fields(unframe(take()), into)
+  return {'OK', table.concat(into)}
 end
 
--- A key of another kind may be a session.
-local function is_thread()
-  return type(redis.pcall('HLEN', key)) == 'number'
+-- Some namespaces; and where to go on, "0" at the end. A key of another kind may be a session.
+function ask.spaces()
+  if type(redis.pcall('HLEN', key)) ~= 'number' then return {'OK', '0'} end
+  local reply = redis.call('HSCAN', key, take(), 'MATCH', 'n*', 'COUNT', '1000')
+  local answer = {'OK', reply[1]}
+  for index = 1, #reply[2], 2 do answer[#answer + 1] = reply[2][index]:sub(2) end
+  return answer
 end
 
--- Some of the fields whose names match; and where to go on, "0" at the end.
-function ask.scan()
-  if not is_thread() then return {'OK', '0'} end
-  local reply = redis.call('HSCAN', key, take(), 'MATCH', take(), 'COUNT', '1000')
-  return {'OK', reply[1], unpack(reply[2])}
-end
-
--- What is at some places of a namespace, from the last downward; and where to go on.
+-- What is at some places of a namespace, from the last downward; and where to go on, 0 at the end.
 function ask.names()
-  local ns, from = take(), tonumber(take())
-  local numbers, fields = space(ns), {}
-  from = math.min(from, numbers.last)
-  for place = from, math.max(numbers.first, from - 1999), -1 do
-    fields[#fields + 1] = place_field(ns, place)
-  end
-  local answer = {'OK', from - 2000 < numbers.first and '0' or string.format('%d', from - 2000)}
+  local ns, from, fields = take(), tonumber(take()), {}
+  local numbers = space(ns)
+  from = math.min(from, numbers[LAST])
+  local to = math.max(numbers[FIRST], from - 1999)
+  for place = from, to, -1 do fields[#fields + 1] = place_field(ns, place) end
+  local answer = {'OK', to > numbers[FIRST] and to - 1 or 0}
   for _, there in ipairs(in_parts('HMGET', fields)) do
-    if there then answer[#answer + 1] = there end
+    if there then answer[#answer + 1] = {id_and_rank(there)} end
   end
   return answer
 end
 
--- The way from a checkpoint to its ancestors, until each channel's value is found: those that it
--- passes, and the values and writes that belong to these channels.
-function ask.walk()
-  local ns, id, skips = take(), take(), take() == '1'
-  local wanted, left, answer, into, size = {}, 0, {}, {}, 0
-  for _, channel in ipairs(unframe(take())) do wanted[channel], left = true, left + 1 end
-  id = id == '' and space(ns).head or id
-  for _ = 1, 128 do
-    local name = ns .. '\0' .. id
-    local _, parts = checkpoint(name)
-    if not parts or left == 0 or size > PAGE then break end
-    if not skips then
-      local text, writes, values = get('c' .. name), get('w' .. name) or '', {}
-      local all = writes ~= '' and unseal('w' .. name, writes) or {}
-      for index = 1, #all, 5 do
-        values[#values + 1] = wanted[all[index + 3]] and all[index + 4] or 'b'
-      end
-      for index = 6, #parts, 3 do
-        if wanted[parts[index]] and parts[index + 2] ~= '' then
-          values[#values + 1] = parts[index + 2]
-          wanted[parts[index]], left = nil, left - 1
-        end
-      end
-      collect(values, 1, 1, into)
-      answer[#answer + 1] = {id, text, '', writes}
-      size = size + #text + #writes
-    end
-    id, skips = parts[1], false
-  end
-  return {'OK', left > 0 and #answer > 0 and id or '', table.concat(into), answer}
-end
-
--- Keeps the newest of a namespace, of what was put up to a place. Answers whether it is done.
-function ask.prune()
-  local ns, last = take(), tonumber(take())
-  local is_done = drop_waiting()
-  if is_done then is_done = thin(ns, 1, last, nil) and drop_waiting() end
-  flush('0', true)
-  return {'OK', is_done and '1' or ''}
-end
-
--- Finds the head again after it was dropped.
-local function find_head(ns)
-  local numbers, fields = touch(ns), {}
-  numbers.head, numbers.rank = '', ''
-  for place = numbers.first, numbers.last do fields[#fields + 1] = place_field(ns, place) end
-  fetch(fields)
-  for _, field in ipairs(fields) do
-    local there = get(field)
-    if there then
-      local id, rank = there:match('^[^%z]*'), there:match('%z(.*)$')
-      if numbers.head == '' or is_above(rank or id, numbers.rank) then
-        numbers.head, numbers.rank = id, rank or id
-      end
-    end
-  end
-end
-
--- Drops checkpoints. Answers how many of those named were looked at, and which of them are needed.
+-- Drops checkpoints, within the budget. If the head goes, `following` is the next. Answers how many
+-- were looked at, whether nothing waits to be dropped, and which of them are needed by others.
 function ask.drop()
-  local ns, ids, looked, needed = take(), unframe(take()), 0, {}
-  local is_headless = false
-  for _, id in ipairs(ids) do
-    if work >= BUDGET then break end
+  local ns, ids, following, looked, needed = take(), unframe(take()), take(), 0, {}
+  while looked < #ids and work < BUDGET do
+    looked = looked + 1
+    local id, numbers = ids[looked], space(ns)
     local place = listed(ns, id)
     if place then
-      is_headless = is_headless or id == space(ns).head
+      if id == numbers[HEAD] then
+        local next_place = listed(ns, following)
+        numbers[HEAD], numbers[RANK] = id_and_rank(next_place and get(next_place) or '')
+      end
       drop(ns, id, place)
-      if staged['c' .. ns .. '\0' .. id] ~= false then needed[#needed + 1] = id end
+      if #record('c' .. ns .. '\0' .. id) > 0 then needed[#needed + 1] = id end
     end
-    looked = looked + 1
   end
-  if is_headless then find_head(ns) end
   local is_done = drop_waiting()
-  flush('0', true)
-  return {'OK', tostring(looked), is_done and '1' or '', unpack(needed)}
+  if is_done and tonumber(record('#')[1] or 0) == 0 then
+    redis.call('UNLINK', key)
+  else
+    flush('0')
+  end
+  return {'OK', looked, is_done and 1 or 0, needed}
 end
 
 function ask.delete()
@@ -702,35 +547,28 @@ function ask.delete()
   return {'OK'}
 end
 
--- What there is: {changes, checkpoints, fields, seconds to live, bytes, the head as a row}.
+-- What there is: {checkpoints, seconds to live, bytes, the head's parts and writes if there is one}.
 function ask.about()
-  if not is_thread() then return {'OK'} end
-  local header, id, bytes = record('#'), space('').head, redis.pcall('MEMORY', 'USAGE', key)
-  local _, head = nil, ''
-  if id ~= '' and listed('', id) then _, head = row('', id) end
+  local fields, bytes = redis.pcall('HLEN', key), redis.pcall('MEMORY', 'USAGE', key)
+  if type(fields) ~= 'number' or fields == 0 then return {'OK'} end
+  local id = id_of('', '')
   return {
-    'OK', header[1] or '0', header[2] or '0', tostring(redis.call('HLEN', key)),
-    tostring(redis.call('TTL', key)), type(bytes) == 'number' and tostring(bytes) or '', head,
+    'OK', tonumber(record('#')[1] or 0), redis.call('TTL', key), type(bytes) == 'number' and bytes or 0,
+    id ~= '' and row('', id) or nil,
   }
 end
 
--- Writes a page of a copy. The last brings the namespaces' numbers, and makes it a thread.
-function ask.paste()
-  local ttl, token, is_first, is_last = take(), take(), take() == '1', take() == '1'
-  local fields, header = unframe(take()), record('#')
-  if is_first and header[1] == 'copying' and header[3] ~= token then
-    redis.call('UNLINK', key) -- a copy that broke off
-    header = {}
-  end
-  if header[3] ~= token and (#header > 0 or not is_first) then return {'EXISTS'} end
-  if #header > 0 and header[1] ~= 'copying' then
-    return {'OK'} -- it is done, and was asked for again
-  end
-  if ttl ~= '0' then demand('EXPIRE', key, ttl) end
-  fields[#fields + 1] = '#'
-  fields[#fields + 1] = seal({is_last and '1' or 'copying', take(), token})
-  in_parts('HSET', fields)
-  if ttl ~= '0' then redis.call('EXPIRE', key, ttl) end
+function ask.dump()
+  local header = get('#')
+  return header and {'OK', redis.call('DUMP', key), header} or {'OK'}
+end
+
+-- Makes a thread of a dump; not over another thread, but again over the same.
+function ask.restore()
+  local ttl, payload, header = take(), take(), take()
+  if get('#') == header then return {'OK'} end
+  if redis.call('EXISTS', key) == 1 then return {'EXISTS'} end
+  redis.call('RESTORE', key, string.format('%d', ttl * 1000), payload)
   return {'OK'}
 end
 

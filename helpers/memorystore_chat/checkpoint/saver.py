@@ -1,7 +1,7 @@
 """LangGraph's persistence: a checkpointer for Memorystore. Needs the extra ``agents``."""
 
 import secrets
-from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from typing import Any, Self
 
@@ -16,11 +16,7 @@ from memorystore_chat.extras import require
 require("langgraph.checkpoint", extra="agents")
 
 from langgraph.checkpoint.base import (  # noqa: E402
-    ChannelVersions,
-    Checkpoint,
-    CheckpointMetadata,
     CheckpointTuple,
-    DeltaChannelHistory,
 )
 from langgraph.checkpoint.serde.base import SerializerProtocol  # noqa: E402
 from langgraph.checkpoint.serde.jsonplus import JsonPlusSerializer  # noqa: E402
@@ -28,8 +24,10 @@ from langgraph.checkpoint.serde.jsonplus import JsonPlusSerializer  # noqa: E402
 from memorystore_chat.checkpoint.steps import (  # noqa: E402
     NAMESPACE,
     CheckpointSteps,
-    ThreadInfo,
+    twins,
 )
+
+LISTING = "listing checkpoints"
 
 
 class MemorystoreSaver(CheckpointSteps):
@@ -109,7 +107,7 @@ class MemorystoreSaver(CheckpointSteps):
         allowed_msgpack_modules: Iterable[tuple[str, str] | type] | None = None,
         refresh_on_read: bool = False,
     ) -> None:
-        self._sender = Sender(client, async_client)
+        sender = Sender(client, async_client)
         check_text("key_prefix", key_prefix)
         check_count("ttl", ttl, "seconds", optional=True)
         check_count("keep", keep, "checkpoints", optional=True)
@@ -128,6 +126,7 @@ class MemorystoreSaver(CheckpointSteps):
         if isinstance(allowed_msgpack_modules, str | bool):
             raise TypeError("allowed_msgpack_modules takes several (module, name), or types.")
         super().__init__(
+            sender,
             serde or JsonPlusSerializer(allowed_msgpack_modules=allowed_msgpack_modules),
             prefix=f"{key_prefix}{NAMESPACE}".encode(),
             ttl=ttl,
@@ -175,15 +174,19 @@ class MemorystoreSaver(CheckpointSteps):
     async def asetup(self) -> None:
         """Do nothing, as ``setup``."""
 
-    @override
-    def get_tuple(self, config: RunnableConfig) -> CheckpointTuple | None:
-        """Read a checkpoint: the one the config names, or the newest of its thread."""
-        return self._sender.run(_reading(config), self._get_tuple(config), "aget_tuple")
-
-    @override
-    async def aget_tuple(self, config: RunnableConfig) -> CheckpointTuple | None:
-        """``get_tuple``, without blocking the event loop."""
-        return await self._sender.arun(_reading(config), self._get_tuple(config))
+    get_tuple, aget_tuple = twins(CheckpointSteps._get_tuple, "reading a checkpoint")
+    put, aput = twins(CheckpointSteps._put, "storing a checkpoint")
+    put_writes, aput_writes = twins(CheckpointSteps._put_writes, "storing writes")
+    delete_thread, adelete_thread = twins(CheckpointSteps._delete_thread, "deleting all")
+    delete_for_runs, adelete_for_runs = twins(CheckpointSteps._delete_for_runs, "deleting runs")
+    copy_thread, acopy_thread = twins(CheckpointSteps._copy_thread, "making a copy")
+    prune, aprune = twins(CheckpointSteps._prune, "pruning threads")
+    get_delta_channel_history, aget_delta_channel_history = twins(
+        CheckpointSteps._get_delta_channel_history, "reading the writes"
+    )
+    threads, athreads = twins(CheckpointSteps._threads, "looking at threads")
+    expire, aexpire = twins(CheckpointSteps._expire, "setting the expiry")
+    persist, apersist = twins(CheckpointSteps._persist, "removing the expiry")
 
     @override
     def list(
@@ -203,11 +206,10 @@ class MemorystoreSaver(CheckpointSteps):
             before: Only those older than the checkpoint it names.
             limit: At most so many.
         """
-        listing = self._listing(config, filter, before, limit)
-        while (
-            page := self._sender.run(_reading(config), self._page(listing), "alist")
-        ) is not None:
-            yield from page
+        steps = self._listing(config, filter, before, limit)
+        listing = self._sender.run(LISTING, steps, "alist")
+        while listing.names:
+            yield from self._sender.run(LISTING, self._page(listing), "alist")
 
     @override
     async def alist(
@@ -219,203 +221,15 @@ class MemorystoreSaver(CheckpointSteps):
         limit: int | None = None,
     ) -> AsyncIterator[CheckpointTuple]:
         """``list``, without blocking the event loop."""
-        listing = self._listing(config, filter, before, limit)
-        while (page := await self._sender.arun(_reading(config), self._page(listing))) is not None:
-            for found in page:
+        steps = self._listing(config, filter, before, limit)
+        listing = await self._sender.arun(LISTING, steps)
+        while listing.names:
+            for found in await self._sender.arun(LISTING, self._page(listing)):
                 yield found
-
-    @override
-    def put(
-        self,
-        config: RunnableConfig,
-        checkpoint: Checkpoint,
-        metadata: CheckpointMetadata,
-        new_versions: ChannelVersions,
-    ) -> RunnableConfig:
-        """Store a checkpoint after the one that the config names.
-
-        Put again, it keeps its place and its parent.
-
-        Raises:
-            TypeError: A value cannot be serialized; the message says which, and where it is.
-        """
-        steps = self._put(config, checkpoint, metadata, new_versions)
-        return self._sender.run(_storing(config), steps, "aput")
-
-    @override
-    async def aput(
-        self,
-        config: RunnableConfig,
-        checkpoint: Checkpoint,
-        metadata: CheckpointMetadata,
-        new_versions: ChannelVersions,
-    ) -> RunnableConfig:
-        """``put``, without blocking the event loop."""
-        steps = self._put(config, checkpoint, metadata, new_versions)
-        return await self._sender.arun(_storing(config), steps)
-
-    @override
-    def put_writes(
-        self,
-        config: RunnableConfig,
-        writes: Sequence[tuple[str, Any]],
-        task_id: str,
-        task_path: str = "",
-    ) -> None:
-        """Store what a task wrote, beside the checkpoint that the config names.
-
-        A write may arrive before its checkpoint. So one that arrives after ``delete_thread`` is
-        stored, too: ``threads`` lists it, as a thread without checkpoints.
-
-        Raises:
-            TypeError: A value cannot be serialized; the message says which, and where it is.
-        """
-        steps = self._put_writes(config, writes, task_id, task_path)
-        self._sender.run(_storing(config), steps, "aput_writes")
-
-    @override
-    async def aput_writes(
-        self,
-        config: RunnableConfig,
-        writes: Sequence[tuple[str, Any]],
-        task_id: str,
-        task_path: str = "",
-    ) -> None:
-        """``put_writes``, without blocking the event loop."""
-        steps = self._put_writes(config, writes, task_id, task_path)
-        await self._sender.arun(_storing(config), steps)
-
-    @override
-    def delete_thread(self, thread_id: str) -> None:
-        """Delete a thread, which leaves no key. Deleting one that is not there is fine.
-
-        End its turn first: what a turn writes after this is stored anew, and listed by
-        ``threads``. Give the saver a ``ttl``, and such a rest expires.
-        """
-        steps = self._delete([thread_id])
-        self._sender.run(f"deleting the thread {thread_id!r}", steps, "adelete_thread")
-
-    @override
-    async def adelete_thread(self, thread_id: str) -> None:
-        """``delete_thread``, without blocking the event loop."""
-        await self._sender.arun(f"deleting the thread {thread_id!r}", self._delete([thread_id]))
-
-    @override
-    def delete_for_runs(self, run_ids: Sequence[str]) -> None:
-        """Delete the checkpoints of some runs, in every thread under the prefix.
-
-        Raises:
-            MemorystoreChatError: All are off the lists, but some remain stored, as a
-                ``DeltaChannel`` of later runs is computed from them; the message names one.
-        """
-        self._sender.run(
-            "deleting the checkpoints of runs", self._delete_for_runs(run_ids), "adelete_for_runs"
-        )
-
-    @override
-    async def adelete_for_runs(self, run_ids: Sequence[str]) -> None:
-        """``delete_for_runs``, without blocking the event loop."""
-        steps = self._delete_for_runs(run_ids)
-        await self._sender.arun("deleting the checkpoints of runs", steps)
-
-    @override
-    def copy_thread(self, source_thread_id: str, target_thread_id: str) -> None:
-        """Copy a whole thread under a new id, with this saver's time to live.
-
-        Raises:
-            MemorystoreChatError: There is a thread of that id already, or the source changed all
-                the time.
-        """
-        steps = self._copy_thread(source_thread_id, target_thread_id)
-        self._sender.run(f"copying the thread {source_thread_id!r}", steps, "acopy_thread")
-
-    @override
-    async def acopy_thread(self, source_thread_id: str, target_thread_id: str) -> None:
-        """``copy_thread``, without blocking the event loop."""
-        steps = self._copy_thread(source_thread_id, target_thread_id)
-        await self._sender.arun(f"copying the thread {source_thread_id!r}", steps)
-
-    @override
-    def prune(self, thread_ids: Sequence[str], *, strategy: str = "keep_latest") -> None:
-        """Delete old checkpoints.
-
-        Args:
-            thread_ids: The threads.
-            strategy: ``"keep_latest"`` keeps the newest checkpoint of each namespace, and those
-                that its ``DeltaChannel`` values are computed from; finished calls of sub-graphs
-                go with the checkpoint they belong to. ``"delete"`` deletes all.
-        """
-        self._sender.run("pruning threads", self._prune(thread_ids, strategy), "aprune")
-
-    @override
-    async def aprune(self, thread_ids: Sequence[str], *, strategy: str = "keep_latest") -> None:
-        """``prune``, without blocking the event loop."""
-        await self._sender.arun("pruning threads", self._prune(thread_ids, strategy))
-
-    @override
-    def get_delta_channel_history(
-        self, *, config: RunnableConfig, channels: Sequence[str]
-    ) -> Mapping[str, DeltaChannelHistory]:
-        """The writes that each ``DeltaChannel`` is computed from, and the value they start at."""
-        steps = self._history(config, channels)
-        return self._sender.run(_reading(config), steps, "aget_delta_channel_history")
-
-    @override
-    async def aget_delta_channel_history(
-        self, *, config: RunnableConfig, channels: Sequence[str]
-    ) -> Mapping[str, DeltaChannelHistory]:
-        """``get_delta_channel_history``, without blocking the event loop."""
-        return await self._sender.arun(_reading(config), self._history(config, channels))
-
-    def threads(self, thread_ids: Sequence[str] | None = None) -> Sequence[ThreadInfo]:
-        """Say what there is of some threads, or of all under the prefix, by their ids.
-
-        A round trip for each thread. Those that are not there are left out.
-
-        Example:
-            >>> from memorystore_chat import connect
-            >>> MemorystoreSaver(connect("embedded"), key_prefix="docs:").threads()
-            []
-        """
-        return self._sender.run("looking at threads", self._about(thread_ids), "athreads")
-
-    async def athreads(self, thread_ids: Sequence[str] | None = None) -> Sequence[ThreadInfo]:
-        """``threads``, without blocking the event loop."""
-        return await self._sender.arun("looking at threads", self._about(thread_ids))
-
-    def expire(self, thread_id: str, ttl: int) -> bool:
-        """Let a thread expire in so many seconds; False if there is none."""
-        steps = self._expire(thread_id, ttl)
-        return self._sender.run(f"expiring the thread {thread_id!r}", steps, "aexpire")
-
-    async def aexpire(self, thread_id: str, ttl: int) -> bool:
-        """``expire``, without blocking the event loop."""
-        steps = self._expire(thread_id, ttl)
-        return await self._sender.arun(f"expiring the thread {thread_id!r}", steps)
-
-    def persist(self, thread_id: str) -> bool:
-        """Remove a thread's time to live, until its next write; False if it had none."""
-        steps = self._expire(thread_id, None)
-        return self._sender.run(f"keeping the thread {thread_id!r}", steps, "apersist")
-
-    async def apersist(self, thread_id: str) -> bool:
-        """``persist``, without blocking the event loop."""
-        steps = self._expire(thread_id, None)
-        return await self._sender.arun(f"keeping the thread {thread_id!r}", steps)
 
     @override
     def get_next_version(self, current: str | None, channel: None) -> str:
         """A version above the current one, and unlike that of any other branch."""
-        number = int(str(current).partition(".")[0]) if current is not None else 0
-        # As many digits as those of LangGraph's own savers, so that threads can be taken over.
-        return f"{number + 1:032}.{secrets.token_hex(4)}"
-
-
-def _reading(config: RunnableConfig | None) -> str:
-    thread_id = config.get("configurable", {}).get("thread_id") if config else None
-    return f"reading the thread {thread_id!r}" if config else "reading all threads"
-
-
-def _storing(config: RunnableConfig) -> str:
-    thread_id = config.get("configurable", {}).get("thread_id")
-    return f"storing a checkpoint of the thread {thread_id!r}"
+        number, _, _ = str(current or 0).partition(".")
+        # As many digits as the current one has, which may be another saver's.
+        return f"{int(number) + 1:0{max(len(number), 8)}}.{secrets.token_urlsafe(4)}"

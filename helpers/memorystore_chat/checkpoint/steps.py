@@ -1,14 +1,16 @@
 """What MemorystoreSaver asks the server for, and what it makes of the answers; no way of asking.
 
-Each method is a generator of requests, which the saver sends with its client or asyncio client.
+Each step method is a generator of requests, of which `twins` makes a method that asks with the
+saver's client, and one that asks with its asyncio client.
 """
 
+import json
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Coroutine, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
-from typing import Any, NamedTuple
-from uuid import uuid4
+from dataclasses import dataclass
+from functools import update_wrapper
+from typing import Any, Concatenate, NamedTuple, ParamSpec, TypeVar
 
 from langchain_core.runnables import RunnableConfig
 from langgraph.checkpoint.base import (
@@ -31,22 +33,22 @@ from memorystore_chat.checkpoint.values import (
     Remembered,
     Unpacking,
     UnreadableError,
-    culprit,
+    digest_of,
     frame,
     typed,
-    unseal,
     untyped,
-    version_of,
-    version_text,
 )
-from memorystore_chat.commands import Command, Scan, Steps, script
+from memorystore_chat.commands import Command, Scan, Sender, Steps, script
 from memorystore_chat.errors import CorruptCheckpointError, MemorystoreChatError
 
 NAMESPACE = "checkpoints:"
 INTERRUPT = "__interrupt__"  # the channel to which a task writes that it waits
-PAGE = 2000  # fields
-ATTEMPTS = 10  # at a copy of a thread that changes meanwhile
-AT_ONCE = 5000  # fields that are copied by one atomic command
+PAGE = 1000  # fields
+ROWS = 256  # checkpoints that are asked for at once, at most
+
+P = ParamSpec("P")
+T = TypeVar("T")
+Saver = TypeVar("Saver", bound="CheckpointSteps")
 
 
 class ThreadInfo(NamedTuple):
@@ -70,49 +72,77 @@ class ThreadInfo(NamedTuple):
 
 
 class Row:
-    """A checkpoint as the server has it."""
+    """A checkpoint as the server has it, without its values."""
 
-    def __init__(self, answer: Sequence[bytes]) -> None:
-        name, text, parent, writes = answer
-        self.id, self.parent_id = name.decode(), parent.decode()
-        parts = unseal(text.partition(b":")[2])
-        self.checkpoint, self.metadata = parts[3:5]
+    def __init__(self, ns: str, answer: Sequence[Any]) -> None:
+        name, parent, parts, writes = answer
+        self.ns, self.id, self.parent_id = ns, name.decode(), parent.decode()
+        self.checkpoint, self.metadata = parts[4:6]
         self.channels = [
-            (channel.decode(), version.decode(), value)
-            for channel, version, value in zip(parts[5::3], parts[6::3], parts[7::3], strict=True)
+            (channel.decode(), json.loads(version), value)
+            for channel, version, value in zip(parts[6::3], parts[7::3], parts[8::3], strict=True)
         ]
-        parts = unseal(writes) if writes else []
         # In the order of LangGraph: by path, task and place.
         self.writes = sorted(
             (path.decode(), task.decode(), int(place), channel.decode(), value)
-            for task, path, place, channel, value in zip(*[iter(parts)] * 5, strict=True)
+            for task, path, place, channel, value in zip(*[iter(writes)] * 5, strict=True)
         )
 
-    @property
-    def values(self) -> list[bytes]:
-        """All values it refers to."""
-        return [each[2] for each in self.channels if each[2]] + [each[4] for each in self.writes]
+    def values(self, channels: Container[str] | None = None) -> list[bytes]:
+        """All values it refers to, or those of some channels."""
+        found = [(channel, value) for channel, _, value in self.channels if value]
+        found += [(channel, value) for _, _, _, channel, value in self.writes]
+        return [value for channel, value in found if channels is None or channel in channels]
 
 
 @dataclass
 class Listing:
-    """How far a listing has come.
+    """What is still to be listed.
 
     Attributes:
-        keys: Threads that are to be listed; None before they are looked for.
-        rows: Namespaces and IDs of the thread that is being listed, the newest last.
-        limit: How many checkpoints are still wanted; None for all.
+        names: Key, namespace and ID of each checkpoint, the newest of a namespace first.
+        wanted: What their metadata must have.
+        limit: How many are still wanted; None for all.
+        unpacking: What was fetched of the thread with the key.
         size: How many are asked for at a time.
     """
 
-    config: RunnableConfig | None
+    names: list[tuple[bytes, str, str]]
     wanted: Mapping[str, Any]
-    before: str
     limit: int | None
-    keys: list[bytes] | None = None
-    rows: list[tuple[str, str]] = field(default_factory=list)
-    unpacking: Unpacking | None = None
+    unpacking: Unpacking
+    key: bytes = b""
     size: int = 8
+
+
+def twins(
+    steps: Callable[Concatenate[Saver, P], Steps[T]], doing: str
+) -> tuple[
+    Callable[Concatenate[Saver, P], T], Callable[Concatenate[Saver, P], Coroutine[Any, Any, T]]
+]:
+    """Make the method and its asynchronous twin of a generator of requests.
+
+    Args:
+        steps: The generator, of the method's name after a "_".
+        doing: What it does, for errors; the thread's name follows.
+    """
+
+    def said(given: Sequence[Any], options: Mapping[str, Any]) -> str:
+        subject = next(iter((*given, *options.values())), None)
+        if isinstance(subject, Mapping):
+            subject = subject.get("configurable", {}).get("thread_id")
+        return f"{doing} of the thread {subject!r}" if isinstance(subject, str) else doing
+
+    def ask(self: Saver, /, *given: P.args, **options: P.kwargs) -> T:
+        request = steps(self, *given, **options)
+        return self._sender.run(said(given, options), request, f"a{steps.__name__[1:]}")
+
+    async def aask(self: Saver, /, *given: P.args, **options: P.kwargs) -> T:
+        return await self._sender.arun(said(given, options), steps(self, *given, **options))
+
+    for method, name in ((ask, steps.__name__[1:]), (aask, f"a{steps.__name__[1:]}")):
+        update_wrapper(method, steps).__name__ = name
+    return ask, aask
 
 
 class CheckpointSteps(BaseCheckpointSaver[str]):
@@ -120,6 +150,7 @@ class CheckpointSteps(BaseCheckpointSaver[str]):
 
     def __init__(
         self,
+        sender: Sender,
         serde: SerializerProtocol,
         *,
         prefix: bytes,
@@ -128,62 +159,24 @@ class CheckpointSteps(BaseCheckpointSaver[str]):
         refresh_on_read: bool,
     ) -> None:
         super().__init__(serde=serde)
+        self._sender = sender
         self._prefix = prefix
         self._ttl = ttl or 0
         self._keep = keep or 0
         self._refresh = self._ttl if refresh_on_read else 0
         self._remembered = Remembered()
 
-    def _ask(self, key: bytes, *arguments: str | bytes | int) -> Steps[list[Any]]:
-        """Run the script on a thread, and name what is damaged."""
-        call = script("demand", "checkpoint/checkpoint")
-        (reply,) = yield [Command("", (key,), arguments, call, list)]
-        if reply[0] == b"DAMAGED":
-            kind, name = chr(reply[1][0]), reply[1][1:].decode(errors="replace")
-            ns, _, rest = name.partition("\0")
-            if kind not in "cwh":
-                ns, rest = name if kind == "n" else "", ""
-            what = f"its record {kind!r} is altered"
-            raise CorruptCheckpointError(self._thread(key), ns, rest, what)
-        return [*reply]
-
     def _get_tuple(self, config: RunnableConfig) -> Steps[CheckpointTuple | None]:
+        """Read a checkpoint: the one the config names, or the newest of its thread."""
         key, ns, checkpoint_id = self._place(config)
-        answer = yield from self._ask(key, "get", self._refresh, ns, checkpoint_id)
-        if len(answer) == 1:
+        _, *found = yield from self._ask(key, "get", self._refresh, ns, checkpoint_id)
+        if not found:
             return None
         unpacking = Unpacking(self.serde)
-        with self._naming(key, ns, answer[1][0].decode()):
-            row = Row(answer[1])
-            unpacking.take(answer[2])
-            found = self._tuple(key, ns, row, unpacking)
+        unpacking.take(found[1])
         for name in unpacking.fields:
-            self._remembered[key + name] = name
-        return found
-
-    def _tuple(self, key: bytes, ns: str, row: Row, unpacking: Unpacking) -> CheckpointTuple:
-        thread_id = self._thread(key)
-        body = untyped(self.serde, row.checkpoint)
-        seen = {
-            node: {channel: version_of(version) for channel, version in versions.items()}
-            for node, versions in body["versions_seen"].items()
-        }
-        checkpoint: Any = {
-            **body,
-            "id": row.id,
-            "channel_values": {
-                channel: unpacking.value(value) for channel, _, value in row.channels if value
-            },
-            "channel_versions": {channel: version_of(text) for channel, text, _ in row.channels},
-            "versions_seen": seen,
-        }
-        return CheckpointTuple(
-            _config(thread_id, ns, row.id),
-            checkpoint,
-            untyped(self.serde, row.metadata),
-            _config(thread_id, ns, row.parent_id) if row.parent_id else None,
-            [(task, channel, unpacking.value(value)) for _, task, _, channel, value in row.writes],
-        )
+            self._remembered.put(digest_of(key + name), name)
+        return self._tuple(key, Row(ns, found[0]), unpacking)
 
     def _listing(
         self,
@@ -191,114 +184,45 @@ class CheckpointSteps(BaseCheckpointSaver[str]):
         wanted: Mapping[str, Any] | None,
         before: RunnableConfig | None,
         limit: int | None,
-    ) -> Listing:
-        earlier = (get_checkpoint_id(before) if before else None) or ""
-        listing = Listing(config, wanted or {}, earlier, limit)
-        if config:
-            listing.keys = [self._place(config)[0]]
-        return listing
+    ) -> Steps[Listing]:
+        """What a listing is going to read, by its names."""
+        configurable: Any = (config or {}).get("configurable", {})
+        only, checkpoint_id = configurable.get("checkpoint_ns"), configurable.get("checkpoint_id")
+        earlier = get_checkpoint_id(before) if before else None
+        names = []
+        for key in [self._place(config)[0]] if config else (yield from self._keys()):
+            for ns in [only] if only is not None else sorted((yield from self._spaces(key))):
+                ids = yield from self._names(key, ns, earlier or "")
+                names += [(key, ns, name) for name in ids if checkpoint_id in (None, "", name)]
+        if limit is not None:
+            del names[max(limit, 0) if not wanted else len(names) * (limit > 0) :]
+        return Listing(names, wanted or {}, limit, Unpacking(self.serde))
 
-    def _page(self, listing: Listing) -> Steps[list[CheckpointTuple] | None]:
-        """The next checkpoints of a listing; None at its end."""
-        if listing.keys is None:
-            listing.keys = (yield from self._keys())[::-1]
-        while listing.keys and not listing.rows:
-            if listing.unpacking is not None:
-                listing.keys.pop()
-                listing.unpacking = None
-            if listing.keys:
-                listing.unpacking = Unpacking(self.serde)
-                listing.rows = yield from self._names(listing.keys[-1], listing)
-        if not listing.rows or (listing.limit is not None and listing.limit <= 0):
-            return None
-        key, ns = listing.keys[-1], listing.rows[-1][0]
-        most = listing.size if listing.limit is None or listing.wanted else listing.limit
-        size = min(listing.size, most)
-        ids = [name for each, name in listing.rows[: -size - 1 : -1] if each == ns]
-        rows = yield from self._rows(key, ns, ids)
-        del listing.rows[-len(rows) :]
-        listing.size = min(2 * listing.size, 256)
-        return (yield from self._matching(key, ns, [row for row in rows if row], listing))
-
-    def _rows(self, key: bytes, ns: str, ids: Sequence[str]) -> Steps[list[Row | None]]:
-        """As many of these checkpoints as fit into one answer; None for one that has gone."""
-        _, *answers = yield from self._ask(key, "rows", ns, frame(ids))
-        rows: list[Row | None] = []
-        for name, answer in zip(ids, answers, strict=False):
-            with self._naming(key, ns, name):
-                rows.append(Row(answer) if answer else None)
-        return rows
-
-    def _matching(
-        self, key: bytes, ns: str, rows: Iterable[Row], listing: Listing
-    ) -> Steps[list[CheckpointTuple]]:
-        unpacking, chosen = listing.unpacking or Unpacking(self.serde), []
-        for row in rows:
-            with self._naming(key, ns, row.id):
-                metadata = untyped(self.serde, row.metadata)
-            if all(metadata.get(name) == value for name, value in listing.wanted.items()):
-                chosen.append(row)
-        chosen = chosen[: listing.limit]
-        yield from self._fetch(key, unpacking, [value for row in chosen for value in row.values])
+    def _page(self, listing: Listing) -> Steps[list[CheckpointTuple]]:
+        """The next checkpoints of a listing."""
+        key = listing.names[0][0]
+        if key != listing.key:
+            listing.key, listing.unpacking = key, Unpacking(self.serde)
+        some = [(ns, name) for each, ns, name in listing.names[: listing.size] if each == key]
+        del listing.names[: len(some)]
+        listing.size = min(2 * listing.size, ROWS)
+        rows, wanted = (yield from self._rows(key, some)), listing.wanted.items()
+        if wanted:
+            rows = [row for row in rows if wanted <= self._metadata(key, row).items()]
+        rows = rows[: listing.limit]
+        values = [value for row in rows for value in row.values()]
+        yield from self._fetch(key, listing.unpacking, values)
         found = []
-        for row in chosen:
+        for row in rows:
             try:
-                with self._naming(key, ns, row.id):
-                    found.append(self._tuple(key, ns, row, unpacking))
+                found.append(self._tuple(key, row, listing.unpacking))
             except CorruptCheckpointError:
-                (there,) = yield from self._rows(key, ns, [row.id])
-                if there is not None:  # else it was dropped meanwhile
+                if (yield from self._rows(key, [(row.ns, row.id)])):  # not dropped meanwhile
                     raise
         if listing.limit is not None:
             listing.limit -= len(found)
+            listing.names = listing.names if listing.limit else []
         return found
-
-    def _fetch(self, key: bytes, unpacking: Unpacking, values: Sequence[bytes]) -> Steps[None]:
-        """Fetch what values refer to and is not there yet."""
-        tried: set[bytes] = set()
-        while lacking := [name for name in unpacking.lacks(values) if name not in tried]:
-            asked = frame(lacking[:PAGE])
-            _, looked, reply = yield from self._ask(key, "fields", asked)
-            tried.update(lacking[: int(looked)])
-            unpacking.take(reply)
-
-    def _names(self, key: bytes, listing: Listing) -> Steps[list[tuple[str, str]]]:
-        """Namespaces and IDs of what is to be listed of a thread, the newest last."""
-        configurable: dict[str, Any] = (listing.config or {}).get("configurable", {})
-        only, checkpoint_id = configurable.get("checkpoint_ns"), configurable.get("checkpoint_id")
-        spaces = [only] if only is not None else sorted((yield from self._spaces(key)))
-        names = []
-        for ns in reversed(spaces):
-            ranks = yield from self._ranks(key, ns)
-            last = ranks.get(listing.before, listing.before).encode()
-            names += [
-                (ns, name)
-                for name, rank in sorted(ranks.items(), key=lambda each: each[1].encode())
-                if (not last or rank.encode() < last) and checkpoint_id in (None, "", name)
-            ]
-        return names
-
-    def _ranks(self, key: bytes, ns: str) -> Steps[dict[str, str]]:
-        """The rank of each checkpoint of a namespace."""
-        ranks, place = {}, b"9007199254740992"
-        while place != b"0":
-            _, place, *found = yield from self._ask(key, "names", ns, place)
-            for each in found:
-                name, _, rank = each.decode().partition("\0")
-                ranks[name] = rank or name
-        return ranks
-
-    def _spaces(self, key: bytes) -> Steps[dict[str, int]]:
-        """The namespaces of a thread, and the last place of each."""
-        spaces: dict[str, int] = {}
-        cursor = b""
-        while cursor != b"0":
-            _, cursor, *found = yield from self._ask(key, "scan", cursor or 0, "n*")
-            for name, sealed in zip(found[::2], found[1::2], strict=True):
-                ns = name[1:].decode()
-                with self._naming(key, ns, ""):
-                    spaces[ns] = int(unseal(sealed)[1])
-        return spaces
 
     def _put(
         self,
@@ -307,36 +231,38 @@ class CheckpointSteps(BaseCheckpointSaver[str]):
         metadata: CheckpointMetadata,
         new_versions: ChannelVersions,
     ) -> Steps[RunnableConfig]:
+        """Store a checkpoint after the one that the config names.
+
+        Put again, it keeps its place and its parent.
+
+        Raises:
+            TypeError: A value cannot be serialized; the message says of which channel.
+        """
         key, ns, parent_id = self._place(config)
         checkpoint_id = _named("checkpoint['id']", checkpoint["id"])
         if checkpoint_id == parent_id:
             raise ValueError(f"The checkpoint {parent_id!r} names itself as its parent.")
         metadata = get_checkpoint_metadata(config, metadata)
         root = metadata.get("parents", {}).get("", "") if ":" in ns else ""
-        with self._naming_value(key, "the checkpoint's metadata", dict(metadata)):
+        with self._naming_value(key, "the checkpoint's metadata"):
             known = typed(self.serde, dict(metadata))
-        body = typed(self.serde, _slim(checkpoint))
+        apart = ("id", "channel_values", "channel_versions")
+        body = {name: value for name, value in checkpoint.items() if name not in apart}
         deltas = frame(metadata.get("counters_since_delta_snapshot") or ())
+        fixed = (self._ttl, self._keep, ns, checkpoint_id, parent_id, root)
         values, versions = checkpoint["channel_values"], checkpoint["channel_versions"]
         for anew in (False, True):
             packing = Packing(self.serde, self._remembered, key, anew=anew)
             channels: list[str | bytes] = []
             for channel, version in versions.items():
-                packed = b"?"
-                if channel in values and (anew or channel in new_versions):
-                    with self._naming_value(key, channel, values[channel]):
+                is_new = channel in new_versions or (anew and channel in values)
+                packed = b"" if is_new else b"=" if channel in values else b"?"
+                if is_new and channel in values:
+                    with self._naming_value(key, channel):
                         packed = packing.pack(values[channel])
-                elif channel in values:
-                    packed = b"="
-                elif channel in new_versions:
-                    packed = b""
-                channels += (_named("channel", channel), version_text(version), packed)
-            where = (self._ttl, self._keep, ns, checkpoint_id, parent_id, root)
-            what = (deltas, body, known, frame(channels))
-            sent = (part for pair in packing.sent.items() for part in pair)
-            (status, *_) = yield from self._ask(key, "put", *where, *what, *sent)
-            if status == b"OK":
-                packing.remember()
+                channels += (_named("channel", channel), json.dumps(version), packed)
+            what = (deltas, typed(self.serde, body), known, frame(channels))
+            if (yield from self._store(key, packing, "put", *fixed, *what)):
                 return _config(self._thread(key), ns, checkpoint_id)
         raise CorruptCheckpointError(self._thread(key), ns, parent_id, "a part is missing")
 
@@ -345,57 +271,89 @@ class CheckpointSteps(BaseCheckpointSaver[str]):
         config: RunnableConfig,
         writes: Sequence[tuple[str, Any]],
         task_id: str,
-        task_path: str,
+        task_path: str = "",
     ) -> Steps[None]:
+        """Store what a task wrote, beside the checkpoint that the config names.
+
+        A write may arrive before its checkpoint. So one that arrives after ``delete_thread`` is
+        stored, too: ``threads`` lists it, as a thread without checkpoints.
+
+        Raises:
+            TypeError: A value cannot be serialized; the message says of which channel.
+        """
         key, ns, checkpoint_id = self._place(config)
         if not checkpoint_id:
             raise ValueError("config names no checkpoint_id, beside which to store the writes.")
-        _named("task_id", task_id)
         for anew in (False, True):
             packing = Packing(self.serde, self._remembered, key, anew=anew)
             parts: list[str | bytes] = []
             for index, (channel, value) in enumerate(writes):
-                with self._naming_value(key, channel, value):
+                with self._naming_value(key, channel):
                     packed = packing.pack(value)
                 place = str(WRITES_IDX_MAP.get(channel, index))
-                parts += (task_id, task_path, place, channel, packed)
-            sent = (part for pair in packing.sent.items() for part in pair)
-            where = (self._ttl, ns, checkpoint_id, frame(parts))
-            (status, *_) = yield from self._ask(key, "put_writes", *where, *sent)
-            if status == b"OK":
-                packing.remember()
-            if status != b"RESEND":
+                parts += (_named("task_id", task_id), task_path, place, channel, packed)
+            what = (self._ttl, ns, checkpoint_id, frame(parts))
+            if (yield from self._store(key, packing, "put_writes", *what)):
                 return
         raise CorruptCheckpointError(self._thread(key), ns, checkpoint_id, "a part is missing")
 
-    def _delete(self, thread_ids: Sequence[str]) -> Steps[None]:
-        for key in map(self._key, thread_ids):
-            yield from self._ask(key, "delete")
+    def _store(
+        self, key: bytes, packing: Packing, name: str, *arguments: str | bytes | int
+    ) -> Steps[bool]:
+        """Send values; False if the server lacks what it was thought to have."""
+        sent = (part for pair in packing.sent.items() for part in pair)
+        (status,) = yield from self._ask(key, name, *arguments, *sent)
+        if status == b"OK":
+            packing.remember()
+        return bool(status != b"RESEND")  # "LATE" is done: the checkpoint was dropped
 
-    def _prune(self, thread_ids: Sequence[str], strategy: str) -> Steps[None]:
+    def _delete_thread(self, thread_id: str) -> Steps[None]:
+        """Delete a thread, which leaves no key. Deleting one that is not there is fine.
+
+        End its turn first: what a turn writes after this is stored anew, and listed by
+        ``threads``. Give the saver a ``ttl``, and such a rest expires.
+        """
+        yield from self._ask(self._key(thread_id), "delete")
+
+    def _prune(self, thread_ids: Sequence[str], *, strategy: str = "keep_latest") -> Steps[None]:
+        """Delete old checkpoints.
+
+        Args:
+            thread_ids: The threads.
+            strategy: ``"keep_latest"`` keeps the newest checkpoint of each namespace, and those
+                that its ``DeltaChannel`` values are computed from; finished calls of sub-graphs
+                go with the checkpoint they belong to. ``"delete"`` deletes all.
+        """
         if strategy not in ("keep_latest", "delete"):
             raise ValueError(f'strategy is {strategy!r}; it takes "keep_latest" or "delete".')
-        thread_ids = check_ids("thread_ids", thread_ids)
-        if strategy == "delete":
-            yield from self._delete(thread_ids)
-            return
-        for key in map(self._key, thread_ids):
-            for ns, last in (yield from self._spaces(key)).items():
-                done = b""
-                while not done:
-                    _, done = yield from self._ask(key, "prune", ns, last)
+        for thread_id in check_ids("thread_ids", thread_ids):
+            if strategy == "delete":
+                yield from self._delete_thread(thread_id)
+                continue
+            key = self._key(thread_id)
+            for ns in (yield from self._spaces(key)):
+                names = yield from self._names(key, ns)
+                yield from self._drop(key, ns, names, names[1:])
+            yield from self._drop(key, "", [], [])  # also where there are late writes alone
 
     def _delete_for_runs(self, run_ids: Sequence[str]) -> Steps[None]:
-        runs, needed = {*check_ids("run_ids", run_ids)}, []
+        """Delete the checkpoints of some runs, in every thread under the prefix.
+
+        Raises:
+            MemorystoreChatError: All are off the lists, but some remain stored, as a
+                ``DeltaChannel`` of later runs is computed from them; the message names one.
+        """
+        runs, needed = {*check_ids("run_ids", run_ids)}, list[tuple[str, str]]()
         for key in (yield from self._keys()) if runs else ():
             for ns in (yield from self._spaces(key)):
-                ids = yield from self._ids_of_runs(key, ns, runs)
-                done = b""
-                while ids or not done:
-                    answer = yield from self._ask(key, "drop", ns, frame(ids[:64]))
-                    _, looked, done, *left = answer
-                    del ids[: int(looked)]
-                    needed += [(self._thread(key), name.decode()) for name in left]
+                names, chosen = (yield from self._names(key, ns)), list[str]()
+                for at in range(0, len(names), ROWS):
+                    some = [(ns, name) for name in names[at : at + ROWS]]
+                    for row in (yield from self._rows(key, some)):
+                        if self._metadata(key, row).get("run_id") in runs:
+                            chosen.append(row.id)
+                left = yield from self._drop(key, ns, names, chosen)
+                needed += [(self._thread(key), name) for name in left]
         if needed:
             raise MemorystoreChatError(
                 f"{len(needed)} checkpoints, such as {needed[0][1]!r} of the thread "
@@ -403,160 +361,214 @@ class CheckpointSteps(BaseCheckpointSaver[str]):
                 "later runs is computed from them. They go when these later runs are deleted."
             )
 
-    def _ids_of_runs(self, key: bytes, ns: str, runs: set[str]) -> Steps[list[str]]:
-        """The checkpoints of some runs, the newest first: those that need others."""
-        ranks = yield from self._ranks(key, ns)
-        names = sorted(ranks, key=lambda name: ranks[name].encode(), reverse=True)
-        found, at = [], 0
-        while at < len(names):
-            rows = yield from self._rows(key, ns, names[at : at + 256])
-            at += len(rows)
-            for row in filter(None, rows):
-                with self._naming(key, ns, row.id):
-                    if untyped(self.serde, row.metadata).get("run_id") in runs:
-                        found.append(row.id)
-        return found
+    def _drop(
+        self, key: bytes, ns: str, names: Sequence[str], chosen: Sequence[str]
+    ) -> Steps[list[str]]:
+        """Drop checkpoints of a namespace; those that others need are returned."""
+        gone, left, needed, is_done = {*chosen}, [*chosen], list[str](), 0
+        following = next((name for name in names if name not in gone), "")
+        while left or not is_done:
+            some = frame(left[:64])
+            _, looked, is_done, found = yield from self._ask(key, "drop", ns, some, following)
+            needed += [name.decode() for name in found]
+            del left[:looked]
+        return needed
 
     def _copy_thread(self, source_thread_id: str, target_thread_id: str) -> Steps[None]:
+        """Copy a whole thread under a new id, with this saver's time to live.
+
+        One command reads it and one writes it, so that it is copied as it is at one moment. A
+        thread of many MB keeps the server from others for as long as that takes.
+
+        Raises:
+            MemorystoreChatError: There is a thread of that id already.
+        """
         source, target = self._key(source_thread_id), self._key(target_thread_id)
         if source == target:
             raise ValueError("source_thread_id and target_thread_id are the same.")
-        fields = yield from self._all_fields(source)
-        if not fields:
-            return
-        header = unseal(fields.pop(b"#"))
-        # The namespaces' numbers come last: before them nothing of the copy is listed.
-        names = sorted(fields, key=lambda name: name[:1] == b"n")
-        pages = [names[at : at + PAGE // 2] for at in range(0, len(names), PAGE // 2)]
-        token = uuid4().hex
-        for number, page in enumerate(pages):
-            what = frame(part for name in page for part in (name, fields[name]))
-            ends = (int(number == 0), int(number == len(pages) - 1))
-            (status,) = yield from self._ask(
-                target, "paste", self._ttl, token, *ends, what, header[1]
-            )
+        _, *found = yield from self._ask(source, "dump")
+        if found:
+            (status,) = yield from self._ask(target, "restore", self._ttl, *found)
             if status == b"EXISTS":
                 raise MemorystoreChatError(
                     f"There is a thread {target_thread_id!r} already, so it was not copied to. "
                     "Choose another id, or delete it first with delete_thread()."
                 )
 
-    def _all_fields(self, key: bytes) -> Steps[dict[bytes, bytes]]:
-        """A thread as it is at one moment."""
-        for _ in range(ATTEMPTS):
-            answer = yield from self._ask(key, "about")
-            if len(answer) == 1 or answer[3] == b"0":
-                return {}
-            if int(answer[3]) <= AT_ONCE:
-                (fields,) = yield [Command("HGETALL", (key,), kind=dict)]
-                return dict(fields)
-            fields, cursor = {}, b""
-            while cursor != b"0":
-                _, cursor, *found = yield from self._ask(key, "scan", cursor or 0, "*")
-                fields |= dict(zip(found[::2], found[1::2], strict=True))
-            after = yield from self._ask(key, "about")
-            if after[1] == answer[1]:
-                return fields
-        raise MemorystoreChatError(
-            f"Nothing was copied: the thread {self._thread(key)!r} changed while it was read, "
-            f"{ATTEMPTS} times. Copy it between two turns."
-        )
-
-    def _history(
-        self, config: RunnableConfig, channels: Sequence[str]
+    def _get_delta_channel_history(
+        self, *, config: RunnableConfig, channels: Sequence[str]
     ) -> Steps[Mapping[str, DeltaChannelHistory]]:
+        """The writes that each ``DeltaChannel`` is computed from, and the value they start at."""
         history: dict[str, DeltaChannelHistory] = {channel: {"writes": []} for channel in channels}
-        key, ns, checkpoint_id = self._place(config)
-        left, seen, skips = {*channels}, set[str](), 1
+        key, ns, at = self._place(config)
+        left, seen, unpacking = {*channels}, set[str](), Unpacking(self.serde)
         while left:
-            where = (ns, checkpoint_id, skips, frame(left))
-            _, following, reply, rows = yield from self._ask(key, "walk", *where)
-            unpacking = Unpacking(self.serde)
-            unpacking.take(reply)
-            for answer in rows:
-                with self._naming(key, ns, answer[0].decode()):
-                    row = Row(answer)
+            _, *answers = yield from self._ask(key, "ancestors", ns, at)
+            rows = [Row(ns, answer) for answer in answers]
+            values = [value for row in rows for value in row.values(left)]
+            yield from self._fetch(key, unpacking, values)
+            for row in rows[1:]:  # the first is where it goes on from
+                with self._naming(key, row):
                     if row.id in seen:
                         raise DamagedError("it is its own ancestor")
-                    seen.add(row.id)
                     for _, task, _, channel, value in reversed(row.writes):
                         if channel in left:
                             write = (task, channel, unpacking.value(value))
-                            history[channel]["writes"].append(write)
+                            history[channel]["writes"].insert(0, write)
                     for channel, _, value in row.channels:
                         if channel in left and value:
                             history[channel]["seed"] = unpacking.value(value)
                             left.remove(channel)
-            checkpoint_id, skips = following.decode(), 0
-            if not checkpoint_id:
+                seen.add(row.id)
+            if len(rows) < 2:
                 break
-        for each in history.values():
-            each["writes"].reverse()
+            at = rows[-1].id
         return history
 
-    def _about(self, thread_ids: Sequence[str] | None) -> Steps[list[ThreadInfo]]:
+    def _threads(self, thread_ids: Sequence[str] | None = None) -> Steps[list[ThreadInfo]]:
+        """Say what there is of some threads, or of all under the prefix, by their ids.
+
+        A round trip for each thread. Those that are not there are left out.
+
+        Example:
+            >>> from memorystore_chat import connect
+            >>> MemorystoreSaver(connect("embedded"), key_prefix="docs:").threads()
+            []
+        """
         if thread_ids is None:
             keys = yield from self._keys()
         else:
             keys = [self._key(thread_id) for thread_id in check_ids("thread_ids", thread_ids)]
         found = []
         for key in keys:
-            answer = yield from self._ask(key, "about")
-            if len(answer) == 1 or answer[3] == b"0":
+            _, *answer = yield from self._ask(key, "about")
+            if not answer:
                 continue
-            _, _, checkpoints, _, ttl, size, head = answer
-            updated, waits = "", False
+            checkpoints, ttl, size, *head = answer
+            updated, is_waiting = "", False
             if head:
-                with self._naming(key, "", head[0].decode()):
-                    row = Row(head)
+                row = Row("", head[0])
+                with self._naming(key, row):
                     updated = untyped(self.serde, row.checkpoint).get("ts", "")
-                waits = any(channel == INTERRUPT for _, _, _, channel, _ in row.writes)
-            seconds = int(ttl) if int(ttl) >= 0 else None
-            bytes_ = int(size) if size else None
+                is_waiting = any(channel == INTERRUPT for _, _, _, channel, _ in row.writes)
+            expires = ttl if ttl >= 0 else None
+            thread = self._thread(key)
             found.append(
-                ThreadInfo(self._thread(key), int(checkpoints), bytes_, seconds, updated, waits)
+                ThreadInfo(thread, checkpoints, size or None, expires, updated, is_waiting)
             )
         return found
 
-    def _expire(self, thread_id: str, ttl: int | None) -> Steps[bool]:
-        check_count("ttl", ttl, "seconds", optional=True)
-        name, given = ("PERSIST", ()) if ttl is None else ("EXPIRE", (ttl,))
-        (done,) = yield [Command(name, (self._key(thread_id),), given, kind=int)]
+    def _expire(self, thread_id: str, ttl: int) -> Steps[bool]:
+        """Let a thread expire in so many seconds; False if there is none."""
+        check_count("ttl", ttl, "seconds")
+        (done,) = yield [Command("EXPIRE", (self._key(thread_id),), (ttl,), kind=int)]
         return bool(done)
 
+    def _persist(self, thread_id: str) -> Steps[bool]:
+        """Remove a thread's time to live, until its next write; False if it had none."""
+        (done,) = yield [Command("PERSIST", (self._key(thread_id),), kind=int)]
+        return bool(done)
+
+    def _ask(self, key: bytes, *arguments: str | bytes | int) -> Steps[list[Any]]:
+        """Run the script on a thread, and name what is damaged."""
+        call = script("demand", "checkpoint/checkpoint")
+        (reply,) = yield [Command("", (key,), arguments, call, list)]
+        if reply[0] == b"DAMAGED":
+            kind, name = chr(reply[1][0]), reply[1][1:].decode(errors="replace")
+            ns, _, checkpoint_id = name.partition("\0") if kind in "cwhn" else ("", "", "")
+            what = f"its record {kind!r} is altered"
+            raise CorruptCheckpointError(self._thread(key), ns, checkpoint_id, what)
+        return [*reply]
+
+    def _keys(self) -> Steps[list[bytes]]:
+        """All threads under the prefix."""
+        pattern = re.sub(rb"([*?\[\]\\])", rb"\\\1", self._prefix) + b"*"
+        return sorted({*(yield Scan(pattern))})
+
+    def _spaces(self, key: bytes) -> Steps[set[str]]:
+        """The namespaces of a thread."""
+        spaces, cursor = set[str](), b""
+        while cursor != b"0":
+            _, cursor, *found = yield from self._ask(key, "spaces", cursor or 0)
+            spaces.update(ns.decode() for ns in found)
+        return spaces
+
+    def _names(self, key: bytes, ns: str, before: str = "") -> Steps[list[str]]:
+        """The checkpoints of a namespace that are older than one, the newest first."""
+        ranks: dict[str, bytes] = {}
+        place = 2**53
+        while place:
+            _, place, *found = yield from self._ask(key, "names", ns, place)
+            ranks.update((name.decode(), rank) for name, rank in found)
+        last = ranks.get(before, before.encode())
+        names = [name for name, rank in ranks.items() if not last or rank < last]
+        return sorted(names, key=ranks.__getitem__, reverse=True)
+
+    def _rows(self, key: bytes, names: Sequence[tuple[str, str]]) -> Steps[list[Row]]:
+        """Checkpoints by namespace and ID; without those that have gone."""
+        asked = frame("\0".join(name) for name in names)
+        _, *answers = yield from self._ask(key, "rows", asked)
+        return [Row(ns, each) for (ns, _), each in zip(names, answers, strict=True) if each]
+
+    def _fetch(self, key: bytes, unpacking: Unpacking, values: Sequence[bytes]) -> Steps[None]:
+        """Fetch what values refer to and is not there yet."""
+        tried: set[bytes] = set()
+        while lacking := [name for name in unpacking.lacks(values) if name not in tried]:
+            _, reply = yield from self._ask(key, "fields", frame(lacking[:PAGE]))
+            tried.update(lacking[:PAGE])
+            unpacking.take(reply)
+
+    def _metadata(self, key: bytes, row: Row) -> dict[str, Any]:
+        with self._naming(key, row):
+            return dict(untyped(self.serde, row.metadata))
+
+    def _tuple(self, key: bytes, row: Row, unpacking: Unpacking) -> CheckpointTuple:
+        thread_id = self._thread(key)
+        with self._naming(key, row):
+            checkpoint: Any = {
+                **untyped(self.serde, row.checkpoint),
+                "id": row.id,
+                "channel_values": {
+                    channel: unpacking.value(value) for channel, _, value in row.channels if value
+                },
+                "channel_versions": {channel: version for channel, version, _ in row.channels},
+            }
+            writes = [
+                (task, channel, unpacking.value(value)) for _, task, _, channel, value in row.writes
+            ]
+        config, parent = (_config(thread_id, row.ns, name) for name in (row.id, row.parent_id))
+        metadata: Any = self._metadata(key, row)
+        return CheckpointTuple(
+            config, checkpoint, metadata, parent if row.parent_id else None, writes
+        )
+
     @contextmanager
-    def _naming(self, key: bytes, ns: str, checkpoint_id: str) -> Iterator[None]:
+    def _naming(self, key: bytes, row: Row) -> Iterator[None]:
         """Say which checkpoint is damaged, or which key or serializer to look at."""
         thread_id = self._thread(key)
         try:
             yield
-        except (DamagedError, UnicodeDecodeError) as error:
-            raise CorruptCheckpointError(thread_id, ns, checkpoint_id, str(error)) from error
+        except DamagedError as error:
+            raise CorruptCheckpointError(thread_id, row.ns, row.id, str(error)) from error
         except UnreadableError as error:
             raise MemorystoreChatError(
-                f"The checkpoint {checkpoint_id!r} of the thread {thread_id!r}, namespace {ns!r}, "
+                f"The checkpoint {row.id!r} of the thread {thread_id!r}, namespace {row.ns!r}, "
                 f"is stored as it was written, but the serializer cannot read it ({error}). It is "
                 "not damaged: give MemorystoreSaver the serde= that it was written with, and an "
                 "EncryptedSerializer the same key."
             ) from error
 
     @contextmanager
-    def _naming_value(self, key: bytes, channel: str, value: Any) -> Iterator[None]:
-        """Say which part of a value cannot be stored."""
+    def _naming_value(self, key: bytes, channel: str) -> Iterator[None]:
+        """Say which value cannot be stored."""
         try:
             yield
         except (TypeError, ValueError) as error:
-            where = culprit(self.serde, value, channel)
             raise TypeError(
-                f"The thread {self._thread(key)!r} cannot be stored: {where}, which the serializer "
-                f"refuses ({error}). Make it plain data before it gets into the state (a number "
-                "of numpy's with .item()), or give MemorystoreSaver a serde= that takes it."
+                f"The thread {self._thread(key)!r} cannot be stored: the serializer refuses what "
+                f"is in {channel!r} ({error}). Make it plain data before it gets into the state (a "
+                "number of numpy's with .item()), or give MemorystoreSaver a serde= that takes it."
             ) from error
-
-    def _keys(self) -> Steps[list[bytes]]:
-        """All threads under the prefix."""
-        pattern = re.sub(rb"([*?\[\]\\])", rb"\\\1", self._prefix) + b"*"
-        return sorted({*(yield Scan(pattern))})
 
     def _place(self, config: RunnableConfig) -> tuple[bytes, str, str]:
         """The key, namespace and checkpoint that a config names."""
@@ -584,21 +596,5 @@ def _named(name: str, value: str) -> str:
 
 
 def _config(thread_id: str, ns: str, checkpoint_id: str) -> RunnableConfig:
-    return {
-        "configurable": {
-            "thread_id": thread_id,
-            "checkpoint_ns": ns,
-            "checkpoint_id": checkpoint_id,
-        }
-    }
-
-
-def _slim(checkpoint: Checkpoint) -> dict[str, Any]:
-    """What is left of a checkpoint when all that is stored apart is taken out."""
-    apart = ("id", "channel_values", "channel_versions", "versions_seen")
-    rest = {name: value for name, value in checkpoint.items() if name not in apart}
-    rest["versions_seen"] = {
-        node: {channel: version_text(version) for channel, version in versions.items()}
-        for node, versions in checkpoint["versions_seen"].items()
-    }
-    return rest
+    place = {"thread_id": thread_id, "checkpoint_ns": ns, "checkpoint_id": checkpoint_id}
+    return {"configurable": place}

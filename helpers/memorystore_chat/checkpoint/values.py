@@ -3,24 +3,21 @@
 import hashlib
 import marshal
 import struct
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import fields, is_dataclass
-from threading import Lock
+from collections import OrderedDict
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from langchain_core.messages import BaseMessage
 from langgraph.checkpoint.serde.base import SerializerProtocol
 from langgraph.checkpoint.serde.jsonplus import JsonPlusSerializer
-from pydantic import BaseModel
-
-from memorystore_chat.arguments import type_name
 
 FAN = 8  # elements or nodes that make a node
 GROUP = FAN * FAN  # elements that are looked at together, to see whether they are new
-SMALL = (
-    64  # bytes: a list of smaller elements is stored whole, a smaller value inside its checkpoint
-)
-MEMORY = 8 * 2**20  # bytes that a saver remembers
+SMALL = 64  # bytes: lists of smaller elements are stored whole, smaller values in their checkpoint
+ENTRIES = 8 * 2**20 // 300  # that a saver remembers, of at most 300 bytes each
+
+Tree = tuple[list[bytes], list[bytes]]
+"""What a list is made of: the digests of its nodes, and those of the elements behind them."""
 
 
 class DamagedError(ValueError):
@@ -32,44 +29,31 @@ class UnreadableError(ValueError):
 
 
 class Remembered:
-    """What was used last, up to a number of bytes."""
+    """Fields by digests of what they stand for; those that were used last."""
 
-    def __init__(self, limit: int = MEMORY) -> None:
-        self._kept: dict[Any, bytes] = {}
-        self._lock = Lock()
-        self._limit = limit
-        self.size = 0
+    def __init__(self) -> None:
+        self._kept: OrderedDict[bytes, bytes] = OrderedDict()
 
-    def __getitem__(self, key: Any) -> bytes:
-        """What is remembered under a key, which counts as used; empty if nothing is."""
-        with self._lock:
-            value = self._kept.pop(key, None)
-            if value is None:
-                return b""
-            self._kept[key] = value
-            return value
+    def get(self, digest: bytes) -> bytes:
+        """The field, which counts as used; empty if it is not remembered."""
+        field = self._kept.pop(digest, b"")
+        if field:
+            self._kept[digest] = field
+        return field
 
-    def __setitem__(self, key: Any, value: bytes) -> None:
-        with self._lock:
-            if self._kept.pop(key, None) is None:
-                self.size += _cost(key)
-            self._kept[key] = value
-            while self.size > self._limit:
-                oldest = next(iter(self._kept))
-                del self._kept[oldest]
-                self.size -= _cost(oldest)
-
-
-def _cost(key: Any) -> int:
-    # Measured: the entry, its key of some 50 bytes, and a value of 17.
-    return 300 + (8 * len(key[0]) if isinstance(key, tuple) else len(key))
+    def put(self, digest: bytes, field: bytes) -> None:
+        """Remember a field, and forget what was not used for longest."""
+        self._kept.pop(digest, None)
+        self._kept[digest] = field
+        if len(self._kept) > ENTRIES:
+            self._kept.popitem(last=False)
 
 
 class Packing:
     """Values of one thread on their way to the server.
 
     Attributes:
-        sent: Fields and their bytes that the server is not known to have.
+        sent: Fields and their bytes that the server is not known to have; with `anew`, all.
         used: All fields that the values refer to, to be remembered once they are stored.
     """
 
@@ -77,67 +61,59 @@ class Packing:
         self, serde: SerializerProtocol, remembered: Remembered, key: bytes, *, anew: bool
     ) -> None:
         self.sent: dict[bytes, bytes] = {}
-        self.used: list[bytes] = []
+        self.used: set[bytes] = set()
         self._serde = serde
         self._remembered = remembered
         self._key = key
         self._anew = self._sends_all = anew
-        self._joins = joins(serde)
+        # Whether the bytes of elements one after the other are those of their list.
+        self._joins = type(serde) is JsonPlusSerializer and not serde.pickle_fallback
 
     def pack(self, value: Any) -> bytes:
         """A value as checkpoint.lua takes it."""
-        packed = self._split(value) or b"b" + typed(self._serde, value)
+        lists = value if type(value) is dict else {"": value}
+        trees = {
+            name: tree
+            for name, part in lists.items()
+            if type(name) is str and type(part) is list and (tree := self._tree(part))
+        }
+        packed = b"b" + typed(self._serde, value) if not trees else self._layout(value, trees)
         return packed if len(packed) <= SMALL else b"v" + self._field(b"v", packed)
 
     def remember(self) -> None:
         """Note that the server has all of it."""
         for field in self.used:
-            self._remembered[self._key + field] = field
+            self._remembered.put(digest_of(self._key + field), field)
 
-    def _split(self, value: Any) -> bytes:
-        """A list, or a dict with lists, by elements; empty for what is stored whole."""
-        if type(value) is list:
-            whole = self._elements(value)
-            return self._parts(b"l", [whole]) if whole else b""
-        if type(value) is not dict:
-            return b""
-        lists = {
-            name: found
-            for name, part in value.items()
-            if type(name) is str and type(part) is list and (found := self._elements(part))
-        }
-        if not lists:
-            return b""
-        rest = {name: None if name in lists else part for name, part in value.items()}
-        layout = [[name, len(nodes), len(left)] for name, (nodes, left) in lists.items()]
-        return self._parts(b"d", lists.values()) + typed(self._serde, [rest, layout])
+    def _layout(self, value: Any, trees: dict[str, Tree]) -> bytes:
+        """Digests, and how lists are made of them; of a dict also what else is in it."""
+        rest = None
+        if type(value) is dict:
+            rest = {name: None if name in trees else part for name, part in value.items()}
+        nodes = [digest for tree, _ in trees.values() for digest in tree]
+        left = [digest for _, tree in trees.values() for digest in tree]
+        sizes = [[name, *map(len, tree)] for name, tree in trees.items()]
+        head = (b"l" if self._joins else b"L") + struct.pack(">HH", len(nodes), len(left))
+        return b"".join([head, *nodes, *left, typed(self._serde, [rest, sizes])])
 
-    def _parts(self, kind: bytes, lists: Iterable[tuple[list[bytes], list[bytes]]]) -> bytes:
-        nodes = [digest for each, _ in lists for digest in each]
-        left = [digest for _, each in lists for digest in each]
-        counts = struct.pack(">HH", len(nodes), len(left))
-        return b"".join([kind if self._joins else kind.upper(), counts, *nodes, *left])
+    def _tree(self, values: list[Any]) -> Tree | None:
+        """Store a list by its elements; None for one of small elements.
 
-    def _elements(self, values: list[Any]) -> tuple[list[bytes], list[bytes]] | None:
-        """The digests of the nodes that a list is made of, and of the elements behind them.
-
-        Eight elements make a node, and eight nodes of a kind one above them. None stands for a
-        list of small elements.
+        Eight elements make a node, and eight nodes of a kind one above them.
         """
-        if not values or type(values[0]) in (int, float, bool):
-            return None
-        if not isinstance(values[0], BaseMessage) and self._is_small(values):
+        is_small = values and not isinstance(values[0], BaseMessage)
+        if not values or (is_small and len(typed(self._serde, values)) < SMALL * len(values)):
             return None
         self._sends_all = self._anew or len(values) == 1  # a new message, as a rule
         whole = len(values) // GROUP * GROUP
-        level = [self._group(values[at : at + GROUP]) for at in range(0, whole, GROUP)]
-        nodes, left = self._climb(b"s", [self._element(value) for value in values[whole:]])
+        level = [self._stored(values[at : at + GROUP]) for at in range(0, whole, GROUP)]
+        nodes, left = self._climb(b"s", [self._stored([value]) for value in values[whole:]])
         while level:
             level, behind = self._climb(b"k", level)
             nodes = behind + nodes
         return nodes, left
 
-    def _climb(self, kind: bytes, level: list[bytes]) -> tuple[list[bytes], list[bytes]]:
+    def _climb(self, kind: bytes, level: list[bytes]) -> Tree:
         """The nodes above whole eights, and those that are left."""
         whole = len(level) // FAN * FAN
         above = [
@@ -145,84 +121,75 @@ class Packing:
         ]
         return above, level[whole:]
 
-    def _is_small(self, values: list[Any]) -> bool:
-        return len(typed(self._serde, values)) < SMALL * len(values)
+    def _stored(self, values: list[Any]) -> bytes:
+        """The digest of an element, or of the node above a group.
 
-    def _element(self, value: Any) -> bytes:
-        encode = joined if self._joins else typed
-        return self._new([value], lambda: self._field(b"s", encode(self._serde, value)), b"s")
-
-    def _group(self, values: list[Any]) -> bytes:
-        def make() -> bytes:
-            below, _ = self._climb(b"s", [self._element(value) for value in values])
-            return self._climb(b"k", below)[0][0]
-
-        return self._new(values, make, b"k")
-
-    def _new(self, values: list[Any], make: Callable[[], bytes], kind: bytes) -> bytes:
-        """What `make` returns, which is not called for what was stored before and has not changed.
-
-        Messages are compared by all they hold, since a node of a graph may change them in place.
+        Messages that have been stored are not serialized again. They are compared by all they
+        hold, since a node of a graph may change them in place.
         """
         content = _content(values)
-        if content and not self._sends_all:
-            field = self._remembered[content]
-            if field and self._remembered[self._key + field]:
-                self.used.append(field)
-                return field[1:]
-        digest = make()
+        field = self._remembered.get(content) if content and not self._sends_all else b""
+        if field and self._is_known(field):
+            self.used.add(field)
+            return field[1:]
+        if len(values) == 1:
+            kind, digest = b"s", self._field(b"s", self._element(values[0]))
+        else:
+            below, _ = self._climb(b"s", [self._stored([value]) for value in values])
+            kind, digest = b"k", self._climb(b"k", below)[0][0]
         if content:
-            self._remembered[content] = kind + digest
+            self._remembered.put(content, kind + digest)
         return digest
+
+    def _element(self, value: Any) -> bytes:
+        if self._joins:
+            return self._serde.dumps_typed([value])[1][1:]
+        return typed(self._serde, value)
+
+    def _is_known(self, field: bytes) -> bool:
+        return bool(self._remembered.get(digest_of(self._key + field)))
 
     def _field(self, kind: bytes, content: bytes) -> bytes:
         digest = digest_of(content)
         field = kind + digest
-        self.used.append(field)
-        if kind == b"v" or self._sends_all or not self._remembered[self._key + field]:
+        self.used.add(field)
+        if self._sends_all or kind == b"v" or not self._is_known(field):
             self.sent[field] = content
         return digest
 
 
 class Unpacking:
-    """Values from the fields that the server has."""
+    """Values from the fields that the server has.
+
+    Attributes:
+        fields: Those that were fetched; None stands for one that was altered.
+    """
 
     def __init__(self, serde: SerializerProtocol) -> None:
-        self.fields: dict[bytes, bytes] = {}
+        self.fields: dict[bytes, bytes | None] = {}
         self._serde = serde
-        self._whole = set[bytes]()  # what lacks nothing
-        self._known: dict[bytes, list[bytes]] = {}
 
     def take(self, reply: bytes) -> None:
         """Take in fields: each 17 bytes of name, 4 of length, and so many."""
         at = 0
         while at < len(reply):
-            start = at + 21
-            end = start + int.from_bytes(reply[at + 17 : start], "big")
-            if end > start:
-                self.fields[reply[at : at + 17]] = reply[start:end]
-            at = end
+            name, start = reply[at : at + 17], at + 21
+            at = start + int.from_bytes(reply[start - 4 : start], "big")
+            self.fields[name] = reply[start:at] if digest_of(reply[start:at]) == name[1:] else None
 
     def lacks(self, packed: Iterable[bytes]) -> list[bytes]:
         """What has to be fetched next before values can be read."""
-        lacking: dict[bytes, None] = {}
-        for value in packed:
-            self._look(references(value), lacking)
-        return [*lacking]
-
-    def _look(self, names: Iterable[bytes], lacking: dict[bytes, None]) -> bool:
-        is_whole = True
-        for name in names:
-            if name in self._whole:
-                continue
-            if name not in self.fields:
-                lacking[name] = None
-                is_whole = False
-            elif name[:1] == b"s" or self._look(_below(name, self.fields[name]), lacking):
-                self._whole.add(name)
-            else:
-                is_whole = False
-        return is_whole
+        names = [name for value in packed for name in references(value)]
+        looked, lacking = set[bytes](), list[bytes]()
+        while names:
+            name = names.pop()
+            if name not in looked:
+                looked.add(name)
+                if name not in self.fields:
+                    lacking.append(name)
+                elif content := self.fields[name]:
+                    names += _below(name, content)
+        return lacking
 
     def value(self, packed: bytes) -> Any:
         """A value.
@@ -235,51 +202,42 @@ class Unpacking:
             packed = self._field(packed[:17])
         if packed[:1] == b"b":
             return untyped(self._serde, packed[1:])
-        if len(packed) < 5:
-            raise DamagedError("a value is too short")
-        joins, names = packed[:1].islower(), references(packed)
-        if packed[:1] in b"lL":
-            return self._list(joins, names)
-        value, layout = untyped(self._serde, packed[5 + 16 * len(names) :])
-        at, left = 0, sum(count for _, count, _ in layout)
-        for name, nodes, elements in layout:
+        names = references(packed)
+        rest, sizes = untyped(self._serde, packed[5 + 16 * len(names) :])
+        at, left = 0, sum(nodes for _, nodes, _ in sizes)
+        for name, nodes, elements in sizes:
             some = names[at : at + nodes] + names[left : left + elements]
-            value[name] = self._list(joins, some)
+            found = self._list(some, joins=packed[:1] == b"l")
+            if rest is None:
+                return found
+            rest[name] = found
             at, left = at + nodes, left + elements
-        return value
+        return rest
 
-    def _list(self, joins: bool, names: Iterable[bytes]) -> Any:
+    def _list(self, names: list[bytes], *, joins: bool) -> Any:
         elements = [element for name in names for element in self._elements(name)]
         if not joins:
             return [untyped(self._serde, element) for element in elements]
         head = b"\xdd" + len(elements).to_bytes(4, "big")  # of a msgpack array
-        return _load(self._serde, "msgpack", head + b"".join(elements))
+        return untyped(self._serde, b"m:" + head + b"".join(elements))
 
     def _elements(self, name: bytes) -> list[bytes]:
-        found = self._known.get(name)
-        if found is None:
-            content = self._field(name)
-            found = [content]
-            if name[:1] == b"k":
-                found = [each for below in _below(name, content) for each in self._elements(below)]
-            self._known[name] = found
-        return found
+        content = self._field(name)
+        if name[:1] == b"s":
+            return [content]
+        return [each for below in _below(name, content) for each in self._elements(below)]
 
     def _field(self, name: bytes) -> bytes:
         content = self.fields.get(name)
-        if content is None or digest_of(content) != name[1:]:
-            what = "missing" if content is None else "altered"
+        if content is None:
+            what = "altered" if name in self.fields else "missing"
             raise DamagedError(f"its part {name[:1].decode()}{name[1:].hex()} is {what}")
         return content
 
 
 def digest_of(content: bytes) -> bytes:
-    """What names an element, a chunk or a value."""
+    """What names an element, a node or a value."""
     return hashlib.blake2b(content, digest_size=16).digest()
-
-
-def _cut(kind: bytes, digests: bytes) -> list[bytes]:
-    return [kind + digests[at : at + 16] for at in range(0, len(digests), 16)]
 
 
 def references(packed: bytes) -> list[bytes]:
@@ -296,39 +254,29 @@ def references(packed: bytes) -> list[bytes]:
 def _below(name: bytes, content: bytes) -> list[bytes]:
     if name[:1] == b"k":
         return _cut(b"s" if content[:1] == b"s" else b"k", content[1:])
-    return references(content) if content[:1] != b"v" else []
+    return references(content) if name[:1] == b"v" else []
 
 
-def _content(values: Sequence[Any]) -> Any:
-    """What tells LangChain's messages apart by all they hold; None for anything else."""
-    kinds = tuple(map(type, values))
+def _cut(kind: bytes, digests: bytes) -> list[bytes]:
+    return [kind + digests[at : at + 16] for at in range(0, len(digests), 16)]
+
+
+def _content(values: Sequence[Any]) -> bytes:
+    """What tells LangChain's messages apart by all they hold; empty for anything else."""
+    kinds = [type(value) for value in values]
     if not all(kind.__module__.startswith("langchain_core.messages.") for kind in kinds):
-        return None
+        return b""
     try:
-        held = [(value.__dict__, value.__pydantic_extra__) for value in values]
-        return kinds, digest_of(marshal.dumps(held, 2))
+        held = [(type(one).__name__, one.__dict__, one.__pydantic_extra__) for one in values]
+        return digest_of(marshal.dumps(held, 2))
     except (AttributeError, ValueError):  # something that is no plain data
-        return None
-
-
-def joins(serde: SerializerProtocol) -> bool:
-    """Whether the bytes of elements one after the other are those of their list."""
-    return type(serde) is JsonPlusSerializer and not serde.pickle_fallback
-
-
-def joined(serde: SerializerProtocol, value: Any) -> bytes:
-    """An element's bytes as they are in a list."""
-    return serde.dumps_typed([value])[1][1:]
-
-
-_SHORT = {"msgpack": "m", "null": "n"}
-_LONG = {short: name for name, short in _SHORT.items()}
+        return b""
 
 
 def typed(serde: SerializerProtocol, value: Any) -> bytes:
-    """A value's bytes, after the name of their format."""
+    """A value's bytes, after the name of their format; "m" is short for msgpack."""
     kind, data = serde.dumps_typed(value)
-    return b"%b:%b" % (_SHORT.get(kind, kind).encode(), data)
+    return b"%b:%b" % (b"m" if kind == "msgpack" else kind.encode(), data)
 
 
 def untyped(serde: SerializerProtocol, stored: bytes) -> Any:
@@ -337,37 +285,12 @@ def untyped(serde: SerializerProtocol, stored: bytes) -> Any:
     Raises:
         UnreadableError: The serializer refuses them.
     """
-    kind, _, data = stored.partition(b":")
-    name = kind.decode(errors="replace")
-    return _load(serde, _LONG.get(name, name), data)
-
-
-def _load(serde: SerializerProtocol, kind: str, data: bytes) -> Any:
+    short, _, data = stored.partition(b":")
+    kind = "msgpack" if short == b"m" else short.decode(errors="replace")
     try:
         return serde.loads_typed((kind, data))
     except Exception as error:
         raise UnreadableError(f"{kind}: {type(error).__name__}: {error}") from error
-
-
-def culprit(serde: SerializerProtocol, value: Any, path: str) -> str:
-    """Where in a value is what the serializer refuses, and of which type it is."""
-    for step, part in _inside(value) if path.count(".") + path.count("[") < 30 else ():
-        try:
-            serde.dumps_typed(part)
-        except (TypeError, ValueError):
-            return culprit(serde, part, path + step)
-    return f"{path} is {type_name(value)}"
-
-
-def _inside(value: Any) -> Iterator[tuple[str, Any]]:
-    if isinstance(value, dict):
-        yield from ((f"[{name!r}]", part) for name, part in value.items())
-    elif isinstance(value, list | tuple | set | frozenset):
-        yield from ((f"[{index}]", part) for index, part in enumerate(value))
-    elif isinstance(value, BaseModel):
-        yield from ((f".{name}", part) for name, part in value)
-    elif is_dataclass(value):
-        yield from ((f".{each.name}", getattr(value, each.name)) for each in fields(value))
 
 
 def frame(parts: Iterable[str | bytes]) -> bytes:
@@ -378,55 +301,3 @@ def frame(parts: Iterable[str | bytes]) -> bytes:
         size = len(text)
         out += [bytes([size]) if size < 255 else b"\xff" + size.to_bytes(4, "big"), text]
     return b"".join(out)
-
-
-def unframe(text: bytes) -> list[bytes]:
-    """The texts again."""
-    parts, at = [], 0
-    while at < len(text):
-        size, at = text[at], at + 1
-        if size == 255:
-            size, at = int.from_bytes(text[at : at + 4], "big"), at + 4
-        parts.append(text[at : at + size])
-        at += size
-    return parts
-
-
-def unseal(sealed: bytes) -> list[bytes]:
-    """The texts behind their checksum.
-
-    Raises:
-        DamagedError: It is not theirs.
-    """
-    text = sealed[8:]
-    if hashlib.sha1(text, usedforsecurity=False).hexdigest()[:8].encode() != sealed[:8]:
-        raise DamagedError("its record is altered")
-    return unframe(text)
-
-
-def version_text(version: str | int | float) -> str:
-    """A channel's version as text; one of LangGraph's savers without its zeros."""
-    if isinstance(version, str):
-        number, dot, rest = version.partition(".")
-        if dot and len(number) == _DIGITS and number.isdecimal() and number.isascii():
-            return f"~{int(number)}.{rest}"
-        return f"'{version}"
-    return f"f{version!r}" if isinstance(version, float) else str(version)
-
-
-def version_of(text: str) -> str | int | float:
-    """The version again.
-
-    Example:
-        >>> version_of(version_text(7)), version_of(version_text("a")), version_of("~3.f")
-        (7, 'a', '00000000000000000000000000000003.f')
-    """
-    if text.startswith("~"):
-        number, _, rest = text[1:].partition(".")
-        return f"{int(number):0{_DIGITS}}.{rest}"
-    if text.startswith("'"):
-        return text[1:]
-    return float(text[1:]) if text.startswith("f") else int(text)
-
-
-_DIGITS = 32
