@@ -9,10 +9,13 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 from langgraph.checkpoint.base import empty_checkpoint
 from langgraph.checkpoint.memory import InMemorySaver
+from redis.backoff import NoBackoff
+from redis.retry import Retry
 
 import servers
 from memorystore_chat.checkpoint import MemorystoreSaver
-from memorystore_chat.checkpoint.values import _below, references
+from memorystore_chat.checkpoint.values import references
+from proxy import Proxy
 
 WORDS = st.lists(st.sampled_from(["a" * 90, "b" * 90, "c" * 300, "short"]), max_size=150)
 SPACES = ("", "node", "call:1", "call:2")
@@ -55,7 +58,7 @@ def recount(fields: dict[bytes, bytes]) -> None:
             assert int(numbers[2]) == count
             assert len(numbers) <= 5 + 8
         elif kind in b"vk":
-            counted.update(_below(field, value))
+            counted.update(references(value))
     there = {field for field in fields if field[:1] in (b"s", b"k", b"v", b"c")}
     assert there == {field for field, count in counted.items() if count}
     for field in there:
@@ -68,17 +71,19 @@ class Threads(RuleBasedStateMachine):
     """Puts, branches, retries, writes, prunings, copies, deletions of a thread and its copy."""
 
     client: Any
+    lossy: Any  # a client that loses every fifth reply of a script
 
     def __init__(self) -> None:
         super().__init__()
         self.number = 0
         self.known: dict[tuple[str, str], dict[str, Any]] = {}  # arguments of each put
+        self.noted: dict[str, dict[str, Any]] = {}  # what tasks wrote to the delta channel
 
     @initialize(keep=st.sampled_from([None, None, 1, 3]))
     def begin(self, keep: int | None) -> None:
         self.client.flushdb()
         self.keep = keep
-        self.saver = MemorystoreSaver(self.client, keep=keep)
+        self.saver = MemorystoreSaver(self.lossy, keep=keep)
         self.model = InMemorySaver()
 
     def ids(self, ns: str) -> list[str]:
@@ -103,7 +108,11 @@ class Threads(RuleBasedStateMachine):
         before = self.known.get((ns, parent), {"values": {}, "versions": {}})
         new: Any = {"list": self.number} | ({} if only else {"dict": self.number, "x": self.number})
         values: Any = {"list": words, "dict": {"words": words, "n": 1}, "x": self.number}
-        values = before["values"] | {channel: values[channel] for channel in new}
+        if ns == "node":  # it has a delta channel, without a value of its own
+            new["delta"] = self.number
+        values = before["values"] | {
+            channel: values[channel] for channel in new if channel in values
+        }
         versions = before["versions"] | new
         checkpoint: Any = empty_checkpoint() | {
             "id": name,
@@ -112,11 +121,12 @@ class Threads(RuleBasedStateMachine):
         }
         root = max(self.ids(""), default="")
         metadata: Any = {"step": self.number, "parents": {"": root} if ":" in ns else {}}
+        metadata |= {"counters_since_delta_snapshot": {"delta": (1, 1)}} if ns == "node" else {}
         where = {"thread_id": "t", "checkpoint_ns": ns}
         config: Any = {"configurable": where | ({"checkpoint_id": parent} if parent else {})}
         for saver in (self.model, self.saver, *([self.saver] if again else [])):
             saver.put(config, checkpoint, metadata, new)
-        self.known[ns, name] = {"values": values, "versions": versions}
+        self.known[ns, name] = {"values": values, "versions": versions, "parent": parent}
 
     @rule(ns=st.sampled_from(SPACES), back=st.integers(0, 3), words=WORDS, task=st.integers(0, 2))
     def write(self, ns: str, back: int, words: Any, task: int) -> None:
@@ -124,6 +134,9 @@ class Threads(RuleBasedStateMachine):
         if back < len(ids := sorted(self.ids(ns), reverse=True)):
             where: Any = {"thread_id": "t", "checkpoint_ns": ns, "checkpoint_id": ids[back]}
             writes = [("list", words), ("x", task), ("__error__", str(len(words)))]
+            if ns == "node":
+                writes.append(("delta", self.number))
+                self.noted.setdefault(ids[back], {}).setdefault(f"task {task}", self.number)
             for saver in (self.model, self.saver):
                 saver.put_writes({"configurable": where}, writes, f"task {task}", f"~{task}")
 
@@ -169,7 +182,7 @@ class Threads(RuleBasedStateMachine):
     @rule()
     def another_client(self) -> None:
         """One that remembers nothing."""
-        self.saver = MemorystoreSaver(self.client, keep=self.keep)
+        self.saver = MemorystoreSaver(self.lossy, keep=self.keep)
 
     @invariant()
     def is_as_in_memory(self) -> None:
@@ -187,17 +200,33 @@ class Threads(RuleBasedStateMachine):
                 assert ours.pending_writes == theirs.pending_writes
                 parent = (theirs.parent_config or {}).get("configurable", {}).get("checkpoint_id")
                 expected = theirs.parent_config if parent in alive else None
-                assert ours.parent_config == expected
+                if parent in alive or ns != "node":  # there an ancestor stays as it is needed
+                    assert ours.parent_config == expected
                 assert self.saver.get_tuple(ours.config) == ours
             newest = self.saver.get_tuple(config)
             assert newest == (found[0][0] if found[0] else None)
+            if newest and ns == "node":
+                expected, name = [], self.known[ns, newest.checkpoint["id"]]["parent"]
+                while name:
+                    expected = [
+                        *[v for _, v in sorted(self.noted.get(name, {}).items())],
+                        *expected,
+                    ]
+                    name = self.known[ns, name]["parent"]
+                history = self.saver.get_delta_channel_history(config=config, channels=["delta"])
+                assert [value for _, _, value in history["delta"]["writes"]] == expected
 
 
 @pytest.mark.parametrize("start", [servers.valkey, servers.redis7])
 def test_random_steps(start: Any) -> None:
     """Whatever is done in whatever order, both have the same, and every reference is counted."""
-    with start() as server, server.client() as client:
-        machine: Any = type("Machine", (Threads,), {"client": client})
+    with (
+        start() as server,
+        server.client() as client,
+        Proxy(server.host, server.port, lose_every=5) as proxy,
+        server.client(port=proxy.port, retry=Retry(NoBackoff(), 10)) as lossy,
+    ):
+        machine: Any = type("Machine", (Threads,), {"client": client, "lossy": lossy})
         machine.TestCase.settings = settings(
             max_examples=25,
             stateful_step_count=25,

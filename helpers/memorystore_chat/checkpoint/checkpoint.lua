@@ -6,8 +6,8 @@
 --
 -- Fields of the hash. NAME is a namespace, a NUL, and a checkpoint's ID; a digest is 16 bytes.
 --   s DIGEST  an element of a list
---   k DIGEST  a node: "s" and the digests of eight elements, or "k" and those of eight nodes
---   v DIGEST  a value, as `references` describes it
+--   k DIGEST  a node of eight elements or of eight nodes, as `references` describes it
+--   v DIGEST  a value, described there, too
 --   c NAME    a checkpoint: {place, parent, "1" if it counts its parent, delta channels without a
 --             value, checkpoint, metadata, channel, version, value, ...}
 --   w NAME    what its tasks wrote: {task, path, index, channel, value, ...}
@@ -139,7 +139,7 @@ local function id_and_rank(there)
   return id, rank ~= '' and rank or id
 end
 
--- The field of the place of a checkpoint that is listed; what is only needed by others is not.
+-- The field of the place of a checkpoint that is listed; what only a delta needs is not.
 local function listed(ns, id)
   local place = record('c' .. ns .. '\0' .. id)[PLACE]
   local field = place and place_field(ns, place)
@@ -162,13 +162,6 @@ local function is_above(one, other)
   return (one:byte(at) or -1) > (other:byte(at) or -1)
 end
 
-local function digests(text, kind, first, amount, into)
-  for index = 0, amount - 1 do
-    into[#into + 1] = kind .. text:sub(first + 16 * index, first + 16 * index + 15)
-  end
-  return into
-end
-
 -- The fields that a value refers to. It is "b" and bytes; or "v" and the digest of a value that is
 -- stored apart; or "l" or "L", a number of nodes, a number of elements, their digests, and what is
 -- the client's own.
@@ -178,8 +171,9 @@ local function references(value, into)
     into[#into + 1] = value:sub(1, 17)
   elseif kind ~= 'b' and #value >= 5 then
     local nodes, elements = struct.unpack('>I2I2', value, 2)
-    digests(value, 'k', 6, nodes, into)
-    digests(value, 's', 6 + 16 * nodes, elements, into)
+    for index = 0, nodes + elements - 1 do
+      into[#into + 1] = (index < nodes and 'k' or 's') .. value:sub(6 + 16 * index, 21 + 16 * index)
+    end
   end
   return into
 end
@@ -192,12 +186,7 @@ end
 
 -- The same for an element, a node or a value that is stored apart.
 local function references_of_field(field, text)
-  local kind = field:sub(1, 1)
-  if kind == 'k' and text then
-    local below = text:sub(1, 1) == 's' and 's' or 'k'
-    return digests(text, below, 2, math.floor(#text / 16), {})
-  end
-  return kind == 'v' and text and references(text, {}) or {}
+  return text and field:sub(1, 1) ~= 's' and references(text, {}) or {}
 end
 
 -- The same for a checkpoint, which may refer to its parent.
@@ -247,7 +236,7 @@ local function release(fields)
         remove('h' .. name)
         remove(field)
       else
-        if kind ~= 's' then below = references_of_field(field, get(field)) end
+        below = kind ~= 's' and references_of_field(field, get(field)) or {}
         staged[field] = false
       end
       stack[#stack + 1] = below
@@ -325,14 +314,14 @@ local function take_sent()
   end
 end
 
--- Fields that are there, in one string: the name, the length of the text, and the text of each.
+-- Fields that are there: the name, the length of the text, and the text of each. What they refer to
+-- is added to `below`.
 local function read_fields(fields, into, below)
   for index, text in ipairs(in_parts('HMGET', fields)) do
     if text then
-      into[#into + 1] = fields[index] .. struct.pack('>I4', #text) .. text
-      for _, each in ipairs(below and references_of_field(fields[index], text) or {}) do
-        below[#below + 1] = each
-      end
+      local field, at = fields[index], #into
+      into[at + 1], into[at + 2], into[at + 3] = field, struct.pack('>I4', #text), text
+      if field:byte() ~= 115 then references(text, below) end -- an "s" refers to nothing
     end
   end
 end
@@ -343,11 +332,11 @@ local ask = {}
 -- or none. Asks for all values if something that is neither sent nor stored is needed.
 function ask.put()
   local ttl, keep, ns, id, parent, root = take(), tonumber(take()), take(), take(), take(), take()
-  local deltas, body, metadata, channels = unframe(take()), take(), take(), unframe(take())
+  local deltas, metadata, body, channels = unframe(take()), take(), take(), unframe(take())
   take_sent()
   local name, numbers = ns .. '\0' .. id, space(ns)
   local old = record('c' .. name)
-  parent = old[PARENT] or parent -- so that parents never form a circle
+  parent = old[PARENT] or parent
   local before = record('c' .. ns .. '\0' .. parent)
   local inherited, is_delta, without = {}, {}, {}
   for _, parts in ipairs({before, old}) do
@@ -367,16 +356,14 @@ function ask.put()
       without[#without + 1] = channels[index]
     end
   end
-  local place = listed(ns, id)
   local needs = #without > 0 and #before > 0 and '1' or ''
   local parts = {'', parent, needs, frame(without), body, metadata, unpack(channels)}
   retain(references_of_checkpoint(name, parts))
   if lacking then return {'RESEND'} end
   release(references_of_checkpoint(name, old))
-  if place then
+  if #old > 0 then
     parts[PLACE] = old[PLACE]
   else
-    if #old > 0 then retain({'c' .. name}) end
     count(ns, 1)
     numbers[LAST] = numbers[LAST] + 1
     parts[PLACE] = numbers[LAST]
@@ -429,11 +416,13 @@ function ask.put_writes()
   return {'OK'}
 end
 
--- A checkpoint: its ID, its parent if that is listed, its parts, and its writes.
+-- A checkpoint: its ID, its parent if that is stored, its parts, and its writes. Parents have been
+-- put before, so that no chain of them is a circle.
 local function row(ns, id)
-  local name = ns .. '\0' .. id
-  local parts = record('c' .. name)
-  return {id, listed(ns, parts[PARENT]) and parts[PARENT] or '', parts, record('w' .. name)}
+  local parts = record('c' .. ns .. '\0' .. id)
+  local place = record('c' .. ns .. '\0' .. (parts[PARENT] or ''))[PLACE]
+  local is_before = place and tonumber(place) < tonumber(parts[PLACE])
+  return {id, is_before and parts[PARENT] or '', parts, record('w' .. ns .. '\0' .. id)}
 end
 
 -- The ID that is meant: the head's if none is given.
@@ -446,9 +435,9 @@ end
 function ask.get()
   local ttl, ns, id, into, seen = take(), take(), take(), {}, {}
   id = id_of(ns, id)
-  if not listed(ns, id) then return {'OK'} end
-  if ttl ~= '0' then redis.call('EXPIRE', key, ttl) end
   local answer = row(ns, id)
+  if #answer[3] == 0 then return {'OK'} end
+  if ttl ~= '0' then redis.call('EXPIRE', key, ttl) end
   local level = references_of_parts(answer[3], VALUES + 2, 3, {})
   references_of_parts(answer[4], 5, 5, level)
   while #level > 0 do
@@ -470,25 +459,14 @@ function ask.rows()
   local answer = {'OK'}
   for _, name in ipairs(unframe(take())) do
     local ns, id = name:match('^([^%z]*)%z(.*)$')
-    answer[#answer + 1] = listed(ns, id) and row(ns, id) or ''
-  end
-  return answer
-end
-
--- A checkpoint and some of its ancestors, those that are listed no more as well.
-function ask.ancestors()
-  local ns, id, answer = take(), take(), {'OK'}
-  id = id_of(ns, id)
-  while #answer <= 100 and #record('c' .. ns .. '\0' .. id) > 0 do
-    answer[#answer + 1] = row(ns, id)
-    id = record('c' .. ns .. '\0' .. id)[PARENT]
+    answer[#answer + 1] = #record('c' .. name) > 0 and row(ns, id) or ''
   end
   return answer
 end
 
 function ask.fields()
   local into = {}
-  read_fields(unframe(take()), into)
+  read_fields(unframe(take()), into, {})
   return {'OK', table.concat(into)}
 end
 

@@ -21,11 +21,8 @@ from langgraph.checkpoint.base import (  # noqa: E402
 from langgraph.checkpoint.serde.base import SerializerProtocol  # noqa: E402
 from langgraph.checkpoint.serde.jsonplus import JsonPlusSerializer  # noqa: E402
 
-from memorystore_chat.checkpoint.steps import (  # noqa: E402
-    NAMESPACE,
-    CheckpointSteps,
-    twins,
-)
+from memorystore_chat.checkpoint.steps import NAMESPACE, CheckpointSteps, twins  # noqa: E402
+from memorystore_chat.checkpoint.values import Remembered, Unpacking  # noqa: E402
 
 LISTING = "listing checkpoints"
 
@@ -107,7 +104,6 @@ class MemorystoreSaver(CheckpointSteps):
         allowed_msgpack_modules: Iterable[tuple[str, str] | type] | None = None,
         refresh_on_read: bool = False,
     ) -> None:
-        sender = Sender(client, async_client)
         check_text("key_prefix", key_prefix)
         check_count("ttl", ttl, "seconds", optional=True)
         check_count("keep", keep, "checkpoints", optional=True)
@@ -125,14 +121,13 @@ class MemorystoreSaver(CheckpointSteps):
             )
         if isinstance(allowed_msgpack_modules, str | bool):
             raise TypeError("allowed_msgpack_modules takes several (module, name), or types.")
-        super().__init__(
-            sender,
-            serde or JsonPlusSerializer(allowed_msgpack_modules=allowed_msgpack_modules),
-            prefix=f"{key_prefix}{NAMESPACE}".encode(),
-            ttl=ttl,
-            keep=keep,
-            refresh_on_read=refresh_on_read,
-        )
+        known = JsonPlusSerializer(allowed_msgpack_modules=allowed_msgpack_modules)
+        super().__init__(serde=serde or known)
+        self._sender = Sender(client, async_client)
+        self._prefix = f"{key_prefix}{NAMESPACE}".encode()
+        self._ttl, self._keep = ttl or 0, keep or 0
+        self._refresh = self._ttl if refresh_on_read else 0
+        self._remembered = Remembered()
 
     def __repr__(self) -> str:
         key_prefix = self._prefix.decode().removesuffix(NAMESPACE)
@@ -181,9 +176,6 @@ class MemorystoreSaver(CheckpointSteps):
     delete_for_runs, adelete_for_runs = twins(CheckpointSteps._delete_for_runs, "deleting runs")
     copy_thread, acopy_thread = twins(CheckpointSteps._copy_thread, "making a copy")
     prune, aprune = twins(CheckpointSteps._prune, "pruning threads")
-    get_delta_channel_history, aget_delta_channel_history = twins(
-        CheckpointSteps._get_delta_channel_history, "reading the writes"
-    )
     threads, athreads = twins(CheckpointSteps._threads, "looking at threads")
     expire, aexpire = twins(CheckpointSteps._expire, "setting the expiry")
     persist, apersist = twins(CheckpointSteps._persist, "removing the expiry")
@@ -206,10 +198,13 @@ class MemorystoreSaver(CheckpointSteps):
             before: Only those older than the checkpoint it names.
             limit: At most so many.
         """
-        steps = self._listing(config, filter, before, limit)
-        listing = self._sender.run(LISTING, steps, "alist")
-        while listing.names:
-            yield from self._sender.run(LISTING, self._page(listing), "alist")
+        names = self._sender.run(LISTING, self._listing(config, before), "alist")
+        unpacking = Unpacking(self.serde)
+        while names and limit != 0:
+            steps = self._page(names, filter, limit, unpacking)
+            page = self._sender.run(LISTING, steps, "alist")
+            limit = None if limit is None else limit - len(page)
+            yield from page
 
     @override
     async def alist(
@@ -221,10 +216,12 @@ class MemorystoreSaver(CheckpointSteps):
         limit: int | None = None,
     ) -> AsyncIterator[CheckpointTuple]:
         """``list``, without blocking the event loop."""
-        steps = self._listing(config, filter, before, limit)
-        listing = await self._sender.arun(LISTING, steps)
-        while listing.names:
-            for found in await self._sender.arun(LISTING, self._page(listing)):
+        names = await self._sender.arun(LISTING, self._listing(config, before))
+        unpacking = Unpacking(self.serde)
+        while names and limit != 0:
+            page = await self._sender.arun(LISTING, self._page(names, filter, limit, unpacking))
+            limit = None if limit is None else limit - len(page)
+            for found in page:
                 yield found
 
     @override

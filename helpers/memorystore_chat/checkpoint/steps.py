@@ -6,9 +6,8 @@ saver's client, and one that asks with its asyncio client.
 
 import json
 import re
-from collections.abc import Callable, Container, Coroutine, Iterator, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from functools import update_wrapper
 from typing import Any, Concatenate, NamedTuple, ParamSpec, TypeVar
 
@@ -20,11 +19,9 @@ from langgraph.checkpoint.base import (
     Checkpoint,
     CheckpointMetadata,
     CheckpointTuple,
-    DeltaChannelHistory,
     get_checkpoint_id,
     get_checkpoint_metadata,
 )
-from langgraph.checkpoint.serde.base import SerializerProtocol
 
 from memorystore_chat.arguments import check_count, check_ids, check_text, thread_id_of
 from memorystore_chat.checkpoint.values import (
@@ -43,8 +40,11 @@ from memorystore_chat.errors import CorruptCheckpointError, MemorystoreChatError
 
 NAMESPACE = "checkpoints:"
 INTERRUPT = "__interrupt__"  # the channel to which a task writes that it waits
-PAGE = 1000  # fields
-ROWS = 256  # checkpoints that are asked for at once, at most
+PAGE = 100  # checkpoints that are asked for at once
+FIELDS = 1000  # and their parts
+
+Name = tuple[bytes, str, str]
+"""A thread's key, a namespace, and a checkpoint's ID."""
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -88,31 +88,10 @@ class Row:
             for task, path, place, channel, value in zip(*[iter(writes)] * 5, strict=True)
         )
 
-    def values(self, channels: Container[str] | None = None) -> list[bytes]:
-        """All values it refers to, or those of some channels."""
-        found = [(channel, value) for channel, _, value in self.channels if value]
-        found += [(channel, value) for _, _, _, channel, value in self.writes]
-        return [value for channel, value in found if channels is None or channel in channels]
-
-
-@dataclass
-class Listing:
-    """What is still to be listed.
-
-    Attributes:
-        names: Key, namespace and ID of each checkpoint, the newest of a namespace first.
-        wanted: What their metadata must have.
-        limit: How many are still wanted; None for all.
-        unpacking: What was fetched of the thread with the key.
-        size: How many are asked for at a time.
-    """
-
-    names: list[tuple[bytes, str, str]]
-    wanted: Mapping[str, Any]
-    limit: int | None
-    unpacking: Unpacking
-    key: bytes = b""
-    size: int = 8
+    @property
+    def values(self) -> list[bytes]:
+        """All values it refers to."""
+        return [each[2] for each in self.channels if each[2]] + [each[4] for each in self.writes]
 
 
 def twins(
@@ -146,25 +125,14 @@ def twins(
 
 
 class CheckpointSteps(BaseCheckpointSaver[str]):
-    """The steps of each method of a checkpointer."""
+    """The steps of each method of a checkpointer; its attributes are set by the saver."""
 
-    def __init__(
-        self,
-        sender: Sender,
-        serde: SerializerProtocol,
-        *,
-        prefix: bytes,
-        ttl: int | None,
-        keep: int | None,
-        refresh_on_read: bool,
-    ) -> None:
-        super().__init__(serde=serde)
-        self._sender = sender
-        self._prefix = prefix
-        self._ttl = ttl or 0
-        self._keep = keep or 0
-        self._refresh = self._ttl if refresh_on_read else 0
-        self._remembered = Remembered()
+    _sender: Sender
+    _prefix: bytes
+    _ttl: int
+    _keep: int
+    _refresh: int
+    _remembered: Remembered
 
     def _get_tuple(self, config: RunnableConfig) -> Steps[CheckpointTuple | None]:
         """Read a checkpoint: the one the config names, or the newest of its thread."""
@@ -179,49 +147,45 @@ class CheckpointSteps(BaseCheckpointSaver[str]):
         return self._tuple(key, Row(ns, found[0]), unpacking)
 
     def _listing(
-        self,
-        config: RunnableConfig | None,
-        wanted: Mapping[str, Any] | None,
-        before: RunnableConfig | None,
-        limit: int | None,
-    ) -> Steps[Listing]:
-        """What a listing is going to read, by its names."""
+        self, config: RunnableConfig | None, before: RunnableConfig | None
+    ) -> Steps[list[Name]]:
+        """What a listing is going to read, the newest of each namespace first."""
         configurable: Any = (config or {}).get("configurable", {})
         only, checkpoint_id = configurable.get("checkpoint_ns"), configurable.get("checkpoint_id")
-        earlier = get_checkpoint_id(before) if before else None
+        earlier = (get_checkpoint_id(before) if before else None) or ""
         names = []
         for key in [self._place(config)[0]] if config else (yield from self._keys()):
             for ns in [only] if only is not None else sorted((yield from self._spaces(key))):
-                ids = yield from self._names(key, ns, earlier or "")
+                ids = yield from self._names(key, ns, earlier)
                 names += [(key, ns, name) for name in ids if checkpoint_id in (None, "", name)]
-        if limit is not None:
-            del names[max(limit, 0) if not wanted else len(names) * (limit > 0) :]
-        return Listing(names, wanted or {}, limit, Unpacking(self.serde))
+        return names
 
-    def _page(self, listing: Listing) -> Steps[list[CheckpointTuple]]:
-        """The next checkpoints of a listing."""
-        key = listing.names[0][0]
-        if key != listing.key:
-            listing.key, listing.unpacking = key, Unpacking(self.serde)
-        some = [(ns, name) for each, ns, name in listing.names[: listing.size] if each == key]
-        del listing.names[: len(some)]
-        listing.size = min(2 * listing.size, ROWS)
-        rows, wanted = (yield from self._rows(key, some)), listing.wanted.items()
+    def _page(
+        self,
+        names: list[Name],
+        wanted: Mapping[str, Any] | None,
+        limit: int | None,
+        unpacking: Unpacking,
+    ) -> Steps[list[CheckpointTuple]]:
+        """The next checkpoints of a listing, whose names are taken off it."""
+        key = names[0][0]
+        size = PAGE if wanted or limit is None else min(limit, PAGE)
+        some = [(ns, name) for each, ns, name in names[:size] if each == key]
+        rows = yield from self._rows(key, some)
         if wanted:
-            rows = [row for row in rows if wanted <= self._metadata(key, row).items()]
-        rows = rows[: listing.limit]
-        values = [value for row in rows for value in row.values()]
-        yield from self._fetch(key, listing.unpacking, values)
+            rows = [row for row in rows if wanted.items() <= self._metadata(key, row).items()]
+        rows = rows[:limit]
+        yield from self._fetch(key, unpacking, [value for row in rows for value in row.values])
         found = []
         for row in rows:
             try:
-                found.append(self._tuple(key, row, listing.unpacking))
+                found.append(self._tuple(key, row, unpacking))
             except CorruptCheckpointError:
                 if (yield from self._rows(key, [(row.ns, row.id)])):  # not dropped meanwhile
                     raise
-        if listing.limit is not None:
-            listing.limit -= len(found)
-            listing.names = listing.names if listing.limit else []
+        del names[: len(some)]
+        if names and names[0][0] != key:
+            unpacking.fields.clear()
         return found
 
     def _put(
@@ -249,22 +213,20 @@ class CheckpointSteps(BaseCheckpointSaver[str]):
         apart = ("id", "channel_values", "channel_versions")
         body = {name: value for name, value in checkpoint.items() if name not in apart}
         deltas = frame(metadata.get("counters_since_delta_snapshot") or ())
-        fixed = (self._ttl, self._keep, ns, checkpoint_id, parent_id, root)
         values, versions = checkpoint["channel_values"], checkpoint["channel_versions"]
-        for anew in (False, True):
-            packing = Packing(self.serde, self._remembered, key, anew=anew)
-            channels: list[str | bytes] = []
+
+        def pack(packing: Packing) -> Iterator[str | bytes]:
             for channel, version in versions.items():
-                is_new = channel in new_versions or (anew and channel in values)
+                is_new = channel in new_versions or (packing.anew and channel in values)
                 packed = b"" if is_new else b"=" if channel in values else b"?"
                 if is_new and channel in values:
                     with self._naming_value(key, channel):
                         packed = packing.pack(values[channel])
-                channels += (_named("channel", channel), json.dumps(version), packed)
-            what = (deltas, typed(self.serde, body), known, frame(channels))
-            if (yield from self._store(key, packing, "put", *fixed, *what)):
-                return _config(self._thread(key), ns, checkpoint_id)
-        raise CorruptCheckpointError(self._thread(key), ns, parent_id, "a part is missing")
+                yield from (_named("channel", channel), json.dumps(version), packed)
+
+        what = (self._ttl, self._keep, ns, checkpoint_id, parent_id, root, deltas, known)
+        yield from self._store(key, pack, "put", *what, typed(self.serde, body))
+        return _config(self._thread(key), ns, checkpoint_id)
 
     def _put_writes(
         self,
@@ -284,28 +246,35 @@ class CheckpointSteps(BaseCheckpointSaver[str]):
         key, ns, checkpoint_id = self._place(config)
         if not checkpoint_id:
             raise ValueError("config names no checkpoint_id, beside which to store the writes.")
-        for anew in (False, True):
-            packing = Packing(self.serde, self._remembered, key, anew=anew)
-            parts: list[str | bytes] = []
+        _named("task_id", task_id)
+
+        def pack(packing: Packing) -> Iterator[str | bytes]:
             for index, (channel, value) in enumerate(writes):
                 with self._naming_value(key, channel):
                     packed = packing.pack(value)
                 place = str(WRITES_IDX_MAP.get(channel, index))
-                parts += (_named("task_id", task_id), task_path, place, channel, packed)
-            what = (self._ttl, ns, checkpoint_id, frame(parts))
-            if (yield from self._store(key, packing, "put_writes", *what)):
-                return
-        raise CorruptCheckpointError(self._thread(key), ns, checkpoint_id, "a part is missing")
+                yield from (task_id, task_path, place, channel, packed)
+
+        yield from self._store(key, pack, "put_writes", self._ttl, ns, checkpoint_id)
 
     def _store(
-        self, key: bytes, packing: Packing, name: str, *arguments: str | bytes | int
-    ) -> Steps[bool]:
-        """Send values; False if the server lacks what it was thought to have."""
-        sent = (part for pair in packing.sent.items() for part in pair)
-        (status,) = yield from self._ask(key, name, *arguments, *sent)
-        if status == b"OK":
-            packing.remember()
-        return bool(status != b"RESEND")  # "LATE" is done: the checkpoint was dropped
+        self,
+        key: bytes,
+        pack: Callable[[Packing], Iterator[str | bytes]],
+        name: str,
+        *what: str | bytes | int,
+    ) -> Steps[None]:
+        """Send what is packed; in full if the server lacks what it was thought to have."""
+        for anew in (False, True):
+            packing = Packing(self.serde, self._remembered, key, anew=anew)
+            parts = frame(pack(packing))
+            sent = (part for pair in packing.sent.items() for part in pair)
+            (status,) = yield from self._ask(key, name, *what, parts, *sent)
+            if status == b"OK":
+                packing.remember()
+            if status != b"RESEND":  # "LATE": the checkpoint was dropped
+                return
+        raise CorruptCheckpointError(self._thread(key), "", "", "a part that it needs is missing")
 
     def _delete_thread(self, thread_id: str) -> Steps[None]:
         """Delete a thread, which leaves no key. Deleting one that is not there is fine.
@@ -347,8 +316,8 @@ class CheckpointSteps(BaseCheckpointSaver[str]):
         for key in (yield from self._keys()) if runs else ():
             for ns in (yield from self._spaces(key)):
                 names, chosen = (yield from self._names(key, ns)), list[str]()
-                for at in range(0, len(names), ROWS):
-                    some = [(ns, name) for name in names[at : at + ROWS]]
+                for at in range(0, len(names), PAGE):
+                    some = [(ns, name) for name in names[at : at + PAGE]]
                     for row in (yield from self._rows(key, some)):
                         if self._metadata(key, row).get("run_id") in runs:
                             chosen.append(row.id)
@@ -394,36 +363,6 @@ class CheckpointSteps(BaseCheckpointSaver[str]):
                     f"There is a thread {target_thread_id!r} already, so it was not copied to. "
                     "Choose another id, or delete it first with delete_thread()."
                 )
-
-    def _get_delta_channel_history(
-        self, *, config: RunnableConfig, channels: Sequence[str]
-    ) -> Steps[Mapping[str, DeltaChannelHistory]]:
-        """The writes that each ``DeltaChannel`` is computed from, and the value they start at."""
-        history: dict[str, DeltaChannelHistory] = {channel: {"writes": []} for channel in channels}
-        key, ns, at = self._place(config)
-        left, seen, unpacking = {*channels}, set[str](), Unpacking(self.serde)
-        while left:
-            _, *answers = yield from self._ask(key, "ancestors", ns, at)
-            rows = [Row(ns, answer) for answer in answers]
-            values = [value for row in rows for value in row.values(left)]
-            yield from self._fetch(key, unpacking, values)
-            for row in rows[1:]:  # the first is where it goes on from
-                with self._naming(key, row):
-                    if row.id in seen:
-                        raise DamagedError("it is its own ancestor")
-                    for _, task, _, channel, value in reversed(row.writes):
-                        if channel in left:
-                            write = (task, channel, unpacking.value(value))
-                            history[channel]["writes"].insert(0, write)
-                    for channel, _, value in row.channels:
-                        if channel in left and value:
-                            history[channel]["seed"] = unpacking.value(value)
-                            left.remove(channel)
-                seen.add(row.id)
-            if len(rows) < 2:
-                break
-            at = rows[-1].id
-        return history
 
     def _threads(self, thread_ids: Sequence[str] | None = None) -> Steps[list[ThreadInfo]]:
         """Say what there is of some threads, or of all under the prefix, by their ids.
@@ -514,8 +453,8 @@ class CheckpointSteps(BaseCheckpointSaver[str]):
         """Fetch what values refer to and is not there yet."""
         tried: set[bytes] = set()
         while lacking := [name for name in unpacking.lacks(values) if name not in tried]:
-            _, reply = yield from self._ask(key, "fields", frame(lacking[:PAGE]))
-            tried.update(lacking[:PAGE])
+            _, reply = yield from self._ask(key, "fields", frame(lacking[:FIELDS]))
+            tried.update(lacking[:FIELDS])
             unpacking.take(reply)
 
     def _metadata(self, key: bytes, row: Row) -> dict[str, Any]:

@@ -53,7 +53,8 @@ class Packing:
     """Values of one thread on their way to the server.
 
     Attributes:
-        sent: Fields and their bytes that the server is not known to have; with `anew`, all.
+        anew: Whether to send all, whatever the server is thought to have.
+        sent: Fields and their bytes that the server is not known to have.
         used: All fields that the values refer to, to be remembered once they are stored.
     """
 
@@ -65,7 +66,7 @@ class Packing:
         self._serde = serde
         self._remembered = remembered
         self._key = key
-        self._anew = self._sends_all = anew
+        self.anew = self._sends_all = anew
         # Whether the bytes of elements one after the other are those of their list.
         self._joins = type(serde) is JsonPlusSerializer and not serde.pickle_fallback
 
@@ -93,8 +94,8 @@ class Packing:
         nodes = [digest for tree, _ in trees.values() for digest in tree]
         left = [digest for _, tree in trees.values() for digest in tree]
         sizes = [[name, *map(len, tree)] for name, tree in trees.items()]
-        head = (b"l" if self._joins else b"L") + struct.pack(">HH", len(nodes), len(left))
-        return b"".join([head, *nodes, *left, typed(self._serde, [rest, sizes])])
+        digests = _joined(b"l" if self._joins else b"L", nodes, left)
+        return digests + typed(self._serde, [rest, sizes])
 
     def _tree(self, values: list[Any]) -> Tree | None:
         """Store a list by its elements; None for one of small elements.
@@ -104,7 +105,7 @@ class Packing:
         is_small = values and not isinstance(values[0], BaseMessage)
         if not values or (is_small and len(typed(self._serde, values)) < SMALL * len(values)):
             return None
-        self._sends_all = self._anew or len(values) == 1  # a new message, as a rule
+        self._sends_all = self.anew or len(values) == 1  # a new message, as a rule
         whole = len(values) // GROUP * GROUP
         level = [self._stored(values[at : at + GROUP]) for at in range(0, whole, GROUP)]
         nodes, left = self._climb(b"s", [self._stored([value]) for value in values[whole:]])
@@ -117,7 +118,8 @@ class Packing:
         """The nodes above whole eights, and those that are left."""
         whole = len(level) // FAN * FAN
         above = [
-            self._field(b"k", kind + b"".join(level[at : at + FAN])) for at in range(0, whole, FAN)
+            self._field(b"k", _joined(b"l", *((some, []) if kind == b"k" else ([], some))))
+            for some in (level[at : at + FAN] for at in range(0, whole, FAN))
         ]
         return above, level[whole:]
 
@@ -187,8 +189,8 @@ class Unpacking:
                 looked.add(name)
                 if name not in self.fields:
                     lacking.append(name)
-                elif content := self.fields[name]:
-                    names += _below(name, content)
+                elif name[:1] != b"s":
+                    names += references(self.fields[name] or b"")
         return lacking
 
     def value(self, packed: bytes) -> Any:
@@ -225,7 +227,7 @@ class Unpacking:
         content = self._field(name)
         if name[:1] == b"s":
             return [content]
-        return [each for below in _below(name, content) for each in self._elements(below)]
+        return [each for below in references(content) for each in self._elements(below)]
 
     def _field(self, name: bytes) -> bytes:
         content = self.fields.get(name)
@@ -247,18 +249,13 @@ def references(packed: bytes) -> list[bytes]:
     if packed[:1] == b"b" or len(packed) < 5:
         return []
     nodes, left = struct.unpack_from(">HH", packed, 1)
-    end = 5 + 16 * nodes
-    return _cut(b"k", packed[5:end]) + _cut(b"s", packed[end : end + 16 * left])
+    cut = [packed[at : at + 16] for at in range(5, 5 + 16 * (nodes + left), 16)]
+    return [b"k" + digest for digest in cut[:nodes]] + [b"s" + digest for digest in cut[nodes:]]
 
 
-def _below(name: bytes, content: bytes) -> list[bytes]:
-    if name[:1] == b"k":
-        return _cut(b"s" if content[:1] == b"s" else b"k", content[1:])
-    return references(content) if name[:1] == b"v" else []
-
-
-def _cut(kind: bytes, digests: bytes) -> list[bytes]:
-    return [kind + digests[at : at + 16] for at in range(0, len(digests), 16)]
+def _joined(kind: bytes, nodes: Sequence[bytes], elements: Sequence[bytes]) -> bytes:
+    counts = struct.pack(">HH", len(nodes), len(elements))
+    return b"".join([kind, counts, *nodes, *elements])
 
 
 def _content(values: Sequence[Any]) -> bytes:
