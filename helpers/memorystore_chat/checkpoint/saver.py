@@ -15,9 +15,7 @@ from memorystore_chat.extras import require
 
 require("langgraph.checkpoint", extra="agents")
 
-from langgraph.checkpoint.base import (  # noqa: E402
-    CheckpointTuple,
-)
+from langgraph.checkpoint.base import CheckpointTuple  # noqa: E402
 from langgraph.checkpoint.serde.base import SerializerProtocol  # noqa: E402
 from langgraph.checkpoint.serde.jsonplus import JsonPlusSerializer  # noqa: E402
 
@@ -45,6 +43,7 @@ class MemorystoreSaver(CheckpointSteps):
       is neither written nor read.
     - **The newest checkpoint** is the one with the highest ID, as with LangGraph's savers; but
       what follows the newest is newer, even if it comes from a machine whose clock is behind.
+      A parent is one that was put before its child.
     - **Two turns at once** on a thread: every single write is whole, and a checkpoint never
       changes. But LangGraph does not lock a thread. Both turns begin at the same checkpoint, the
       one that ends last becomes the newest, and the other remains a branch that only
@@ -65,7 +64,7 @@ class MemorystoreSaver(CheckpointSteps):
             itself is one, each of its sub-graphs another), and drop older ones in the write that
             exceeds it, a bounded number at a time. ``keep=1`` stores little more than the
             conversation, and leaves nothing to go back to. What a ``DeltaChannel`` is still
-            computed from stays as well. None keeps all.
+            computed from stays as well, off the lists. None keeps all.
         serde: Another serializer, such as an ``EncryptedSerializer``.
         allowed_msgpack_modules: Types of your own that may be made of what is stored, as
             ``(module, name)`` or the types themselves. LangGraph's list of safe types stays

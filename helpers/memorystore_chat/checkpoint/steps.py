@@ -368,11 +368,6 @@ class CheckpointSteps(BaseCheckpointSaver[str]):
         """Say what there is of some threads, or of all under the prefix, by their ids.
 
         A round trip for each thread. Those that are not there are left out.
-
-        Example:
-            >>> from memorystore_chat import connect
-            >>> MemorystoreSaver(connect("embedded"), key_prefix="docs:").threads()
-            []
         """
         if thread_ids is None:
             keys = yield from self._keys()
