@@ -1,61 +1,42 @@
 """MemorystoreStore, LangGraph's long-term memory on Memorystore."""
 
 import asyncio
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from typing import Any
 
-from langgraph.store.base import (
-    BaseStore,
-    GetOp,
-    IndexConfig,
-    InvalidNamespaceError,
-    ListNamespacesOp,
-    Op,
-    PutOp,
-    Result,
-    SearchOp,
-    TTLConfig,
-    ensure_embeddings,
-)
+from langgraph.store import base
 from redis.asyncio.cluster import RedisCluster as AsyncRedisCluster
 from redis.cluster import RedisCluster
 from typing_extensions import override
 
 from memorystore_chat.arguments import check_seconds, check_text, type_name
 from memorystore_chat.commands import AsyncClient, Client, Sender, Steps
-from memorystore_chat.store.steps import Namespace, StoreSteps, together
-from memorystore_chat.store.values import Vectors, check_filter, to_json
+from memorystore_chat.store.steps import StoreSteps, Vectors, check_json, together
 
 
-class MemorystoreStore(BaseStore):
+class MemorystoreStore(base.BaseStore):
     """Keeps what agents know across conversations in Memorystore, on one server or a cluster.
 
-    A namespace is one Redis hash with a field for each item, and beside it is an index of the
-    namespaces below each prefix. ``get``, ``put``, ``delete`` and the ``search`` of a namespace
-    with nothing below it are one round trip, and so is a batch of them, to each node of a cluster.
-    A search of a prefix takes three. On a cluster the first ``put`` into a namespace takes three
-    as well: its index is written before it, so that no search can miss an item.
+    A namespace is one Redis sorted set, its items by age; beside it is an index of the namespaces
+    below each prefix. ``get``, ``put``, ``delete``, the ``search`` of a namespace with nothing
+    below it, and a batch of these are one round trip (to each node of a cluster). A search of a
+    prefix, and on a cluster the first ``put`` into a namespace, take three.
 
-    - **A put is whole**: of two writers of a key, the last one wins. One that is sent again because
-      its reply was lost changes nothing. A batch is not one transaction; as in LangGraph's stores,
+    - **A put is whole**: of two writers of a key, the last one wins. A batch is no transaction:
       what it reads is what was stored before its writes.
-    - **Values are JSON**, and read back equal: a dict of text, finite numbers, booleans, None,
-      lists and dicts. Anything else is refused before anything is written. Reading makes no
-      objects.
-    - **Order**: a search without a query finds the oldest item of a namespace first, and
-      namespaces by name. No item is fetched that the limit doesn't need, unless a filter has to
-      see it; but a search of a prefix reads the names of all namespaces below it.
-    - **Time to live** is in minutes. An item that has expired is never returned, and the next
-      write to its namespace removes it. A namespace where all items expire goes by itself. The
-      name of one that was emptied stays in the index until a search meets it an hour later.
+    - **Values are JSON**, and read back equal. Anything else is refused, and nothing written.
+    - **Order**: without a query, the oldest item of a namespace is first; namespaces go by name.
+      No item is fetched that the limit doesn't need, unless a filter has to see it; but a search
+      of a prefix reads the names of all namespaces below it.
+    - **Time to live** is in minutes. An expired item is never returned, and removed by the next
+      write. The name of an empty namespace goes when a search meets it, an hour later.
     - **Search by meaning** (``index``) compares vectors in this process: all those under the prefix
       are fetched, 4 bytes a number. That is right for the memories of a user, some thousands.
       Beyond that use a vector index, such as Memorystore for Valkey's own.
 
     Args:
-        client: A connected ``redis.Redis`` or ``redis.cluster.RedisCluster``, with or without
-            ``decode_responses=True``, or one of ``redis.asyncio``: then only the methods that
-            begin with ``a`` can be used. Whoever opened it closes it.
+        client: A connected ``redis.Redis`` or ``redis.cluster.RedisCluster``, or one of
+            ``redis.asyncio``: then only the methods that begin with ``a`` can be used.
         ttl: LangGraph's ``TTLConfig``, such as ``{"default_ttl": 60, "refresh_on_read": False}``:
             the minutes that an item lives unless its ``put`` says otherwise, and whether reading
             begins them anew, as it does by default.
@@ -66,18 +47,14 @@ class MemorystoreStore(BaseStore):
             ["text"]}``. Needs numpy.
 
     Raises:
-        TypeError: An argument is of the wrong type; the message says what is accepted.
-        ValueError: An argument is not acceptable; the message says what is.
+        TypeError: An argument is of the wrong type; a ValueError if its value is not acceptable.
 
     Example:
         >>> from memorystore_chat import connect
         >>> store = MemorystoreStore(connect("embedded"), key_prefix="docs:")
         >>> store.put(("guests", "ada"), "drink", {"text": "Drinks green tea."})
-        >>> store.get(("guests", "ada"), "drink").value
-        {'text': 'Drinks green tea.'}
-        >>> [item.key for item in store.search(("guests",))]
-        ['drink']
-        >>> store.delete(("guests", "ada"), "drink")
+        >>> [item.value for item in store.search(("guests",))]
+        [{'text': 'Drinks green tea.'}]
     """
 
     supports_ttl = True
@@ -86,141 +63,82 @@ class MemorystoreStore(BaseStore):
         self,
         client: Client | AsyncClient,
         *,
-        ttl: TTLConfig | None = None,
+        ttl: base.TTLConfig | None = None,
         key_prefix: str = "",
         async_client: AsyncClient | None = None,
-        index: IndexConfig | None = None,
+        index: base.IndexConfig | None = None,
     ) -> None:
         check_text("key_prefix", key_prefix)
         for name, given in (("ttl", ttl), ("index", index)):
             if given is not None and not isinstance(given, Mapping):
                 raise TypeError(f"{name} is a {type_name(given)}; it takes a dict, or None.")
-        _check_minutes((ttl or {}).get("default_ttl"))
+        minutes = (ttl or {}).get("default_ttl")
+        check_seconds("ttl (in minutes)", 1 if minutes is None else minutes)
         self.ttl_config = ttl
-        self.index_config = index
-        self.embeddings = ensure_embeddings(index.get("embed")) if index else None
+        self.embeddings = base.ensure_embeddings(index.get("embed")) if index else None
         self._vectors = Vectors(index.get("dims"), index.get("fields") or ["$"]) if index else None
         self._sender = Sender(client, async_client)
-        self._prefix = key_prefix
         one_server = not isinstance(client, RedisCluster | AsyncRedisCluster)
         self._steps = StoreSteps(key_prefix, self._vectors, one_server=one_server)
 
-    def __repr__(self) -> str:
-        return f"{type(self).__name__}(key_prefix={self._prefix!r}, ttl={self.ttl_config})"
-
     @override
-    def batch(self, ops: Iterable[Op]) -> list[Result]:
-        """Do several operations at once: first those that read, then those that write.
-
-        Raises:
-            TypeError: An operation is not acceptable; nothing was done. Likewise a ValueError.
-            MemorystoreChatError: The server cannot be reached, or refused.
-        """
-        asked = _Asked(ops, self._vectors)
-        if self.embeddings and self._sender.client is not None:
-            embedded = self.embeddings.embed_documents(asked.texts) if asked.texts else []
-            asked.add(embedded, [self.embeddings.embed_query(text) for text in asked.queries])
-        return self._sender.run("using the store", self._batch(asked), "abatch")
-
-    @override
-    async def abatch(self, ops: Iterable[Op]) -> list[Result]:
-        """``batch``, without blocking the event loop."""
-        asked = _Asked(ops, self._vectors)
+    def batch(self, ops: Iterable[base.Op]) -> list[base.Result]:
+        """Do several operations at once, none if one is unacceptable: those that read first."""
+        asked, texts, queries = self._ask(ops)
         if self.embeddings:
-            embedded = await self.embeddings.aembed_documents(asked.texts) if asked.texts else []
-            queries = (self.embeddings.aembed_query(text) for text in asked.queries)
-            asked.add(embedded, await asyncio.gather(*queries))
-        return await self._sender.arun("using the store", self._batch(asked))
+            embedded = self.embeddings.embed_documents([*texts]) if texts else []
+            texts = dict(zip(texts, embedded, strict=True))
+            queries = {query: self.embeddings.embed_query(query) for query in queries}
+        return self._sender.run("using the store", self._batch(asked, texts, queries), "abatch")
 
-    def _batch(self, asked: "_Asked") -> Steps[list[Result]]:
-        reads: dict[int, Steps[Any]] = {}
-        for place, op in asked.reads.items():
-            if isinstance(op, GetOp):
-                reads[place] = self._steps.get(op)
-            elif isinstance(op, SearchOp):
-                reads[place] = self._steps.search(op, asked.queries.get(op.query or ""))
+    @override
+    async def abatch(self, ops: Iterable[base.Op]) -> list[base.Result]:
+        """``batch``, without blocking the event loop."""
+        asked, texts, queries = self._ask(ops)
+        if self.embeddings:
+            embedded = await self.embeddings.aembed_documents([*texts]) if texts else []
+            texts = dict(zip(texts, embedded, strict=True))
+            found = await asyncio.gather(*map(self.embeddings.aembed_query, queries))
+            queries = dict(zip(queries, found, strict=True))
+        return await self._sender.arun("using the store", self._batch(asked, texts, queries))
+
+    def _ask(self, ops: Iterable[base.Op]) -> tuple[list[Any], dict[Any, Any], dict[Any, Any]]:
+        """Check operations; beside them, the texts and the queries to embed."""
+        asked = [_checked(op) for op in ops]
+        if self._vectors is None:
+            return asked, {}, {}
+        puts = [op for op in asked if isinstance(op, base.PutOp)]
+        texts = dict.fromkeys(text for op in puts for text in self._vectors.texts(op))
+        return asked, texts, {op.query: None for op in asked if getattr(op, "query", None)}
+
+    def _batch(self, asked: list[Any], texts: Any, queries: Any) -> Steps[list[base.Result]]:
+        writes: dict[Any, Steps[None]] = {}  # of several to an item, the last
+        reads: dict[Any, Steps[Any]] = {}
+        for place, op in enumerate(asked):
+            if isinstance(op, base.PutOp):
+                vectors = self._vectors.pack(op, texts) if self._vectors else b""
+                writes[op.namespace, op.key] = self._steps.write(op, vectors)
             else:
-                reads[place] = self._steps.namespaces(op)
-        writes = [self._steps.write(*each) for each in asked.writes.values()]
-        if all(isinstance(op, GetOp) for op in asked.reads.values()):
-            found = yield from together([*reads.values(), *writes])  # in this order on each node
-        else:
-            found = yield from together([*reads.values()])
-            yield from together(writes)
-        results = dict(zip(reads, found, strict=False))
-        return [results.get(place) for place in range(asked.count)]
-
-
-class _Asked:
-    """The operations of a batch, checked; of several writes to an item, the last."""
-
-    def __init__(self, ops: Iterable[Op], vectors: Vectors | None) -> None:
-        self.reads: dict[int, GetOp | SearchOp | ListNamespacesOp] = {}
-        self.writes: dict[tuple[Namespace, str], tuple[PutOp, bytes, bytes]] = {}
-        self.texts: list[str] = []
-        self.queries: dict[str, Any] = {}
-        self.count = 0
-        self._vectors = vectors
-        for op in map(_checked, ops):
-            if isinstance(op, PutOp):
-                json = b"" if op.value is None else to_json(op.value)
-                self.writes[op.namespace, op.key] = (op, json, b"")
-            else:
-                self.reads[self.count] = op
-                if isinstance(op, SearchOp) and op.query and vectors:
-                    self.queries[op.query] = None
-            self.count += 1
-        if vectors:
-            texts = [text for op, *_ in self.writes.values() for text in vectors.texts(op)]
-            self.texts = list(dict.fromkeys(texts))
-
-    def add(self, embedded: Sequence[Sequence[float]], queries: Sequence[Sequence[float]]) -> None:
-        """Add the vectors of the texts, and those of the queries."""
-        if self._vectors is None or len(embedded) != len(self.texts):
-            raise ValueError(f"index['embed'] made {len(embedded)} vectors, not {len(self.texts)}.")
-        self.queries = dict(zip(self.queries, queries, strict=True))
-        found = dict(zip(self.texts, embedded, strict=True))
-        for name, (op, json, _) in self.writes.items():
-            packed = self._vectors.pack([found[text] for text in self._vectors.texts(op)])
-            self.writes[name] = (op, json, packed)
+                reads[place] = self._steps.read(op, queries)
+        one_trip = all(isinstance(asked[place], base.GetOp) for place in reads)
+        found = yield from together(reads | writes if one_trip else reads)
+        yield from together({} if one_trip else writes)
+        return [found.get(place) for place in range(len(asked))]
 
 
 def _checked(op: Any) -> Any:
-    if isinstance(op, ListNamespacesOp):
-        conditions = [one._replace(path=_parts(one.path)) for one in op.match_conditions or ()]
-        op = op._replace(match_conditions=tuple(conditions))
-    elif isinstance(op, SearchOp):
-        check_filter(op.filter)
-        op = op._replace(namespace_prefix=_parts(op.namespace_prefix))
-    elif isinstance(op, GetOp | PutOp):
+    if isinstance(op, base.GetOp | base.PutOp):
         check_text("key", op.key)
-        op = op._replace(namespace=_parts(op.namespace))
-    else:
-        raise TypeError(f"An operation is a {type_name(op)}; a store takes LangGraph's.")
-    if isinstance(op, PutOp):
-        if not op.namespace:
-            raise InvalidNamespaceError("The namespace is empty; a put takes at least one part.")
-        _check_minutes(op.ttl)
-    elif not isinstance(op, GetOp):
-        for name, value in (("limit", op.limit), ("offset", op.offset)):
-            if type(value) is not int or value < 0:
-                raise ValueError(f"{name} is {value!r}; it takes a whole number from 0 up (int).")
-    return op
-
-
-def _parts(namespace: Any) -> Namespace:
-    if isinstance(namespace, str) or not isinstance(namespace, Sequence):
+    if isinstance(op, base.PutOp) and op.value is not None:
+        check_seconds("ttl (in minutes)", 1 if op.ttl is None else op.ttl)
+        if not isinstance(op.value, dict):
+            raise TypeError(f"value is a {type_name(op.value)}; it takes a dict, or None.")
+        check_json(op.value)
+    namespace = () if isinstance(op, base.ListNamespacesOp) else op[0]
+    if not isinstance(namespace, tuple):
         raise TypeError(f"A namespace is a {type_name(namespace)}; it takes a tuple of texts.")
     for part in namespace:
-        if not isinstance(part, str) or not part or "." in part or "\0" in part:
-            raise InvalidNamespaceError(
-                f"The namespace {namespace!r} has the part {part!r}; a part is text, not empty, "
-                "without periods and zero bytes."
-            )
         check_text("A part of a namespace", part)
-    return tuple(namespace)
-
-
-def _check_minutes(ttl: object) -> None:
-    if ttl is not None:
-        check_seconds("ttl (in minutes)", ttl)
+    if "" in namespace or (isinstance(op, base.PutOp) and not namespace):
+        raise base.InvalidNamespaceError(f"The namespace {namespace!r} is empty, or a part of it.")
+    return op

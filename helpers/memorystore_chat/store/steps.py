@@ -1,276 +1,278 @@
-"""What a store asks the server for, and what it makes of the answers; no way of asking."""
+"""What a store asks the server for, what its items hold, and how they are found."""
 
-import hashlib
 import json
-import re
+import math
+import operator
+import zlib
 from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
+from functools import partial
 from itertools import islice, takewhile
-from typing import Any, NamedTuple, TypeAlias, TypeVar, cast
-from urllib.parse import unquote
+from typing import Any, NamedTuple, TypeAlias, TypeVar
+from urllib.parse import quote, unquote
 
-from langgraph.store.base import (
-    GetOp,
-    Item,
-    ListNamespacesOp,
-    MatchCondition,
-    PutOp,
-    SearchItem,
-    SearchOp,
-)
+from langgraph.store import base
 
+from memorystore_chat.arguments import check_count, check_text, type_name
 from memorystore_chat.commands import Command, Steps, script
-from memorystore_chat.store.values import Vectors, matches
+from memorystore_chat.extras import require
 
-AnItem = TypeVar("AnItem", bound=Item)
+AnItem = TypeVar("AnItem", bound=base.Item)
 Namespace: TypeAlias = tuple[str, ...]
-Below: TypeAlias = dict[Namespace, list[tuple[bytes, bytes]]]  # and old notes: their node and time
 
-TOGETHER = 64  # namespaces or items that are asked for in one round trip
-HOUR = 3_600_000  # milliseconds before what was noted and leads nowhere is forgotten
-ROOM = 512  # namespaces in a node of the index; store.lua knows it too
+TOGETHER = 64  # namespaces that are asked in one round trip
+SHARDS = 8  # of the index of each prefix
 _ALL = 10**9
-_EPOCH = datetime.fromtimestamp(0, UTC)
+_ORDER = {"$gt": operator.gt, "$gte": operator.ge, "$lt": operator.lt, "$lte": operator.le}
 
 
 class Record(NamedTuple):
-    """An item as store.lua answers it, or only its name, with or without its vectors."""
+    """An item as store.lua answers it; without text and vectors, only its name."""
 
     namespace: Namespace
-    key: bytes
+    key: bytes = b""
     text: bytes = b""
+    vectors: bytes = b""
+    score: float | None = None
 
-    @property
     def value(self) -> Any:
         """Its value: plain data."""
-        return json.loads(self.text.split(b" ", 5)[5])
+        return json.loads(self.text.split(b" ", 4)[4])
 
-    @property
-    def expires(self) -> bool:
-        """Whether it has a time to live."""
-        return self.text.split(b" ", 4)[3] != b"0"
-
-    def matches(self, wanted: Mapping[str, Any]) -> bool:
-        """Whether its value is as a filter wants it."""
-        return not wanted or matches(self.value, wanted)
+    def stale(self) -> "Record":
+        """Without its text, if it has a time to live."""
+        return self if self.text.split(b" ", 3)[2] == b"0" else self._replace(text=b"")
 
     def item(self, kind: type[AnItem], **more: Any) -> AnItem:
         """It as an item of LangGraph."""
-        created, updated = (
-            _EPOCH + timedelta(microseconds=int(each)) for each in self.text.split(b" ", 3)[1:3]
-        )
-        key, value = self.key.decode(), self.value
-        times = {"created_at": created, "updated_at": updated}
-        return kind(namespace=self.namespace, key=key, value=value, **times, **more)
+        times = (int(each) / 1e6 for each in self.text.split(b" ", 2)[:2])
+        created, updated = (datetime.fromtimestamp(each, UTC) for each in times)
+        named = {"namespace": self.namespace, "key": self.key.decode(), "value": self.value()}
+        return kind(**named, created_at=created, updated_at=updated, **more)
 
 
-class Page(NamedTuple):
-    """What was read of a namespace: whether it is there, and how many items were skipped."""
+class Vectors:
+    """Packs vectors of ``dims`` numbers for the texts at some paths, and compares them."""
 
-    there: bool = False
-    skipped: int = 0
-    records: tuple[Record, ...] = ()
+    def __init__(self, dims: Any, fields: Any) -> None:
+        check_count("index['dims']", dims, "numbers")
+        if not isinstance(fields, list | tuple):
+            raise TypeError(f"index['fields'] is {fields!r}; it takes a list of paths (str).")
+        self._numpy = require("numpy", extra="agents")
+        self._dims, self._fields, self._head = dims, fields, b"%d " % dims
+
+    def texts(self, op: base.PutOp) -> list[str]:
+        """The texts of an item that are embedded."""
+        value: Any = op.value
+        paths = () if value is None else self._fields if op.index is None else op.index or ()
+        return [text for path in paths for text in base.get_text_at_path(value, path)]
+
+    def pack(self, op: base.PutOp, embedded: Mapping[str, Sequence[float]]) -> bytes:
+        """An item's vectors as stored: how many numbers each has, then these, 4 bytes each."""
+        packed = [self._array(embedded[text]).tobytes() for text in self.texts(op)]
+        return self._head + b"".join(packed) if packed else b""
+
+    def _array(self, vector: Sequence[float]) -> Any:
+        array = self._numpy.asarray(vector, dtype="<f4")
+        if array.shape != (self._dims,):
+            raise ValueError(f"A vector is {array.shape} numbers, and index['dims'] {self._dims}.")
+        return array
+
+    def scores(self, query: Sequence[float], packed: Sequence[bytes]) -> list[float | None]:
+        """The cosine of each item's best vector; None for those without any of ``dims`` numbers."""
+        numpy, head, wanted = self._numpy, len(self._head), self._array(query)
+        bodies = [each[head:] if each.startswith(self._head) else b"" for each in packed]
+        matrix = numpy.frombuffer(b"".join(bodies), dtype="<f4").reshape(-1, self._dims)
+        lengths = numpy.linalg.norm(matrix, axis=1) * numpy.linalg.norm(wanted)
+        cosines = iter((matrix @ wanted / numpy.where(lengths, lengths, numpy.inf)).tolist())
+        counts = [len(body) // (4 * self._dims) for body in bodies]
+        return [max((next(cosines) for _ in range(count)), default=None) for count in counts]
 
 
 class StoreSteps:
-    """The steps of each operation.
-
-    Args:
-        key_prefix: What keys begin with.
-        vectors: Compares vectors, if there is an index.
-        one_server: Whether one command may have keys of several hash slots.
-    """
+    """The steps of each operation; on one server a command may have keys of several hash slots."""
 
     def __init__(self, key_prefix: str, vectors: Vectors | None, *, one_server: bool) -> None:
         self._prefix, self._vectors, self._one_server = key_prefix, vectors, one_server
 
-    def get(self, op: GetOp) -> Steps[Item | None]:
-        """Read an item."""
+    def read(self, op: Any, queries: Mapping[str, Any]) -> Steps[Any]:
+        """Read an item or many, or list namespaces."""
+        if isinstance(op, base.SearchOp):
+            return (yield from self._search(op, queries.get(op.query or "")))
+        if isinstance(op, base.ListNamespacesOp):
+            return (yield from self._namespaces(op))
         [found] = yield from self._fetch([Record(op.namespace, op.key.encode())], op.refresh_ttl)
-        return found and found.item(Item)
+        return found.item(base.Item) if found.text else None
 
-    def write(self, op: PutOp, value: bytes, vectors: bytes) -> Steps[None]:
+    def write(self, op: base.PutOp, vectors: bytes) -> Steps[None]:
         """Remove an item, or store it after noting its namespace in the index of those above."""
         key, path, noted, reply = self._key(op.namespace), _path(op.namespace), 0, b""
         if op.value is None:
-            yield [self._call("delete", [key], op.key)]
+            yield [_call("delete", key, op.key)]
             return
         ttl = 0 if op.ttl is None else max(1, round(op.ttl * 60_000))
-        above = [op.namespace[:depth] for depth in range(len(op.namespace))]
-        keys = [key, *(self._node(each) for each in above if self._one_server)]
+        value = json.dumps(op.value, ensure_ascii=False, separators=(",", ":"))
+        shards = [self._shard(op.namespace[:depth], path) for depth in range(len(op.namespace))]
+        more = shards if self._one_server else ()
         while reply != b"OK":
             if reply:
-                noted = min((yield from together([self._note(each, path) for each in above])))
-            [reply] = yield [self._call("put", keys, op.key, ttl, noted, path, vectors, value)]
+                noted = min((yield [_call("note", each, path, kind=int) for each in shards]))
+            item = (op.key, ttl, noted, path, vectors, value)
+            [reply] = yield [_call("put", key, *item, more=more)]
 
-    def _note(self, above: Namespace, path: str) -> Steps[int]:
-        digits, digest = "", hashlib.sha1(path.encode(), usedforsecurity=False).hexdigest()
-        while True:
-            [reply] = yield [self._call("note", [self._node(above, digits)], path)]
-            if reply != b"FULL":
-                return int(reply)
-            digits = digest[: len(digits) + 1]
-
-    def search(self, op: SearchOp, query: Sequence[float] | None) -> Steps[list[SearchItem]]:
-        """Find items below a prefix: the oldest, or those nearest to a query."""
-        prefix, wanted, most = op.namespace_prefix, op.filter or {}, op.offset + op.limit
-        refresh = op.refresh_ttl and not wanted
-        if query is not None:
-            what, most = "vectors", _ALL
-            first = self._page(prefix, what)
-        elif wanted:
-            what, first = "items", self._page(prefix, "items", most, wanted)
-        else:  # nothing is fetched that is not handed out
-            what, first = "keys", self._page(prefix, "items", op.limit, {}, refresh, op.offset)
-        own, below = yield from together([first, self._below(prefix)])
-        found, names = [*[Record(prefix, b"")] * own.skipped, *own.records], list(below)
+    def _search(self, op: base.SearchOp, query: Any) -> Steps[list[base.SearchItem]]:
+        prefix, wanted = op.namespace_prefix, op.filter or {}
+        what = "j" * bool(wanted) + "v" * (query is not None)
+        most = op.offset + op.limit if query is None else _ALL
+        read = partial(self._page, what=what, wanted=wanted, skip=0)
+        first = read(prefix, most)
+        if not what:  # nothing is fetched that is not handed out
+            first = self._page(prefix, op.limit, "j" + "r" * op.refresh_ttl, {}, op.offset)
+        own, names = (yield from together({0: first, 1: self._below(prefix)})).values()
+        found = [Record(prefix)] * own[0] + own[2]
         while names and len(found) < most:
-            size = min(TOGETHER, most - len(found)) if what == "keys" else TOGETHER
-            asked = [self._page(name, what, most - len(found), wanted) for name in names[:size]]
-            pages = yield from self._pages(names[:size], asked, below)
-            found += [record for page in pages for record in page.records]
-            names = names[size:]
-        start, order = 0, list[tuple[int, float | None]]((n, None) for n in range(len(found)))
+            size = TOGETHER if what else min(TOGETHER, most - len(found))
+            group, names = names[:size], names[size:]
+            pages = yield from together({name: read(name, most - len(found)) for name in group})
+            yield self._forgetting(prefix, group, [there for _, there, _ in pages.values()])
+            found += [record for _, _, records in pages.values() for record in records]
         if query is not None and self._vectors:
-            order = self._vectors.rank(query, [record.text for record in found])
-            found = [record._replace(text=b"") for record in found]
-        if query is not None and wanted:
-            start = op.offset
-        else:
-            order = order[op.offset :][: op.limit]
-        best: list[tuple[Record, float | None]] = []
-        while order and len(best) < start + op.limit:
-            group, order = order[:TOGETHER], order[TOGETHER:]
-            records = yield from self._fetch([found[place] for place, _ in group], refresh)
-            pairs = zip(records, group, strict=True)
-            best += [(one, score) for one, (_, score) in pairs if one and one.matches(wanted)]
-        best = best[start:][: op.limit]
-        if wanted and op.refresh_ttl:
-            lasting = [record._replace(text=b"") for record, _ in best if record.expires]
-            yield from self._fetch(lasting, refresh=True)
-        return [record.item(SearchItem, score=score) for record, score in best]
+            scores = self._vectors.scores(query, [record.vectors for record in found])
+            found = [one._replace(score=score) for one, score in zip(found, scores, strict=True)]
+            found.sort(key=lambda one: -math.inf if one.score is None else one.score, reverse=True)
+        best = found[op.offset :][: op.limit]
+        if wanted and op.refresh_ttl:  # those that expire are read again
+            best = [one.stale() for one in best]
+        best = yield from self._fetch(best, op.refresh_ttl)
+        return [one.item(base.SearchItem, score=one.score) for one in best if one.text]
 
-    def namespaces(self, op: ListNamespacesOp) -> Steps[list[Namespace]]:
-        """List the namespaces that hold something, by name, cut to a depth."""
+    def _namespaces(self, op: base.ListNamespacesOp) -> Steps[list[Namespace]]:
         conditions, most = op.match_conditions or (), op.offset + op.limit
-        prefixes = [one.path for one in conditions if one.match_type == "prefix"]
-        fixed = [tuple(takewhile(lambda part: part != "*", path)) for path in prefixes]
-        prefix = max(fixed, key=len, default=())
+        starts = (one.path for one in conditions if one.match_type == "prefix")
+        prefix = max((tuple(takewhile("*".__ne__, path)) for path in starts), key=len, default=())
         below = yield from self._below(prefix)
         names = [name for name in (prefix, *below) if all(_fits(name, one) for one in conditions)]
         found: dict[Namespace, None] = {}
         while names and len(found) < most:
             group = names[: min(TOGETHER, most - len(found))]
-            asked = [self._page(name, "keys", 1) for name in group]
-            pages = zip(group, (yield from self._pages(group, asked, below)), strict=True)
-            found |= dict.fromkeys(name[: op.max_depth] for name, page in pages if page.records)
+            there = yield [Command("EXISTS", (self._key(name),), kind=int) for name in group]
+            yield self._forgetting(prefix, group, there)
+            full = (name for name, one in zip(group, there, strict=True) if one)
+            found |= dict.fromkeys(name[: op.max_depth] for name in full)
             names = [name for name in names[len(group) :] if name[: op.max_depth] not in found]
         return list(found)[op.offset :][: op.limit]
 
-    def _page(
-        self,
-        namespace: Namespace,
-        what: str,
-        most: int = _ALL,
-        wanted: Mapping[str, Any] | None = None,
-        refresh: bool = False,
-        skip: int = 0,
-    ) -> Steps[Page]:
-        """Read live items of a namespace, or their keys or vectors, the oldest first."""
-        place, page, keys = 0, Page(), [self._key(namespace)]
-        while place >= 0 and len(page.records) < most:
-            take = _ALL if wanted else most - len(page.records)
-            arguments = (what, place, skip - page.skipped, take, int(refresh))
-            [reply] = yield [self._call("page", keys, *arguments, kind=list)]
-            place, there, skipped, texts = reply
-            new = [Record(namespace, *one) for one in zip(*[iter(texts)] * 2, strict=True)]
-            kept = [record for record in new if what != "items" or record.matches(wanted or {})]
-            page = Page(bool(there), page.skipped + skipped, (*page.records, *kept))
-        return page
+    def _page(self, name: Namespace, most: int, what: str, wanted: Any, skip: int) -> Steps[Any]:
+        """Read live items, the oldest first: how many were skipped, if any are left, and some."""
+        after, skipped, there, found = b"1e13", 0, False, list[Record]()
+        while after and len(found) < most:
+            take = _ALL if wanted else most - len(found)
+            page = (self._key(name), after, skip - skipped, take, what)
+            [(after, passed, texts)] = yield [_call("page", *page, kind=list)]
+            new = [Record(name, *one) for one in zip(*[iter(texts)] * 3, strict=True)]
+            found += [one for one in new if not wanted or matches(one.value(), wanted)]
+            skipped, there = skipped + passed, there or bool(new)
+        return skipped, there, found
 
-    def _pages(
-        self, names: Sequence[Namespace], asked: Sequence[Steps[Page]], below: Below
-    ) -> Steps[list[Page]]:
-        """Read pages of namespaces, and forget those that have not been there for an hour."""
-        pages: list[Page] = yield from together(asked)
-        gone = [name for name, page in zip(names, pages, strict=True) if not page.there]
-        notes = [(name, *note) for name in gone for note in below.get(name, ())]
-        yield [self._call("forget", [node], _path(name), noted) for name, node, noted in notes]
-        return pages
+    def _fetch(self, records: Sequence[Record], refresh: bool) -> Steps[list[Record]]:
+        """Read what has no text yet; an item that went meanwhile gets none."""
+        asked = [(self._key(one.namespace), one.key) for one in records if not one.text]
+        texts = iter((yield [_call("get", *name, int(refresh)) for name in asked]))
+        return [one if one.text else one._replace(text=next(texts)) for one in records]
 
-    def _fetch(self, records: Sequence[Record], refresh: bool) -> Steps[list[Record | None]]:
-        """Read what has no text yet; None for an item that went meanwhile."""
-        missing = [record for record in records if not record.text]
-        replies = yield [
-            self._call("get", [self._key(name)], int(refresh), key, kind=list)
-            for name, key, _ in missing
-        ]
-        found = iter(replies)
-        texts = [[record.text] if record.text else next(found) for record in records]
-        pairs = zip(records, texts, strict=True)
-        return [record._replace(text=text[0]) if text else None for record, text in pairs]
+    def _below(self, prefix: Namespace) -> Steps[list[Namespace]]:
+        """Read the namespaces below a prefix, by name, from its index."""
+        found: set[str] = set()
+        cursors = {self._key(prefix) + b"#%d" % number: 0 for number in range(SHARDS)}
+        while cursors:
+            pages = yield [
+                Command("ZSCAN", (shard,), (cursor, "COUNT", 1000), kind=tuple)
+                for shard, cursor in cursors.items()
+            ]
+            found.update(path.decode() for _, paths in pages for path, _ in paths)
+            cursors = {
+                shard: page[0] for shard, page in zip(cursors, pages, strict=True) if page[0]
+            }
+        return sorted(tuple(map(unquote, path[1:].split("/"))) for path in found)
 
-    def _below(self, prefix: Namespace) -> Steps[Below]:
-        """Read the namespaces below a prefix, sorted, from the nodes of its index."""
-        found: Below = {}
-        level = [""]
-        while level:
-            nodes = [self._node(prefix, digits) for digits in level]
-            replies = yield [self._call("names", [node], kind=list) for node in nodes]
-            deeper = []
-            for digits, node, (now, pairs) in zip(level, nodes, replies, strict=True):
-                if b"" in pairs[::2] or len(pairs) >= 2 * ROOM:
-                    deeper += [digits + each for each in "0123456789abcdef"]
-                for path, noted in zip(pairs[::2], pairs[1::2], strict=True):
-                    old = int(now) - int(noted) > HOUR
-                    if path:
-                        found.setdefault(_namespace(path), []).extend([(node, noted)] * old)
-            level = deeper
-        return dict(sorted(found.items()))
-
-    def _call(
-        self, ask: str, keys: Sequence[bytes], *arguments: str | bytes | int, kind: type = bytes
-    ) -> Command:
-        return Command("", tuple(keys), (ask, *arguments), script("store/store"), kind)
+    def _forgetting(self, prefix: Namespace, names: list[Namespace], there: Any) -> list[Command]:
+        paths = [_path(name) for name, one in zip(names, there, strict=True) if not one]
+        return [_call("forget", self._shard(prefix, path), path) for path in paths]
 
     def _key(self, namespace: Namespace) -> bytes:
         return f"{self._prefix}store:{{{_path(namespace)}}}".encode()
 
-    def _node(self, above: Namespace, digits: str = "") -> bytes:
-        # The first node of a namespace's index is in the hash slot of its items.
-        return f"{self._prefix}store:{{{_path(above)}{digits and '#'}{digits}}}#".encode()
+    def _shard(self, above: Namespace, path: str) -> bytes:
+        return self._key(above) + b"#%d" % (zlib.crc32(path.encode()) % SHARDS)
 
 
-def together(several: Sequence[Steps[Any]]) -> Steps[list[Any]]:
+def together(several: Mapping[Any, Steps[Any]]) -> Steps[dict[Any, Any]]:
     """Take several steps at once: what all of them ask for next is one round trip."""
-    outcomes: dict[int, Any] = {}
-    answers: dict[int, Any] = dict.fromkeys(range(len(several)))
+    outcomes: dict[Any, Any] = {}
+    answers: dict[Any, Any] = dict.fromkeys(several)
     while answers:
-        asked: dict[int, list[Command]] = {}
+        asked: dict[Any, Any] = {}
         for place, answer in answers.items():
             try:
-                asked[place] = cast("list[Command]", several[place].send(answer))
+                asked[place] = several[place].send(answer)
             except StopIteration as finished:
                 outcomes[place] = finished.value
-        commands = [command for request in asked.values() for command in request]
-        replies = iter((yield commands) if commands else ())
+        replies = iter((yield [command for request in asked.values() for command in request]))
         answers = {place: list(islice(replies, len(request))) for place, request in asked.items()}
-    return [outcomes[place] for place in range(len(several))]
+    return {place: outcomes[place] for place in several}
+
+
+def _call(ask: str, key: bytes, *arguments: Any, more: Any = (), kind: type = bytes) -> Command:
+    return Command("", (key, *more), (ask, *arguments), script("store/store"), kind)
 
 
 def _path(namespace: Namespace) -> str:
-    """A namespace as text: no part can end another, nor choose the hash slot."""
-    parts = (re.sub(r"[%/#{}]", lambda found: f"%{ord(found[0]):02X}", part) for part in namespace)
-    return "/" + "/".join(parts)
+    return "/" + "/".join(quote(part, safe=":@ ") for part in namespace)  # chooses no slot
 
 
-def _namespace(path: bytes) -> Namespace:
-    return tuple(unquote(part) for part in path.decode()[1:].split("/"))
-
-
-def _fits(namespace: Namespace, condition: MatchCondition) -> bool:
+def _fits(namespace: Namespace, condition: base.MatchCondition) -> bool:
     path = condition.path
     part = namespace[: len(path)] if condition.match_type == "prefix" else namespace[-len(path) :]
-    return len(part) == len(path) and all(
-        one in ("*", other) for one, other in zip(path, part, strict=True)
-    )
+    pairs = zip(path, part, strict=False)
+    return len(part) == len(path) and all(one in ("*", other) for one, other in pairs)
+
+
+def check_json(value: Any, place: str = "value", depth: int = 100) -> None:
+    """Raise a TypeError or ValueError that names the place of what JSON would not give back."""
+    if type(value) is str:
+        check_text(place, value)
+    elif type(value) in (dict, list):
+        if depth == 0:
+            raise ValueError(f"{place[:60]}... is nested more than 100 levels deep.")
+        for name, part in value.items() if type(value) is dict else enumerate(value):
+            if type(value) is dict:
+                check_text(f"A key of {place}", name)
+            check_json(part, f"{place}[{name!r}]", depth - 1)
+    elif type(value) is float and not math.isfinite(value):
+        raise ValueError(f"{place} is {value}, which JSON cannot hold, so nothing was stored.")
+    elif value is not None and type(value) not in (bool, int, float):
+        raise TypeError(f"{place} is a {type_name(value)}, no JSON, so nothing was stored.")
+
+
+def matches(value: Any, wanted: Any) -> bool:
+    """Whether a value is as a filter wants it, read as InMemoryStore reads filters."""
+    if isinstance(wanted, dict):
+        if any(str(name).startswith("$") for name in wanted):
+            return all(_holds(value, name, operand) for name, operand in wanted.items())
+        return isinstance(value, dict) and all(matches(value.get(k), v) for k, v in wanted.items())
+    if isinstance(wanted, list | tuple) and isinstance(value, list):
+        return len(value) == len(wanted) and all(map(matches, value, wanted))
+    return bool(value == wanted)
+
+
+def _holds(value: Any, name: str, operand: Any) -> bool:
+    if name in ("$eq", "$ne"):
+        return bool((value == operand) == (name == "$eq"))
+    if name not in _ORDER:
+        raise ValueError(f"filter has {name!r}; its operators are $eq, $ne, {', '.join(_ORDER)}.")
+    try:
+        value, operand = float(value), float(operand)
+    except (TypeError, ValueError, OverflowError):
+        if not (isinstance(value, str) and isinstance(operand, str)):
+            return False
+    return bool(_ORDER[name](value, operand))
