@@ -84,7 +84,7 @@ def test_answer_streams_and_survives_a_reload(start: Start, open_page: Callable[
     part = said.inner_text()
     page.reload()
     page.wait_for_selector("#status >> text=thinking")
-    said.get_by_text(re.compile("With my tools")).wait_for()
+    said.get_by_text(re.compile("work out 6 x 7")).wait_for()
     assert page.locator(IDLE).count() == 1
     assert said.inner_text().startswith(part)
     assert len(said.inner_text()) > len(part)
@@ -170,7 +170,7 @@ def test_other_replica_finishes_what_one_began(
     replica.end(number)
     replica.settings["DEMO_MODEL_DELAY"] = "0"
     replica.start()
-    page.wait_for_selector("#said .concierge >> text=With my tools", timeout=40_000)
+    page.wait_for_selector("#said .concierge >> text=work out 6 x 7", timeout=40_000)
     page.wait_for_selector(IDLE)
     assert page.locator("#said p").count() == 2
 
