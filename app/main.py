@@ -45,7 +45,7 @@ MONTH, TURNS_A_MINUTE, LARGEST = 30 * 24 * 3600, 20, 20_000  # in seconds; bytes
 HEADERS = {
     "cache-control": "no-cache",
     "content-security-policy": "default-src 'none'; script-src 'self'; style-src 'self'; "
-    "connect-src 'self'; img-src 'self'; base-uri 'none'; form-action 'self'; "
+    "connect-src 'self'; img-src data:; base-uri 'none'; form-action 'self'; "
     "require-trusted-types-for 'script'; trusted-types 'none'; "
     f"frame-ancestors {os.environ.get('FRAME_ANCESTORS') or repr('none')}",
     "x-content-type-options": "nosniff",

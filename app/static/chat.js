@@ -114,7 +114,7 @@ $("forget").onclick = async () => {
   try {
     const { conversations, memories } = await (await call("forget", {})).json();
     await show("");
-    status(`Deleted ${conversations} conversations and ${memories} memories.`);
+    status(`Deleted conversations: ${conversations}, memories: ${memories}.`);
   } catch (error) { status(error.message); }
 };
 show(sessionStorage.current ?? "");

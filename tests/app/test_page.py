@@ -69,7 +69,7 @@ def test_two_guests_and_forgetting(start: Start, open_page: Callable[..., Any]) 
     ada.click("nav button >> text=My name is Ada")
     ada.wait_for_selector("#said .guest >> text=What is my name?")
     ada.click("#forget")
-    ada.wait_for_selector("#status >> text=Deleted 2 conversations and 1 memories.")
+    ada.wait_for_selector("#status >> text=Deleted conversations: 2, memories: 1.")
     assert ada.locator("nav button, #said p").count() == 0
     assert "green tea" not in ask(ada, "What do I like?")
     assert grace.locator("nav button").count() == 1
