@@ -34,6 +34,7 @@ TEXTS = (
     "app/README.md",
     "app/requirements.txt",
     "docs/conf.py",
+    "docs/how_to/connect.md",
     "docs/index.md",
     "docs/llms.txt",
     "docs/tutorial.md",

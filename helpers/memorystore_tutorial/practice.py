@@ -145,7 +145,7 @@ class Cluster(AbstractContextManager["Cluster"]):
         return sum(node.running for node in self._nodes)
 
     def primary_of(self, key: str) -> int:
-        """The number, from 1 to 6, of the node that stores a key; it waits for a fail-over.
+        """The number, from 1 to 6, of the node that stores a key; it waits for a failover.
 
         Raises:
             ConnectError: There is no such node any more.
@@ -216,7 +216,7 @@ def cluster(*, node_timeout: float = 1.5) -> Cluster:
     """Start a cluster to practice on: three primaries with a replica each.
 
     Args:
-        node_timeout: Seconds of silence after which the others give a node up. The fail-over
+        node_timeout: Seconds of silence after which the others give a node up. The failover
             follows within about as long again.
 
     Returns:

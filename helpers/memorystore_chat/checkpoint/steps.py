@@ -23,7 +23,7 @@ from langgraph.checkpoint.base import (
     get_checkpoint_metadata,
 )
 
-from memorystore_chat.arguments import check_count, check_ids, check_text, thread_id_of
+from memorystore_chat.arguments import check_count, check_ids, check_text, thread_id_of, type_name
 from memorystore_chat.checkpoint.values import (
     DamagedError,
     Packing,
@@ -208,7 +208,7 @@ class CheckpointSteps(BaseCheckpointSaver[str]):
             raise ValueError(f"The checkpoint {parent_id!r} names itself as its parent.")
         metadata = get_checkpoint_metadata(config, metadata)
         root = metadata.get("parents", {}).get("", "") if ":" in ns else ""
-        with self._naming_value(key, "the checkpoint's metadata"):
+        with self._naming_value(key, "the checkpoint's metadata", metadata):
             known = typed(self.serde, dict(metadata))
         apart = ("id", "channel_values", "channel_versions")
         body = {name: value for name, value in checkpoint.items() if name not in apart}
@@ -220,7 +220,7 @@ class CheckpointSteps(BaseCheckpointSaver[str]):
                 is_new = channel in new_versions or (packing.anew and channel in values)
                 packed = b"" if is_new else b"=" if channel in values else b"?"
                 if is_new and channel in values:
-                    with self._naming_value(key, channel):
+                    with self._naming_value(key, channel, values[channel]):
                         packed = packing.pack(values[channel])
                 yield from (_named("channel", channel), json.dumps(version), packed)
 
@@ -250,7 +250,7 @@ class CheckpointSteps(BaseCheckpointSaver[str]):
 
         def pack(packing: Packing) -> Iterator[str | bytes]:
             for index, (channel, value) in enumerate(writes):
-                with self._naming_value(key, channel):
+                with self._naming_value(key, channel, value):
                     packed = packing.pack(value)
                 place = str(WRITES_IDX_MAP.get(channel, index))
                 yield from (task_id, task_path, place, channel, packed)
@@ -493,16 +493,33 @@ class CheckpointSteps(BaseCheckpointSaver[str]):
             ) from error
 
     @contextmanager
-    def _naming_value(self, key: bytes, channel: str) -> Iterator[None]:
-        """Say which value cannot be stored."""
+    def _naming_value(self, key: bytes, channel: str, value: object) -> Iterator[None]:
+        """Say which part of a value cannot be stored."""
         try:
             yield
         except (TypeError, ValueError) as error:
             raise TypeError(
-                f"The thread {self._thread(key)!r} cannot be stored: the serializer refuses what "
-                f"is in {channel!r} ({error}). Make it plain data before it gets into the state (a "
-                "number of numpy's with .item()), or give MemorystoreSaver a serde= that takes it."
+                f"The thread {self._thread(key)!r} cannot be stored: "
+                f"{self._refused(channel, value)}, which the serializer refuses ({error}). Make it "
+                "plain data before it gets into the state (a number of numpy's with .item()), or "
+                "give MemorystoreSaver a serde= that takes it."
             ) from error
+
+    def _refused(self, place: str, value: object) -> str:
+        """Find the innermost part that the serializer refuses: its place and its type."""
+        if isinstance(value, Mapping):
+            parts = [(f"{place}[{name!r}]", part) for name, part in value.items()]
+        elif isinstance(value, list | tuple | set | frozenset):
+            parts = [(f"{place}[{index}]", part) for index, part in enumerate(value)]
+        else:
+            fields = getattr(value, "__dict__", {})
+            parts = [(f"{place}.{name}", part) for name, part in fields.items()]
+        for inner, part in parts:
+            try:
+                self.serde.dumps_typed(part)
+            except (TypeError, ValueError):
+                return self._refused(inner, part)
+        return f"{place} is a {type_name(value)}"
 
     def _place(self, config: RunnableConfig) -> tuple[bytes, str, str]:
         """The key, namespace and checkpoint that a config names."""
