@@ -40,7 +40,7 @@ default_role = "code"
 nitpicky = True
 # Types of other libraries, and of typing: their pages are elsewhere.
 nitpick_ignore_regex = [
-    (r"py:.*", r"(?!memorystore_).*"),
+    (r"py:.*", r"(?!memorystore_chat).*"),
     (r"py:.*", r"memorystore_chat\.(commands|.*\._).*"),
 ]
 
