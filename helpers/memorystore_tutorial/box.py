@@ -73,19 +73,17 @@ class ChatBox:
         """Make the widgets of one view of the box."""
         layout = widgets.Layout
         conversation, stored = widgets.HTML(), widgets.HTML()
-        typed = widgets.Text(placeholder="Type here, then press Enter")
+        typed = widgets.Text(placeholder="Type here, then press Enter", continuous_update=False)
         send = widgets.Button(description="Send", button_style="primary")
         typed.layout, send.layout = layout(flex="1 1 auto", width="auto"), layout(width="5em")
 
-        def ask(*_: object) -> None:
+        def ask(_: object) -> None:
             if self._ask(typed.value):
                 typed.value = ""
 
-        def on_message(_: object, content: dict[str, Any], __: object) -> None:
-            if content.get("event") == "submit":  # what the field sends when Enter is pressed
-                ask()
-
-        typed.on_msg(on_message)
+        # The browser reports a text when Enter is pressed or the field is left, as by a click on
+        # the button; the click itself sends what was typed during a turn.
+        typed.observe(ask, "value")
         send.on_click(ask)
         # Hide the plain form of this box, which stands in the same output. When the kernel is
         # gone, JupyterLab marks every widget; one mark at the field is enough.
@@ -165,7 +163,7 @@ class ChatBox:
 def chat_box(reply: Reply, history: MemorystoreChatMessageHistory) -> ChatBox:
     """Show a box to chat in, with the session's list on the server beside it.
 
-    Enter sends what you typed. A cell that shows a box does not wait
+    Enter sends what you typed, and so does leaving the field. A cell that shows a box does not wait
     for you. What is saved in the notebook is the conversation and the list, to be read. An error
     appears in the box as its sentence.
 
