@@ -65,7 +65,7 @@ def test_two_guests_and_forgetting(start: Start, open_page: Callable[..., Any]) 
     assert "not told me" in ask(grace, "What is my name?")
     ada.click("#new")
     assert "green tea" in ask(ada, "What do I like?")
-    assert ada.locator("nav button").count() == 2
+    ada.wait_for_selector("nav li:nth-child(2) button")
     ada.click("nav button >> text=My name is Ada")
     ada.wait_for_selector("#said .guest >> text=What is my name?")
     ada.click("#forget")

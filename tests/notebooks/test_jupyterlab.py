@@ -36,6 +36,7 @@ TOO_WIDE = r"""async () => {
       const walker = document.createTreeWalker(output, NodeFilter.SHOW_TEXT);
       while (walker.nextNode()) {
         const text = walker.currentNode.data;
+        if (/^gcloud /m.test(text)) continue;  // commands to copy as they are
         for (const word of text.matchAll(/[\p{L}\p{N}_]{2,}/gu)) {
           const before = text.slice(0, word.index).match(/\S*$/)[0].length;
           if (before + text.slice(word.index).match(/^\S*/)[0].length > 56) continue;  // a path
