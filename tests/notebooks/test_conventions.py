@@ -335,7 +335,8 @@ SPOILED: list[tuple[str, Spoil]] = [
     ("learning", replace("<summary>Solution</summary>", "")),
     ("learning", lambda book: [book.cells.insert(1, nbformat.v4.new_markdown_cell("More."))
                                for _ in range(40)]),
-    ("learning", replace("Predict first", "Guess")),
+    ("learning", lambda book: [c.update(source=c.source.replace("Predict first", "Guess"))
+                               for c in book.cells]),
     ("learning", solved),
     ("reader_only", prose("The output is not compared.")),
     ("reader_only", prints("The answers are deterministic.")),

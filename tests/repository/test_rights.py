@@ -45,6 +45,7 @@ def checkpointer(client: Any, prefix: str, _: object, __: Path) -> None:
     saver.copy_thread("ada", "lee")
     saver.prune(["ada"], strategy="keep_latest")
     assert agent.get_state(config).values["messages"][-1].text == "Hello!"
+    assert len(saver.threads()) == 2
     saver.delete_thread("ada")
 
 
