@@ -61,18 +61,18 @@ class _Canvas:
 
 
 def _turn(page: _Canvas) -> str:
-    page.box(2, 12, 25, 18, "Memorystore\none list per session", GREEN)
+    page.box(2, 12, 25, 18, "Server\none list per session", GREEN)
     page.box(40, 12, 20, 18, "Your program\nload, ask, save", BLUE)
     page.box(73, 12, 25, 18, "Model\ndemo model or Gemini", AMBER)
     page.arrow((27, 27), (40, 27), "1  load", at=(33.5, 33))
-    page.arrow((60, 27), (73, 27), "2  ask", at=(66.5, 33))
+    page.arrow((60, 27), (73, 27), "2  ask:\npast + question", at=(66.5, 33.5))
     page.arrow((73, 16), (60, 16), "answer", at=(66.5, 9))
     page.arrow((40, 16), (27, 16), "3  save", at=(33.5, 9))
     page.text(50, 3, "Two round trips to the server per turn: one read, one write.", fontsize=12)
     return (
-        "From left to right: Memorystore, your program, the model. 1: the program loads the "
-        "conversation from Memorystore. 2: it asks the model with it and gets the answer. 3: it "
-        "saves question and answer in Memorystore. That is two round trips per turn."
+        "From left to right: the server, your program, the model. 1: the program loads the "
+        "conversation from the server. 2: it sends the past and the question to the model, and "
+        "gets the answer. 3: it saves both on the server. That is two round trips per turn."
     )
 
 
@@ -126,7 +126,7 @@ def _loop(page: _Canvas) -> str:
     page.box(38, 29, 24, 13, "Model\nanswer, or call a tool?", AMBER)
     page.box(38, 6, 24, 13, "Tool\nyour function", BLUE)
     page.box(77, 18, 20, 13, "Save\nthe whole turn", GREEN)
-    page.arrow((23, 27), (38, 34), "question", at=(28, 33.8))
+    page.arrow((23, 27), (38, 34), "past + question", at=(27, 34.5))
     page.arrow((46, 29), (46, 19), "call", at=(42, 24))
     page.arrow((54, 19), (54, 29), "result", at=(59, 24))
     page.arrow((62, 34), (77, 27), "answer", at=(72, 33.8))
@@ -150,35 +150,6 @@ def _memory(page: _Canvas) -> str:
     return (
         "Two conversations with Ada, in May and in October. Neither knows the other. In May a tool "
         "puts a fact into the store; in October the prompt reads it from there."
-    )
-
-
-def _threads(page: _Canvas) -> str:
-    page.text(50, 42, "thread ada", weight="bold", fontsize=14)
-    steps = (
-        ("question\ncancel booking 42", BLUE),
-        ("model\ncalls the tool", GREEN),
-        ("waits\nfor a yes", AMBER),
-        ("tool\ncanceled", GREEN),
-        ("model\nanswers", GREEN),
-    )
-    for index, (text, color) in enumerate(steps):
-        x = 1 + index * 20
-        page.box(x, 26, 17, 11, text, color)
-        if index:
-            page.arrow((x - 3, 31.5), (x, 31.5))
-    page.text(59.5, 34.5, "yes", fontsize=12)
-    page.arrow((49.5, 26), (61, 17.5), "no", at=(51, 19.5))
-    page.box(61, 8, 17, 11, "tool\nnot run", RED)
-    page.box(81, 8, 17, 11, "model\nanswers", GREEN)
-    page.arrow((78, 13.5), (81, 13.5))
-    page.text(
-        50, 3, "Each box is a checkpoint: the agent's whole state after one step.", fontsize=12
-    )
-    return (
-        "A thread as a chain of checkpoints, one after each step: the question, the model's call, "
-        "a pause that waits for a yes, the tool, the answer. A second branch begins at the pause, "
-        "with a no."
     )
 
 
@@ -220,7 +191,6 @@ PICTURES: dict[str, tuple[int, Callable[[_Canvas], str]]] = {
     "list": (34, _list),
     "life": (34, _life),
     "loop": (48, _loop),
-    "threads": (46, _threads),
     "memory": (39, _memory),
     "cluster": (50, _cluster),
     "reach": (45, _reach),

@@ -12,7 +12,7 @@ def picture(name: str) -> Any:
     """Return one of the series' pictures.
 
     Args:
-        name: ``"turn"``, ``"list"``, ``"life"``, ``"loop"``, ``"threads"``, ``"memory"``,
+        name: ``"turn"``, ``"list"``, ``"life"``, ``"loop"``, ``"memory"``,
             ``"cluster"``, or ``"reach"``.
 
     Returns:

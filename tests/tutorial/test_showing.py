@@ -231,7 +231,7 @@ def test_what_is_not_a_table_is_refused(given: Any) -> None:
         table(given)
 
 
-@pytest.mark.parametrize("name", ["turn", "list", "life", "loop", "threads", "cluster", "reach"])
+@pytest.mark.parametrize("name", ["turn", "list", "life", "loop", "memory", "cluster", "reach"])
 def test_a_picture_is_a_png_with_words(name: str) -> None:
     data, metadata = DisplayFormatter().format(picture(name))
     assert data["image/png"].startswith("iVBO")
