@@ -216,9 +216,8 @@ class ChatHistoryMiddleware(AgentMiddleware[AgentState[Any], Any, Any]):
             calls = set[str | None]().union(*map(_calls, present))
             if unfinished and last and _answers(last) in calls:
                 return unfinished, messages  # it goes on with a result of a front end
-            ids = {message.id for message in present}
             new = present[self._end_of_others(present, call, unfinished) :]
-            old = [message for message in messages if message.id not in ids]
+            old = _unknown(messages, present)
         messages = [*old, *new]
         if not new and messages and isinstance(messages[-1], AIMessage):
             raise ValueError(
@@ -245,15 +244,14 @@ class ChatHistoryMiddleware(AgentMiddleware[AgentState[Any], Any, Any]):
             new = _unknown(given, session)
         if get_config()["metadata"]["langgraph_step"] > 2:  # beside a checkpointer
             new = new[self._end_of_others(new, call) :]
-        last = given[-1] if given else None
-        if isinstance(last, HumanMessage) and last.id in {message.id for message in session[:-1]}:
-            new.append(last.model_copy(update={"id": str(uuid4())}))  # it is asked again
+        before = {message.id for message in session[:-1]}
+        if given and isinstance(given[-1], HumanMessage) and given[-1].id in before:
+            new.append(given[-1].model_copy(update={"id": str(uuid4())}))  # it is asked again
         for message in stored:
             message.id = message.id or str(uuid4())
         # What stands in for results is not loaded where this call brings them.
         brought = {_answers(message) for message in new} - {None}
-        answered = {m.id for m in stored if m.text == NO_RESULT and _answers(m) in brought}
-        return [message for message in stored if message.id not in answered], new
+        return [m for m in stored if m.text != NO_RESULT or _answers(m) not in brought], new
 
     def _present(self, turn: Turn, messages: _Messages) -> _Steps[_Messages]:
         """The messages of the agent that belong to a turn."""

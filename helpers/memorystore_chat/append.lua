@@ -15,21 +15,15 @@
 
 local key, newest = KEYS[1], ARGV[#ARGV]
 local ttl, keep, since = ARGV[1], ARGV[2], ARGV[3]
-local depth, most = tonumber(ARGV[4]), tonumber(ARGV[5])
+local always, most = ARGV[4], ARGV[5]
 
 -- Elements stand in the order in which they were stored, so what stands before an element from
 -- before this batch is no try of it.
 local function search_depth()
-  while depth < most do
-    local element = redis.call('LRANGE', key, -depth, -depth)[1]
-    -- In a UUIDv7 the time, in the form of ARGV[3].
-    local time = string.match(element or '', '^{"id":"(%x%x%x%x%x%x%x%x%-%x%x%x%x)%-7')
-    if not element or (time and time < since) then
-      return depth
-    end
-    depth = depth * 8
-  end
-  return most
+  local element = redis.call('LRANGE', key, '-' .. always, '-' .. always)[1]
+  -- In a UUIDv7 the time, in the form of ARGV[3].
+  local time = string.match(element or '', '^{"id":"(%x%x%x%x%x%x%x%x%-%x%x%x%x)%-7')
+  return time and time < since and always or most
 end
 
 -- Each batch has an id of its own, so equal bytes mean that this batch is stored already: its reply
@@ -41,15 +35,9 @@ local function stored_already()
     return found ~= false
   end
   -- LPOS came with Redis 6.0.6.
-  for last = 1, maximum, 1000 do
-    local page = redis.call('LRANGE', key, -math.min(last + 999, maximum), -last)
-    for _, element in ipairs(page) do
-      if element == newest then
-        return true
-      end
-    end
-    if #page == 0 then
-      return false
+  for _, element in ipairs(redis.call('LRANGE', key, '-' .. maximum, -1)) do
+    if element == newest then
+      return true
     end
   end
   return false

@@ -13,7 +13,7 @@ import json
 import logging
 import marshal
 from collections.abc import Iterable
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID
 
@@ -36,9 +36,6 @@ from memorystore_chat.arguments import type_name
 
 _logger = logging.getLogger(__name__)
 
-MAX_DEPTH = 190
-"""Deepest nesting of lists and dicts in a field; pydantic's JSON parser stops at 200."""
-
 _STANDARD: dict[type[BaseMessage], str] = {
     HumanMessage: "human",
     AIMessage: "ai",
@@ -49,15 +46,14 @@ _STANDARD: dict[type[BaseMessage], str] = {
 }
 _CLASSES = {name: kind for kind, name in _STANDARD.items()}
 _ADAPTERS = {kind: TypeAdapter(kind) for kind in _STANDARD}
-_GLANCED = ("type", "additional_kwargs", "tool_calls", "invalid_tool_calls")
 _PLAIN: dict[type, dict[str, Any]] = {
-    kind: {name: value for name, value in kind("").__dict__.items() if name in _GLANCED}
-    for kind in (HumanMessage, AIMessage)
+    HumanMessage: {"type": "human", "additional_kwargs": {}},
+    AIMessage: {"type": "ai", "additional_kwargs": {}, "tool_calls": [], "invalid_tool_calls": []},
 }
+_DEPTH = 190  # at which lists and dicts may be nested; pydantic's JSON parser stops at 200
 _COUNTS = frozenset({"input_tokens", "output_tokens", "total_tokens"})
 _UNSENT = frozenset({"artifact", "response_metadata"})  # the program's own: no model is sent them
 _LOST = object()
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 # LangChain's own checks raise all of these, ValidationError among them.
 _NO_MESSAGE = (ValueError, TypeError, LookupError, AttributeError)
 
@@ -123,9 +119,8 @@ def decode(element: bytes | str) -> BaseMessage:
         # Other packages store the chunk that a stream ended in as it is.
         other = message_chunk_to_message(messages_from_dict([{"type": kind, "data": data}])[0])
     except _NO_MESSAGE as error:
-        why = _why(error) if kind in _CLASSES else f"its type is {kind[:40]!r}, {_why(error)}"
-        # The error itself may show what was stored, so it is not passed on.
-        raise ValueError(f"LangChain cannot make a message of it ({why})") from None
+        why = f"LangChain cannot make a message of type {kind[:40]!r} of it ({_why(error)})"
+        raise ValueError(why) from None  # the error itself may show what was stored
     if type(other) not in _STANDARD:
         raise ValueError(f"its type is {kind[:40]!r}, which is no part of a conversation")
     return other
@@ -139,8 +134,8 @@ def appended_at(element: bytes | str) -> datetime | None:
     """
     uuid = id_of_append(element)
     try:
-        return _EPOCH + timedelta(milliseconds=uuid.int >> 80) if uuid else None
-    except OverflowError:
+        return datetime.fromtimestamp((uuid.int >> 80) / 1000, UTC) if uuid else None
+    except (ValueError, OverflowError):
         return None
 
 
@@ -181,8 +176,7 @@ def _why(error: Exception) -> str:
     """What is wrong with the fields, without what is in them."""
     if not isinstance(error, ValidationError):
         return type(error).__name__
-    details = error.errors(include_url=False, include_context=False, include_input=False)
-    places = [f"{[*detail['loc'], 'message'][0]}: {detail['type']}" for detail in details]
+    places = [f"{[*found['loc'], 'message'][0]}: {found['type']}" for found in error.errors()]
     return ", ".join(dict.fromkeys(places))
 
 
@@ -210,8 +204,7 @@ def _data(message: BaseMessage, kind: type[BaseMessage], index: int) -> bytes:
         text = _ADAPTERS[kind].serializer.to_json(message, warnings=False)
         if _is_plain(message):
             return text
-        # Read one level deeper, as it will stand in its element.
-        back = _message(kind, from_json(b"[%b]" % text)[0])
+        back = _message(kind, from_json(text))
         if _exactly(back) == _exactly(message):
             return text
     except _NO_MESSAGE:
@@ -248,12 +241,12 @@ def _odd_data(message: BaseMessage, kind: type[BaseMessage], index: int) -> byte
             fields[name] = _form(message.__dict__[name], name, left_out)
         text = _json(fields)
         back = decode(f'{{"type":"{_STANDARD[kind]}","data":{text}}}').model_dump(warnings=False)
+        changes = (_changed(fields[name], back.get(name), f"{place}.{name}") for name in fields)
+        why = next(filter(None, changes), "")
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{place} could not be read back: {error}") from error
-    for name, value in fields.items():
-        why = _changed(value, back.get(name), f"{place}.{name}")
-        if why:
-            raise ValueError(why)
+    if why:
+        raise ValueError(why)
     if left_out:
         _logger.warning(
             "A message (%s, name %r) is stored without %s, which has no JSON form.",
@@ -269,7 +262,7 @@ def _json(value: Any) -> str:
     return json.dumps(value, separators=(",", ":"), skipkeys=True, default=lambda _: None)
 
 
-def _changed(value: Any, back: Any, place: str, depth: int = MAX_DEPTH) -> str:
+def _changed(value: Any, back: Any, place: str, depth: int = _DEPTH) -> str:
     """Say where a value was read back as another, and why; LangChain may add keys to dicts."""
     inner: list[tuple[Any, Any, str]] = []
     if isinstance(value, dict) and isinstance(back, dict):
@@ -290,7 +283,7 @@ def _changed(value: Any, back: Any, place: str, depth: int = MAX_DEPTH) -> str:
     ):
         return f"{place[:80]} would be read back as something else. Build the message anew."
     if inner and depth == 0:
-        return f"{place[:80]} is nested more than {MAX_DEPTH} levels deep."
+        return f"{place[:80]} is nested more than {_DEPTH} levels deep."
     return next(filter(None, (_changed(*each, depth - 1) for each in inner)), "")
 
 

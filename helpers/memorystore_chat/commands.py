@@ -7,7 +7,7 @@ generator too, so that the two ways differ in awaiting only. A pipeline is no cl
 
 import asyncio
 import hashlib
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from functools import cache, cached_property
 from importlib.resources import files
@@ -31,11 +31,8 @@ T = TypeVar("T")
 Client: TypeAlias = redis.Redis | RedisCluster
 AsyncClient: TypeAlias = redis.asyncio.Redis | AsyncRedisCluster
 
-AS_BYTES: dict[str, Any] = {NEVER_DECODE: True}
-"""Options of ``execute_command`` that make its reply bytes."""
-
-PAGE = 1000
-"""How many keys a scan asks for at a time."""
+_AS_BYTES: dict[str, Any] = {NEVER_DECODE: True}
+_PAGE = 1000  # keys that a scan asks for at a time
 
 # What redis-py raises, beside its own errors, when a connection breaks while it is used.
 _BROKEN = (AttributeError, EOFError, LookupError, ConnectionError)
@@ -50,9 +47,12 @@ class ForeignReplyError(redis.ConnectionError):
 
 
 class Script:
-    """A Lua script, read from its files when it is first used; bytes, as clients encode text."""
+    """The Lua script in ``NAME.lua``, or in several such files one after the other.
 
-    def __init__(self, names: Sequence[str]) -> None:
+    It is read when it is first used, as bytes, since clients encode text.
+    """
+
+    def __init__(self, *names: str) -> None:
         self.names = names
 
     @cached_property
@@ -67,10 +67,7 @@ class Script:
         return hashlib.sha1(self.text, usedforsecurity=False).hexdigest().encode()
 
 
-@cache
-def script(*names: str) -> Script:
-    """The script in ``NAME.lua``, or in several such files one after the other."""
-    return Script(names)
+script = cache(Script)  # each is read once
 
 
 class Command(NamedTuple):
@@ -165,11 +162,10 @@ class Sender:
 
 def run(client: Client, steps: Steps[T]) -> T:
     """Ask for what the steps ask for, one request after the other; raises redis-py's errors."""
-    trips = _trips(client, steps)
+    trips, replies = _trips(client, steps), None
     try:
-        request = next(trips)
         while True:
-            request = trips.send(_ask(client, request))
+            replies = _ask(client, trips.send(replies))
     except StopIteration as finished:
         return cast("T", finished.value)
     except ForeignReplyError:
@@ -179,11 +175,10 @@ def run(client: Client, steps: Steps[T]) -> T:
 
 async def arun(client: AsyncClient, steps: Steps[T]) -> T:
     """Do as ``run``, without blocking the event loop."""
-    trips = _trips(client, steps)
+    trips, replies = _trips(client, steps), None
     try:
-        request = next(trips)
         while True:
-            request = trips.send(await _aask(client, request))
+            replies = await _aask(client, trips.send(replies))
     except StopIteration as finished:
         return cast("T", finished.value)
 
@@ -225,11 +220,11 @@ def _ask(client: Any, request: _Batch | Scan) -> list[Any] | Exception:
     try:
         if isinstance(request, Scan):  # a signal may end it at any time, and its connections go
             with breaking():
-                return [*client.scan_iter(match=request.pattern, count=PAGE, **AS_BYTES)]
+                return [*client.scan_iter(match=request.pattern, count=_PAGE, **_AS_BYTES)]
         with postponed(), breaking():
             if len(request.commands) == 1:
                 parts = request.commands[0].parts(with_text=request.with_text)
-                return [client.execute_command(*parts, **AS_BYTES)]
+                return [client.execute_command(*parts, **_AS_BYTES)]
             with client.pipeline(transaction=False) as pipe:
                 _fill(pipe, request, client)
                 return cast("list[Any]", pipe.execute())
@@ -244,14 +239,14 @@ async def _aask(client: Any, request: _Batch | Scan) -> list[Any] | Exception:
     try:
         with breaking():
             if isinstance(request, Scan):
-                found = client.scan_iter(match=request.pattern, count=PAGE, **AS_BYTES)
+                found = client.scan_iter(match=request.pattern, count=_PAGE, **_AS_BYTES)
                 return [key async for key in found]
             for used in (command.script for command in request.commands):
                 if used is not None and "sha" not in vars(used):
                     await asyncio.to_thread(getattr, used, "sha")  # reads files
             if len(request.commands) == 1:
                 parts = request.commands[0].parts(with_text=request.with_text)
-                return [await client.execute_command(*parts, **AS_BYTES)]
+                return [await client.execute_command(*parts, **_AS_BYTES)]
             await client.initialize()  # before that a cluster's knows nothing of the nodes
             async with client.pipeline(transaction=False) as pipe:
                 _fill(pipe, request, client)
@@ -265,7 +260,7 @@ def _fill(pipe: Any, batch: _Batch, client: Any) -> None:
     many = isinstance(client, _CLUSTERS)
     for command in batch.commands:
         where = {"target_nodes": client.get_node_from_key(command.keys[0])} if many else {}
-        pipe.execute_command(*command.parts(with_text=batch.with_text), **where, **AS_BYTES)
+        pipe.execute_command(*command.parts(with_text=batch.with_text), **where, **_AS_BYTES)
 
 
 @contextmanager

@@ -37,16 +37,11 @@ def sendable(messages: Sequence[BaseMessage], *, cut: bool) -> list[BaseMessage]
 
 def _beginning(messages: Sequence[BaseMessage], cut: bool) -> int:
     start = next((i for i, message in enumerate(messages) if is_users(message)), len(messages))
-    if not (cut or any(is_result(message) or _stand_ins(message) for message in messages[:start])):
+    if not (cut or any(isinstance(m, ToolMessage) or _stand_ins(m) for m in messages[:start])):
         return 0
     while 0 < start < len(messages) and isinstance(messages[start - 1], SystemMessage):
         start -= 1
     return start
-
-
-def is_result(message: BaseMessage) -> bool:
-    """Whether a message is what a tool gave, from which a model goes on."""
-    return isinstance(message, ToolMessage)
 
 
 def is_users(message: BaseMessage) -> bool:

@@ -1,10 +1,10 @@
 """The chat history: one conversation in one Redis list."""
 
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING
 from uuid import UUID
 
-from langchain_core.messages import BaseMessage
+from langchain_core.chat_history import BaseChatMessageHistory
+from langchain_core.messages import BaseMessage, ToolMessage
 from redis.crc import key_slot
 
 from memorystore_chat import codec
@@ -18,14 +18,8 @@ from memorystore_chat.commands import (
     Steps,
     script,
 )
-from memorystore_chat.conversation import is_result, is_users, sendable
+from memorystore_chat.conversation import is_users, sendable
 from memorystore_chat.errors import CorruptHistoryError
-
-try:
-    from langchain_core.chat_history import BaseChatMessageHistory
-except ImportError:  # langchain-core 2.0 has none, nor conveniences such as add_user_message()
-    if not TYPE_CHECKING:
-        BaseChatMessageHistory = object
 
 CLOCK_ALLOWANCE = 60_000
 """Milliseconds by which the clocks of programs that append to one session may differ."""
@@ -162,10 +156,6 @@ class MemorystoreChatMessageHistory(BaseChatMessageHistory):
         steps = self._appending(messages, append_id)
         await self._sender.arun(self._doing("appending to"), steps)
 
-    async def aadd_message(self, message: BaseMessage) -> None:
-        """Do as ``add_message``, without blocking the event loop."""
-        await self.aadd_messages([message])
-
     def clear(self) -> None:
         """Delete the session's messages for good, and what ``repair()`` moved away from it.
 
@@ -222,7 +212,7 @@ class MemorystoreChatMessageHistory(BaseChatMessageHistory):
         start = -len(elements) if self.window else 0
         messages = [self._decoded(element, i) for i, element in enumerate(elements, start)]
         conversation = sendable(messages, cut=cut)
-        if conversation or not (self.window and messages and is_result(messages[-1])):
+        if conversation or not (self.window and messages and isinstance(messages[-1], ToolMessage)):
             return conversation
         # The window cuts the question off from a turn that a model has to go on with.
         elements = yield from self._elements(0)
@@ -277,10 +267,7 @@ class MemorystoreChatMessageHistory(BaseChatMessageHistory):
                 "For one message there is add_message()."
             )
         append_id = codec.new_append_id() if append_id is None else _checked(append_id)
-        # What is wrong with the messages is raised here, and is no error of the server.
-        return self._sending(codec.encode(messages, append_id), append_id)
-
-    def _sending(self, elements: list[bytes], append_id: str) -> Steps[None]:
+        elements = codec.encode(messages, append_id)
         if not elements:
             return
         limits = (self.ttl or 0, self.max_messages or 0)
@@ -303,9 +290,7 @@ def _checked(append_id: object) -> str:
 
 def _followers_since(append_id: str) -> str:
     """The oldest time, as append.lua takes it, that an element behind this append may have."""
-    if append_id[14] != "7":
-        return ""
+    uuid = UUID(append_id)
     # RFC 9562, section 5.7: the first 48 bits are milliseconds since 1970.
-    milliseconds = int(append_id[:8] + append_id[9:13], 16) - CLOCK_ALLOWANCE
-    text = f"{max(0, milliseconds):012x}"
-    return f"{text[:8]}-{text[8:]}"
+    since = UUID(int=max(0, uuid.int - (CLOCK_ALLOWANCE << 80)))
+    return str(since)[:13] if uuid.version == 7 else ""

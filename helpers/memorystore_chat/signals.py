@@ -31,7 +31,7 @@ def postponed() -> Iterator[None]:
     is under way. Only the usual signals are put off, and only if they have a handler in Python.
     """
     global _waiting
-    if _waiting or not _in_main_thread():
+    if _waiting or threading.current_thread() is not threading.main_thread():
         yield
         return
     try:
@@ -44,15 +44,12 @@ def postponed() -> Iterator[None]:
         yield
     finally:
         _waiting = False  # from here on a signal may raise anywhere again
-        try:
-            _restore()
-        finally:
-            deliver()
+        _finish()
 
 
 def deliver() -> None:
     """Run the handlers of the signals that came in, in their order; for the main thread only."""
-    if _came and _in_main_thread():
+    if _came:
         try:
             _came.pop(0)[1]()
         finally:
@@ -62,7 +59,7 @@ def deliver() -> None:
 def pause(seconds: float) -> None:
     """Sleep between two attempts; what came in and what comes now is delivered at once."""
     global _waiting
-    if not (_waiting and _in_main_thread()):
+    if not _waiting or threading.current_thread() is not threading.main_thread():
         time.sleep(seconds)
         return
     _waiting = False
@@ -71,10 +68,6 @@ def pause(seconds: float) -> None:
         time.sleep(seconds)
     finally:
         _waiting = True
-
-
-def _in_main_thread() -> bool:
-    return threading.current_thread() is threading.main_thread()
 
 
 def _note(number: int, frame: FrameType | None) -> None:
@@ -88,7 +81,7 @@ def _note(number: int, frame: FrameType | None) -> None:
         _came.append((number, run))
 
 
-def _restore() -> None:
+def _finish() -> None:
     # A signal that raises in here leaves the rest to the `finally`; `_note` passes on meanwhile.
     try:
         while _handlers:
@@ -96,6 +89,7 @@ def _restore() -> None:
             if signal.getsignal(number) is _note:
                 signal.signal(number, _handlers[number])
             del _handlers[number]
+        deliver()
     finally:
-        if _handlers:
-            _restore()
+        if _handlers or _came:
+            _finish()

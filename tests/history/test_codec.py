@@ -173,7 +173,7 @@ SPLIT = "\ud83d\ude00"
         (10**40, 10**40),
         (float("inf"), float("inf")),
         (np.float64(0.5), 0.5),
-        (nested(codec.MAX_DEPTH - 2), nested(codec.MAX_DEPTH - 2)),
+        (nested(188), nested(188)),
     ],
     ids=range(9),
 )
@@ -230,7 +230,7 @@ CHANGED: dict[str, Any] = {
 @pytest.mark.parametrize("value", CHANGED.values(), ids=CHANGED)
 def test_what_json_would_change_is_refused(value: Any) -> None:
     """Nothing that would be read back as something else, or not at all, is written."""
-    with pytest.raises(ValueError, match=r"messages\[0\].*(read back|190 levels)"):
+    with pytest.raises(ValueError, match=r"messages\[0\].*(read back|levels)"):
         encoded(ToolMessage("x", tool_call_id="1", additional_kwargs={"a": value}))
 
 

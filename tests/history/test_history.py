@@ -308,7 +308,7 @@ async def test_an_asyncio_client_beside_a_synchronous_one_or_none(
         history = MemorystoreChatMessageHistory(
             client, "s", key_prefix=key_prefix, async_client=given
         )
-        await history.aadd_message(HumanMessage("one"))
+        await history.aadd_messages(said("one"))
         assert await history.aget_messages() == history.messages == said("one")
         await history.aclear()
 
