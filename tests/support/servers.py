@@ -23,6 +23,7 @@ import redis
 import redis.asyncio
 from redis.cluster import ClusterNode, RedisCluster
 
+from memorystore_chat.embedded.launcher import binary
 from memorystore_tutorial import launching
 from memorystore_tutorial.certificates import certificate
 from memorystore_tutorial.launching import HOST, Process, wait_until
@@ -64,69 +65,54 @@ def as_a_shell_would() -> None:
         fcntl.ioctl(0, termios.TIOCSCTTY, 0)
 
 
-class Server(Process):
+class _Stoppable:
+    def stop(self) -> None:
+        """Stop it and remove its files; safe to call twice."""
+        raise NotImplementedError
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+
+class Server(Process, _Stoppable):
     """One server process; a context manager that stops it.
 
     Attributes:
-        config: Directives of its configuration file with ``_`` for ``-``; a list repeats the
-            directive.
+        host: The address it listens on.
         tls: Its certificate, or None for a plain server; ``port`` is the TLS port then.
+        url: ``redis://HOST:PORT``, without the password; ``rediss://`` for a TLS server.
+        access: What a client of redis-py needs beside the address: password and CA.
     """
 
     def __init__(
         self,
-        program: str | None,
+        port: int,
+        program: str,
         config: dict[str, Any],
         host: str = HOST,
-        port: int = 0,
         tls: Tls | None = None,
     ) -> None:
         given = {name.replace("_", "-"): value for name, value in config.items()}
-        users = given.pop("user", [])
-        user = f"{ADMIN} on >{ADMIN_PASSWORD} ~* &* +@all"
-        secure = tls and {
-            "port": 0,
-            "tls-port": port,
-            "tls-cert-file": tls.cert,
-            "tls-key-file": tls.key,
-            "tls-ca-cert-file": tls.ca,
-            "tls-auth-clients": "no",
-        }
-        options = {
-            "user": [user, *([users] if isinstance(users, str) else users)],
-            "masteruser": ADMIN,
-            "masterauth": ADMIN_PASSWORD,
-            **(secure or {}),
-            **given,
-        }
-        super().__init__(options, port=port, program=program, login=(ADMIN, ADMIN_PASSWORD))
-        self.host = host
-        self.config = config
-        self.tls = tls
-
-    @property
-    def default_password(self) -> str | None:
-        """The password of the user ``default``, when the configuration sets one."""
-        password: str | None = self.config.get("requirepass")
-        return password
-
-    @property
-    def url(self) -> str:
-        """``redis://HOST:PORT``, without the password; ``rediss://`` for a TLS server."""
-        host = f"[{self.host}]" if ":" in self.host else self.host
-        return f"{'rediss' if self.tls else 'redis'}://{host}:{self.port}"
+        user, more = f"{ADMIN} on >{ADMIN_PASSWORD} ~* &* +@all", given.pop("user", [])
+        options: dict[str, Any] = {"bind": host, "masteruser": ADMIN, "masterauth": ADMIN_PASSWORD}
+        options["user"] = [user, *([more] if isinstance(more, str) else more)]
+        self.access: dict[str, Any] = {"password": config.get("requirepass"), "protocol": 2}
+        if tls:
+            options |= {"port": 0, "tls-port": port, "tls-auth-clients": "no"}
+            options |= {"tls-cert-file": tls.cert, "tls-key-file": tls.key}
+            options |= {"tls-ca-cert-file": tls.ca}
+            self.access |= {"ssl": True, "ssl_ca_certs": str(tls.ca)}
+        super().__init__({**options, **given}, port, (ADMIN, ADMIN_PASSWORD), program)
+        self.host, self.tls = host, tls
+        self.url = f"{'rediss' if tls else 'redis'}://{f'[{host}]' if ':' in host else host}:{port}"
 
     def client(self, **options: Any) -> redis.Redis:
         """A plain redis-py client for it (RESP2), with its password and CA."""
-        if self.tls:
-            options = {"ssl": True, "ssl_ca_certs": str(self.tls.ca)} | options
-        own: dict[str, Any] = {
-            "host": self.host,
-            "port": self.port,
-            "password": self.default_password,
-            "protocol": 2,
-        }
-        return redis.Redis(**own | options)
+        place: dict[str, Any] = {"host": self.host, "port": self.port}
+        return redis.Redis(**place | self.access | options)
 
     @contextmanager
     def limited(self, *rights: str) -> Iterator[redis.Redis]:
@@ -161,20 +147,14 @@ class Server(Process):
         if self.running:
             os.kill(self.pid, signal.SIGTERM)
             wait_until(lambda: not self.running, "the end")
-        self.end(keep=True)
+        self.kill()
         self.spawn()
-        self.wait_for(launching.answers)
+        self.wait_for(redis.Redis.ping)
         return self
 
     def stop(self) -> None:
         """End it and remove its folder; safe to call twice."""
         self.end()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.stop()
 
 
 class External(Server):
@@ -186,7 +166,7 @@ class External(Server):
 
 
 @dataclass
-class Cluster:
+class Cluster(_Stoppable):
     """Several servers that form one cluster; a context manager that stops them all.
 
     Attributes:
@@ -205,11 +185,7 @@ class Cluster:
     def client(self, **options: Any) -> RedisCluster:
         """A plain redis-py cluster client (RESP2), with the cluster's password and CA."""
         nodes = [ClusterNode(node.host, node.port) for node in self.nodes if node.running]
-        first = self.nodes[0]
-        if first.tls:
-            options = {"ssl": True, "ssl_ca_certs": str(first.tls.ca)} | options
-        own = {"startup_nodes": nodes, "password": first.default_password, "protocol": 2}
-        return RedisCluster(**own | options)
+        return RedisCluster(startup_nodes=nodes, **self.nodes[0].access | options)
 
     def async_client(self, **options: Any) -> redis.asyncio.RedisCluster:
         """A client of redis.asyncio, without password and TLS."""
@@ -220,19 +196,12 @@ class Cluster:
         """The server that holds the slot of ``key`` now."""
         with self.client() as client:
             holder = client.get_node_from_key(key)
-        assert holder is not None
-        return next(node for node in self.nodes if node.port == holder.port)
+        return next(node for node in self.nodes if holder and node.port == holder.port)
 
     def stop(self) -> None:
         """Stop every node; safe to call twice."""
         for node in self.nodes:
             node.stop()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.stop()
 
 
 def missing(what: str) -> NoReturn:
@@ -242,7 +211,9 @@ def missing(what: str) -> NoReturn:
     pytest.skip(f"{what} is missing")
 
 
-def _redis_binary() -> str:
+def _program(kind: str) -> str:
+    if kind == "valkey":
+        return binary()
     return shutil.which("redis-server") or missing("redis-server")
 
 
@@ -251,9 +222,10 @@ def valkey(*, host: str = HOST, **config: Any) -> Server:
 
     Args:
         host: Loopback address to listen on.
-        **config: Directives of valkey.conf with ``_`` for ``-``, such as ``requirepass="x"``.
+        **config: Directives of valkey.conf with ``_`` for ``-``, such as ``requirepass="x"``; a
+            list repeats the directive.
     """
-    return _start(None, config, host)
+    return launching.start(lambda port, _: Server(port, _program("valkey"), config, host))[0]
 
 
 def redis7(*, host: str = HOST, tls: Tls | None = None, **config: Any) -> Server:
@@ -262,24 +234,15 @@ def redis7(*, host: str = HOST, tls: Tls | None = None, **config: Any) -> Server
     Args:
         host: Loopback address to listen on.
         tls: The certificate to serve TLS with, and no plain port.
-        **config: Directives of redis.conf with ``_`` for ``-``, such as ``requirepass="x"``.
+        **config: Directives of redis.conf, as for `valkey`.
     """
-    return _start(_redis_binary(), config, host, tls)
-
-
-def _start(
-    program: str | None, config: dict[str, Any], host: str, tls: Tls | None = None
-) -> Server:
-    def make(ports: list[int]) -> list[Server]:
-        return [Server(program, config, host, port, tls) for port in ports]
-
-    return launching.start(make, 1)[0]
+    return launching.start(lambda port, _: Server(port, _program("redis"), config, host, tls))[0]
 
 
 def external(url: str) -> External:
     """The server at ``redis://HOST:PORT``, which is found to answer."""
     address = urlsplit(url)
-    server = External(None, {}, address.hostname or "localhost", address.port or 6379)
+    server = External(address.port or 6379, "", {}, address.hostname or "localhost")
     with server.client() as client:
         client.ping()
     return server
@@ -302,11 +265,10 @@ def cluster(
         tls: The certificate every node serves TLS with, on its bus too.
         **config: Directives for every node, as for `valkey`.
     """
-    program = None if kind == "valkey" else _redis_binary()
     secure = {"tls-cluster": "yes", "tls-replication": "yes"} if tls else {}
 
     def make(port: int, directives: dict[str, object]) -> Server:
         common = {"cluster_node_timeout": 2000, **directives, **secure}
-        return Server(program, {**common, **config}, port=port, tls=tls)
+        return Server(port, _program(kind), {**common, **config}, tls=tls)
 
-    return Cluster(launching.start_cluster(make, primaries, replicas), primaries)
+    return Cluster(launching.start(make, primaries, replicas), primaries)
