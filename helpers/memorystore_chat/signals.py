@@ -43,7 +43,6 @@ def postponed() -> Iterator[None]:
                 signal.signal(number, _note)
         yield
     finally:
-        _waiting = False  # from here on a signal may raise anywhere again
         _finish()
 
 
@@ -82,8 +81,9 @@ def _note(number: int, frame: FrameType | None) -> None:
 
 
 def _finish() -> None:
-    # A signal that raises in here leaves the rest to the `finally`; `_note` passes on meanwhile.
+    global _waiting
     try:
+        _waiting = False  # from here on a signal may raise, which leaves the rest to `finally`
         while _handlers:
             number = next(iter(_handlers))
             if signal.getsignal(number) is _note:

@@ -1,24 +1,23 @@
-"""Signals at random times: no reply of another call, no hang, no connection lost."""
+"""Signals while a command is under way: no reply of another call, no connection lost."""
 
 import os
-import random
 import signal
+import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from contextlib import suppress
+from types import FrameType
 from typing import Any
 
 import pytest
-import redis
-from redis.connection import Connection
 
 from memorystore_chat import MemorystoreChatMessageHistory
-from memorystore_chat.signals import deliver, pause, postponed
-from proxy import Proxy
+from memorystore_chat.signals import pause, postponed
 from servers import Server
 from stored import said, texts
 
-NUMBER = int(os.environ.get("MEMORYSTORE_TEST_SIGNALS", "150"))
+WATCHED = ("redis.", "memorystore_chat.signals")
 
 
 class Alarm(Exception):  # noqa: N818
@@ -26,114 +25,74 @@ class Alarm(Exception):  # noqa: N818
 
 
 @pytest.fixture(autouse=True)
-def handlers() -> Iterator[None]:
-    """SIGALRM and SIGINT raise, whatever the runner set; as it was afterwards."""
+def handlers() -> Iterator[dict[int, Any]]:
+    """SIGALRM and SIGINT raise, whatever the runner set; each test leaves them so."""
 
     def raising(*_: object) -> None:
-        raise Alarm(Signaling.waiting)
+        raise Alarm
 
-    before = {number: signal.getsignal(number) for number in (signal.SIGALRM, signal.SIGINT)}
     timer = signal.setitimer(signal.ITIMER_REAL, 0)  # the runner's own limit for a test
-    signal.signal(signal.SIGALRM, raising)
-    signal.signal(signal.SIGINT, signal.default_int_handler)
-    yield
-    assert signal.getsignal(signal.SIGALRM) is raising
-    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
-    signal.setitimer(signal.ITIMER_REAL, 0)
+    tested: dict[int, Any] = {
+        signal.SIGALRM: raising,
+        signal.SIGINT: signal.default_int_handler,
+    }
+    before = {number: signal.signal(number, handler) for number, handler in tested.items()}
+    yield tested
+    assert {number: signal.getsignal(number) for number in tested} == tested
     for number, handler in before.items():
         signal.signal(number, handler)
     signal.setitimer(signal.ITIMER_REAL, *timer)
 
 
+class SignalAt:
+    """Sends this process a signal at one of the lines that redis-py and ours run in a block."""
+
+    def __init__(self, number: int, line: int) -> None:
+        self.number, self.left = number, line
+
+    def __enter__(self) -> None:
+        self.before = sys.gettrace()
+        sys.settrace(self.trace)
+
+    def __exit__(self, *_: object) -> None:
+        sys.settrace(self.before)
+
+    def trace(self, frame: FrameType, event: str, _: Any) -> Any:
+        if not frame.f_globals["__name__"].startswith(WATCHED):
+            return None
+        self.left -= event == "line"
+        if event == "line" and self.left == 0:
+            signal.raise_signal(self.number)
+        return self.trace
+
+
 @pytest.mark.timeout(0)
 @pytest.mark.parametrize("number", [signal.SIGALRM, signal.SIGINT])
-def test_signals_at_random_times_harm_nothing(
-    valkey_server: Server, key_prefix: str, number: signal.Signals
+@pytest.mark.parametrize("running", ["valkey_server", "valkey_cluster"])
+def test_a_signal_at_any_line_of_a_command_harms_nothing(
+    request: pytest.FixtureRequest,
+    handlers: dict[int, Any],
+    key_prefix: str,
+    running: str,
+    number: int,
 ) -> None:
-    """Each session reads its own messages, nothing hangs, no connection is lost.
-
-    Here with redis-py's own client and pool; those of connect() have tests of their own.
-    """
-    chance = random.Random(7)
-    came = 0
-    with Proxy(valkey_server.host, valkey_server.port, delay=0.001) as proxy:
-        pool = redis.BlockingConnectionPool(
-            port=proxy.port, max_connections=20, timeout=2, socket_timeout=5, protocol=2
+    """The command ends, then the handler raises; the next command is given its own reply."""
+    with request.getfixturevalue(running).client(max_connections=2) as client:
+        mine, other = (
+            MemorystoreChatMessageHistory(client, name, key_prefix=key_prefix)
+            for name in ("{s}mine", "{s}other")
         )
-        client = redis.Redis.from_pool(pool)
-        histories = [
-            MemorystoreChatMessageHistory(client, f"s{i}", key_prefix=key_prefix, window=3)
-            for i in range(3)
-        ]
-        for history in histories:
-            history.add_messages(said(history.session_id))
-        send = _alarms() if number == signal.SIGALRM else _interrupts()
-        while came < NUMBER:
-            history = chance.choice(histories)
-            began = time.monotonic()
-            try:
-                send(chance.uniform(0.0001, 0.004))
-                if chance.random() < 0.5:
-                    history.add_messages(said(history.session_id))
-                assert {*texts(history.messages)} == {history.session_id}
-                time.sleep(0.005)
-            except (Alarm, KeyboardInterrupt):
-                came += 1
-            assert time.monotonic() - began < 5
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        held = [client.connection_pool.get_connection() for _ in range(20)]  # all at once
-        assert not any(connection.can_read() for connection in held if connection.is_connected)
-        pool.disconnect()
-
-
-class Signaling(Connection):
-    """Is signaled once, after a command was sent and before its reply is read."""
-
-    armed = waiting = False
-
-    def send_packed_command(self, *args: Any, **options: Any) -> None:
-        Signaling.waiting = True
-        super().send_packed_command(*args, **options)  # type: ignore[no-untyped-call]
-        if Signaling.armed:
-            Signaling.armed = False
-            signal.raise_signal(signal.SIGALRM)
-
-    def read_response(self, *args: Any, **options: Any) -> Any:
-        reply = super().read_response(*args, **options)
-        Signaling.waiting = False
-        return reply
-
-
-def test_a_signal_between_sending_and_reading_leaves_no_reply(
-    valkey_server: Server, key_prefix: str
-) -> None:
-    """The command ends, then the handler raises; the next one is given its own reply."""
-    with Proxy(valkey_server.host, valkey_server.port, delay=0.02) as proxy:
-        pool = redis.ConnectionPool(connection_class=Signaling, port=proxy.port, protocol=2)
-        with redis.Redis.from_pool(pool) as client:
-            one, other = (
-                MemorystoreChatMessageHistory(client, name, key_prefix=key_prefix)
-                for name in ("one", "other")
-            )
-            other.add_messages(said("other's"))
-            one.add_messages(said("first"))
-            Signaling.armed = True
-            with pytest.raises(Alarm) as raised:
-                one.add_messages(said("second"))
-            assert raised.value.args == (False,), "the handler ran before the reply was read"
+        other.add_messages(said("other's"))
+        line, at = 0, SignalAt(number, 0)
+        while at.left <= 0:
+            line += 1
+            at = SignalAt(number, line)
+            with suppress(Alarm, KeyboardInterrupt), at:
+                mine.add_messages(said(line))
+            assert signal.getsignal(number) is handlers[number]
             assert texts(other.messages) == ["other's"]
-            assert texts(one.messages) == ["first", "second"]
-
-
-def _alarms() -> Callable[[float], None]:
-    return lambda seconds: signal.setitimer(signal.ITIMER_REAL, seconds) and None
-
-
-def _interrupts() -> Callable[[float], None]:
-    def send(seconds: float) -> None:
-        threading.Timer(seconds, lambda: os.kill(os.getpid(), signal.SIGINT)).start()
-
-    return send
+        assert line > 200
+        assert len(mine) > line - 20, "it raised before the command had ended"
 
 
 def test_a_second_interrupt_raises_at_once_and_drops_the_connection(
@@ -156,36 +115,40 @@ def test_a_second_interrupt_raises_at_once_and_drops_the_connection(
         assert client.echo("yours") == b"yours"
 
 
-def test_a_signal_ends_the_wait_for_a_server_after_one_attempt(key_prefix: str) -> None:
-    with postponed():
-        signal.raise_signal(signal.SIGALRM)
-        with pytest.raises(Alarm):
-            deliver()
+@pytest.mark.parametrize("seconds", [0, 0.05])
+def test_a_pause_between_attempts_ends_with_a_signal(seconds: float) -> None:
+    """One that came in before, or comes while it waits."""
     began = time.monotonic()
     with postponed():
-        signal.setitimer(signal.ITIMER_REAL, 0.05)
+        if seconds:
+            signal.setitimer(signal.ITIMER_REAL, seconds)
+        else:
+            signal.raise_signal(signal.SIGALRM)
         with pytest.raises(Alarm):
+            pause(5)
+        signal.raise_signal(signal.SIGINT)  # put off again
+        with pytest.raises(KeyboardInterrupt):
             pause(5)
     assert time.monotonic() - began < 1
 
 
-def test_what_a_handler_raises_is_no_error_of_the_server(
-    valkey_server: Server, key_prefix: str
-) -> None:
-    """Each handler runs once, in the order of the signals, when the command has ended."""
+def test_each_handler_runs_once_in_the_order_of_the_signals() -> None:
+    """Whatever the handlers raise, also in a block inside another one."""
     came: list[int] = []
 
     def handle(number: int, _: object) -> None:
         came.append(number)
         raise LookupError
 
-    before = {n: signal.signal(n, handle) for n in (signal.SIGUSR1, signal.SIGUSR2)}
+    numbers = (signal.SIGUSR2, signal.SIGUSR1)
+    before = {number: signal.signal(number, handle) for number in numbers}
     try:
-        with pytest.raises(LookupError), postponed(), postponed():  # noqa: PT012
-            signal.raise_signal(signal.SIGUSR2)
-            signal.raise_signal(signal.SIGUSR1)
+        with pytest.raises(LookupError), postponed():  # noqa: PT012
+            with postponed():
+                for number in numbers:
+                    signal.raise_signal(number)
             assert came == []
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-    assert came == [signal.SIGUSR2, signal.SIGUSR1]
+    assert came == [*numbers]
