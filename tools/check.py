@@ -5,19 +5,20 @@ status says whether anything failed.
 """
 
 import argparse
-import json
 import os
 import shutil
 import subprocess
 import sys
 import tempfile
 import time
+import xml.etree.ElementTree as ET
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from counting import ROOT, Counts, run_pytest
+from run_notebooks import CELL_TIMEOUT, ROOT, unchanged_keys
 
 sys.path.insert(0, str(ROOT / "tests/support"))
 import servers
@@ -27,10 +28,30 @@ STEPS = ("tests", "lint", "notebooks")
 # Much of a test is waiting. Each process starts servers, so not one for each of many cores.
 IN_PARALLEL = ("--numprocesses=4", "--dist=worksteal")
 STEPS_AT_ONCE = 2
-
 # A browser, other Pythons, and many minutes are more than a reader has to bring: make test-browser,
 # make test-colab, and make test-again.
 UNMARKED = "not browser and not colab and not again"
+# Every notebook runs on Valkey; those that ask the most of a server run on Redis as well.
+ON_REDIS = ("03_cleanup", "06_checkpoints", "07_long_term_memory")
+
+
+@dataclass(frozen=True)
+class Counts:
+    """How many checks passed, failed and were skipped; counts add up with ``+``."""
+
+    passed: int = 0
+    failed: int = 0
+    skipped: int = 0
+
+    def __add__(self, other: "Counts") -> "Counts":
+        return Counts(
+            self.passed + other.passed, self.failed + other.failed, self.skipped + other.skipped
+        )
+
+    def __str__(self) -> str:
+        skipped = f", {self.skipped} skipped" if self.skipped else ""
+        return f"{self.passed} passed, {self.failed} failed{skipped}"
+
 
 Step = tuple[str, Callable[[], Counts]]
 
@@ -44,14 +65,37 @@ def run(
         cwd=ROOT,
         env=environment,
         check=False,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
+        stdout=subprocess.PIPE if headline else None,
+        stderr=subprocess.STDOUT if headline else None,
         text=True,
     )
-    # One call, because other steps run beside it.
-    sys.stdout.write(f"\n==> {headline}\n{done.stdout}")
-    sys.stdout.flush()
+    if headline:
+        # One call, because other steps run beside it.
+        sys.stdout.write(f"\n==> {headline}\n{done.stdout}")
+        sys.stdout.flush()
     return done.returncode
+
+
+def run_pytest(
+    arguments: Sequence[str], headline: str = "", environment: Mapping[str, str] = os.environ
+) -> Counts:
+    """Run pytest in a process of its own and count its results.
+
+    A run that ends badly without a failed test (nothing collected, a broken plugin) counts as one
+    failure. Without a headline it prints as it goes.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        report = Path(folder, "report.xml")
+        command = [sys.executable, "-m", "pytest", f"--junitxml={report}", *arguments]
+        status = run(headline, command, environment)
+        counts = Counts()
+        for suite in ET.parse(report).iter("testsuite") if report.exists() else ():  # noqa: S314
+            tests, failures, errors, skipped = (
+                int(suite.get(name, 0)) for name in ("tests", "failures", "errors", "skipped")
+            )
+            failed = failures + errors
+            counts += Counts(max(0, tests - failed - skipped), failed, skipped)
+    return counts if counts.failed or not status else counts + Counts(failed=1)
 
 
 def lint() -> Counts:
@@ -59,48 +103,49 @@ def lint() -> Counts:
 
     Its hooks that mend things, such as links, fail when there was something to mend.
     """
-    command = [str(BIN / "pre-commit"), "run", "--all-files", "--show-diff-on-failure"]
+    command = [BIN / "pre-commit", "run", "--all-files", "--show-diff-on-failure"]
     return Counts(failed=1) if run("lint", command) else Counts(passed=1)
 
 
 def notebook_steps() -> list[Step]:
-    """Each notebook under nbval, on all servers at once."""
-    return [(p.name, partial(on_servers, p)) for p in sorted((ROOT / "notebooks").glob("*.ipynb"))]
+    """Each notebook under nbval, the newest first, as they take the longest."""
+    paths = sorted((ROOT / "notebooks").glob("*.ipynb"), reverse=True)
+    return [(path.name, partial(on_servers, path)) for path in paths]
 
 
 def on_servers(path: Path) -> Counts:
-    """Compare a notebook on Valkey 9, on Redis 7, and on ``$MEMORYSTORE_TEST_SERVER`` if set."""
-    # As `make notebooks` starts it.
-    embedded = [sys.executable, "-m", "memorystore_chat.embedded", "run", "--temporary", "--"]
-    runs = [partial(compare, path, None, embedded), partial(on_redis, path)]
+    """Compare a notebook on Valkey, on ``$MEMORYSTORE_TEST_SERVER`` if set, and maybe on Redis.
+
+    Where a redis-server is needed and there is none, CI fails.
+    """
+    with servers.valkey() as valkey:
+        counts = compare(path, valkey.url)
     if external := os.environ.get("MEMORYSTORE_TEST_SERVER"):
-        runs.append(partial(compare, path, external))
-    with ThreadPoolExecutor(len(runs)) as pool:
-        return sum(pool.map(lambda run: run(), runs), Counts())
+        counts += compare(path, external)
+    if path.stem in ON_REDIS and shutil.which("redis-server"):
+        with servers.redis7() as redis:
+            counts += compare(path, redis.url)
+    elif path.stem in ON_REDIS:
+        counts += Counts(failed=1) if os.environ.get("CI") == "true" else Counts(skipped=1)
+    return counts
 
 
-def on_redis(path: Path) -> Counts:
-    """Compare a notebook on Debian's redis-server; where there is none, CI fails."""
-    if shutil.which("redis-server") is None:
-        print("redis-server is not installed (Debian and Ubuntu: apt-get install redis-server)")
-        return Counts(failed=1) if os.environ.get("CI") == "true" else Counts(skipped=1)
-    with servers.redis7() as server:
-        return compare(path, server.url)
-
-
-def compare(path: Path, endpoint: str | None, launcher: Sequence[str] = ()) -> Counts:
-    """Run ``compare_notebooks.py`` on one notebook and read its counts."""
-    environment = dict(os.environ)
-    if endpoint is not None:
-        environment["MEMORYSTORE_ENDPOINT"] = endpoint
-    with tempfile.TemporaryDirectory() as folder:
-        environment["TMPDIR"] = folder  # so that a kernel's key prefix is that of one alone
-        result = Path(folder, "counts.json")
-        script = [sys.executable, str(ROOT / "tools/compare_notebooks.py"), "--counts", str(result)]
-        headline = f"{path.name} on {endpoint or 'the embedded Valkey'}"
-        status = run(headline, [*launcher, *script, str(path)], environment)
-        counts = Counts(**json.loads(result.read_text())) if result.exists() else Counts()
-    return counts if counts.failed or not status else counts + Counts(failed=1)
+def compare(path: Path, endpoint: str) -> Counts:
+    """Run a notebook under nbval: a check for each code cell, and one for the server's keys."""
+    arguments = ["-c", os.devnull, "-p", "nbval.plugin", "-p", "no:cacheprovider", "--quiet"]
+    arguments += ["--nbval", "--nbval-current-env", f"--nbval-cell-timeout={CELL_TIMEOUT}"]
+    arguments += ["--nbval-sanitize-with", str(ROOT / "tests/notebooks/sanitize.cfg"), str(path)]
+    with tempfile.TemporaryDirectory() as folder, unchanged_keys(endpoint) as problems:
+        environment = os.environ | {
+            "MEMORYSTORE_ENDPOINT": endpoint,
+            # Only nbval's plugin: the others that are installed would double the time.
+            "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1",
+            "TMPDIR": folder,  # so that a kernel's key prefix is that of one alone
+        }
+        counts = run_pytest(arguments, f"{path.name} on {endpoint}", environment)
+    for problem in problems:
+        print(f"{path.name} {problem}", file=sys.stderr)
+    return counts + (Counts(failed=1) if problems else Counts(passed=1))
 
 
 def timed(step: Step) -> tuple[str, Counts, float]:

@@ -10,18 +10,18 @@ import json
 import os
 import re
 import sys
-from collections.abc import Sequence
+import uuid
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import nbformat
 from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernelError
-from redis import RedisError
 
-from compare_notebooks import CELL_TIMEOUT, unchanged_keys
-from counting import ROOT
-from memorystore_chat import MemorystoreChatError
-
+ROOT = Path(__file__).resolve().parents[1]
+CELL_TIMEOUT = 60
+UNCOMPARED = "nbval-ignore-output"
 # Complete, so that opening a notebook changes nothing in it.
 METADATA = {
     "kernelspec": {"display_name": "Python 3 (ipykernel)", "language": "python", "name": "python3"},
@@ -37,9 +37,27 @@ METADATA = {
 }
 # Which cells are folded, and how, in Colab and in JupyterLab.
 _KEPT = ("cellView", "jupyter", "tags")
-
-WIDGET = "application/vnd.jupyter.widget-view+json"
+_WIDGET = "application/vnd.jupyter.widget-view+json"
 _COLOR = re.compile(r"\x1b\[[0-9;]*m")
+
+
+@contextmanager
+def unchanged_keys(endpoint: str) -> Iterator[list[str]]:
+    """Watch a server's keys; afterwards the list says which were left behind or are missing."""
+    from memorystore_chat import connect  # a second's import, for those that need it
+
+    problems: list[str] = []
+    with connect(endpoint, patience=2) as client:
+        marker = f"not-the-tutorials:{uuid.uuid4().hex}"
+        client.set(marker, "stays", ex=3600)
+        before = set(client.scan_iter(count=1000))
+        try:
+            yield problems
+        finally:
+            after = set(client.scan_iter(count=1000))
+            client.unlink(marker)
+    problems += [f"left the key {key!r} behind" for key in sorted(after - before)]
+    problems += [f"deleted the key {key!r}, not its own" for key in sorted(before - after)]
 
 
 def read(path: Path) -> nbformat.NotebookNode:
@@ -52,11 +70,12 @@ def read(path: Path) -> nbformat.NotebookNode:
     return book
 
 
-def execute(path: Path, *, refresh: bool = False) -> list[str]:
+def execute(path: Path, endpoint: str, *, refresh: bool = False) -> list[str]:
     """Run a notebook in a fresh kernel and write its outputs back.
 
     Args:
         path: The notebook.
+        endpoint: The server whose keys are watched; the kernel finds it in its environment.
         refresh: Whether to write new outputs also where they are not compared.
 
     Returns:
@@ -66,16 +85,10 @@ def execute(path: Path, *, refresh: bool = False) -> list[str]:
     code = [cell for cell in book.cells if cell.cell_type == "code"]
     kept: dict[str, list[nbformat.NotebookNode]] = {}
     for cell in code:
-        if not refresh and "nbval-ignore-output" in cell.metadata.get("tags", []):
+        if not refresh and UNCOMPARED in cell.metadata.get("tags", []):
             kept[cell.id] = cell.outputs
         cell.update(execution_count=None, outputs=[])
-    where = "its kernel"
-
-    def remember(cell_index: int, **_: object) -> None:
-        nonlocal where
-        counted = sum(c.cell_type == "code" for c in book.cells[: cell_index + 1])
-        where = f"code cell {counted}"
-
+    begun = [0]
     runner = NotebookClient(
         book,
         timeout=CELL_TIMEOUT,
@@ -85,13 +98,14 @@ def execute(path: Path, *, refresh: bool = False) -> list[str]:
         coalesce_streams=True,
         record_timing=False,
         store_widget_state=False,
-        on_cell_start=remember,
+        on_cell_start=lambda cell, cell_index: begun.append(cell_index),
     )
     try:
-        with unchanged_keys() as problems:
+        with unchanged_keys(endpoint) as problems:
             runner.execute()
     except (CellExecutionError, CellTimeoutError, DeadKernelError) as error:
-        return [f"{where}: {_COLOR.sub('', str(error))}"]
+        number = sum(cell.cell_type == "code" for cell in book.cells[: begun[-1] + 1])
+        return [f"code cell {number}: {_COLOR.sub('', str(error))}"]
     book.metadata = nbformat.from_dict(METADATA)
     for cell in book.cells:
         metadata = {key: cell.metadata[key] for key in _KEPT if cell.metadata.get(key)}
@@ -103,7 +117,7 @@ def execute(path: Path, *, refresh: bool = False) -> list[str]:
             if output.get("name") == "stderr"
         ]
         # A widget lives as long as its kernel; what is beside it is what a reader of the file sees.
-        cell.outputs = [output for output in cell.outputs if WIDGET not in output.get("data", {})]
+        cell.outputs = [output for output in cell.outputs if _WIDGET not in output.get("data", {})]
         for output in kept.get(cell.id, []):
             if output.output_type == "execute_result":
                 output.execution_count = cell.execution_count
@@ -115,13 +129,18 @@ def execute(path: Path, *, refresh: bool = False) -> list[str]:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the notebooks named on the command line, or all; returns the exit status."""
+    from redis import RedisError
+
+    from memorystore_chat import MemorystoreChatError
+
     parser = argparse.ArgumentParser(description="Execute notebooks and write their outputs back.")
     parser.add_argument("notebooks", nargs="*", type=Path, metavar="NOTEBOOK")
     parser.add_argument(
         "--refresh", action="store_true", help="write new outputs also where they are not compared"
     )
     options = parser.parse_args(arguments)
-    if not os.environ.get("MEMORYSTORE_ENDPOINT"):
+    endpoint = os.environ.get("MEMORYSTORE_ENDPOINT")
+    if not endpoint:
         parser.error("set MEMORYSTORE_ENDPOINT to the server to run on, or use: make notebooks")
     for path in options.notebooks:
         if not path.is_file():
@@ -130,7 +149,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     status = 0
     for path in options.notebooks or sorted((ROOT / "notebooks").glob("*.ipynb")):
         try:
-            problems = execute(path, refresh=options.refresh)
+            problems = execute(path, endpoint, refresh=options.refresh)
         except (MemorystoreChatError, RedisError) as error:  # the server is away, before or after
             parser.exit(1, f"{path.name}: {error}\n")
         print(f"{path.name}: {'failed' if problems else 'written'}", flush=True)

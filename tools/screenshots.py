@@ -14,7 +14,7 @@ from typing import Any
 
 from PIL import Image
 
-from counting import ROOT
+from run_notebooks import ROOT
 
 sys.path.insert(0, str(ROOT / "tests/support"))
 from jupyter_page import CELLS, chromium, command, open_notebook, run_cell, tutorial, wait_for

@@ -20,35 +20,27 @@ from pathlib import Path
 import nbformat
 from jupyter_client.kernelspec import KernelSpecManager
 
-from counting import ROOT
 from memorystore_chat import Endpoint, MemorystoreChatError, connect
 
+ROOT = Path(__file__).resolve().parents[1]
 FIRST = "01_setup.ipynb"
 RECORD = ".copied.json"
 
 
-def digest(content: bytes) -> str:
-    """All of a file."""
+def written(content: bytes) -> str:
+    """A digest of what is written in a notebook: no outputs, and nothing else that running adds."""
+    # What can't be read as a notebook is the reader's own idea of one.
+    with suppress(ValueError, KeyError, TypeError):
+        cells = json.loads(content)["cells"]
+        content = json.dumps([[c["cell_type"], "".join(c["source"])] for c in cells]).encode()
     return hashlib.sha256(content).hexdigest()
 
 
-def written(path: Path, content: bytes) -> str:
-    """What is written in a file: a notebook's cells without what running it makes of them."""
-    if path.suffix == ".ipynb":
-        # Otherwise it is the reader's own idea of a notebook.
-        with suppress(ValueError, KeyError, TypeError):
-            cells = json.loads(content)["cells"]
-            content = json.dumps([[c["cell_type"], "".join(c["source"])] for c in cells]).encode()
-    return digest(content)
-
-
-def to_copy(path: Path) -> bytes:
-    """What the working copy gets of a file: a notebook without outputs.
+def without_outputs(path: Path) -> bytes:
+    """A notebook as the reader gets it.
 
     It has what JupyterLab writes into a notebook that it opens, and would then ask to save.
     """
-    if path.suffix != ".ipynb":
-        return path.read_bytes()
     from ipykernel.ipkernel import IPythonKernel
 
     book = nbformat.read(path, as_version=4)
@@ -65,36 +57,32 @@ def renew(source: Path, copy: Path, *, fresh: bool = False) -> list[str]:
     """Bring the working copy of a folder of notebooks up to date.
 
     With ``fresh`` also what the reader has changed is replaced, and kept in a folder whose name
-    begins with ``before-``. Returns the names of files of which there is a newer version, and the
-    reader's was kept.
+    begins with ``before-``. Returns the names of notebooks of which there is a newer version, and
+    the reader's was kept. A notebook that was only run is kept until there is a newer version.
     """
     record = copy / RECORD
-    # By name: the digest of what was put there, and of what was written in it.
-    before: dict[str, list[str]] = json.loads(record.read_text()) if record.exists() else {}
-    after: dict[str, list[str]] = {}
+    # By name, what was written in the notebook that was put there.
+    before: dict[str, str] = json.loads(record.read_text()) if record.exists() else {}
+    after: dict[str, str] = {}
     aside = copy / time.strftime("before-%Y%m%d-%H%M%S")
     behind = []
-    for path in sorted(source.rglob("*")):
-        if not path.is_file() or ".ipynb_checkpoints" in path.parts:
-            continue
-        name, target = path.relative_to(source).as_posix(), copy / path.relative_to(source)
-        content = to_copy(path)
-        new, known = [digest(content), written(path, content)], before.get(name, ["", ""])
-        mine = target.read_bytes() if target.exists() else None
-        if mine is not None and written(target, mine) not in (known[1], new[1]):
+    for path in sorted(source.glob("*.ipynb")):
+        name, target = path.name, copy / path.name
+        new, known = written(path.read_bytes()), before.get(path.name, "")
+        mine = written(target.read_bytes()) if target.exists() else known
+        if mine not in (known, new):
             if not fresh:
                 after[name] = known
-                behind += [name] if known[1] != new[1] else []
+                behind += [name] if known != new else []
                 continue
-            (aside / name).parent.mkdir(parents=True, exist_ok=True)
+            aside.mkdir(exist_ok=True)
             target.replace(aside / name)
-        # What was only run is kept until there is a newer version.
-        if fresh or mine is None or digest(mine) == known[0] or written(target, mine) != new[1]:
-            put(content, target)
+        if fresh or not target.exists() or mine != new:
+            put(without_outputs(path), target)
         after[name] = new
     for name in before.keys() - after.keys():  # renamed or removed since
         target = copy / name
-        if target.exists() and written(target, target.read_bytes()) == before[name][1]:
+        if target.exists() and written(target.read_bytes()) == before[name]:
             target.unlink()
     put(json.dumps(after).encode(), record)
     return behind

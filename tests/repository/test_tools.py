@@ -1,21 +1,20 @@
-"""The tools behind make: every step runs and adds up, and what keeps a release back."""
+"""The tools behind make: every step runs and adds up, the app starts, what holds a release back."""
 
 import os
 import signal
+import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
-from dataclasses import replace
-from functools import partial
 from pathlib import Path
 
+import httpx
 import pytest
 
 import check
-import counting
 import release
-import series
-from counting import Counts
+import servers
+from check import Counts
+from jupyter_page import started
 
 PROJECT = '[project]\nversion = "0.2.0"\n'
 
@@ -25,11 +24,6 @@ def no_endpoint(monkeypatch: pytest.MonkeyPatch) -> None:
     """check.main() takes the endpoint out of the environment; give it back afterwards."""
     for name in ("MEMORYSTORE_ENDPOINT", "MEMORYSTORE_TEST_SERVER", "GOOGLE_CLOUD_PROJECT"):
         monkeypatch.delenv(name, raising=False)
-
-
-def steps(*results: Counts) -> Iterator[check.Step]:
-    for number, counts in enumerate(results):
-        yield f"step {number}", partial(replace, counts)
 
 
 @pytest.mark.parametrize(
@@ -47,8 +41,9 @@ def test_closing_line_adds_up(
     last: str,
 ) -> None:
     """A failing step hides none of the later ones; their sum stands alone on the last line."""
+    steps = [(f"step {number}", lambda c=counts: c) for number, counts in enumerate(results)]
     monkeypatch.setattr("shutil.which", lambda _: None)
-    monkeypatch.setattr(check, "notebook_steps", lambda: steps(*results))
+    monkeypatch.setattr(check, "notebook_steps", lambda: steps)
     assert check.main(["notebooks"]) == status
     printed = capsys.readouterr().out
     assert printed.endswith(f"\n{last}\n")
@@ -59,41 +54,42 @@ def test_closing_line_adds_up(
 
 
 def test_pytest_arguments_are_handed_on(monkeypatch: pytest.MonkeyPatch) -> None:
-    given: list[Sequence[str]] = []
+    given: list[str] = []
 
-    def run_pytest(arguments: Sequence[str]) -> Counts:
-        given.append(arguments)
+    def run_pytest(arguments: list[str]) -> Counts:
+        given.extend(arguments)
         return Counts(1)
 
     monkeypatch.setattr(check, "run_pytest", run_pytest)
     assert check.main(["tests", "--pytest", "-k", "a or b", "-x"]) == 0
-    assert given == [["-m", check.UNMARKED, *check.IN_PARALLEL, "-k", "a or b", "-x"]]
+    assert given == ["-m", check.UNMARKED, *check.IN_PARALLEL, "-k", "a or b", "-x"]
     with pytest.raises(SystemExit, match="2"):
         check.main(["lint", "everything"])
 
 
-def test_each_notebook_runs_on_every_server(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The embedded Valkey and redis-server, whose absence fails in CI and is skipped elsewhere."""
+def test_every_notebook_runs_and_some_on_redis_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A redis-server that is not there fails in CI and is skipped elsewhere."""
     monkeypatch.setattr(check, "compare", lambda *_: Counts(passed=1))
     monkeypatch.setattr("shutil.which", lambda _: None)
-    assert [label for label, _ in check.notebook_steps()] == [path.name for path in series.PATHS]
+    paths = sorted((check.ROOT / "notebooks").glob("*.ipynb"))
+    assert sorted(label for label, _ in check.notebook_steps()) == [path.name for path in paths]
+    assert set(check.ON_REDIS) < {path.stem for path in paths}
+    some = Path(f"{check.ON_REDIS[0]}.ipynb")
     for ci, redis in (("false", Counts(skipped=1)), ("true", Counts(failed=1))):
         monkeypatch.setenv("CI", ci)
-        assert check.on_servers(Path("a.ipynb")) == Counts(passed=1) + redis
+        assert check.on_servers(some) == Counts(passed=1) + redis
     monkeypatch.setenv("MEMORYSTORE_TEST_SERVER", "redis://localhost:6379")
-    assert check.on_servers(Path("a.ipynb")) == Counts(passed=2, failed=1)
+    assert check.on_servers(Path("a.ipynb")) == Counts(passed=2)
 
 
 def test_what_dies_is_a_failure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    launcher = [sys.executable, "-c", "raise SystemExit(3)"]
-    assert check.compare(tmp_path / "absent.ipynb", None, launcher) == Counts(failed=1)
     (tmp_path / "pre-commit").write_text("#!/bin/sh\nexit 1\n")
     (tmp_path / "pre-commit").chmod(0o755)
     monkeypatch.setattr(check, "BIN", tmp_path)
     assert check.lint() == Counts(failed=1)
     plain = dict(os.environ, PYTEST_DISABLE_PLUGIN_AUTOLOAD="1")
     nothing = ["-c", os.devnull, str(tmp_path / "pre-commit")]
-    assert counting.run_pytest(nothing, plain) == Counts(failed=1)
+    assert check.run_pytest(nothing, "nothing", plain) == Counts(failed=1)
 
 
 def test_interrupt_stops_everything(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -112,9 +108,29 @@ def test_interrupt_stops_everything(monkeypatch: pytest.MonkeyPatch) -> None:
     assert ran == []
 
 
-def test_report_of_pytest_is_counted() -> None:
-    suite = '<testsuite tests="9" failures="2" errors="1" skipped="3"></testsuite>'
-    assert counting.read_report(f"<testsuites>{suite}{suite}</testsuites>") == Counts(6, 6, 6)
+@pytest.mark.timeout(300)
+def test_app(tmp_path: Path) -> None:
+    """`make app` says where it answers; a second one says what has the port, and ends."""
+    port = servers.free_port()
+    with servers.valkey() as server:
+        settings = {"MEMORYSTORE_ENDPOINT": server.url, "KEY_PREFIX": "test-make-app:"}
+        with started(tmp_path, f"PORT={port}", target="app", **settings) as (_, lines):
+            assert lines[0].split() == ["Server", server.url]
+            assert lines[2].split() == ["Open", f"http://127.0.0.1:{port}"]
+            servers.wait_until(lambda: answers(port), "the app", 60)
+            program = [sys.executable, str(check.ROOT / "tools/run_app.py")]
+            own = os.environ | settings | {"PORT": str(port)}
+            second = subprocess.run(program, env=own, capture_output=True, text=True, timeout=60)
+    assert second.returncode == 1
+    assert f"Port {port} is not free" in second.stderr
+    assert "app/main.py (process " in second.stderr
+
+
+def answers(port: int) -> bool:
+    try:
+        return httpx.get(f"http://127.0.0.1:{port}/healthz").status_code == 200
+    except httpx.TransportError:
+        return False
 
 
 @pytest.mark.parametrize(
@@ -131,4 +147,3 @@ def test_tag_must_be_the_version_and_in_the_changelog(
     found = release.tag_problems(tag, PROJECT, changelog)
     assert len(found) == len(problems)
     assert all(text.startswith(start) for text, start in zip(found, problems, strict=True))
-    assert release.main(["v99"]) == 1

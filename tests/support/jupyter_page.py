@@ -23,6 +23,12 @@ CELLS = """() => {
   return {status: panel.sessionContext.session?.kernel?.status ?? 'none',
           cells: cells.filter(cell => cell.cell_type === 'code')};
 }"""
+RUN = """async index => {
+  const notebook = window.jupyterapp.shell.currentWidget.content;
+  const code = notebook.widgets.filter(cell => cell.model.type === 'code');
+  notebook.activeCellIndex = notebook.widgets.indexOf(code[index]);
+  await window.jupyterapp.commands.execute('notebook:run-cell');
+}"""
 Cells = list[dict[str, Any]]
 
 
@@ -40,19 +46,10 @@ def chromium() -> Iterator[Any]:
     executable = next(filter(None, map(shutil.which, names)), None)
     if executable is None:
         raise FileNotFoundError("there is no Chromium and no Chrome")
+    away = "background-networking component-update sync quic gpu"
+    options = ["--no-sandbox", "--no-first-run", *(f"--disable-{name}" for name in away.split())]
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(
-            executable_path=executable,
-            args=[
-                "--no-sandbox",
-                "--disable-gpu",
-                "--disable-quic",
-                "--no-first-run",
-                "--disable-background-networking",
-                "--disable-component-update",
-                "--disable-sync",
-            ],
-        )
+        browser = playwright.chromium.launch(executable_path=executable, args=options)
         yield browser
         browser.close()
 
@@ -61,25 +58,28 @@ def chromium() -> Iterator[Any]:
 def tutorial() -> Iterator[str]:
     """The address of JupyterLab on new notebooks, with a server of its own."""
     options = f"--no-browser --IdentityProvider.token={TOKEN} --LabApp.expose_app_in_browser=True"
-    arguments = (f"PORT={servers.free_port()}", f"JUPYTER_ARGS={options}")
+    port = servers.free_port()
     with tempfile.TemporaryDirectory() as name:
-        data = str(Path(name, "data"))
-        with started(Path(name), *arguments, MEMORYSTORE_EMBEDDED_DIR=data) as (_, lines):
+        data = {"MEMORYSTORE_EMBEDDED_DIR": str(Path(name, "data"))}
+        with started(Path(name), f"PORT={port}", f"JUPYTER_ARGS={options}", **data) as (_, lines):
             address = lines[1].split()[1]
-            assert arguments[0].replace("PORT=", ":") in address
+            assert f":{port}/" in address
             yield address.partition("/lab/")[0]
 
 
 @contextmanager
 def started(
-    folder: Path, *arguments: str, **settings: str
+    folder: Path, *arguments: str, target: str = "tutorial", **settings: str
 ) -> Iterator[tuple[subprocess.Popen[bytes], list[str]]]:
-    """`make tutorial` with its copy in a folder, once it has said its three lines."""
+    """A target of make, such as `make tutorial` with its copy in a folder, once it runs.
+
+    Yields the process and the lines it has said; Ctrl-C ends it.
+    """
     away = ("MEMORYSTORE_ENDPOINT", "GOOGLE_CLOUD_PROJECT", "DISPLAY", "WAYLAND_DISPLAY")
     log = folder / "log"
     with log.open("w") as output:
         process = subprocess.Popen(
-            ["make", "--silent", "tutorial", f"FOLDER={folder / 'copy'}", *arguments],
+            ["make", "--silent", target, f"FOLDER={folder / 'copy'}", *arguments],
             cwd=ROOT,
             env={k: v for k, v in os.environ.items() if k not in away} | settings,
             stdout=output,
@@ -88,7 +88,7 @@ def started(
             preexec_fn=servers.as_a_shell_would,
         )
     try:
-        servers.wait_until(lambda: "Stop " in log.read_text(), "the start of JupyterLab", 100)
+        servers.wait_until(lambda: "Stop " in log.read_text(), "the start", 100)
         lines = log.read_text().splitlines()
         yield process, [line for line in lines if not line.startswith("Installing into .venv")]
     finally:
@@ -128,13 +128,5 @@ def wait_for(page: Any, condition: Callable[[Any], bool], seconds: float = 120) 
 
 def run_cell(page: Any, index: int) -> Cells:
     """Run one code cell and wait for its kernel."""
-    page.evaluate(
-        """async index => {
-          const notebook = window.jupyterapp.shell.currentWidget.content;
-          const code = notebook.widgets.filter(cell => cell.model.type === 'code');
-          notebook.activeCellIndex = notebook.widgets.indexOf(code[index]);
-          await window.jupyterapp.commands.execute('notebook:run-cell');
-        }""",
-        index,
-    )
+    page.evaluate(RUN, index)
     return wait_for(page, lambda state: state["status"] == "idle")

@@ -3,9 +3,7 @@
 import asyncio
 import copy
 import os
-import random
 import re
-import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -17,12 +15,12 @@ from jupyter_core.utils import ensure_async
 from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError, CellTimeoutError
 
-ROOT = Path(__file__).resolve().parents[2]
+from run_notebooks import ROOT, UNCOMPARED
+
 FOLDER = ROOT / "notebooks"
 PATHS = sorted(FOLDER.glob("*.ipynb"))
 SANITIZE = ROOT / "tests/notebooks/sanitize.cfg"
 CELL_TIMEOUT = 90
-UNCOMPARED = "nbval-ignore-output"
 
 Cell = nbformat.NotebookNode
 Book = nbformat.NotebookNode
@@ -46,24 +44,6 @@ def tags(cell: Cell) -> list[str]:
 def code_cells(book: Book) -> list[Cell]:
     """The code cells, in order."""
     return [cell for cell in book.cells if cell.cell_type == "code"]
-
-
-def prose(book: Book) -> str:
-    """All Markdown."""
-    return "\n\n".join(cell.source for cell in book.cells if cell.cell_type == "markdown")
-
-
-def words(book: Book) -> int:
-    """How many words of prose a reader reads: no links' targets, badges, or folded solutions."""
-    text = re.sub(r"<!-- (badges|navigation) -->.*?<!-- /\1 -->", "", prose(book), flags=re.DOTALL)
-    text = re.sub(r"```.*?```", "", text, flags=re.DOTALL)
-    text = re.sub(r"\]\([^)]*\)|<[^>]*>|[|#*`>-]", " ", text)
-    return len(text.split())
-
-
-def source(book: Book) -> str:
-    """All code."""
-    return "\n".join(cell.source for cell in code_cells(book))
 
 
 def text_of(cell: Cell) -> str:
@@ -110,8 +90,8 @@ class Kernel:
         self.book = book
         self._runner = runner
 
-    async def run(self, place: int) -> float:
-        """Run one cell, and say how many seconds it took.
+    async def run(self, place: int) -> None:
+        """Run one cell.
 
         Raises:
             CellExecutionError: The cell ended in an error.
@@ -119,33 +99,30 @@ class Kernel:
         cell = self.book.cells[place]
         if cell.cell_type == "code":
             cell.outputs = []
-        began = time.monotonic()
         await self._runner.async_execute_cell(cell, place)
-        return time.monotonic() - began
 
-    async def run_all(self) -> list[float]:
+    async def run_all(self) -> None:
         """Run all cells from the top."""
-        return [await self.run(place) for place in range(len(self.book.cells))]
+        for place in range(len(self.book.cells)):
+            await self.run(place)
 
-    async def interrupt(self, place: int, after: float) -> bool:
-        """Run a cell, and interrupt the kernel after some seconds; whether that stopped it.
+    async def interrupted(self, after: float) -> bool:
+        """Run all cells, and interrupt the kernel after some seconds; whether that stopped it.
 
         ipykernel loses the reply of a cell if the interrupt comes just before or after its code
         runs. If instead the code hangs, so does what is run next.
         """
-        task = asyncio.create_task(self.run(place))
-        await asyncio.sleep(after)
-        stopped = not task.done()
-        if stopped:
-            assert self._runner.km is not None
-            await ensure_async(self._runner.km.interrupt_kernel())
+        task = asyncio.create_task(self.run_all())
+        await asyncio.wait([task], timeout=after)
+        assert self._runner.km is not None
+        await ensure_async(self._runner.km.interrupt_kernel())
         try:
             await task
         except CellExecutionError:
-            pass
+            return True
         except CellTimeoutError:
-            return False
-        return stopped
+            pass
+        return False
 
 
 @asynccontextmanager
@@ -201,32 +178,18 @@ def differences(
     sanitizers = re.findall(r"^regex: (.*)\nreplace: (.*)$", SANITIZE.read_text(), re.MULTILINE)
 
     def plain(cell: Cell) -> str:
-        outputs = shown(cell)
+        text = repr(shown(cell))
         if again:
-            outputs = [_without_hint(output) for output in outputs]
-        text = repr(outputs)
+            text = text.partition("\\nHint: ")[0]
         for pattern, replacement in sanitizers:
             text = re.sub(pattern, replacement, text)
         return text
 
-    for number, (cell, before) in enumerate(
-        zip(code_cells(book), code_cells(committed), strict=True), 1
-    ):
+    pairs = zip(code_cells(book), code_cells(committed), strict=True)
+    for number, (cell, before) in enumerate(pairs, 1):
         ignored = UNCOMPARED in tags(cell) or (again and "key_prefix(" in cell.source)
         ignored |= not alone and "primary_of(" in cell.source
         if any(output.get("name") == "stderr" for output in cell.outputs):
             yield f"code cell {number} wrote to stderr: {text_of(cell)}"
         elif not ignored and plain(cell) != plain(before):
             yield f"code cell {number}: {plain(cell)}, not {plain(before)}"
-
-
-def _without_hint(output: Any) -> Any:
-    if isinstance(output, dict):
-        return {kind: _without_hint(data) for kind, data in output.items()}
-    return output.partition("\nHint: ")[0]
-
-
-def moment(seconds: list[float], random_: random.Random) -> tuple[int, float]:
-    """A moment of a run, each second as likely as another: a cell, and how far into it."""
-    place = random_.choices(range(len(seconds)), seconds)[0]
-    return place, seconds[place] * random_.random()
