@@ -43,8 +43,8 @@ TEXTS = (
 )
 
 _BLOCK = re.compile(
-    r"<!-- (?P<kind>badges?|navigation|install)(?: (?P<name>\S+))? -->"
-    r"(?P<body>.*?)<!-- /(?P=kind) -->",
+    r"(?P<opening><!-- (?P<kind>badges?|navigation|install)(?: (?P<name>\S+))? -->)"
+    r".*?<!-- /(?P=kind) -->",
     re.DOTALL,
 )
 _TITLE = re.compile(
@@ -105,33 +105,25 @@ class Links:
         """Return the table of links that opens a notebook, as in Google's notebook template."""
         raw = f"raw.githubusercontent.com/{self.repository}/{self.branch}/notebooks/{notebook}"
         console = "https://console.cloud.google.com/agent-platform"
+        quoted = raw.replace("/", "%2F")
         places = (
-            ("Open in Colab", self.colab(notebook), _LOGOS[0]),
-            (
-                "Open in Colab Enterprise",
-                f"{console}/colab/import/https:%2F%2F{raw.replace('/', '%2F')}",
-                _LOGOS[1],
-            ),
+            ("Open in Colab", self.colab(notebook)),
+            ("Open in Colab Enterprise", f"{console}/colab/import/https:%2F%2F{quoted}"),
             (
                 "Open in Workbench",
                 f"{console}/workbench/deploy-notebook?download_url=https://{raw}",
-                _LOGOS[2],
             ),
             (
                 "View on GitHub",
                 f"https://github.com/{self.repository}/blob/{self.branch}/notebooks/{notebook}",
-                _LOGOS[3],
             ),
         )
-        return (
-            "<table><tr>"
-            + "".join(
-                f'<td style="text-align: center"><a href="{link}"><img src="{logo}" alt="" '
-                f'width="32" height="32"><br>{words}</a></td>'
-                for words, link, logo in places
-            )
-            + "</tr></table>"
+        cells = (
+            f'<td style="text-align: center"><a href="{link}"><img src="{logo}" alt="" '
+            f'width="32" height="32"><br>{words}</a></td>'
+            for (words, link), logo in zip(places, _LOGOS, strict=True)
         )
+        return f"<table><tr>{''.join(cells)}</tr></table>"
 
     def requirement(self, extra: str) -> str:
         """Return what pip installs, such as ``memorystore-chat[tutorial] @ git+https://...``."""
@@ -177,45 +169,37 @@ class Links:
             notebook: The notebook that a block without a name is about.
 
         Raises:
-            ValueError: A block names no notebook, or one that does not exist.
+            ValueError: A block or a link names no notebook, or one that does not exist.
         """
 
+        def known(name: str | None) -> str:
+            if name not in self.titles:
+                raise ValueError(f"no notebook {name!r}")
+            return name
+
         def generate(match: re.Match[str]) -> str:
-            kind, name = match["kind"], match["name"] or notebook
+            kind, name = match["kind"], match["name"]
             if kind == "install":
-                line = f'```sh\npip install "{self.requirement(match["name"] or "embedded")}"\n```'
-            elif name not in self.titles:
-                raise ValueError(f"{match[0].partition('-->')[0]}-->: no notebook {name!r}")
+                line = f'```sh\npip install "{self.requirement(name or "embedded")}"\n```'
             else:
-                line = getattr(self, kind)(name)
-            opening = kind + (f" {match['name']}" if match["name"] else "")
+                line = getattr(self, kind)(known(name or notebook))
             # A comment that begins a line makes the rest of that line HTML, not Markdown.
             begins_line = match.start() == 0 or text[match.start() - 1] == "\n"
             edge = "\n" if begins_line else ""
-            return f"<!-- {opening} -->{edge}{line}{edge}<!-- /{kind} -->"
+            return f"{match['opening']}{edge}{line}{edge}<!-- /{kind} -->"
 
         def title(match: re.Match[str]) -> str:
-            name = f"{match['name']}.ipynb"
-            if name not in self.titles:
-                raise ValueError(f"{match[0]}: no notebook {name!r}")
-            return f"[{self.titles[name]}]({match['path']})"
+            return f"[{self.titles[known(match['name'] + '.ipynb')]}]({match['path']})"
 
         text = _TITLE.sub(title, _BLOCK.sub(generate, text))
-        return replace_repository(text, former, self.repository)
-
-
-def replace_repository(text: str, former: str, repository: str) -> str:
-    """Return ``text`` with every link to ``former`` leading to ``repository`` instead."""
-    (owner, name), (new_owner, new_name) = former.split("/"), repository.split("/")
-    pattern = (
-        r"(github(?:usercontent)?\.com|google\.com/github)(/|%2F)"
-        rf"{re.escape(owner)}(?:/|%2F){re.escape(name)}(?![\w-])"
-    )
-    text = re.sub(
-        pattern, lambda m: m[1] + m[2] + repository.replace("/", m[2]), text, flags=re.ASCII
-    )
-    text = text.replace(f"{owner}.github.io/{name}", f"{new_owner}.github.io/{new_name}")
-    return text.replace(f"@{owner}/maintainers", f"@{new_owner}/maintainers")
+        (owner, name), (new_owner, new_name) = former.split("/"), self.repository.split("/")
+        own = (
+            r"(github(?:usercontent)?\.com|google\.com/github)(/|%2F)"
+            rf"{re.escape(owner)}(?:/|%2F){re.escape(name)}(?![\w-])"
+        )
+        text = re.sub(own, lambda m: f"{m[1]}{m[2]}{new_owner}{m[2]}{new_name}", text)
+        text = text.replace(f"{owner}.github.io/{name}", f"{new_owner}.github.io/{new_name}")
+        return text.replace(f"@{owner}/maintainers", f"@{new_owner}/maintainers")
 
 
 def read_links(root: Path) -> Links:
@@ -230,22 +214,18 @@ def read_links(root: Path) -> Links:
     return Links(repository, settings["branch"], settings["install"], titles)
 
 
-def rewrite_notebook(path: Path, links: Links, former: str) -> str:
-    """Return the text of the notebook at ``path`` with its links written anew."""
-    book = nbformat.read(path, as_version=4)
-    for cell in book.cells:
-        if INSTALL_TAG in cell.metadata.get("tags", []):
-            cell.source = links.install_cell()
-        else:
-            cell.source = links.rewrite(cell.source, former, path.name)
-    return str(nbformat.writes(book)) + "\n"
-
-
 def rewrite_all(root: Path, links: Links) -> dict[Path, str]:
     """Return the new text of every file under ``root`` whose links are not ``links``."""
     former = read_links(root).repository
-    notebooks = sorted((root / "notebooks").glob("*.ipynb"))
-    texts = {path: rewrite_notebook(path, links, former) for path in notebooks}
+    texts: dict[Path, str] = {}
+    for path in sorted((root / "notebooks").glob("*.ipynb")):
+        book = nbformat.read(path, as_version=4)
+        for cell in book.cells:
+            if INSTALL_TAG in cell.metadata.get("tags", []):
+                cell.source = links.install_cell()
+            else:
+                cell.source = links.rewrite(cell.source, former, path.name)
+        texts[path] = f"{nbformat.writes(book)}\n"
     for path in (root / name for name in TEXTS if (root / name).exists()):
         text = links.rewrite(path.read_text(encoding="utf-8"), former)
         if path.name == "pyproject.toml":
@@ -268,15 +248,18 @@ def main(arguments: list[str] | None = None, root: Path = ROOT) -> int:
     parser.add_argument("--install", choices=("git", "index"), help="where pip finds the package")
     parser.add_argument("--check", action="store_true", help="write nothing; for GitHub's summary")
     options = parser.parse_args(arguments)
+    repository, branch = options.repository, options.branch
+    if repository == "git":
+        repository = git(root, "remote", "get-url", "origin")
+        branch = branch or git(root, "branch", "--show-current")
     try:
-        changes = {"branch": options.branch, "install": options.install}
-        repository = options.repository
-        if repository == "git":
-            repository = git(root, "remote", "get-url", "origin")
-            changes["branch"] = options.branch or git(root, "branch", "--show-current")
-        if repository is not None:
-            changes["repository"] = parse_repository(repository)
-        links = replace(read_links(root), **{key: value for key, value in changes.items() if value})
+        links = read_links(root)
+        links = replace(
+            links,
+            repository=links.repository if repository is None else parse_repository(repository),
+            branch=branch or links.branch,
+            install=options.install or links.install,
+        )
         changed = rewrite_all(root, links)
     except ValueError as error:
         print(f"links: {error}", file=sys.stderr)
@@ -292,14 +275,10 @@ def main(arguments: list[str] | None = None, root: Path = ROOT) -> int:
         return 1 if changed else 0
     for path, text in changed.items():
         path.write_text(text, encoding="utf-8")
-        print(f"{path.relative_to(root)}: links to {links.repository}, branch {links.branch}")
-    if not changed:
-        print(f"Every link leads to {links.repository}, branch {links.branch}, already.")
-    elif links.repository != PLACEHOLDER:
-        print(
-            f"Now commit, push to https://github.com/{links.repository}, and make that repository "
-            "public: Colab, Workbench, and pip can open no other."
-        )
+    lead = f"lead to {links.repository}, branch {links.branch}"
+    print(f"The links of {len(changed)} files now {lead}." if changed else f"All links {lead}.")
+    if changed and links.repository != PLACEHOLDER:
+        print("Now commit, push, and make it public: Colab, Workbench, and pip can open no other.")
     return 0
 
 

@@ -98,7 +98,7 @@ def execute(path: Path, endpoint: str, *, refresh: bool = False) -> list[str]:
         coalesce_streams=True,
         record_timing=False,
         store_widget_state=False,
-        on_cell_start=lambda cell, cell_index: begun.append(cell_index),
+        on_cell_start=lambda cell_index, **_: begun.append(cell_index),
     )
     try:
         with unchanged_keys(endpoint) as problems:

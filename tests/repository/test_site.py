@@ -15,7 +15,7 @@ import pytest
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(300)]
 
 ROOT = Path(__file__).resolve().parents[2]
-PAGES = ("index", "tutorial", "api/history", "glossary", "how_to/index", "notebooks/01_setup")
+PAGES = ("index", "api/history", "how_to/index", "notebooks/01_setup")
 # https://www.w3.org/WAI/WCAG22/quickref/, levels A and AA.
 RULES = {"runOnly": ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa"]}
 
