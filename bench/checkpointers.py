@@ -43,21 +43,18 @@ class Memory:
     """An agent with one of the memories; ``connections=1`` opens one and no more."""
 
     def __init__(self, name: str, port: int, connections: int = 50) -> None:
+        kind: Any = valkey.Valkey if name == VALKEY_SAVER else redis.Redis
+        pool = (valkey if name == VALKEY_SAVER else redis).BlockingConnectionPool
         options: dict[str, Any] = {"port": port, "protocol": 2, "max_connections": connections}
-        self.client: Any
-        if name == VALKEY_SAVER:
-            self.client = valkey.Valkey.from_pool(valkey.BlockingConnectionPool(**options))
-        else:
-            self.client = redis.Redis.from_pool(redis.BlockingConnectionPool(**options))
-        self.saver: Any = None
-        if name in (SAVER, BOTH):
-            self.saver = MemorystoreSaver(self.client, ttl=TTL)
-        elif name == SAVER_KEEP_1:
-            self.saver = MemorystoreSaver(self.client, ttl=TTL, keep=1)
-        elif name == FLOOR:
-            self.saver = InMemorySaver()
-        elif name in classes:
-            self.saver = classes[name](self.client, ttl=TTL)
+        self.client = kind.from_pool(pool(**options))
+        makers: dict[str, Any] = {
+            SAVER: MemorystoreSaver,
+            BOTH: MemorystoreSaver,
+            SAVER_KEEP_1: partial(MemorystoreSaver, keep=1),
+            FLOOR: lambda *_, **__: InMemorySaver(),
+            MIDDLEWARE: lambda *_, **__: None,
+        } | classes
+        self.saver: Any = makers[name](self.client, ttl=TTL)
         middleware = [ChatHistoryMiddleware(self.history)] if name in (MIDDLEWARE, BOTH) else []
         self.agent: Any = create_agent(
             DemoChatModel(), [get_weather], middleware=middleware, checkpointer=self.saver
@@ -86,10 +83,6 @@ class Memory:
         else:
             self.history(thread_id).add_messages(messages)
 
-    def close(self) -> None:
-        """Close its connections."""
-        self.client.close()
-
 
 def thread(thread_id: str) -> Any:
     """The config that names a thread."""
@@ -105,22 +98,22 @@ def measure_wire(server: servers.Server) -> dict[str, Any]:
     """Round trips and commands of a turn, counted on one connection that is open already."""
     result: dict[str, Any] = {}
     with Proxy(server.host, server.port) as proxy:
+
+        def count(memory: Memory, tool: bool, durability: str) -> tuple[int, int]:
+            proxy.reset()
+            memory.turn("wire", 1, tool=tool, durability=durability)
+            return proxy.round_trips, proxy.requests.total()
+
         for name in (*NAMES, BOTH):
             memory = Memory(name, proxy.port, connections=1)
             for number in range(5):
                 memory.turn("wire", number, tool=number == 4)
             result[name] = {}
-            for kind, (tool, durability) in KINDS.items():
-                counts = []
-                for number in range(3):
-                    proxy.reset()
-                    memory.turn("wire", number, tool=tool, durability=durability)
-                    counts.append((proxy.round_trips, proxy.requests.total()))
+            for kind, how in KINDS.items():
                 # A long pipeline may arrive in two parts, and then counts as two round trips.
-                result[name][kind] = dict(
-                    zip(("round_trips", "commands"), sorted(counts)[1], strict=True)
-                )
-            memory.close()
+                _, (trips, commands), _ = sorted(count(memory, *how) for _ in range(3))
+                result[name][kind] = {"round_trips": trips, "commands": commands}
+            memory.client.close()
             print(f"  on the wire, {name}: {result[name]}", flush=True)
     return result
 
@@ -140,7 +133,7 @@ def measure_stored(turns: list[int]) -> dict[str, Any]:
                     keys = list(direct.scan_iter(count=1000))
                     used = sum(direct.memory_usage(key, samples=0) or 0 for key in keys)
                     result[name][str(number)] = {"bytes": used, "keys": len(keys)}
-            memory.close()
+            memory.client.close()
         print(f"  {turns[-1]} turns of {name}: {result[name][str(turns[-1])]}", flush=True)
     return result
 
@@ -164,7 +157,7 @@ def measure_turns(server: servers.Server, port: int, runs: int) -> dict[str, Any
     }
     figures = medians(tasks, runs)
     for memory in (*memories.values(), *fillers.values()):
-        memory.close()
+        memory.client.close()
     with server.client() as client:
         client.flushall()
     return by_length("an agent's turn", figures, LENGTHS, NAMES)

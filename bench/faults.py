@@ -4,17 +4,21 @@ import asyncio
 import threading
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, suppress
+from functools import partial
 from itertools import pairwise
+from typing import Any
 
 import redis
 import redis.asyncio
 from langchain_core.messages import AIMessage, HumanMessage
-from redis.cluster import ClusterNode, RedisCluster
 
 import servers
 from memorystore_chat import ConnectError, MemorystoreChatMessageHistory
 from peers import COMMUNITY, OFFICIAL, OURS, Store
 from proxy import Proxy
+
+HISTORIES = (OURS, OFFICIAL, COMMUNITY)
 
 
 def tally(attempted: list[str], acknowledged: list[str], stored: list[str]) -> dict[str, int]:
@@ -31,47 +35,54 @@ def tally(attempted: list[str], acknowledged: list[str], stored: list[str]) -> d
     }
 
 
+def texts_of(writer: str) -> list[str]:
+    """What a writer appends."""
+    return [f"{writer} {number}" for number in range(500)]
+
+
+def stored(name: str, direct: Any) -> list[str]:
+    """What is in the session."""
+    return [str(message.text) for message in Store(name, direct, direct, "faults").read()]
+
+
 def lose_replies(server: servers.Server, name: str, retries: bool) -> dict[str, int]:
     """1,000 appends by two writers over a link that loses the reply to every third command."""
     options = {} if retries else {"retry": redis.retry.Retry(redis.backoff.NoBackoff(), 0)}
+    acknowledged: list[str] = []
     with server.client() as direct, Proxy(server.host, server.port, lose_every=3) as proxy:
         direct.flushall()
 
-        def write(writer: str) -> list[str]:
-            done = []
+        def write(writer: str) -> None:
             with server.client(port=proxy.port, **options) as client:
                 store = Store(name, client, direct, "faults")
-                for number in range(500):
-                    try:
-                        store.append([HumanMessage(f"{writer} {number}")])
-                    except (redis.ConnectionError, ConnectError):
-                        pass  # attempted and not acknowledged
-                    else:
-                        done.append(f"{writer} {number}")
-            return done
+                for text in texts_of(writer):
+                    # What is not acknowledged was attempted.
+                    with suppress(redis.ConnectionError, ConnectError):
+                        store.append([HumanMessage(text)])
+                        acknowledged.append(text)
 
         with ThreadPoolExecutor(2) as threads:
-            acknowledged = [text for done in threads.map(write, "ab") for text in done]
-        attempted = [f"{writer} {number}" for writer in "ab" for number in range(500)]
-        stored = [str(m.text) for m in Store(name, direct, direct, "faults").read_all()]
-    return tally(attempted, acknowledged, stored)
+            list(threads.map(write, "ab"))
+        return tally(texts_of("a") + texts_of("b"), acknowledged, stored(name, direct))
 
 
-async def lose_replies_async(server: servers.Server) -> dict[str, int]:
+def lose_replies_async(server: servers.Server) -> dict[str, int]:
     """The same with ours and redis.asyncio."""
     with server.client() as direct, Proxy(server.host, server.port, lose_every=3) as proxy:
         direct.flushall()
 
         async def write(writer: str) -> None:
             async with redis.asyncio.Redis(port=proxy.port, protocol=2) as client:
-                history = MemorystoreChatMessageHistory(direct, "faults", async_client=client)
-                for number in range(500):
-                    await history.aadd_messages([HumanMessage(f"{writer} {number}")])
+                history = MemorystoreChatMessageHistory(client, "faults")
+                for text in texts_of(writer):
+                    await history.aadd_messages([HumanMessage(text)])
 
-        await asyncio.gather(*map(write, "ab"))
-        attempted = [f"{writer} {number}" for writer in "ab" for number in range(500)]
-        stored = [str(m.text) for m in MemorystoreChatMessageHistory(direct, "faults").messages]
-    return tally(attempted, attempted, stored)
+        async def both() -> None:
+            await asyncio.gather(write("a"), write("b"))
+
+        asyncio.run(both())
+        attempted = texts_of("a") + texts_of("b")
+        return tally(attempted, attempted, stored(OURS, direct))
 
 
 def fail_over(name: str) -> dict[str, int]:
@@ -79,14 +90,15 @@ def fail_over(name: str) -> dict[str, int]:
     acknowledged: list[str] = []
     attempted: list[str] = []
     stop = threading.Event()
-    with servers.cluster() as cluster, cluster.client() as direct:
-        proxies = {node.port: Proxy(node.host, node.port, lose_every=3) for node in cluster.nodes}
+    with servers.cluster() as cluster, cluster.client() as direct, ExitStack() as opened:
+        ports = {
+            node.port: opened.enter_context(Proxy(node.host, node.port, lose_every=3)).port
+            for node in cluster.nodes
+        }
 
         def write(writer: str) -> None:
-            with RedisCluster(
-                startup_nodes=[ClusterNode(node.host, node.port) for node in cluster.nodes],
-                address_remap=lambda at: (at[0], proxies[at[1]].port),
-                protocol=2,
+            with cluster.client(
+                address_remap=lambda at: (at[0], ports[at[1]]),
                 retry=redis.retry.Retry(redis.backoff.ConstantBackoff(0.01), 100),
             ) as client:
                 store = Store(name, client, direct, "faults")
@@ -105,60 +117,51 @@ def fail_over(name: str) -> dict[str, int]:
             with cluster.nodes[cluster.nodes.index(old) + 3].admin() as admin:
                 admin.execute_command("CLUSTER FAILOVER")
                 servers.wait_until(
-                    lambda: admin.info("replication")["role"] == "master", "the fail-over"
+                    lambda: admin.info("replication")["role"] == "master", "the failover"
                 )
             before = len(acknowledged)
             servers.wait_until(lambda: len(acknowledged) >= before + 250, "appends after", 60)
             stop.set()
-            for writer in writers:
-                writer.result()
-        for proxy in proxies.values():
-            proxy.close()
-        stored = [str(m.text) for m in Store(name, direct, direct, "faults").read_all()]
-    return tally(attempted, acknowledged, stored)
+            for each in writers:
+                each.result()
+        return tally(attempted, acknowledged, stored(name, direct))
 
 
 def crowd(server: servers.Server, name: str) -> dict[str, int]:
     """200 threads, five turns of two messages each; a turn is torn if another's comes between."""
+    turns = [[f"{thread}.{turn}" for turn in range(5)] for thread in range(200)]
     with server.client() as direct, server.client(max_connections=200) as client:
         direct.flushall()
-        store = Store(name, client, direct, "crowd")
+        store = Store(name, client, direct, "faults")
 
-        def write(thread: int) -> None:
-            for turn in range(5):
-                store.append(
-                    [HumanMessage(f"{thread}.{turn} ask"), AIMessage(f"{thread}.{turn} answer")]
-                )
+        def write(own: list[str]) -> None:
+            for turn in own:
+                store.append([HumanMessage(f"{turn} ask"), AIMessage(f"{turn} answer")])
 
         with ThreadPoolExecutor(200) as threads:
-            list(threads.map(write, range(200)))
-        texts = [str(m.text) for m in store.read_all()]
-    attempted = [
-        f"{thread}.{turn} {part}"
-        for thread in range(200)
-        for turn in range(5)
-        for part in ("ask", "answer")
-    ]
+            list(threads.map(write, turns))
+        texts = stored(name, direct)
+    attempted = [f"{turn} {part}" for own in turns for turn in own for part in ("ask", "answer")]
     after = dict(pairwise(texts))
     torn = sum(after.get(text) != text.replace("ask", "answer") for text in texts if "ask" in text)
     return tally(attempted, attempted, texts) | {"torn": torn}
 
 
 def measure(server: servers.Server) -> dict[str, dict[str, int]]:
-    """The exactly-once, fail-over and concurrency figures."""
-    result: dict[str, dict[str, int]] = {}
-
-    def note(title: str, figures: dict[str, int]) -> None:
-        result[title] = figures
-        print(f"  {title}: {figures}", flush=True)
-
-    for name in (OURS, OFFICIAL, COMMUNITY):
-        note(f"lost replies, retries on: {name}", lose_replies(server, name, retries=True))
-    note(f"lost replies, retries on: {OURS}, async", asyncio.run(lose_replies_async(server)))
-    for name in (OURS, OFFICIAL, COMMUNITY):
-        note(f"lost replies, retries off: {name}", lose_replies(server, name, retries=False))
-    for name in (OURS, OFFICIAL):
-        note(f"cluster fail-over and lost replies: {name}", fail_over(name))
-    for name in (OURS, OFFICIAL, COMMUNITY):
-        note(f"200 threads: {name}", crowd(server, name))
+    """The exactly-once, failover and concurrency figures."""
+    lose = partial(lose_replies, server)
+    rows: list[tuple[str, Any]] = [
+        *((f"lost replies, retries on: {name}", partial(lose, name, True)) for name in HISTORIES),
+        (f"lost replies, retries on: {OURS}, async", partial(lose_replies_async, server)),
+        *((f"lost replies, retries off: {name}", partial(lose, name, False)) for name in HISTORIES),
+        *(
+            (f"cluster fail-over and lost replies: {name}", partial(fail_over, name))
+            for name in (OURS, OFFICIAL)
+        ),
+        *((f"200 threads: {name}", partial(crowd, server, name)) for name in HISTORIES),
+    ]
+    result = {}
+    for title, run in rows:
+        result[title] = run()
+        print(f"  {title}: {result[title]}", flush=True)
     return result

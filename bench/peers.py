@@ -4,7 +4,7 @@ The peers are fetched without their dependencies into a cache folder and importe
 that all use the same redis-py and langchain-core.
 """
 
-import importlib.util
+import importlib
 import json
 import subprocess
 import sys
@@ -31,54 +31,35 @@ PEERS = {
     "langgraph-checkpoint-plainredis": "0.1.0",
     "langgraph-checkpoint-aws": "1.2.6",
 }
+PLACES = {
+    OFFICIAL: "langchain_google_memorystore_redis.chat_message_history:"
+    "MemorystoreChatMessageHistory",
+    COMMUNITY: "langchain_community.chat_message_histories.redis:RedisChatMessageHistory",
+    PLAIN_REDIS: "langgraph_checkpoint_plainredis.saver:RedisSaver",
+    VALKEY_SAVER: "langgraph_checkpoint_aws.checkpoint.valkey.saver:ValkeySaver",
+    VALKEY_STORE: "langgraph_checkpoint_aws.store.valkey.store:ValkeyStore",
+}
 WINDOW, TTL = 20, 3600
 
 classes: dict[str, Any] = {}
 
 
-def fetch_peers() -> Path:
-    """Install the peers without dependencies into the user's cache folder, once."""
-    names = "-".join(f"{name}-{number}" for name, number in PEERS.items())
-    folder = Path(platformdirs.user_cache_dir("memorystore-chat")) / "bench" / names
-    if not folder.exists():
-        wanted = [f"{name}=={number}" for name, number in PEERS.items()]
-        uv = str(Path(sys.executable).with_name("uv"))
-        command = [uv, "pip", "install", "--quiet", "--no-deps"]
-        subprocess.run([*command, "--target", str(folder), *wanted], check=True)
-    return folder
-
-
-def load(folder: Path, module: str) -> ModuleType:
-    """Import one file of a package by its path, without the package's own imports."""
-    path = folder.joinpath(*module.split(".")).with_suffix(".py")
-    parents = module.split(".")[:-1]
-    for depth in range(len(parents)):
-        name = ".".join(parents[: depth + 1])
-        if name not in sys.modules:
-            package = ModuleType(name)
-            package.__path__ = [str(folder.joinpath(*parents[: depth + 1]))]
-            sys.modules[name] = package
-    spec = importlib.util.spec_from_file_location(module, path)
-    if spec is None or spec.loader is None:
-        raise ImportError(f"{path} cannot be imported")
-    loaded = importlib.util.module_from_spec(spec)
-    sys.modules[module] = loaded
-    spec.loader.exec_module(loaded)
-    return loaded
-
-
 def load_peers() -> None:
-    """Fetch and import the classes that ours are compared with."""
-    folder = fetch_peers()
-    official = load(folder, "langchain_google_memorystore_redis.chat_message_history")
-    community = load(folder, "langchain_community.chat_message_histories.redis")
-    classes[OFFICIAL] = official.MemorystoreChatMessageHistory
-    classes[COMMUNITY] = community.RedisChatMessageHistory
-    classes[PLAIN_REDIS] = load(folder, "langgraph_checkpoint_plainredis.saver").RedisSaver
-    classes[VALKEY_SAVER] = load(
-        folder, "langgraph_checkpoint_aws.checkpoint.valkey.saver"
-    ).ValkeySaver
-    classes[VALKEY_STORE] = load(folder, "langgraph_checkpoint_aws.store.valkey.store").ValkeyStore
+    """Import the classes that ours are compared with, fetched once without their dependencies."""
+    versions = [f"{name}=={number}" for name, number in PEERS.items()]
+    folder = Path(platformdirs.user_cache_dir("memorystore-chat"), "bench", "-".join(versions))
+    if not folder.exists():
+        uv = str(Path(sys.executable).with_name("uv"))
+        command = [uv, "pip", "install", "--quiet", "--no-deps", "--target", str(folder)]
+        subprocess.run([*command, *versions], check=True)
+    for name, place in PLACES.items():
+        module, _, found = place.partition(":")
+        packages = module.split(".")[:-1]
+        for depth in range(1, len(packages) + 1):  # without what the packages import themselves
+            package = ModuleType(".".join(packages[:depth]))
+            package.__path__ = [str(folder.joinpath(*packages[:depth]))]
+            sys.modules.setdefault(package.__name__, package)
+        classes[name] = getattr(importlib.import_module(module), found)
 
 
 class Bare:
@@ -86,20 +67,16 @@ class Bare:
 
     def __init__(self, client: Any, key: str) -> None:
         self.client, self.key = client, key
-        self.made: dict[int, list[bytes]] = {}
+        self.made: dict[int, list[Any]] = {}
 
     def prepare(self, messages: list[BaseMessage]) -> None:
         """Serialize beforehand, so that only the sending is measured."""
         self.made[id(messages)] = codec.encode(messages, codec.new_append_id())
 
     def add_messages(self, messages: list[BaseMessage]) -> None:
-        """Send what was prepared."""
-        self.push(self.made[id(messages)])
-
-    def push(self, elements: list[Any]) -> None:
-        """One round trip."""
+        """Send in one round trip what was prepared."""
         pipeline = self.client.pipeline(transaction=False)
-        pipeline.rpush(self.key, *elements).expire(self.key, TTL).execute()
+        pipeline.rpush(self.key, *self.made[id(messages)]).expire(self.key, TTL).execute()
 
     def read(self, newest: int) -> list[Any]:
         """The newest elements as they are."""
@@ -114,7 +91,9 @@ class BareMessages(Bare):
 
     def add_messages(self, messages: list[BaseMessage]) -> None:
         """Serialize with pydantic and send."""
-        self.push([f'{{"type":"{m.type}","data":{m.model_dump_json()}}}' for m in messages])
+        made = [f'{{"type":"{m.type}","data":{m.model_dump_json()}}}' for m in messages]
+        self.made[id(messages)] = made
+        super().add_messages(messages)
 
     def read(self, newest: int) -> list[Any]:
         """The newest elements as messages."""
@@ -147,19 +126,12 @@ class Store:
         """Append in the library's own way."""
         self.history.add_messages(messages)
 
-    def read_window(self) -> list[Any]:
-        """The newest 20, in the library's own way."""
-        if self.name == OURS:
-            return list(self.windowed.messages)
+    def read(self, newest: int = 1_000_000) -> list[Any]:
+        """The newest messages, or all, in the library's own way."""
         if isinstance(self.history, Bare):
-            return self.history.read(WINDOW)
-        return list(self.history.messages[-WINDOW:])
-
-    def read_all(self) -> list[Any]:
-        """Everything."""
-        if isinstance(self.history, Bare):
-            return self.history.read(1_000_000)
-        return list(self.history.messages)
+            return self.history.read(newest)
+        reader = self.windowed if self.name == OURS and newest == WINDOW else self.history
+        return list(reader.messages[-newest:])
 
     def fill(self, messages: list[BaseMessage]) -> None:
         """Store the messages as the library would an hour ago, without its many round trips."""
@@ -174,8 +146,7 @@ class Store:
 
     def trim(self, length: int) -> None:
         """Take the turn's messages off again."""
-        newest_first = self.name == COMMUNITY
-        bounds = (-length, -1) if newest_first else (0, length - 1)
+        bounds = (-length, -1) if self.name == COMMUNITY else (0, length - 1)  # newest first
         self.direct.ltrim(self.key, *bounds)
 
 
@@ -187,20 +158,15 @@ def plain(element: bytes) -> dict[str, Any]:
 
 def conversation(count: int) -> list[BaseMessage]:
     """Questions and answers of the size and with the metadata of a real chat."""
+    asked = "What is the weather like in Zürich today? Do I need an umbrella?"
     messages: list[BaseMessage] = []
     for number in range((count + 1) // 2):
-        messages.append(
-            HumanMessage(
-                f"What is the weather like in Zürich today? Do I need an umbrella? {number}"
-            )
+        answer = AIMessage(
+            f"Cloudy in the morning, rain in the afternoon ({number}). An umbrella is a good "
+            "idea if you leave after lunch; the evening will be dry again.",
+            id=f"run--{number:08d}-0000-0000-0000-000000000000-0",
+            response_metadata={"model_name": "gemini-2.5-flash", "finish_reason": "STOP"},
+            usage_metadata={"input_tokens": 812, "output_tokens": 46, "total_tokens": 858},
         )
-        messages.append(
-            AIMessage(
-                f"Cloudy in the morning, rain in the afternoon ({number}). An umbrella is a good "
-                "idea if you leave after lunch; the evening will be dry again.",
-                id=f"run--{number:08d}-0000-0000-0000-000000000000-0",
-                response_metadata={"model_name": "gemini-2.5-flash", "finish_reason": "STOP"},
-                usage_metadata={"input_tokens": 812, "output_tokens": 46, "total_tokens": 858},
-            )
-        )
+        messages += [HumanMessage(f"{asked} {number}"), answer]
     return messages[:count]

@@ -2,7 +2,7 @@
 
 import os
 import platform
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -57,70 +57,55 @@ def machine() -> dict[str, Any]:
 
 def targets(results: dict[str, Any]) -> list[Target]:
     """What was aimed at, what was measured, and whether it was met."""
-    sizes = results["sizes"]
-
-    def ms(task: str, name: str, length: str | None = None, link: str = "0 ms") -> float:
-        figures = results["links"][link][task]
-        return float((figures[length] if length else figures)[name]["median_ms"])
-
-    def flat(start: str, link: str) -> float:
-        return ms("turn", OURS, "10000", link) / ms("turn", OURS, start, link)
+    sizes, links = results["sizes"], results["links"]
+    wire, stored = results["agents"]["wire"][SAVER], results["agents"]["stored"]
 
     def faster(task: str, than: str = OFFICIAL, link: str = "0 ms") -> float:
-        return ms(task, than, link=link) / ms(task, OURS, link=link)
+        figures = links[link][task]
+        return float(figures[than]["median_ms"] / figures[OURS]["median_ms"])
 
-    turns = [("10", name, flat("10", name)) for name in results["links"]]
-    turns.append(("100, where the window is full too", "0 ms", flat("100", "0 ms")))
-    trips = sizes["round_trips"][OURS]
-    of_bare, of_dict = faster("batch", BARE_LC), faster("read", "messages_from_dict alone")
-    size = sizes["bytes"][OURS] / sizes["bytes"][OFFICIAL]
+    def flat(start: str, link: str) -> float:
+        turns = links[link]["turn"]
+        return float(turns["10000"][OURS]["median_ms"] / turns[start][OURS]["median_ms"])
+
+    def kilobytes(name: str, turns: str = "50") -> float:
+        return float(stored[name][turns]["bytes"] / 1000)
+
     official = "faster than the official package"
-    return [
-        *(
-            target(f"a turn at 10,000 messages, of one at {start}, + {name}", "≤ 1.10 x", ratio)
-            for start, name, ratio in turns
-        ),
-        ("round trips per turn", "2", str(trips), trips == 2),
-        target(f"batch append, {official}", "≥ 10 x", faster("batch"), 0),
-        target("batch append, of model_dump_json and one RPUSH", "≥ 60 %", of_bare * 100, 0),
-        target(f"reading, {official}", "≥ 1.5 x", faster("read"), 1),
-        target("reading, of messages_from_dict alone", "≥ 65 %", of_dict * 100, 0),
-        *(
-            target(
-                f"one append with TTL, {official}, + {name}",
-                "≥ 1.5 x",
-                faster("one by one", link=name),
-                1,
-            )
-            for name in results["links"]
-        ),
-        target("bytes per message, of the official package", "≤ 1.25 x", size),
-        *_agent_targets(results["agents"]),
-    ]
-
-
-def target(what: str, aim: str, measured: float, digits: int = 2) -> Target:
-    """A row about a bound such as ``≤ 1.10 x``."""
-    sign, bound, unit = aim.split()
-    met = measured <= float(bound) if sign == "≤" else measured >= float(bound)
-    return what, aim, f"{measured:.{digits}f} {unit}", met
-
-
-def _agent_targets(agents: dict[str, Any]) -> list[Target]:
-    kinds = {"sync": ("", 6), "sync, with a tool": (" with a tool", 10), "exit": (", exit", 2)}
-    trips = {kind: agents["wire"][SAVER][kind]["round_trips"] for kind in kinds}
-    stored = agents["stored"]
-    rows = [
-        (f"{SAVER}: round trips per turn{which}", str(aim), str(trips[kind]), trips[kind] == aim)
-        for kind, (which, aim) in kinds.items()
-    ]
-    for name, most in ((SAVER, 400), (SAVER_KEEP_1, 80)):
-        used = stored[name]["50"]["bytes"] / 1000
-        rows.append((f"{name}: 50 turns", f"≤ {most} kB", f"{number(used)} kB", used <= most))
+    one, ten_k = "one append with TTL", "a turn at 10,000 messages, of one at"
+    full = "100, where the window is full too, + 0 ms"
+    of_dict = faster("read", "messages_from_dict alone") * 100
+    rows: list[tuple[str, str, float, int]] = [
+        *((f"{ten_k} 10, + {name}", "≤ 1.10 x", flat("10", name), 2) for name in links),
+        (f"{ten_k} {full}", "≤ 1.10 x", flat("100", "0 ms"), 2),
+        ("round trips per turn", "2", sizes["round_trips"][OURS], 0),
+        (f"batch append, {official}", "≥ 10 x", faster("batch"), 0),
+        ("batch append, of model_dump_json and one RPUSH", "≥ 60 %",
+         faster("batch", BARE_LC) * 100, 0),
+        (f"reading, {official}", "≥ 1.5 x", faster("read"), 1),
+        ("reading, of messages_from_dict alone", "≥ 65 %", of_dict, 0),
+        *((f"{one}, {official}, + {name}", "≥ 1.5 x", faster("one by one", link=name), 1)
+          for name in links),
+        ("bytes per message, of the official package", "≤ 1.25 x",
+         sizes["bytes"][OURS] / sizes["bytes"][OFFICIAL], 2),
+        *((f"{SAVER}: round trips per turn{which}", aim, wire[kind]["round_trips"], 0)
+          for kind, which, aim in (("sync", "", "6"), ("sync, with a tool", " with a tool", "10"),
+                                   ("exit", ", exit", "2"))),
+        (f"{SAVER}: 50 turns", "≤ 400 kB", kilobytes(SAVER), 0),
+        (f"{SAVER_KEEP_1}: 50 turns", "≤ 80 kB", kilobytes(SAVER_KEEP_1), 1),
+    ]  # fmt: skip
     if "500" in stored[SAVER]:
-        growth = stored[SAVER]["500"]["bytes"] / stored[SAVER]["50"]["bytes"]
-        rows.append(target(f"{SAVER}: 500 turns, of 50", "≤ 11 x", growth, 1))
-    return rows
+        growth = kilobytes(SAVER, "500") / kilobytes(SAVER)
+        rows.append((f"{SAVER}: 500 turns, of 50", "≤ 11 x", growth, 1))
+    return [target(*row) for row in rows]
+
+
+def target(what: str, aim: str, measured: float, digits: int) -> Target:
+    """A row about a bound such as ``≤ 1.10 x``, or about a number such as ``2``."""
+    sign, bound, unit = aim.split() if " " in aim else ("", aim, "")
+    aimed = float(bound)
+    met = {"≤": measured <= aimed, "≥": measured >= aimed}.get(sign, measured == aimed)
+    return what, aim, f"{measured:.{digits}f} {unit}".rstrip(), met
 
 
 def table(columns: dict[str, Sequence[str]]) -> str:
@@ -239,76 +224,60 @@ def agents(results: dict[str, Any]) -> list[str]:
     ]
 
 
+def lines(axes: Any, names: Sequence[str], points: Callable[[str], Any], xlabel: str) -> None:
+    """Draw a line for each name, log-log."""
+    for name in names:
+        own = name in (OURS, SAVER)
+        dashed = name in (BARE, BARE_LC, SAVER_KEEP_1)
+        look = {"linewidth": 3 if own else 1.5, "linestyle": "--" if dashed else "-"}
+        axes.loglog(*points(name), marker="o", color=COLORS[name], label=name, **look)
+    axes.set_xlabel(xlabel)
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.set_major_formatter(StrMethodFormatter("{x:,g}"))
+    axes.grid(visible=True, which="major", alpha=0.3)
+
+
 def checkpoints_picture(results: dict[str, Any]) -> Figure:
     """What an agent's memory stores by the number of turns, and its round trips a turn."""
     names = [name for name in checkpointers.NAMES if name != FLOOR]
-    labels = {name: name.removeprefix("langgraph-checkpoint-") for name in names}
     wire, stored = results["agents"]["wire"], results["agents"]["stored"]
-    figure = Figure(figsize=(9, 4.2), layout="constrained")
+    figure = Figure(figsize=(9, 4.4), layout="constrained")
     sizes, trips = figure.subplots(1, 2, width_ratios=(3, 2))
-
-    ends: list[tuple[float, str]] = []
-    for name in names:
-        turns = [int(each) for each in stored[name]]
-        used = [each["bytes"] / 1000 for each in stored[name].values()]
-        dashed, width = "--" if name == SAVER_KEEP_1 else "-", 3 if name == SAVER else 1.5
-        sizes.loglog(turns, used, dashed, color=COLORS[name], linewidth=width, marker="o")
-        ends.append((used[-1], name))
-    ends.sort()
-    for place, (kilobytes, name) in enumerate(ends):
-        side = "center"  # or apart, where two lines end close together
-        if place and kilobytes < 2 * ends[place - 1][0]:
-            side = "bottom"
-        elif place + 1 < len(ends) and ends[place + 1][0] < 2 * kilobytes:
-            side = "top"
-        at = (turns[-1] * 1.25, kilobytes)
-        sizes.annotate(labels[name], at, color=COLORS[name], va=side, annotation_clip=False)
-    sizes.set_title("kB on the server, by turns", loc="left")
-    sizes.set_xticks(turns[::3])
-    sizes.minorticks_off()
-    for axis in (sizes.xaxis, sizes.yaxis):
-        axis.set_major_formatter(StrMethodFormatter("{x:,g}"))
-    sizes.grid(visible=True, alpha=0.3)
-    sizes.spines[["top", "right"]].set_visible(False)
-
+    turns = [int(each) for each in stored[SAVER]]
+    kilobytes = {name: [each["bytes"] / 1000 for each in stored[name].values()] for name in names}
+    lines(sizes, names, lambda name: (turns, kilobytes[name]), "turns")
+    sizes.set_title("kB on the server", loc="left")
     for place, name in enumerate(names):
-        for offset, kind, what in ((-0.2, "sync", ""), (0.2, "sync, with a tool", " with a tool")):
-            count = wire[name][kind]["round_trips"]
-            trips.barh(place + offset, count, 0.38, color=COLORS[name], alpha=0.5 if what else 1)
-            trips.text(count + 0.4, place + offset, f"{count}{what}", va="center")
-    trips.set_yticks(range(len(names)), [labels[name].replace(", ", ",\n") for name in names])
-    trips.invert_yaxis()
+        for offset, what, alpha in ((-0.2, "", 1), (0.2, ", with a tool", 0.5)):
+            count = wire[name][f"sync{what}"]["round_trips"]
+            bar = trips.barh(place + offset, count, 0.38, color=COLORS[name], alpha=alpha)
+            trips.bar_label(bar, [f"{count}{what[1:]}"], padding=3)
+    labels = [name.removeprefix("langgraph-checkpoint-").replace(", ", ",\n") for name in names]
+    trips.set_yticks(range(len(names)), labels)
     trips.set_title("round trips a turn", loc="left")
-    trips.margins(x=0.4)
     trips.xaxis.set_visible(False)
+    trips.invert_yaxis()
+    trips.margins(x=0.4)
     trips.spines[["top", "right", "bottom"]].set_visible(False)
+    figure.legend(*sizes.get_legend_handles_labels(), loc="outside lower center", ncols=3)
     return figure
 
 
 def picture(results: dict[str, Any]) -> Figure:
     """A turn's time by the length of the session, log-log: a panel a link, a line a library."""
-    panels = [name for name in ("0 ms", "20 ms") if name in results["links"]]
+    links = {"0 ms": "on the same machine", "20 ms": "+ 20 ms a round trip"}
+    panels = {name: title for name, title in links.items() if name in results["links"]}
     figure = Figure(figsize=(9, 4.4), layout="constrained")
     figure.suptitle("One turn: read the newest 20, append 2, renew the expiry")
     axes = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
-    for panel, name in zip(axes, panels, strict=True):
-        for library in NAMES:
-            turns = results["links"][name]["turn"]
-            times = [turns[str(length)][library]["median_ms"] for length in LENGTHS]
-            panel.loglog(
-                LENGTHS,
-                times,
-                marker="o",
-                color=COLORS[library],
-                label=library,
-                linewidth=3 if library == OURS else 1.5,
-                linestyle="--" if library in (BARE, BARE_LC) else "-",
-            )
-        panel.set_title("on the same machine" if name == "0 ms" else f"+ {name} a round trip")
-        panel.set_xlabel("messages stored in the session")
-        for axis in (panel.xaxis, panel.yaxis):
-            axis.set_major_formatter(StrMethodFormatter("{x:,g}"))
-        panel.grid(visible=True, which="major", alpha=0.3)
+    for panel, (name, title) in zip(axes, panels.items(), strict=True):
+        turns = results["links"][name]["turn"]
+
+        def times(library: str, turns: Any = turns) -> Any:
+            return LENGTHS, [turns[str(length)][library]["median_ms"] for length in LENGTHS]
+
+        lines(panel, NAMES, times, "messages stored in the session")
+        panel.set_title(title)
     axes[0].set_ylabel("milliseconds")
     figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=3)
     return figure

@@ -12,12 +12,11 @@ from proxy import Proxy
 Figures = dict[str, dict[str, Any]]
 
 
-def seconds(task: Callable[[], object], repeat: int = 1) -> float:
-    """Wall time of one call, the mean over ``repeat``."""
+def seconds(task: Callable[[], object]) -> float:
+    """Wall time of one call."""
     start = time.perf_counter()
-    for _ in range(repeat):
-        task()
-    return (time.perf_counter() - start) / repeat
+    task()
+    return time.perf_counter() - start
 
 
 def medians(tasks: Mapping[str, Callable[[], float]], runs: int) -> Figures:
@@ -27,13 +26,10 @@ def medians(tasks: Mapping[str, Callable[[], float]], runs: int) -> Figures:
     found: dict[str, list[float]] = {name: [] for name in tasks}
     for _ in range(runs):
         for name, task in tasks.items():
-            found[name].append(task() * 1000)
+            found[name].append(round(task() * 1000, 4))
     return {
-        name: {
-            "median_ms": round(statistics.median(all_), 4),
-            "runs_ms": [round(x, 4) for x in all_],
-        }
-        for name, all_ in found.items()
+        name: {"median_ms": round(statistics.median(times), 4), "runs_ms": times}
+        for name, times in found.items()
     }
 
 
@@ -49,7 +45,7 @@ def by_length(
     return found
 
 
-def _delay_in_a_process(port: int, delay: float, sender: Any) -> None:
+def _delay(port: int, delay: float, sender: Any) -> None:
     with Proxy("127.0.0.1", port, delay=delay) as proxy:
         sender.send(proxy.port)
         sender.recv()
@@ -62,9 +58,8 @@ def link(port: int, delay: float) -> Iterator[int]:
         yield port
         return
     ours, theirs = multiprocessing.Pipe()
-    process = multiprocessing.get_context("spawn").Process(
-        target=_delay_in_a_process, args=(port, delay, theirs), daemon=True
-    )
+    context = multiprocessing.get_context("spawn")
+    process = context.Process(target=_delay, args=(port, delay, theirs), daemon=True)
     process.start()
     try:
         yield ours.recv()

@@ -103,7 +103,7 @@ def lint() -> Counts:
 
     Its hooks that mend things, such as links, fail when there was something to mend.
     """
-    command = [BIN / "pre-commit", "run", "--all-files", "--show-diff-on-failure"]
+    command = [str(BIN / "pre-commit"), "run", "--all-files", "--show-diff-on-failure"]
     return Counts(failed=1) if run("lint", command) else Counts(passed=1)
 
 

@@ -173,7 +173,7 @@ class Links:
         """
 
         def known(name: str | None) -> str:
-            if name not in self.titles:
+            if name is None or name not in self.titles:
                 raise ValueError(f"no notebook {name!r}")
             return name
 

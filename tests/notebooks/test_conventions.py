@@ -19,7 +19,7 @@ import series
 from series import Book
 
 WORDS = 900  # of prose, which a newcomer reads in fifteen minutes with the code
-TAGS = {"links-install", "settings", series.UNCOMPARED}
+TAGS = {"links-install", "settings", run_notebooks.UNCOMPARED}
 COLUMNS = 72
 LINES = 25
 PRIVATE = {

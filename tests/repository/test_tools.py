@@ -15,6 +15,7 @@ import release
 import servers
 from check import Counts
 from jupyter_page import started
+from run_notebooks import ROOT
 
 PROJECT = '[project]\nversion = "0.2.0"\n'
 
@@ -71,7 +72,7 @@ def test_every_notebook_runs_and_some_on_redis_too(monkeypatch: pytest.MonkeyPat
     """A redis-server that is not there fails in CI and is skipped elsewhere."""
     monkeypatch.setattr(check, "compare", lambda *_: Counts(passed=1))
     monkeypatch.setattr("shutil.which", lambda _: None)
-    paths = sorted((check.ROOT / "notebooks").glob("*.ipynb"))
+    paths = sorted((ROOT / "notebooks").glob("*.ipynb"))
     assert sorted(label for label, _ in check.notebook_steps()) == [path.name for path in paths]
     assert set(check.ON_REDIS) < {path.stem for path in paths}
     some = Path(f"{check.ON_REDIS[0]}.ipynb")
@@ -118,7 +119,7 @@ def test_app(tmp_path: Path) -> None:
             assert lines[0].split() == ["Server", server.url]
             assert lines[2].split() == ["Open", f"http://127.0.0.1:{port}"]
             servers.wait_until(lambda: answers(port), "the app", 60)
-            program = [sys.executable, str(check.ROOT / "tools/run_app.py")]
+            program = [sys.executable, str(ROOT / "tools/run_app.py")]
             own = os.environ | settings | {"PORT": str(port)}
             second = subprocess.run(program, env=own, capture_output=True, text=True, timeout=60)
     assert second.returncode == 1
