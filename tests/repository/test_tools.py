@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from unittest.mock import Mock
 
 import httpx
 import pytest
@@ -48,22 +49,15 @@ def test_closing_line_adds_up(
     assert check.main(["notebooks"]) == status
     printed = capsys.readouterr().out
     assert printed.endswith(f"\n{last}\n")
-    assert [line.split()[0] for line in printed.splitlines() if " s  " in line] == [
-        "FAILED" if counts.failed else "ok" for counts in results
-    ]
+    assert printed.count("\nFAILED ") == bool(status)
     assert ("apt-get install redis-server" in printed) == any(c.skipped for c in results)
 
 
 def test_pytest_arguments_are_handed_on(monkeypatch: pytest.MonkeyPatch) -> None:
-    given: list[str] = []
-
-    def run_pytest(arguments: list[str]) -> Counts:
-        given.extend(arguments)
-        return Counts(1)
-
-    monkeypatch.setattr(check, "run_pytest", run_pytest)
+    run = Mock(return_value=Counts(1))
+    monkeypatch.setattr(check, "run_pytest", run)
     assert check.main(["tests", "--pytest", "-k", "a or b", "-x"]) == 0
-    assert given == ["-m", check.UNMARKED, *check.IN_PARALLEL, "-k", "a or b", "-x"]
+    run.assert_called_once_with(["-m", check.UNMARKED, *check.IN_PARALLEL, "-k", "a or b", "-x"])
     with pytest.raises(SystemExit, match="2"):
         check.main(["lint", "everything"])
 
