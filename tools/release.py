@@ -17,23 +17,21 @@ BIN = Path(sys.executable).parent
 
 
 def tag_problems(tag: str, project: str, changelog: str) -> list[str]:
-    r"""What keeps a tag from being released.
-
-    Args:
-        tag: The git tag, such as ``v0.2.0``.
-        project: The text of pyproject.toml.
-        changelog: The text of CHANGELOG.md.
+    r"""What keeps a tag from being released, by the texts of pyproject.toml and CHANGELOG.md.
 
     Example:
-        >>> tag_problems("v2", '[project]\nversion = "1"', "## [1] - 2026-01-01")
-        ['the tag is v2, and pyproject.toml has the version 1']
+        >>> project = '[project]\nversion = "0.2.0"'
+        >>> tag_problems("v0.2.0", project, "## [0.2.0] - 2026-12-01")
+        []
+        >>> tag_problems("0.2", project, "")
+        ['the tag is 0.2, and the version is 0.2.0', "CHANGELOG.md has no '## [0.2.0] - DATE'"]
     """
     version = tomllib.loads(project)["project"]["version"]
     problems = []
     if tag != f"v{version}":
-        problems.append(f"the tag is {tag}, and pyproject.toml has the version {version}")
+        problems.append(f"the tag is {tag}, and the version is {version}")
     if f"## [{version}] - " not in changelog:
-        problems.append(f"CHANGELOG.md has no section '## [{version}] - DATE'")
+        problems.append(f"CHANGELOG.md has no '## [{version}] - DATE'")
     return problems
 
 

@@ -1,8 +1,8 @@
 """The notebooks in twins of Colab and Workbench: their Python, packages, and kernel.
 
 `data/colab-pins.txt` is the list of what Colab has installed. The tests marked `colab` resolve and
-install packages, so they need a package index, and Python 3.13, 3.12 and 3.10 on the PATH, in pyenv
-or wherever uv finds or fetches them; `make test-colab` runs them.
+install packages, so they need a package index, and Python 3.13, 3.12 and 3.10 in pyenv or wherever
+uv finds or fetches them; `make test-colab` runs them.
 """
 
 import itertools
@@ -13,7 +13,7 @@ import subprocess
 import sys
 import tempfile
 import tomllib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -29,8 +29,7 @@ from memorystore_chat.embedded import server as embedded
 from run_notebooks import CELL_TIMEOUT, ROOT
 from series import PATHS
 
-PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
-REPOSITORY = PYPROJECT["project"]["urls"]["Repository"]
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 EXTRAS = ["agents", "embedded", "tutorial", "vertexai"]  # "tutorial" and those it takes in
 UV = Path(sys.executable).with_name("uv")
 INSTALL_TIMEOUT = 600
@@ -69,80 +68,29 @@ def get(key):
 
 def read_pins(text: str) -> dict[str, str]:
     """Name and version of each `name==version` line of a requirements file."""
-    lines = (line for line in text.splitlines() if line and not line.startswith("#"))
-    return {canonicalize_name(name): version for name, version in (x.split("==") for x in lines)}
+    pins = (line.split("==") for line in text.splitlines() if "==" in line and line[0] != "#")
+    return {canonicalize_name(name): version for name, version in pins}
 
 
 # The one family that the install line replaces. Colab's LangGraph 1.2.11 applies the writes of a
 # DeltaChannel in another order than they were made, so what is read back is wrong whatever the
 # checkpointer; the extra `agents` asks for 1.2.15. All else that Colab has must stay as it is.
 REPLACED = {"langgraph", "langgraph-checkpoint", "langgraph-prebuilt", "langgraph-sdk"}
-PINS = {
-    name: version
-    for name, version in read_pins((ROOT / "tests/data/colab-pins.txt").read_text("utf-8")).items()
-    if name not in REPLACED
-}
-
-
-def requirements() -> list[Requirement]:
-    """What the notebooks' install line asks for by name."""
-    project = PYPROJECT["project"]
-    texts = list(project["dependencies"])
-    for extra in EXTRAS:
-        texts += project["optional-dependencies"][extra]
-    found = [Requirement(text) for text in texts]
-    return [requirement for requirement in found if requirement.name != project["name"]]
-
-
-def changed(versions: dict[str, str]) -> dict[str, str]:
-    """Those of `versions` that Colab has in another version."""
-    return {name: v for name, v in versions.items() if PINS.get(name, v) != v}
+COLAB_HAS = read_pins((ROOT / "tests/data/colab-pins.txt").read_text("utf-8"))
+PINS = {name: version for name, version in COLAB_HAS.items() if name not in REPLACED}
 
 
 def test_version_ranges_admit_colabs_versions() -> None:
     """Whatever we ask for and Colab has, Colab has in a version that suffices."""
-    pinned = {r.name: r for r in requirements() if canonicalize_name(r.name) in PINS}
-    assert {"langchain-core", "langchain", "google-auth", "ipython", "requests"} <= set(pinned)
+    extras = PROJECT["optional-dependencies"]
+    texts = [*PROJECT["dependencies"], *itertools.chain(*(extras[extra] for extra in EXTRAS))]
+    asked = {canonicalize_name(r.name): r for r in map(Requirement, texts)}
+    assert {"langchain-core", "langchain", "google-auth", "ipython"} <= asked.keys() & PINS.keys()
     assert [
-        str(r) for n, r in pinned.items() if PINS[canonicalize_name(n)] not in r.specifier
+        str(asked[name])
+        for name in asked.keys() & PINS.keys()
+        if PINS[name] not in asked[name].specifier
     ] == []
-
-
-def uv(*arguments: str | Path) -> str:
-    """What uv printed; its complaint fails the test."""
-    done = subprocess.run(
-        [UV, *arguments], capture_output=True, text=True, check=False, cwd=ROOT, timeout=300
-    )
-    if done.returncode:
-        pytest.fail(f"uv {' '.join(map(str, arguments[:2]))}: {done.stderr}", pytrace=False)
-    return done.stdout
-
-
-def resolve(*arguments: str | Path) -> dict[str, str]:
-    """Name and version of each package that uv chooses for Colab's Python and system."""
-    target = ["--python-version=3.13", "--python-platform=x86_64-manylinux_2_35"]
-    extras = [f"--extra={extra}" for extra in EXTRAS]
-    form = ["--quiet", "--no-header", "--no-annotate"]
-    return read_pins(uv("pip", "compile", *form, *target, *extras, "pyproject.toml", *arguments))
-
-
-def install(folder: Path, *what: str) -> None:
-    uv("pip", "install", "--quiet", f"--python={folder / 'venv/bin/python'}", *what)
-
-
-def pins_file(folder: Path) -> Path:
-    path = folder / "pins.txt"
-    path.write_text("".join(f"{name}=={version}\n" for name, version in PINS.items()))
-    return path
-
-
-@pytest.mark.colab
-@pytest.mark.timeout(INSTALL_TIMEOUT)
-def test_install_line_resolves_inside_colabs_versions(tmp_path: Path) -> None:
-    """There is a solution in which nothing that Colab has changes."""
-    chosen = resolve(f"--constraint={pins_file(tmp_path)}")
-    assert changed(chosen) == {}
-    assert {canonicalize_name(r.name) for r in requirements()} <= set(chosen)
 
 
 @dataclass(frozen=True)
@@ -155,14 +103,42 @@ class Twin:
     before: dict[str, str]  # name and version of each package, before the first notebook ran
 
 
-def build_colab(folder: Path) -> None:
-    """Make Colab's environment, with neither our package nor anything else that Colab lacks."""
-    uv("venv", "--quiet", f"--python={python('3.13')}", folder / "venv")
-    kernel = folder / "kernel.in"
-    kernel.write_text("ipykernel\nipywidgets\npip\n")
-    used = resolve(kernel, f"--constraint={pins_file(folder)}")
-    packages = [f"{name}=={version}" for name, version in used.items() if name in PINS]
-    install(folder, "--no-deps", *packages)
+def uv(*arguments: str | Path) -> str:
+    """What uv printed; its complaint fails the test."""
+    done = subprocess.run([UV, *arguments], capture_output=True, text=True, cwd=ROOT, timeout=300)
+    if done.returncode:
+        pytest.fail(f"uv {' '.join(map(str, arguments[:2]))}: {done.stderr}", pytrace=False)
+    return done.stdout
+
+
+def make_environment(folder: Path, version: str, *packages: str) -> None:
+    """Install packages for a Python, and let Jupyter find its kernel under the name `twin`."""
+    # pyenv has one on the PATH even where it refuses to run.
+    pyenv = Path(os.environ.get("PYENV_ROOT", Path.home() / ".pyenv"))
+    python = str(next(pyenv.glob(f"versions/{version}.*/bin/python"), version))
+    uv("venv", "--quiet", f"--python={python}", folder / "venv")
+    python = str(folder / "venv/bin/python")
+    uv("pip", "install", "--quiet", f"--python={python}", *packages)
+    start = [python, "-m", "ipykernel_launcher", "-f", "{connection_file}"]
+    kernel_spec = {"argv": start, "display_name": "Twin", "language": "python"}
+    for name in ("kernels/twin", "content", "tmp"):
+        (folder / name).mkdir(parents=True)
+    (folder / "kernels/twin/kernel.json").write_text(json.dumps(kernel_spec))
+
+
+def make_colab(folder: Path) -> None:
+    """Make Colab's environment, with neither our package nor anything else that Colab lacks.
+
+    There must be a solution in which nothing that Colab has changes.
+    """
+    (folder / "kernel.in").write_text("ipykernel\nipywidgets\npip\n")
+    (folder / "pins.txt").write_text("".join(f"{name}=={PINS[name]}\n" for name in PINS))
+    target = ["--python-version=3.13", "--python-platform=x86_64-manylinux_2_35"]
+    extras = [f"--extra={extra}" for extra in EXTRAS]
+    asked = ["pyproject.toml", folder / "kernel.in", f"--constraint={folder / 'pins.txt'}"]
+    chosen = read_pins(uv("pip", "compile", "--quiet", *target, *extras, *asked))
+    packages = [f"{name}=={version}" for name, version in chosen.items() if name in PINS]
+    make_environment(folder, "3.13", "--no-deps", *packages)
     library = folder / "venv/lib/python3.13/site-packages/google/colab"
     library.mkdir(parents=True)
     for name, text in GOOGLE_COLAB.items():
@@ -175,50 +151,46 @@ def build_colab(folder: Path) -> None:
     )
 
 
-def build_workbench(folder: Path) -> None:
-    uv("venv", "--quiet", f"--python={python('3.12')}", folder / "venv")
-    install(folder, *WORKBENCH_HAS)
+def make_workbench(folder: Path) -> None:
+    make_environment(folder, "3.12", *WORKBENCH_HAS)
 
 
-BUILDS: dict[str, tuple[Callable[[Path], None], str, dict[str, str]]] = {
-    "colab": (build_colab, "Colab", {"COLAB_RELEASE_TAG": "release-colab"}),
+MAKERS = {
+    "colab": (make_colab, "Colab", {"COLAB_RELEASE_TAG": "release-colab"}),
     "workbench": (
-        build_workbench,
+        make_workbench,
         "Agent Platform Workbench (Vertex AI Workbench)",
         {"VERTEX_PRODUCT": "WORKBENCH_INSTANCE"},
     ),
 }
-
-
-def python(version: str) -> str:
-    """A Python of a version; pyenv has one on the PATH even where it refuses to run."""
-    pyenv = Path(os.environ.get("PYENV_ROOT", Path.home() / ".pyenv"))
-    return str(next(pyenv.glob(f"versions/{version}.*/bin/python"), version))
+# Each twin is built and used by one process.
+TWINS = {name: pytest.param(name, marks=pytest.mark.xdist_group(name)) for name in MAKERS}
 
 
 def freeze(folder: Path) -> dict[str, str]:
     """Name and version of each package in the environment, without ours."""
-    listed = uv("pip", "freeze", "--quiet", f"--python={folder / 'venv/bin/python'}")
-    return read_pins("\n".join(line for line in listed.splitlines() if "==" in line))
+    return read_pins(uv("pip", "freeze", "--quiet", f"--python={folder / 'venv/bin/python'}"))
 
 
-def install_kernel(folder: Path) -> None:
-    """Let Jupyter find the environment's kernel under the name `twin`."""
-    start = [str(folder / "venv/bin/python"), "-m", "ipykernel_launcher", "-f", "{connection_file}"]
-    kernel_spec = {"argv": start, "display_name": "Twin", "language": "python"}
-    (folder / "kernels/twin").mkdir(parents=True)
-    (folder / "kernels/twin/kernel.json").write_text(json.dumps(kernel_spec))
-    (folder / "content").mkdir()
-    (folder / "tmp").mkdir()
+@pytest.fixture(scope="module", params=TWINS.values())
+def twin(request: pytest.FixtureRequest) -> Iterator[Twin]:
+    """An environment as a reader finds it, before the first notebook is opened in it."""
+    make, says, own = MAKERS[request.param]
+    with tempfile.TemporaryDirectory(prefix="twin-") as name:
+        folder = Path(name)
+        make(folder)
+        try:
+            yield Twin(folder, says, own, freeze(folder))
+        finally:
+            embedded.stop(folder / "data")
 
 
 def publish(folder: Path) -> None:
     """Commit the package, as it is in the work tree, to a git repository of its own, once."""
     if folder.exists():
         return
-    ignore = shutil.ignore_patterns("__pycache__")
     for name in ("app", "helpers"):
-        shutil.copytree(ROOT / name, folder / name, ignore=ignore)
+        shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
     for name in ("pyproject.toml", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, folder)
     author = ["-c", "user.name=Test", "-c", "user.email=test@example.com"]
@@ -226,10 +198,12 @@ def publish(folder: Path) -> None:
         subprocess.run(["git", *author, *command], cwd=folder, check=True)
 
 
+def installs(cell: series.Cell) -> bool:
+    return links.INSTALL_TAG in series.tags(cell)
+
+
 def execute(book: series.Book, folder: Path, own: Mapping[str, str]) -> None:
     """Run a notebook in the twin's kernel, in a folder without the repository."""
-    for cell in series.code_cells(book):
-        cell.update(execution_count=None, outputs=[])
     # PYTEST_CURRENT_TEST would keep the kernel from showing what its child processes print.
     foreign = ("MEMORYSTORE_", "GOOGLE_", "VERTEX_", "PIP_DISABLE_", "PYTEST_", "PYTHON")
     environment = {k: v for k, v in os.environ.items() if not k.startswith(foreign)}
@@ -243,7 +217,7 @@ def execute(book: series.Book, folder: Path, own: Mapping[str, str]) -> None:
         # git takes our repository from this folder, and the install cell stays as it is.
         "GIT_CONFIG_COUNT": "1",
         "GIT_CONFIG_KEY_0": f"url.file://{folder / 'repository'}.insteadOf",
-        "GIT_CONFIG_VALUE_0": REPOSITORY,
+        "GIT_CONFIG_VALUE_0": PROJECT["urls"]["Repository"],
     }
     runner = NotebookClient(
         book,
@@ -256,28 +230,6 @@ def execute(book: series.Book, folder: Path, own: Mapping[str, str]) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("JUPYTER_PATH", str(folder))
         runner.execute(env=environment)
-
-
-def installs(cell: series.Cell) -> bool:
-    return links.INSTALL_TAG in series.tags(cell)
-
-
-# Each twin is built and used by one process.
-TWINS = {name: pytest.param(name, marks=pytest.mark.xdist_group(name)) for name in BUILDS}
-
-
-@pytest.fixture(scope="module", params=TWINS.values())
-def twin(request: pytest.FixtureRequest) -> Iterator[Twin]:
-    """An environment as a reader finds it, before the first notebook is opened in it."""
-    build, says, own = BUILDS[request.param]
-    with tempfile.TemporaryDirectory(prefix="twin-") as name:
-        folder = Path(name)
-        build(folder)
-        install_kernel(folder)
-        try:
-            yield Twin(folder, says, own, freeze(folder))
-        finally:
-            embedded.stop(folder / "data")
 
 
 def problems(twin: Twin, path: Path) -> list[str]:
@@ -315,7 +267,7 @@ def test_install_cell_and_first_notebook(twin: Twin) -> None:
     after = freeze(twin.folder)
     assert {name: after.get(name) for name in twin.before} == twin.before
     if twin.says == "Colab":
-        assert changed(after) == {}
+        assert {name: v for name, v in after.items() if PINS.get(name, v) != v} == {}
 
 
 @pytest.mark.colab
@@ -354,8 +306,6 @@ print(sign_in("my-project"), auth.calls)
 @pytest.mark.timeout(INSTALL_TIMEOUT)
 def test_a_python_that_is_too_old_is_told_what_to_do(tmp_path: Path) -> None:
     """As in a custom container."""
-    uv("venv", "--quiet", f"--python={python('3.10')}", tmp_path / "venv")
-    install(tmp_path, "ipykernel", "pip")
-    install_kernel(tmp_path)
+    make_environment(tmp_path, "3.10", "ipykernel", "pip")
     publish(tmp_path / "repository")
     check_refusal(tmp_path, {})

@@ -1,6 +1,5 @@
 """`make tutorial`: the working copy of the notebooks, and the start and the end of JupyterLab."""
 
-import json
 import os
 import re
 import signal
@@ -13,14 +12,11 @@ from typing import Any
 
 import nbformat
 import pytest
-from jupyter_client.blocking.client import BlockingKernelClient
-from jupyter_core.paths import jupyter_runtime_dir
 from nbformat.v4 import new_code_cell, new_notebook, new_output
 
 import servers
 import tutorial
 from jupyter_page import started
-from memorystore_chat.embedded import launcher
 from memorystore_chat.embedded.server import stop
 
 FIRST = "01_setup.ipynb"
@@ -127,27 +123,9 @@ def address(lines: list[str]) -> str:
     return str(found)
 
 
-def fetch(request: str | urllib.request.Request) -> str:
-    with urllib.request.urlopen(request, timeout=30) as response:
+def fetch(url: str) -> str:
+    with urllib.request.urlopen(url, timeout=30) as response:
         return str(response.read().decode())
-
-
-def start_kernel(url: str, data: Path) -> None:
-    """Have JupyterLab run a kernel that is connected to the embedded server."""
-    lab, token = url.partition("/lab/")[0], url.partition("token=")[2]
-    code = "from memorystore_chat import connect; connect().set('from a kernel', 1)"
-    headers = {"Authorization": f"token {token}"}
-    asked = fetch(urllib.request.Request(f"{lab}/api/kernels", b"{}", headers, method="POST"))
-    (file,) = Path(jupyter_runtime_dir()).glob(f"*{json.loads(asked)['id']}.json")
-    kernel = BlockingKernelClient(connection_file=str(file))
-    kernel.load_connection_file()
-    kernel.start_channels()
-    try:
-        with launcher.client(data / "valkey.sock") as client:  # not a user, as connect() makes one
-            kernel.execute(code)  # it waits until the kernel listens
-            servers.wait_until(lambda: client.exists("from a kernel"), "what the kernel does", 100)
-    finally:
-        kernel.stop_channels()
 
 
 @pytest.mark.timeout(300)
@@ -171,8 +149,6 @@ def test_two_at_once(tmp_path: Path, data: Path) -> None:
             os.killpg(first.pid, signal.SIGINT)
             first.wait(60)
             os.kill(int((data / "valkey.pid").read_text()), 0)
-            start_kernel(address(others), data)
-            assert "WARN" not in (tmp_path / "b" / "log").read_text()
     with pytest.raises((ProcessLookupError, FileNotFoundError)):
         os.kill(int((data / "valkey.pid").read_text()), 0)
     status = ["git", "status", "--porcelain", "notebooks"]

@@ -16,14 +16,8 @@ TARGETS = re.findall(r"^\.PHONY: (.+)$", MAKEFILE, re.MULTILINE)[0].split()
 
 
 def make(*arguments: str, folder: Path = ROOT) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        ["make", *arguments],
-        cwd=folder,
-        env={"PATH": os.environ["PATH"], "HOME": str(folder)},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    own = {"PATH": os.environ["PATH"], "HOME": str(folder)}
+    return subprocess.run(["make", *arguments], cwd=folder, env=own, capture_output=True, text=True)
 
 
 def test_targets_exist_and_help_names_each() -> None:
@@ -33,23 +27,12 @@ def test_targets_exist_and_help_names_each() -> None:
     assert named == [target for target in TARGETS if target != "help"]
 
 
-def test_make_commands_that_are_named_exist() -> None:
-    for file in ("README.md", "CONTRIBUTING.md", ".github/workflows/ci.yml", ".ci/run"):
-        text = (ROOT / file).read_text(encoding="utf-8")
-        commands = re.findall(r"(?:^|`|\$ |run: )make ([a-z-]+)\b", text, re.MULTILINE)
-        assert set(commands) <= set(TARGETS)
-
-
 def test_old_python_is_refused_in_words(tmp_path: Path) -> None:
-    old = tmp_path / "old-python"
-    old.write_text("#!/bin/sh\nexit 1\n")
-    old.chmod(0o755)
-    (tmp_path / "Makefile").write_text(MAKEFILE)
-    (tmp_path / "requirements.txt").touch()
-    (tmp_path / "pyproject.toml").touch()
-    run = make("lint", f"PYTHON={old}", folder=tmp_path)
+    for name, text in (("Makefile", MAKEFILE), ("requirements.txt", ""), ("pyproject.toml", "")):
+        (tmp_path / name).write_text(text)
+    run = make("lint", "PYTHON=false", folder=tmp_path)
     assert run.returncode == 2
-    assert f"Python 3.11 or newer is needed, and none of these is: {old}." in run.stderr
+    assert "Python 3.11 or newer is needed, and none of these is: false." in run.stderr
     assert not (tmp_path / ".venv").exists()
 
 
@@ -61,6 +44,4 @@ def test_every_python_version_is_tested() -> None:
 
 
 def test_jobs_are_bounded() -> None:
-    assert yaml.safe_load(WORKFLOW)["permissions"] == {"contents": "read"}
     assert [name for name, job in JOBS.items() if "timeout-minutes" not in job] == []
-    assert [name for name, job in JOBS.items() if "permissions" in job] == []

@@ -65,6 +65,7 @@ def tutorial() -> Iterator[str]:
             address = lines[1].split()[1]
             assert f":{port}/" in address
             yield address.partition("/lab/")[0]
+            assert "WARN" not in Path(name, "log").read_text()  # as of a kernel's transport
 
 
 @contextmanager
