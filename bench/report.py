@@ -124,104 +124,66 @@ def number(value: float) -> str:
     return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
 
 
-def markdown(results: dict[str, Any]) -> str:
-    """The report."""
-    made = results["machine"]
-    packages = ", ".join(f"{name} {number}" for name, number in made["packages"].items())
-    parts = [
-        "# Measurements",
-        f"{made['date']}, {made['processor']}, {made['cores']} cores, {made['system']}, Python "
-        f"{made['python']}; {packages}. Valkey over TCP on the same machine, directly and with a "
-        "delay added to each round trip; medians of at least five runs in turns. Made by "
-        "`make bench`; all runs are in `results.json`.",
-        "## One turn",
-        "Read the newest 20 messages, append a question and its answer, renew the expiry. "
-        "Milliseconds, by messages that were stored an hour before.",
-        "![Time of one turn by the number of messages stored, without and with 20 ms a round trip]"
-        "(turn.png)",
-    ]
-    sizes = results["sizes"]
-    for name, figures in results["links"].items():
-        turns = {f"{n:,}": medians(figures["turn"][str(n)]) for n in LENGTHS}
-        trips = [str(sizes["round_trips"][library]) for library in NAMES]
-        parts.append(table({f"+ {name}": NAMES, **turns, "round trips": trips}))
-    parts += [
-        "## A thousand messages",
-        "Milliseconds per 1,000 messages. On the slower links one by one was measured on "
-        "200 and 20 messages, and the peers' batch, which is as many commands, on 100.",
+def fields(results: dict[str, Any]) -> dict[str, Any]:
+    """What takes the places in the page's template: tables, and a few figures."""
+    made, sizes, links = results["machine"], results["sizes"], results["links"]
+    wire, stored = results["agents"]["wire"], results["agents"]["stored"]
+    trips = [str(sizes["round_trips"][library]) for library in NAMES]
+    turns = [
+        table(
+            {f"+ {name}": NAMES}
+            | {f"{n:,}": medians(figures["turn"][str(n)]) for n in LENGTHS}
+            | {"round trips": trips}
+        )
+        for name, figures in links.items()
     ]
     bulk = {
         f"{task}, + {name}": medians(figures[task])
-        for name, figures in results["links"].items()
+        for name, figures in links.items()
         for task in ("one by one", "batch", "read")
     }
-    each = [number(sizes["bytes"][library]) for library in NAMES]
-    parts.append(table({"": NAMES, **bulk, "bytes each": each}))
-    alone = results["links"]["0 ms"]["read"]["messages_from_dict alone"]["median_ms"]
-    parts.append(
-        f"`messages_from_dict` alone takes {number(alone)} ms for the 1,000 messages. `{BARE}` "
-        f"sends ready-made bytes; `{BARE_LC}` adds `model_dump_json` or `messages_from_dict`."
-    )
-    names, aims, measured, met = zip(*targets(results), strict=True)
-    verdicts = ["met" if each else "missed" for each in met]
-    parts += [
-        *agents(results),
-        *(store.markdown(results["store"], table) if "store" in results else ()),
-        "## Aims",
-        table({"": names, "aim": aims, "measured": measured, " ": verdicts}),
-        "## Exactly once",
-        "1,000 appends by two writers, the reply to every third one lost after the server has "
-        "acted; the same while a replica takes over; 200 threads with five turns of two messages "
-        "each. Lost: acknowledged and not stored. Torn: turns with another's message in between.",
-    ]
-    faults = {
-        column: [
-            f"{figures[column]:,}" if column in figures else ""
-            for figures in results["faults"].values()
-        ]
-        for column in ("attempted", "acknowledged", "stored", "doubled", "lost", "torn")
-    }
-    parts.append(table({"": list(results["faults"]), **faults}))
-    return "\n\n".join(parts) + "\n"
-
-
-def agents(results: dict[str, Any]) -> list[str]:
-    """The report's part on what keeps an agent's conversation."""
-    wire, stored = results["agents"]["wire"], results["agents"]["stored"]
-    after = [turns for turns in (50, 500) if str(turns) in stored[SAVER]]
-    trips = {
-        kind: ["{round_trips} / {commands}".format(**kinds[kind]) for kinds in wire.values()]
-        for kind in KINDS
-    }
-    sizes = {}
-    for turns in after:
-        grown = [each[str(turns)] for each in stored.values()]
-        sizes[f"{turns} turns: kB"] = [number(each["bytes"] / 1000) for each in grown]
-        sizes[f"{turns} turns: keys"] = [f"{each['keys']:,}" for each in grown]
+    kept: dict[str, Sequence[str]] = {"": list(stored)}
+    for count in (50, 500) if "500" in stored[SAVER] else (50,):
+        grown = [each[str(count)] for each in stored.values()]
+        kept[f"{count} turns: kB"] = [number(each["bytes"] / 1000) for each in grown]
+        kept[f"{count} turns: keys"] = [f"{each['keys']:,}" for each in grown]
     times = {
-        f"{length:,}, + {link}": medians(figures["agent"][str(length)], checkpointers.NAMES)
-        for link, figures in results["links"].items()
-        if link in checkpointers.LINKS
+        f"{length:,}, + {name}": medians(figures["agent"][str(length)], checkpointers.NAMES)
+        for name, figures in links.items()
+        if name in checkpointers.LINKS
         for length in checkpointers.LENGTHS
     }
-    return [
-        "## An agent's turn on the wire",
-        "Round trips / commands, with LangGraph's durability `sync` and `exit`. "
-        f"{VALKEY_SAVER} is that of langgraph-checkpoint-aws. {MIDDLEWARE} keeps what was said "
-        f"and no checkpoints, {FLOOR} forgets all when the process ends. Everything expires after "
-        "an hour.",
-        table({"": list(wire), **trips}),
-        "## An agent's conversation on the server",
-        "MEMORY USAGE summed over all keys, in kB, and the number of keys, on a plain Valkey. "
-        "Every fifth turn calls a tool. Without keep=1 every checkpoint is kept.",
-        "![Kilobytes on the server by turns, and round trips a turn, of this package and its peers]"
-        "(checkpoints.png)",
-        table({"": list(stored), **sizes}),
-        "## An agent's turn in time",
-        "Milliseconds of a turn without a tool, by messages that the thread holds already; "
-        f"durability `async`, the default. {FLOOR} is the floor: LangGraph and the demo model.",
-        table({"": checkpointers.NAMES, **times}),
-    ]
+    names, aims, measured, met = zip(*targets(results), strict=True)
+    verdicts = ["met" if each else "missed" for each in met]
+    counted = ("attempted", "acknowledged", "stored", "doubled", "lost", "torn")
+    faults = results["faults"]
+    return {
+        **made,
+        "packages": ", ".join(f"{name} {version}" for name, version in made["packages"].items()),
+        "turns": "\n\n".join(turns),
+        "thousand": table(
+            {"": NAMES, **bulk, "bytes each": [number(sizes["bytes"][name]) for name in NAMES]}
+        ),
+        "alone": number(links["0 ms"]["read"]["messages_from_dict alone"]["median_ms"]),
+        "wire": table(
+            {"": list(wire)}
+            | {
+                kind: ["{round_trips} / {commands}".format(**each[kind]) for each in wire.values()]
+                for kind in KINDS
+            }
+        ),
+        "stored": table(kept),
+        "agent": table({"": checkpointers.NAMES, **times}),
+        **store.fields(results["store"], table),
+        "aims": table({"": names, "aim": aims, "measured": measured, " ": verdicts}),
+        "faults": table(
+            {"": list(faults)}
+            | {
+                column: [f"{row[column]:,}" if column in row else "" for row in faults.values()]
+                for column in counted
+            }
+        ),
+    }
 
 
 def lines(axes: Any, names: Sequence[str], points: Callable[[str], Any], xlabel: str) -> None:
@@ -285,7 +247,8 @@ def picture(results: dict[str, Any]) -> Figure:
 
 def write(results: dict[str, Any], output: Path) -> None:
     """Write the page and the picture, and print what was aimed at."""
-    (output / "results.md").write_text(markdown(results))
+    template = Path(__file__).with_name("results.template.md").read_text(encoding="utf-8")
+    (output / "results.md").write_text(template.format(**fields(results)))
     picture(results).savefig(output / "turn.png", dpi=160)
     checkpoints_picture(results).savefig(output / "checkpoints.png", dpi=160)
     for what, aim, measured, met in targets(results):

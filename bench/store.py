@@ -123,27 +123,25 @@ def measure_scale(server: servers.Server, runs: int) -> dict[str, Any]:
     return found
 
 
-def markdown(results: dict[str, Any], table: Callable[[dict[str, Any]], str]) -> list[str]:
-    """The figures as tables."""
+def fields(results: dict[str, Any], table: Callable[[dict[str, Any]], str]) -> dict[str, str]:
+    """What takes the places in the page's template."""
     wire: dict[str, Any] = {"": list(ASKED)}
     for what in ("round_trips", "bytes"):
         for name in NAMES:
             column = f"{name}, {what.replace('_', ' ')}"
             wire[column] = [f"{results['wire'][name][each][what]:,}" for each in ASKED]
-    stored = " and ".join(f"{results['wire'][name][STORED]:,} ({name})" for name in NAMES)
+    facts = " and ".join(f"{results['wire'][name][STORED]:,} ({name})" for name in NAMES)
 
-    def by_count(head: str, figures: dict[str, Any]) -> str:
-        columns = {what.replace("_", " "): what for what in next(iter(figures.values()))}
-        cells = {each: [f"{row[columns[each]]:,}" for row in figures.values()] for each in columns}
-        return table({head: list(figures), **cells})
+    def by_count(head: str, rows: dict[str, Any]) -> str:
+        cells = {
+            what.replace("_", " "): [f"{row[what]:,}" for row in rows.values()]
+            for what in next(iter(rows.values()))
+        }
+        return table({head: list(rows), **cells})
 
-    return [
-        "## Long-term memory",
-        f"An operation on one of 201 guests of ten facts, which take {stored} bytes in all.",
-        table(wire),
-        f"Search by meaning: five memories of one guest, by vectors of {DIMS} numbers. Embedding "
-        "is not counted.",
-        by_count("memories", results["meaning"]),
-        "Microseconds of an operation on a namespace of three items, at random among many.",
-        by_count("namespaces", results["scale"]),
-    ]
+    return {
+        "facts": facts,
+        "operations": table(wire),
+        "meaning": by_count("memories", results["meaning"]),
+        "scale": by_count("namespaces", results["scale"]),
+    }
