@@ -2,7 +2,7 @@
 
 import os
 import platform
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -108,7 +108,7 @@ def target(what: str, aim: str, measured: float, digits: int) -> Target:
     return what, aim, f"{measured:.{digits}f} {unit}".rstrip(), met
 
 
-def table(columns: dict[str, Sequence[str]]) -> str:
+def table(columns: Mapping[str, Sequence[str]]) -> str:
     """A Markdown table of columns, the figures of which are right-aligned."""
     sides = ("left", *("right" for _ in [*columns][1:]))
     return tabulate(columns, "keys", tablefmt="pipe", colalign=sides, disable_numparse=True)

@@ -135,7 +135,7 @@ def make_colab(folder: Path) -> None:
     (folder / "pins.txt").write_text("".join(f"{name}=={PINS[name]}\n" for name in PINS))
     target = ["--python-version=3.13", "--python-platform=x86_64-manylinux_2_35"]
     extras = [f"--extra={extra}" for extra in EXTRAS]
-    asked = ["pyproject.toml", folder / "kernel.in", f"--constraint={folder / 'pins.txt'}"]
+    asked = ["pyproject.toml", str(folder / "kernel.in"), f"--constraint={folder / 'pins.txt'}"]
     chosen = read_pins(uv("pip", "compile", "--quiet", *target, *extras, *asked))
     packages = [f"{name}=={version}" for name, version in chosen.items() if name in PINS]
     make_environment(folder, "3.13", "--no-deps", *packages)
