@@ -16,16 +16,18 @@ from scripted import Make
 from servers import Cluster, Server
 
 os.environ.setdefault("DEMO_MODEL_DELAY", "0")  # it streams at once
-PLACES = {"valkey": "valkey_server", "redis": "redis_server", "cluster": "valkey_cluster"}
+PLACES = [
+    ("valkey_server", "sync"),
+    ("redis_server", "async"),
+    ("valkey_cluster", "sync"),
+    ("valkey_cluster", "async"),
+]
 EXTERNAL = os.environ.get("MEMORYSTORE_TEST_SERVER")
 
 
 @pytest.fixture(scope="session", params=["valkey9", "redis7", *(["external"] if EXTERNAL else [])])
 def server(request: pytest.FixtureRequest) -> Iterator[Server]:
-    """A standalone server: every test that uses it runs on Valkey 9 and on Redis 7.
-
-    Where ``$MEMORYSTORE_TEST_SERVER`` is set (``redis://HOST:PORT``) they run on that one too.
-    """
+    """Valkey 9 and Redis 7, and the server that ``$MEMORYSTORE_TEST_SERVER`` names, if any."""
     if request.param == "external":
         with servers.external(EXTERNAL or "") as running:
             yield running
@@ -35,19 +37,12 @@ def server(request: pytest.FixtureRequest) -> Iterator[Server]:
 
 @dataclass
 class Place:
-    """A server or cluster, and one way of using it.
-
-    Attributes:
-        server: Where it is.
-        way: "sync" or "async".
-        sync_client: A synchronous client of it that answers bytes.
-        client: The client of the way in question: `sync_client`, or one of redis.asyncio.
-    """
+    """A server or cluster, and one way of using it."""
 
     server: Server | Cluster
-    way: str
-    sync_client: Any
-    client: Any
+    way: str  # "sync" or "async"
+    sync_client: Any  # answers bytes
+    client: Any  # the way's own: `sync_client`, or one of redis.asyncio
 
     async def call(self, object_: Any, name: str, *given: Any, **options: Any) -> Any:
         """Call a method, or await its twin with an "a" before its name.
@@ -61,19 +56,23 @@ class Place:
         return await twin(*given, **options)
 
 
-@pytest.fixture(params=[f"{p}-{way}" for p in PLACES for way in ("sync", "async")])
+@pytest.fixture(params=PLACES, ids="-".join)
 async def place(request: pytest.FixtureRequest, key_prefix: str) -> AsyncIterator[Place]:
-    """Valkey, Redis and a cluster, each used in both ways; keys under `key_prefix` are removed."""
-    name, _, way = request.param.partition("-")
-    running = request.getfixturevalue(PLACES[name])
-    sync_client = running.client()
-    client = running.async_client() if way == "async" else sync_client
-    yield Place(running, way, sync_client, client)
-    for key in sync_client.scan_iter(match=f"{key_prefix}*", count=1000):
-        sync_client.unlink(key)
-    if way == "async":
-        await client.aclose()
-    sync_client.close()
+    """Valkey, Redis and a cluster, used in both ways; keys under `key_prefix` are removed."""
+    name, way = request.param
+    running = request.getfixturevalue(name)
+    with running.client() as sync_client:
+        if way == "sync":
+            yield Place(running, way, sync_client, sync_client)
+        else:
+            async with running.async_client() as client:
+                yield Place(running, way, sync_client, client)
+        remove(sync_client, key_prefix)
+
+
+def remove(client: Any, key_prefix: str) -> None:
+    for key in client.scan_iter(match=f"{key_prefix}*", count=1000):
+        client.unlink(key)
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
@@ -83,16 +82,10 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     """
     google = {"gemini", "provider"}
     items.sort(key=lambda item: google.isdisjoint(getattr(item, "fixturenames", ())))
-    left_out = [
-        item
-        for item in items
-        if item.get_closest_marker("own_server")
-        and (callspec := getattr(item, "callspec", None))
-        and callspec.params.get("server") == "external"
-    ]
-    if left_out:
-        config.hook.pytest_deselected(items=left_out)
-        items[:] = [item for item in items if item not in left_out]
+    for item in [*items] if EXTERNAL else []:
+        if item.get_closest_marker("own_server") and "external" in item.name:
+            config.hook.pytest_deselected(items=[item])
+            items.remove(item)
 
 
 @pytest.fixture
@@ -111,14 +104,11 @@ async def async_client(server: Server) -> AsyncIterator[Any]:
 
 @pytest.fixture
 def make(client: redis.Redis, key_prefix: str) -> Make:
-    """Histories on `server` with keys of this test's own."""
+    """Histories on `client`'s server with keys of this test's own."""
 
-    def make(
-        session_id: str = "s", *given: Any, client: redis.Redis = client, **options: Any
-    ) -> MemorystoreChatMessageHistory:
-        return MemorystoreChatMessageHistory(
-            client, session_id, *given, key_prefix=key_prefix, **options
-        )
+    def make(session_id: str = "ada/1", **options: Any) -> MemorystoreChatMessageHistory:
+        given: dict[str, Any] = {"client": client, "session_id": session_id}
+        return MemorystoreChatMessageHistory(**given | {"key_prefix": key_prefix} | options)
 
     return make
 
@@ -152,8 +142,7 @@ def key_prefix(request: pytest.FixtureRequest) -> Iterator[str]:
     for name in ("server", "valkey_server", "valkey_cluster"):
         if name in request.fixturenames:
             with request.getfixturevalue(name).client() as used:
-                for key in used.scan_iter(match=f"{prefix}*", count=1000):
-                    used.unlink(key)
+                remove(used, prefix)
 
 
 @pytest.fixture(scope="session")

@@ -1,15 +1,18 @@
-"""Sessions go both ways between this package and langchain-google-memorystore-redis 0.3.0.
+"""What others expect: the older package's sessions, and LangChain's wrapper around chains.
 
-It cannot be installed beside this package (it pins redis < 6 and langchain-core < 1), so
-`data/official_0_3_0.json` holds what it wrote: the elements of the Redis list to which the real
-class appended `CONVERSATION`, one add_message() each.
+langchain-google-memorystore-redis 0.3.0 cannot be installed beside this package (it pins redis < 6
+and langchain-core < 1), so `data/official_0_3_0.json` holds what it wrote: the elements of the
+Redis list to which the real class appended `CONVERSATION`, one add_message() each.
 """
 
 import json
+import warnings
 from pathlib import Path
 from typing import Any
 
+import pytest
 import redis
+from langchain_core.language_models.fake_chat_models import GenericFakeChatModel
 from langchain_core.messages import (
     AIMessage,
     AIMessageChunk,
@@ -22,10 +25,14 @@ from langchain_core.messages import (
     message_chunk_to_message,
     messages_from_dict,
 )
+from langchain_core.prompts import ChatPromptTemplate, MessagesPlaceholder
+from langchain_core.runnables.history import RunnableWithMessageHistory
 
-from memorystore_chat import codec
+from memorystore_chat import MemorystoreChatMessageHistory, codec
 from memorystore_chat.conversation import NOT_CARRIED_OUT
-from scripted import Make
+from proxy import Proxy
+from scripted import Make, texts
+from servers import Server
 
 CONVERSATION: list[BaseMessage] = [
     SystemMessage("You are a helpful weather bot."),
@@ -70,32 +77,54 @@ RECORDED: list[bytes] = [
 ]
 
 
-def test_a_session_of_the_older_package_is_read_identically_and_goes_on(
-    client: redis.Redis, make: Make
+def test_sessions_of_the_older_package_go_on_and_it_reads_what_is_written(
+    make: Make, client: redis.Redis
 ) -> None:
-    """Every message type it could store comes back equal; append, window, cap, repair work."""
+    """All types come back equal; its reader is messages_from_dict over json.loads of UTF-8."""
     assert [codec.decode(element) for element in RECORDED] == WHOLE
     assert [codec.appended_at(element) for element in RECORDED] == [None] * len(WHOLE)
-    history = make("s", 100, window=4, max_messages=len(WHOLE))
+    history = make("old", ttl=100, window=4, max_messages=len(WHOLE))
     client.rpush(history.key, *RECORDED)
     # Its malformed call gets a result.
-    handed_out = [message for message in make().messages if message.text != NOT_CARRIED_OUT]
-    assert handed_out == WHOLE
+    assert [m for m in make("old").messages if m.text != NOT_CARRIED_OUT] == WHOLE
     history.add_user_message("Hello again.")
     assert history.messages == [*WHOLE[-3:], HumanMessage("Hello again.")]
     assert client.lrange(history.key, 0, -2) == RECORDED[1:]
     assert client.ttl(history.key) == 100
     assert history.repair() == []
-
-
-def test_the_older_package_reads_what_is_written(client: redis.Redis, make: Make) -> None:
-    """Its reader is messages_from_dict over json.loads of each element, decoded as UTF-8."""
-    history = make()
-    history.add_messages(CONVERSATION)
-    stored: Any = client.lrange(history.key, 0, -1)
-    assert messages_from_dict([json.loads(element.decode("utf-8")) for element in stored]) == WHOLE
-    for ours, theirs in zip(stored, RECORDED, strict=True):
-        new, old = json.loads(ours), json.loads(theirs)
+    make("new").add_messages(CONVERSATION)
+    stored = [json.loads(e.decode("utf-8")) for e in client.lrange(make("new").key, 0, -1)]
+    assert messages_from_dict(stored) == WHOLE
+    for new, old in zip(stored, map(json.loads, RECORDED), strict=True):
         assert set(new) == {"id", *old}
-        if old["type"] != "AIMessageChunk":
-            assert {"type": new["type"], "data": new["data"]} == old
+        assert old["type"] == "AIMessageChunk" or new == old | {"id": new["id"]}
+
+
+@pytest.mark.parametrize("way", ["sync", "async"])
+async def test_a_chain_with_history_takes_two_round_trips_a_turn(
+    valkey_server: Server, key_prefix: str, way: str
+) -> None:
+    """Streamed word by word, an answer is stored whole; a chain that fails stores nothing."""
+    with (
+        Proxy(valkey_server.host, valkey_server.port) as proxy,
+        valkey_server.client(port=proxy.port) as client,
+        warnings.catch_warnings(),
+    ):
+        warnings.simplefilter("ignore", DeprecationWarning)
+        history = MemorystoreChatMessageHistory(client, "s", key_prefix=key_prefix)
+        history.add_user_message("before")
+        proxy.reset()
+        model: Any = GenericFakeChatModel(messages=iter([AIMessage("hi to you")]))
+        prompt = ChatPromptTemplate([MessagesPlaceholder("history"), ("human", "{input}")])
+        names = {"input_messages_key": "input", "history_messages_key": "history"}
+        chain: Any = RunnableWithMessageHistory(prompt | model, lambda _: history, **names)
+        asked, config = {"input": "hi"}, {"configurable": {"session_id": "s"}}
+        if way == "sync":
+            chunks = [*chain.stream(asked, config)]
+        else:
+            chunks = [chunk async for chunk in chain.astream(asked, config)]
+        assert len(chunks) > 3
+        assert proxy.round_trips == 2
+        with pytest.raises(RuntimeError):  # the model has nothing more to say
+            chain.invoke(asked, config)
+        assert texts(history.messages)[1:] == [("human", "hi"), ("ai", "hi to you")]

@@ -19,10 +19,17 @@ from langchain_core.messages import (
 from langchain_core.tools import tool
 
 from gemini_server import GeminiServer
-from memorystore_chat import MemorystoreChatMessageHistory, codec
+from memorystore_chat import codec
 from memorystore_chat.conversation import NO_RESULT, NOT_CARRIED_OUT, sendable
 from memorystore_tutorial import chat_model
+from scripted import Make
 from servers import Server
+
+
+@pytest.fixture
+def client(valkey_server: Server) -> Iterator[redis.Redis]:
+    with valkey_server.client() as connected:
+        yield connected
 
 
 def calling(*ids: str, bad: tuple[str | None, ...] = (), **fields: Any) -> AIMessage:
@@ -75,16 +82,12 @@ READ: dict[str, tuple[list[BaseMessage], list[BaseMessage]]] = {
 }
 
 
-@pytest.mark.parametrize("name", READ)
-def test_each_call_is_handed_out_with_one_result(
-    valkey_server: Server, key_prefix: str, name: str
-) -> None:
+def test_each_call_is_handed_out_with_one_result(make: Make, client: redis.Redis) -> None:
     """A call without a result gets one, a result without a call goes; what is stored stays."""
-    stored, read = READ[name]
-    with valkey_server.client() as client:
-        history = MemorystoreChatMessageHistory(client, "s", key_prefix=key_prefix)
+    for name, (stored, read) in READ.items():
+        history = make(name)
         history.add_messages(stored)
-        assert history.messages == read
+        assert history.messages == read, name
         assert [codec.decode(element) for element in client.lrange(history.key, 0, -1)] == stored
 
 
@@ -106,18 +109,15 @@ WINDOWS: list[tuple[list[BaseMessage], int, int]] = [
 ]
 
 
-@pytest.mark.parametrize(("stored", "window", "read"), WINDOWS)
-def test_a_window_begins_at_a_users_message(
-    valkey_server: Server, key_prefix: str, stored: list[BaseMessage], window: int, read: int
-) -> None:
+def test_a_window_begins_at_a_users_message(make: Make) -> None:
     """A call cut off from its question is left out; without a question nothing is handed out.
 
     But a turn in which a model has to go on from a result is handed out whole.
     """
-    with valkey_server.client() as client:
-        history = MemorystoreChatMessageHistory(client, "s", key_prefix=key_prefix, window=window)
+    for number, (stored, window, read) in enumerate(WINDOWS):
+        history = make(f"{number}", window=window)
         history.add_messages(stored)
-        assert history.messages == stored[len(stored) - read :]
+        assert history.messages == stored[len(stored) - read :], number
 
 
 ids = st.sampled_from(["a", "b", "c"])
@@ -136,28 +136,15 @@ def test_what_is_handed_out_keeps_the_rules_of_models(
     """Each call is followed by its results and each result follows its call; no text is lost."""
     read = sendable(messages, cut=cut)
     waiting: set[str | None] = set()
-    for message in read:
+    for message in [*read, end]:
         if isinstance(message, ToolMessage):
             waiting.remove(message.tool_call_id)
             continue
         assert not waiting
-        if isinstance(message, AIMessage):
-            waiting = {call["id"] for call in message.tool_calls}
-    assert not waiting
+        waiting = {call["id"] for call in getattr(message, "tool_calls", [])}
     first = next((m for m in read if not isinstance(m, SystemMessage)), None)
     assert not cut or first is None or first == ask
     assert read.count(ask) == messages.count(ask)
-
-
-OPTIONS: dict[str, tuple[list[BaseMessage], dict[str, Any]]] = {
-    **{name: (stored, {}) for name, (stored, _) in READ.items()},
-    "a window between question and call": ([ask, call, answer, end], {"window": 3}),
-    "a window between call and result": ([ask, call, answer, end], {"window": 2}),
-    "a window with an earlier question": ([ask, end, ask, call, answer, end], {"window": 5}),
-    "a cap between question and call": ([ask, call, answer, end], {"max_messages": 3}),
-    "a cap between call and result": ([ask, call, answer, end], {"max_messages": 2}),
-}
-question = HumanMessage("And now?")
 
 
 @tool
@@ -166,47 +153,29 @@ def get_weather(city: str) -> str:
     return f"rain in {city}"
 
 
-@pytest.fixture(scope="module")
-def gemini() -> Iterator[GeminiServer]:
-    with GeminiServer() as server:
-        yield server
-
-
-@pytest.fixture
-def client(valkey_server: Server) -> Iterator[redis.Redis]:
-    with valkey_server.client() as connected:
-        yield connected
-
-
 @pytest.mark.parametrize("provider", ["vertexai", "google-genai"])
-@pytest.mark.parametrize("name", OPTIONS)
-def test_the_next_turn_goes_on(
-    client: redis.Redis,
-    key_prefix: str,
-    gemini: GeminiServer,
-    provider: Literal["vertexai", "google-genai"],
-    name: str,
+def test_gemini_takes_what_is_handed_out(
+    make: Make, provider: Literal["vertexai", "google-genai"]
 ) -> None:
-    stored, options = OPTIONS[name]
-    history = MemorystoreChatMessageHistory(client, "s", key_prefix=key_prefix, **options)
-    history.add_messages(stored)
-    model = chat_model(provider=provider, project="my-project", **gemini.options(provider))
-    reply = model.bind_tools([get_weather]).invoke([*history.messages, question])
-    assert reply.text or reply.tool_calls
-    assert gemini.requests[-1].turns[-1] == ("user", "And now?")
-
-
-@pytest.mark.parametrize("provider", ["vertexai", "google-genai"])
-@pytest.mark.parametrize("window", [1, 4])
-def test_the_turn_under_way_goes_on(
-    client: redis.Redis,
-    key_prefix: str,
-    gemini: GeminiServer,
-    provider: Literal["vertexai", "google-genai"],
-    window: int,
-) -> None:
-    history = MemorystoreChatMessageHistory(client, "s", key_prefix=key_prefix, window=window)
-    history.add_messages([ask, end, question, call, answer, calling("b"), found("b")])
-    model = chat_model(provider=provider, project="my-project", **gemini.options(provider))
-    assert model.bind_tools([get_weather]).invoke(history.messages).text
-    assert len(gemini.requests[-1].turns) == 5
+    """Whatever was stored before the next question, and in the turn that is under way."""
+    question = HumanMessage("And now?")
+    under_way = [question, call, answer, calling("b"), found("b")]
+    with GeminiServer() as gemini:
+        options = gemini.options(provider)
+        model = chat_model(provider=provider, project="my-project", **options)
+        model = model.bind_tools([get_weather])
+        cases: list[tuple[list[BaseMessage], dict[str, Any]]] = [
+            *(([*stored, question], {}) for stored, _ in READ.values()),
+            *(([ask, call, answer, end, question], {"window": window}) for window in range(1, 6)),
+            *(([ask, call, answer, end, question], {"max_messages": cap}) for cap in (3, 4)),
+            *(([ask, end, *under_way], {"window": window}) for window in (1, 4)),
+        ]
+        for number, (stored, bounds) in enumerate(cases):
+            history = make(f"{number}", **bounds)
+            history.add_messages(stored)
+            reply = model.invoke(history.messages)
+            assert reply.text or reply.tool_calls
+            if stored[-1] is question:
+                assert gemini.requests[-1].turns[-1] == ("user", "And now?")
+            else:
+                assert len(gemini.requests[-1].turns) == 5
