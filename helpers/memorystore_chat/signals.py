@@ -75,6 +75,7 @@ def _note(number: int, frame: FrameType | None) -> None:
         run()
     elif number == signal.SIGINT and (number in (came for came, _ in _came)):
         _came.clear()
+        _finish()  # it may raise where the block's own end is never reached
         run()
     else:
         _came.append((number, run))

@@ -138,7 +138,7 @@ class Renamed(AIMessage):
 
 
 class Loud(HumanMessage):
-    volume: int = 11
+    volume: int = 11  # kept as an extra field
 
 
 def nested(levels: int) -> list[Any]:
@@ -184,36 +184,22 @@ def test_what_json_writes_in_its_own_way(value: Any, stored: Any) -> None:
     for content in ("x", "\ud800"):
         message = assigned(extra(value), content=content)
         assert same(back(message).additional_kwargs, {"a": [0, stored]})
-
-
-def test_a_message_of_a_subclass_is_read_back_as_the_standard_class() -> None:
-    """What its class adds is kept as extra fields."""
-    plain = HumanMessage("hi", id="1", name="Ada", volume=11)
-    assert same(back(Loud(content="hi", id="1", name="Ada")), plain)
+    assert same(back(Loud(content="hi")), HumanMessage("hi", volume=11))
 
 
 circular: dict[str, Any] = {}
 circular["self"] = circular
-LONG = 10**5000
 COUNTS: Any = {"input_tokens": True, "output_tokens": 1, "total_tokens": 1}
 REFUSED: list[tuple[BaseMessage, str]] = [
     (extra(b"secret"), "additional_kwargs['a'][1] is a bytes, "),
     (HumanMessage([{"type": "text", "a": {"secret"}}]), "content[0]['a'] is a set, "),
     (HumanMessage("x", own=datetime.datetime(2024, 1, 1)), "own is a datetime.datetime, "),
     (called(np.int64(7)), "tool_calls[0]['args']['a'] is a numpy.int64, "),
-    (called(object()), "tool_calls[0]['args']['a'] is a object, "),
     *(
         (extra(value), "")
         for value in (
-            {1: "a", "1": "b"},
-            {(1, 2): None},
-            {"\ud83d\ude00": 1},
-            "\ud83d\ude00",
-            nested(250),
-            nested(5000),
-            circular,
-            Failing(),
-            LONG,
+            *({1: "a", "1": "b"}, {(1, 2): None}, {"\ud83d\ude00": 1}, "\ud83d\ude00"),
+            *(nested(250), circular, Failing(), 10**5000),
         )
     ),
     (RemoveMessage(id="1"), ""),
@@ -221,15 +207,12 @@ REFUSED: list[tuple[BaseMessage, str]] = [
     (Renamed(content="x"), ""),
     (assigned(HumanMessage("x"), content=5), ""),
     (assigned(HumanMessage("x"), type="ai"), ""),
-    (assigned(HumanMessage("x"), additional_kwargs=None), ""),
     (assigned(HumanMessage("x"), response_metadata=None), ""),
     (assigned(HumanMessage("x"), name=7), ""),
     (assigned(AIMessage("x"), response_metadata={"a": 1}, tool_calls=[5]), ""),
-    (assigned(AIMessage("x"), tool_calls=None), ""),
     (assigned(AIMessage("x"), usage_metadata={}), ""),
     (assigned(AIMessage("x"), usage_metadata=COUNTS), ""),
     (assigned(ToolMessage("x", tool_call_id="1"), status="lost"), ""),
-    (assigned(ToolMessage("x", tool_call_id="1"), tool_call_id=1), ""),
     (assigned(AIMessageChunk(content="x"), tool_calls=[5]), ""),
 ]
 
@@ -243,12 +226,6 @@ def test_what_would_not_be_read_back_is_refused(message: BaseMessage, place: str
     assert "secret" not in "".join(traceback.format_exception(raised.value))
 
 
-@pytest.mark.parametrize("message", ["hi", None, ("human", "hi")], ids=str)
-def test_what_is_no_message_is_refused(message: Any) -> None:
-    with pytest.raises(TypeError, match=r"^messages\[0\] is a .* LangChain message"):
-        encoded(message)
-
-
 class Page(BaseModel):
     """Holds what an MCP server's EmbeddedResource holds: an address that is an object."""
 
@@ -258,7 +235,6 @@ class Page(BaseModel):
 
 FORMS: list[tuple[Any, Any, str]] = [
     (datetime.datetime(2026, 5, 1, 12, tzinfo=datetime.UTC), "2026-05-01T12:00:00Z", ""),
-    (uuid.UUID(int=7), "00000000-0000-0000-0000-000000000007", ""),
     (b"\xff\x00", "_wA=", ""),
     ({1}, [1], ""),
     (np.float32(0.5), 0.5, ""),
@@ -282,22 +258,14 @@ def test_what_no_model_is_sent_is_stored_in_pydantics_json_form(
     if left_out:
         assert all(word in caplog.messages[0] for word in ("search", "artifact", left_out))
         assert "secret" not in caplog.messages[0]
-
-
-def test_what_has_no_json_form_at_all_is_left_out(caplog: pytest.LogCaptureFixture) -> None:
-    answer = ToolMessage("x", tool_call_id="1", artifact=circular)
-    assert back(answer).artifact == {}
-    assert "artifact (a dict)" in caplog.text
+    assert back(ToolMessage("x", tool_call_id="1", artifact=circular)).artifact == {}
 
 
 BROKEN = [
-    (b"", "not JSON"),
     (b'{"type": "human", "data": {"content": "a secr', "not JSON"),
-    (b'{"type": "human", "data": {"content": "\xc3', "not JSON"),
     (b'{"a":' + b"[" * 100_000, "not JSON"),
     (b'["a secret"]', "JSON list"),
     (b'{"data": {"content": "a secret"}}', "text 'type'"),
-    (b'{"type": "human", "data": "a secret"}', "object 'data'"),
     (b'{"type": "robot", "data": {"content": "a secret"}}', "'robot'"),
     (b'{"type": "remove", "data": {"content": "", "id": "1"}}', "'remove'"),
     (b'{"type": "ai", "data": {}}', "content: missing"),

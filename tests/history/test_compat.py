@@ -1,18 +1,14 @@
-"""What others expect: the older package's sessions, and LangChain's wrapper around chains.
+"""Sessions go both ways between this package and langchain-google-memorystore-redis 0.3.0.
 
-langchain-google-memorystore-redis 0.3.0 cannot be installed beside this package (it pins redis < 6
+That cannot be installed beside this package (it pins redis < 6
 and langchain-core < 1), so `data/official_0_3_0.json` holds what it wrote: the elements of the
 Redis list to which the real class appended `CONVERSATION`, one add_message() each.
 """
 
 import json
-import warnings
 from pathlib import Path
-from typing import Any
 
-import pytest
 import redis
-from langchain_core.language_models.fake_chat_models import GenericFakeChatModel
 from langchain_core.messages import (
     AIMessage,
     AIMessageChunk,
@@ -25,14 +21,10 @@ from langchain_core.messages import (
     message_chunk_to_message,
     messages_from_dict,
 )
-from langchain_core.prompts import ChatPromptTemplate, MessagesPlaceholder
-from langchain_core.runnables.history import RunnableWithMessageHistory
 
-from memorystore_chat import MemorystoreChatMessageHistory, codec
+from memorystore_chat import codec
 from memorystore_chat.conversation import NOT_CARRIED_OUT
-from proxy import Proxy
-from scripted import Make, texts
-from servers import Server
+from scripted import Make
 
 CONVERSATION: list[BaseMessage] = [
     SystemMessage("You are a helpful weather bot."),
@@ -98,33 +90,3 @@ def test_sessions_of_the_older_package_go_on_and_it_reads_what_is_written(
     for new, old in zip(stored, map(json.loads, RECORDED), strict=True):
         assert set(new) == {"id", *old}
         assert old["type"] == "AIMessageChunk" or new == old | {"id": new["id"]}
-
-
-@pytest.mark.parametrize("way", ["sync", "async"])
-async def test_a_chain_with_history_takes_two_round_trips_a_turn(
-    valkey_server: Server, key_prefix: str, way: str
-) -> None:
-    """Streamed word by word, an answer is stored whole; a chain that fails stores nothing."""
-    with (
-        Proxy(valkey_server.host, valkey_server.port) as proxy,
-        valkey_server.client(port=proxy.port) as client,
-        warnings.catch_warnings(),
-    ):
-        warnings.simplefilter("ignore", DeprecationWarning)
-        history = MemorystoreChatMessageHistory(client, "s", key_prefix=key_prefix)
-        history.add_user_message("before")
-        proxy.reset()
-        model: Any = GenericFakeChatModel(messages=iter([AIMessage("hi to you")]))
-        prompt = ChatPromptTemplate([MessagesPlaceholder("history"), ("human", "{input}")])
-        names = {"input_messages_key": "input", "history_messages_key": "history"}
-        chain: Any = RunnableWithMessageHistory(prompt | model, lambda _: history, **names)
-        asked, config = {"input": "hi"}, {"configurable": {"session_id": "s"}}
-        if way == "sync":
-            chunks = [*chain.stream(asked, config)]
-        else:
-            chunks = [chunk async for chunk in chain.astream(asked, config)]
-        assert len(chunks) > 3
-        assert proxy.round_trips == 2
-        with pytest.raises(RuntimeError):  # the model has nothing more to say
-            chain.invoke(asked, config)
-        assert texts(history.messages)[1:] == [("human", "hi"), ("ai", "hi to you")]

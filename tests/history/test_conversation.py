@@ -1,9 +1,5 @@
-"""What a session holds, as models take it: a table, rules at random, and both Google clients."""
+"""What a session holds, as models take it: tables, and the rules of models at random."""
 
-from collections.abc import Iterator
-from typing import Any, Literal
-
-import pytest
 import redis
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -16,30 +12,18 @@ from langchain_core.messages import (
     SystemMessage,
     ToolMessage,
 )
-from langchain_core.tools import tool
 
-from gemini_server import GeminiServer
 from memorystore_chat import codec
 from memorystore_chat.conversation import NO_RESULT, NOT_CARRIED_OUT, sendable
-from memorystore_tutorial import chat_model
 from scripted import Make
-from servers import Server
 
 
-@pytest.fixture
-def client(valkey_server: Server) -> Iterator[redis.Redis]:
-    with valkey_server.client() as connected:
-        yield connected
-
-
-def calling(*ids: str, bad: tuple[str | None, ...] = (), **fields: Any) -> AIMessage:
+def calling(*ids: str, bad: tuple[str | None, ...] = ()) -> AIMessage:
     """A model's calls of `get_weather`, of which some are malformed, as both clients make them."""
     calls = [{"name": "get_weather", "args": {"city": "Zürich"}, "id": id_} for id_ in ids]
     cut = [{"name": "get_weather", "args": "{bad", "id": id_, "error": "no JSON"} for id_ in bad]
-    google = {"function_call": {"name": "get_weather", "arguments": '{"city": "Zürich"}'}}
-    return AIMessage(
-        "", tool_calls=calls, invalid_tool_calls=cut, additional_kwargs=google, **fields
-    )
+    google = {"function_call": {"name": "get_weather", "arguments": "{}"}}
+    return AIMessage("", tool_calls=calls, invalid_tool_calls=cut, additional_kwargs=google)
 
 
 def found(id_: str) -> ToolMessage:
@@ -136,46 +120,15 @@ def test_what_is_handed_out_keeps_the_rules_of_models(
     """Each call is followed by its results and each result follows its call; no text is lost."""
     read = sendable(messages, cut=cut)
     waiting: set[str | None] = set()
+    asked = False
     for message in [*read, end]:
+        asked = asked or message == ask
         if isinstance(message, ToolMessage):
             waiting.remove(message.tool_call_id)
             continue
         assert not waiting
         waiting = {call["id"] for call in getattr(message, "tool_calls", [])}
+        assert asked or not waiting, "a model calls only when it was asked"
     first = next((m for m in read if not isinstance(m, SystemMessage)), None)
     assert not cut or first is None or first == ask
     assert read.count(ask) == messages.count(ask)
-
-
-@tool
-def get_weather(city: str) -> str:
-    """Look up the weather."""
-    return f"rain in {city}"
-
-
-@pytest.mark.parametrize("provider", ["vertexai", "google-genai"])
-def test_gemini_takes_what_is_handed_out(
-    make: Make, provider: Literal["vertexai", "google-genai"]
-) -> None:
-    """Whatever was stored before the next question, and in the turn that is under way."""
-    question = HumanMessage("And now?")
-    under_way = [question, call, answer, calling("b"), found("b")]
-    with GeminiServer() as gemini:
-        options = gemini.options(provider)
-        model = chat_model(provider=provider, project="my-project", **options)
-        model = model.bind_tools([get_weather])
-        cases: list[tuple[list[BaseMessage], dict[str, Any]]] = [
-            *(([*stored, question], {}) for stored, _ in READ.values()),
-            *(([ask, call, answer, end, question], {"window": window}) for window in range(1, 6)),
-            *(([ask, call, answer, end, question], {"max_messages": cap}) for cap in (3, 4)),
-            *(([ask, end, *under_way], {"window": window}) for window in (1, 4)),
-        ]
-        for number, (stored, bounds) in enumerate(cases):
-            history = make(f"{number}", **bounds)
-            history.add_messages(stored)
-            reply = model.invoke(history.messages)
-            assert reply.text or reply.tool_calls
-            if stored[-1] is question:
-                assert gemini.requests[-1].turns[-1] == ("user", "And now?")
-            else:
-                assert len(gemini.requests[-1].turns) == 5

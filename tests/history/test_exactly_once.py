@@ -10,7 +10,6 @@ from typing import Any
 from uuid import UUID, uuid4
 
 import pytest
-import redis
 from langchain_core.messages import BaseMessage, HumanMessage, message_to_dict
 from redis.crc import key_slot
 
@@ -144,23 +143,6 @@ def test_an_append_only_file_cut_inside_a_batch_keeps_none_of_it(
         server.restart()
         with server.client() as client:
             assert batches_of(client, size) in ({"a": 1, "c": 1}, {"a": 1, "b": 1, "c": 1})
-
-
-@pytest.mark.parametrize("start", [servers.valkey, servers.redis7])
-async def test_a_full_memory_is_reported_and_changes_nothing(start: Callable[..., Server]) -> None:
-    """`maxmemory` with `noeviction`: the error says what to do, and the session is as it was."""
-    with start(maxmemory_policy="noeviction") as server, server.client() as client:
-        async with server.async_client() as aclient:
-            history = MemorystoreChatMessageHistory(client, "s", 100, max_messages=2)
-            history.add_messages(batch_of("a", 2))
-            client.expire(history.key, 50)
-            client.config_set("maxmemory", 1)
-            for use in (history, MemorystoreChatMessageHistory(aclient, "s")):
-                with pytest.raises(MemorystoreChatError, match="Its memory is full") as raised:
-                    await use.aadd_messages(batch_of("b", 3))
-                assert isinstance(raised.value.__cause__, redis.OutOfMemoryError)
-            assert batches_of(client, 2) == {"a": 1}
-            assert client.ttl(history.key) == 50
 
 
 def test_a_server_without_lpos_is_as_safe() -> None:

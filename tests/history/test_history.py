@@ -1,7 +1,5 @@
 """The history's contract, on a server and a cluster, synchronous and asynchronous."""
 
-import asyncio
-import json
 from typing import Any
 
 import pytest
@@ -9,7 +7,7 @@ import redis
 import redis.asyncio
 from blockbuster import blockbuster_ctx
 from langchain_core.chat_history import BaseChatMessageHistory
-from langchain_core.messages import AIMessage, HumanMessage, message_to_dict
+from langchain_core.messages import AIMessage, HumanMessage
 
 from memorystore_chat import (
     ConnectError,
@@ -22,69 +20,6 @@ from memorystore_chat.commands import script
 from scripted import Make
 from servers import Server
 from stored import said, texts
-
-BROKEN = [
-    b'{"type": "human", "data": {"content": "trunc',
-    b'["list"]',
-    b'{"type": "ai", "data": {"content": "", "tool_calls": [1]}}',
-]
-
-
-class Session:
-    """One session of a place, used in its way."""
-
-    def __init__(self, place: Any, key_prefix: str, name: str = "s", **options: Any) -> None:
-        self.history = MemorystoreChatMessageHistory(
-            place.client, name, key_prefix=key_prefix, **options
-        )
-        self.place, self.raw, self.key = place, place.sync_client, self.history.key
-
-    async def __call__(self, name: str, *given: Any, **options: Any) -> Any:
-        return await self.place.call(self.history, name, *given, **options)
-
-    async def texts(self) -> list[str]:
-        return texts(await self("messages"))
-
-
-@pytest.fixture
-def session(place: Any, key_prefix: str) -> Any:
-    return lambda *given, **options: Session(place, key_prefix, *given, **options)
-
-
-async def test_a_conversation_is_read_back_as_it_was_appended(session: Any) -> None:
-    """Over several appends, whatever the session is called; clear() also takes what was broken."""
-    conversation = [HumanMessage("Zürich? 🌧", id="1"), *said(2, 3), AIMessage("4", name="Ada")]
-    for name in ("plain", "{braces}", "a{b}c", "Zürich 🌧", " \n\0"):
-        s = session(name, ttl=100)
-        assert await s("messages") == []
-        await s("add_messages", conversation[:2])
-        await s("add_messages", conversation[2:])
-        assert await s("messages") == conversation
-        assert s.raw.ttl(s.key) == 100
-        stored = [json.loads(element) for element in s.raw.lrange(s.key, 0, -1)]
-        ids = [element.pop("id") for element in stored]
-        assert stored == [message_to_dict(message) for message in conversation]
-        assert ids[0] == ids[1] < ids[2] == ids[3]
-        s.raw.rpush(s.key, *BROKEN)
-        assert len(await s("repair", dry_run=False)) == len(BROKEN)
-        assert s.raw.lrange(aside_key(s.key), 0, -1) == BROKEN
-        for _ in range(2):
-            await s("clear")
-            assert s.raw.exists(s.key) == s.raw.exists(aside_key(s.key)) == 0
-
-
-async def test_sessions_and_lists_of_broken_elements_do_not_meet(session: Any) -> None:
-    """No session id names the list that repair() makes; clear() touches one session only."""
-    ada, namesake = session("ada"), session("ada:corrupt")
-    for one in (ada, namesake):
-        one.raw.rpush(one.key, b"broken")
-        assert len(await one("repair", dry_run=False)) == 1
-        await one("add_messages", said(1))
-    await ada("clear")
-    assert await namesake.texts() == ["1"]
-    assert namesake.raw.llen(aside_key(namesake.key)) == 1
-    with pytest.raises(UnicodeDecodeError):
-        aside_key("ada").decode()
 
 
 @pytest.mark.parametrize("options", [{"decode_responses": True}, {"encoding": "utf-16"}], ids=str)
@@ -105,40 +40,6 @@ async def test_what_the_client_encodes_and_decodes_makes_no_difference(
         await odd.aclose()
 
 
-EXPIRIES = [(None, None, -1), (None, 100, 100), (50, None, 50), (50, 100, 100), (500, 100, 100)]
-
-
-async def test_an_append_sets_the_expiry_or_leaves_it(session: Any) -> None:
-    """It counts from the newest message; reading, repairing and an empty append leave it."""
-    for number, (before, ttl, after) in enumerate(EXPIRIES):
-        await session(f"{number}", ttl=before)("add_messages", said(1))
-        s = session(f"{number}", ttl=ttl, max_messages=number % 2 + 1)
-        await s("add_messages", said(2, 3))
-        assert s.raw.ttl(s.key) == after
-        s.raw.expire(s.key, 70)
-        await s("add_messages", [])
-        await s("messages")
-        assert await s("repair", dry_run=False) == []
-        assert s.raw.ttl(s.key) == 70
-    s.raw.pexpire(s.key, 1)
-    await asyncio.sleep(0.01)
-    assert await s("messages") == []
-
-
-async def test_a_window_bounds_reading_and_a_cap_bounds_the_list(session: Any) -> None:
-    """The write that exceeds the cap drops the oldest, also if the batch itself exceeds it."""
-    s, window, most = session(max_messages=3), session(window=2), 10**12
-    for batch, kept in (((1, 2), "12"), ((3,), "123"), ((4, 5), "345"), (range(6, 10), "789")):
-        await s("add_messages", said(*batch))
-        assert await s.texts() == list(kept)
-        assert await window.texts() == list(kept)[-2:]
-    assert s.raw.llen(s.key) == 3
-    longest = session("longest", ttl=most, max_messages=most, window=most)
-    await longest("add_messages", said(1, 2))
-    assert await longest.texts() == ["1", "2"]
-    assert longest.raw.ttl(longest.key) == most
-
-
 def test_reading_and_appending_are_one_command_each(valkey_server: Server, key_prefix: str) -> None:
     """However many messages, with expiry, window and cap; and one script for all."""
     options: Any = {"key_prefix": key_prefix, "window": 20, "max_messages": 1000}
@@ -155,35 +56,40 @@ def test_reading_and_appending_are_one_command_each(valkey_server: Server, key_p
         }
 
 
-async def test_a_broken_element_is_named_and_moved(session: Any) -> None:
+async def test_a_broken_element_is_named_and_moved(place: Any, key_prefix: str) -> None:
     """Key and index, from the end if a window was read; a dry run only reports; expiry stays."""
-    s, near, far = session(ttl=100), session(window=2), session(window=3)
-    await s("add_messages", said(0))
-    s.raw.rpush(s.key, BROKEN[0])
-    await s("add_messages", said(2, 3))
-    for reader, index in ((s, 1), (far, -3)):
+    far, near, history = (
+        MemorystoreChatMessageHistory(place.client, "s", 100, key_prefix=key_prefix, window=window)
+        for window in (3, 2, None)
+    )
+    key, raw = history.key, place.sync_client
+    await place.call(history, "add_messages", said(0))
+    raw.rpush(key, b'{"type": "human", "data": {"content": "trunc')
+    await place.call(history, "add_messages", said(2, 3))
+    for reader, index in ((history, 1), (far, -3)):
         with pytest.raises(CorruptHistoryError, match="not a stored message") as raised:
-            await reader("messages")
-        assert (raised.value.key, raised.value.index) == (s.key, index)
-    assert await near.texts() == ["2", "3"]
-    assert [error.index for error in await s("repair")] == [1]
-    assert s.raw.llen(s.key) == 4
-    assert [error.index for error in await s("repair", dry_run=False)] == [1]
-    assert await s.texts() == ["0", "2", "3"]
-    assert 99 <= s.raw.ttl(aside_key(s.key)) <= 100
-    assert s.raw.ttl(s.key) == 100
+            await place.call(reader, "messages")
+        assert (raised.value.key, raised.value.index) == (key, index)
+    assert texts(await place.call(near, "messages")) == ["2", "3"]
+    for dry_run, left in ((True, 4), (False, 3)):
+        found = await place.call(history, "repair", dry_run=dry_run)
+        assert [error.index for error in found] == [1]
+        assert raw.llen(key) == left
+    assert texts(await place.call(history, "messages")) == ["0", "2", "3"]
+    assert raw.ttl(key) == 100
+    assert 99 <= raw.ttl(aside_key(key)) <= 100
 
 
-async def test_a_key_of_another_type_is_reported(session: Any) -> None:
+async def test_a_key_of_another_type_is_reported(place: Any, key_prefix: str) -> None:
     """Reading, repairing and appending say what to do; the key stays as it is."""
-    s = session()
-    s.raw.set(s.key, "text")
-    s.raw.script_flush()
+    history = MemorystoreChatMessageHistory(place.client, "s", key_prefix=key_prefix)
+    place.sync_client.set(history.key, "text")
+    place.sync_client.script_flush()
     for name, *given in (("messages",), ("repair",), ("add_messages", said(1))):
         with pytest.raises(MemorystoreChatError, match=r"WRONGTYPE.*key_prefix") as raised:
-            await s(name, *given)
+            await place.call(history, name, *given)
         assert isinstance(raised.value.__cause__, redis.ResponseError)
-    assert s.raw.get(s.key) == b"text"
+    assert place.sync_client.get(history.key) == b"text"
 
 
 def test_what_is_no_list_of_messages_is_refused(make: Make, client: redis.Redis) -> None:

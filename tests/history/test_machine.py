@@ -1,7 +1,6 @@
-"""Histories against a Python list: random steps, with lost replies and cuts at random bytes."""
+"""Histories against Python lists: random steps, with lost replies and cuts at random bytes."""
 
 import asyncio
-from collections.abc import Iterator
 from contextlib import ExitStack
 from typing import Any, ClassVar
 
@@ -10,122 +9,137 @@ import redis.asyncio
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
-from langchain_core.messages import BaseMessage
 from redis.asyncio.retry import Retry as AsyncRetry
 from redis.backoff import NoBackoff
 
-import servers
 from memorystore_chat import ConnectError, MemorystoreChatMessageHistory
-from memorystore_chat.codec import new_append_id
+from memorystore_chat.codec import aside_key, new_append_id
 from memorystore_chat.commands import script
 from proxy import Proxy
 from scripted import NO_RETRY
+from servers import Cluster
 from stored import said, texts
 
-ways = st.sampled_from(["sync", "async"])
+NAMES = ("ada", "ada:corrupt", "{a}b", "c{\n}é🌧")
+MOST = 10**12
+NO_ASYNC_RETRY = AsyncRetry(NoBackoff(), 0)
+ways, names = st.sampled_from(["sync", "async"]), st.sampled_from(NAMES)
 
 
 class Sessions(RuleBasedStateMachine):
-    """One session, written in both ways through a link with faults, read on a direct one."""
+    """Some sessions, written in both ways, on one server through a link with faults."""
 
-    server: ClassVar[Any]
+    running: ClassVar[Any]
 
     def __init__(self) -> None:
         super().__init__()
         self.stack, self.loop = ExitStack(), asyncio.new_event_loop()
-        self.proxy = self.stack.enter_context(Proxy(self.server.host, self.server.port))
-        self.direct = self.stack.enter_context(self.server.client())
-        self.direct.flushdb()
-        self.direct.script_load(script("demand", "append").text)
-        self.client = self.stack.enter_context(
-            self.server.client(port=self.proxy.port, retry=NO_RETRY)
-        )
-        self.async_client = redis.asyncio.Redis(
-            port=self.proxy.port, protocol=2, retry=AsyncRetry(NoBackoff(), 0)
-        )
-        self.model: list[str] = []
+        self.direct = self.stack.enter_context(self.running.client())
+        self.proxy: Any = None
+        if isinstance(self.running, Cluster):
+            self.client, self.async_client = self.running.client(), self.running.async_client()
+        else:
+            self.proxy = self.stack.enter_context(Proxy(self.running.host, self.running.port))
+            port = self.proxy.port
+            self.client = self.running.client(port=port, retry=NO_RETRY)
+            self.async_client = redis.asyncio.Redis(port=port, protocol=2, retry=NO_ASYNC_RETRY)
+        self.flush_scripts()
+        self.lists: dict[str, list[str]] = {name: [] for name in NAMES}
+        self.expiries: dict[str, int] = {}
+        self.broken = dict.fromkeys(NAMES, 0)
         self.number = 0
 
     def teardown(self) -> None:
+        for name in NAMES:
+            self.call("sync", name, "clear")
         self.loop.run_until_complete(self.async_client.aclose())
         self.loop.close()
+        self.client.close()
         self.stack.close()
 
-    def call(self, way: str, name: str, *given: Any, cap: int | None = None, **options: Any) -> Any:
-        client = self.client if way == "sync" else self.async_client
-        history = MemorystoreChatMessageHistory(client, "s", 100, max_messages=cap)
+    def call(self, way: str, name: str, method: str, *given: Any, **options: Any) -> Any:
+        bounds = {key: options.pop(key) for key in ("ttl", "max_messages") if key in options}
+        client: Any = self.client if way == "sync" else self.async_client
+        history = MemorystoreChatMessageHistory(client, name, **bounds)
         if way == "sync":
-            return getattr(history, name)(*given, **options)
-        return self.loop.run_until_complete(getattr(history, f"a{name}")(*given, **options))
-
-    def batch(self, size: int) -> list[BaseMessage]:
-        self.number += size
-        return said(*range(self.number - size, self.number))
+            return getattr(history, method)(*given, **options)
+        return self.loop.run_until_complete(getattr(history, f"a{method}")(*given, **options))
 
     @rule(
         way=ways,
-        size=st.integers(1, 4),
-        cap=st.none() | st.integers(1, 5),
+        name=names,
+        size=st.integers(0, 4),
+        cap=st.none() | st.integers(1, 5) | st.just(MOST),
+        ttl=st.none() | st.sampled_from([1000, 2000, MOST]),
         fault=st.none() | st.just("reply") | st.floats(0, 1, exclude_max=True),
         again=st.booleans(),
     )
-    def append(self, way: str, size: int, cap: int | None, fault: Any, again: bool) -> None:
+    def append(
+        self, way: str, name: str, size: int, cap: Any, ttl: Any, fault: Any, again: bool
+    ) -> None:
         """All or none are stored; repeated with its id, once; without a fault the first time."""
-        messages, append_id = self.batch(size), new_append_id()
+        self.number += size
+        messages = said(*range(self.number - size, self.number))
+        append_id = new_append_id()
+        options = {"append_id": append_id, "max_messages": cap, "ttl": ttl}
+        fault = fault if self.proxy and size else None
         if fault == "reply":
             self.proxy.lose_reply_to = append_id.encode()
-        else:
+        elif fault is not None:
             self.proxy.cut_append_at = fault
-        after = [*self.model, *texts(messages)][-cap if cap else 0 :]
-        try:
-            self.call(way, "add_messages", messages, cap=cap, append_id=append_id)
-            assert fault is None
-        except ConnectError:
-            assert fault is not None
-            stored = self.stored()
-            assert stored == (after if fault == "reply" else self.model)
-            if not again:
-                self.model = stored
-                return
-            self.call(way, "add_messages", messages, cap=cap, append_id=append_id)
-        self.model = after
-        if again:
-            self.call(way, "add_messages", messages, cap=cap, append_id=append_id)
+        after = [*self.lists[name], *texts(messages)]
+        after = after[-cap:] if cap and size else after
+        for _ in range(2 if again else 1):
+            try:
+                self.call(way, name, "add_messages", messages, **options)
+                assert fault is None
+            except ConnectError:
+                assert fault is not None
+                assert self.stored(name) == (after if fault == "reply" else self.lists[name])
+                if fault != "reply" and not again:
+                    return
+            fault = None
+        self.lists[name] = after
+        if ttl and size:
+            self.expiries[name] = ttl
 
-    @rule(way=ways)
-    def clear(self, way: str) -> None:
-        self.call(way, "clear")
-        self.model = []
+    @rule(way=ways, name=names)
+    def clear(self, way: str, name: str) -> None:
+        self.call(way, name, "clear")
+        self.lists[name], self.broken[name] = [], 0
+        self.expiries.pop(name, None)
 
-    @rule(way=ways, broken=st.integers(1, 2))
-    def repair(self, way: str, broken: int) -> None:
-        self.direct.rpush("s", *[b"broken"] * broken)
-        assert len(self.call(way, "repair", dry_run=False)) == broken
+    @rule(way=ways, name=names, broken=st.integers(0, 2))
+    def repair(self, way: str, name: str, broken: int) -> None:
+        for _ in range(broken):
+            self.direct.rpush(name, b"broken")
+        assert len(self.call(way, name, "repair", dry_run=False)) == broken
+        self.broken[name] += broken
 
     @rule()
     def flush_scripts(self) -> None:
         self.direct.script_flush()
-        self.direct.script_load(script("demand", "append").text)
+        if self.proxy:  # every append is one request
+            self.direct.script_load(script("demand", "append").text)
 
-    def stored(self) -> list[str]:
-        # What was sent before a cut arrives a moment later.
-        return texts(MemorystoreChatMessageHistory(self.direct, "s").messages)
+    def stored(self, name: str, **options: Any) -> list[str]:
+        return texts(MemorystoreChatMessageHistory(self.direct, name, **options).messages)
 
     @invariant()
-    def the_session_is_the_list(self) -> None:
-        assert self.stored() == self.model
-        for window in (1, 3):
-            history = MemorystoreChatMessageHistory(self.direct, "s", window=window)
-            assert texts(history.messages) == self.model[-window:]
+    def the_sessions_are_the_lists(self) -> None:
+        for name, expected in self.lists.items():
+            assert self.stored(name) == expected
+            assert self.direct.llen(aside_key(name)) == self.broken[name]
+            if expected:
+                left = self.expiries.get(name, -1)
+                assert left - 60 <= self.direct.ttl(name) <= left
+            window = 1 + len(name) % 3
+            assert self.stored(name, window=window) == expected[-window:]
 
 
-@pytest.fixture(scope="module", params=[servers.valkey, servers.redis7], ids=["valkey", "redis"])
-def own_server(request: pytest.FixtureRequest) -> Iterator[Any]:
-    with request.param() as server:
-        yield server
-
-
-def test_a_session_is_a_list_whatever_breaks(own_server: Any) -> None:
-    machine = type("Machine", (Sessions,), {"server": own_server})
-    bounds = settings(max_examples=25, stateful_step_count=20, deadline=None)
+@pytest.mark.parametrize("running", ["valkey_server", "redis_server", "valkey_cluster"])
+def test_sessions_are_lists_whatever_breaks(request: pytest.FixtureRequest, running: str) -> None:
+    machine = type("Machine", (Sessions,), {"running": request.getfixturevalue(running)})
+    runs = 10 if running == "valkey_cluster" else 25  # each starts with clients of its own
+    bounds = settings(max_examples=runs, stateful_step_count=20, deadline=None)
     run_state_machine_as_test(machine, settings=bounds)
