@@ -7,6 +7,7 @@ Redis list to which the real class appended `CONVERSATION`, one add_message() ea
 
 import json
 from pathlib import Path
+from typing import Any
 
 import redis
 from langchain_core.messages import (
@@ -72,7 +73,7 @@ RECORDED: list[bytes] = [
 def test_sessions_of_the_older_package_go_on_and_it_reads_what_is_written(
     make: Make, client: redis.Redis
 ) -> None:
-    """All types come back equal; its reader is messages_from_dict over json.loads of UTF-8."""
+    """All types come back equal; its reader is messages_from_dict over json.loads."""
     assert [codec.decode(element) for element in RECORDED] == WHOLE
     assert [codec.appended_at(element) for element in RECORDED] == [None] * len(WHOLE)
     history = make("old", ttl=100, window=4, max_messages=len(WHOLE))
@@ -85,7 +86,8 @@ def test_sessions_of_the_older_package_go_on_and_it_reads_what_is_written(
     assert client.ttl(history.key) == 100
     assert history.repair() == []
     make("new").add_messages(CONVERSATION)
-    stored = [json.loads(e.decode("utf-8")) for e in client.lrange(make("new").key, 0, -1)]
+    written: Any = client.lrange(make("new").key, 0, -1)
+    stored = [json.loads(element) for element in written]
     assert messages_from_dict(stored) == WHOLE
     for new, old in zip(stored, map(json.loads, RECORDED), strict=True):
         assert set(new) == {"id", *old}

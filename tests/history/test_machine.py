@@ -2,7 +2,7 @@
 
 import asyncio
 from contextlib import ExitStack
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 import pytest
 import redis.asyncio
@@ -35,7 +35,7 @@ class Sessions(RuleBasedStateMachine):
         super().__init__()
         self.stack, self.loop = ExitStack(), asyncio.new_event_loop()
         self.direct = self.stack.enter_context(self.running.client())
-        self.proxy: Any = None
+        self.proxy, self.client, self.async_client = cast("Any", (None, None, None))
         if isinstance(self.running, Cluster):
             self.client, self.async_client = self.running.client(), self.running.async_client()
         else:
