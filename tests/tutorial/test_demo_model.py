@@ -81,7 +81,9 @@ INPUTS = [
     ("Can you recommend something to eat?", ""),
     ("told what do you know about me?", "Ada.*green.*pizza.*Oslo.*Rex.*nuts"),
     ("told What did I ask?", "Is breakfast included"),
-    ("told Summarize our conversation", "user's name is Ada.*asked: Is breakfast"),
+    ("told Summarize our conversation", "user's name is Ada.*said: I am allergic.*asked: Is break"),
+    ("When is breakfast?", "no tool of mine"),
+    ("What is the weather in Kyoto?", "no tool of mine"),
     ("told What was my first question?", "Is breakfast included"),
     ("What is the meaning of life?", ""),
     ("write me a poem", ""),
@@ -204,7 +206,6 @@ async def test_all_ways_to_call_agree() -> None:
     assert [chunk.text for chunk in chunks] == words
     streamed: Any = sum(chunks[1:], chunks[0])
     assert streamed.text == expected.text
-    assert streamed.usage_metadata == expected.usage_metadata
     assert streamed.response_metadata == expected.response_metadata
 
 
@@ -217,12 +218,6 @@ def test_streams_at_the_pace_of_reading(monkeypatch: pytest.MonkeyPatch) -> None
     began = time.monotonic()
     DemoChatModel(delay=1).invoke("What is my name?")
     assert time.monotonic() - began < 0.5
-
-
-def test_honors_stop() -> None:
-    assert DemoChatModel().invoke("What is my name?", stop=["your", "told"]).text == "You have not "
-    model = DemoChatModel(stop=["have"])
-    assert "".join(chunk.text for chunk in model.stream("What is my name?")) == "You "
 
 
 class TestDemoChatModelUnit(ChatModelUnitTests):
@@ -243,6 +238,10 @@ class TestDemoChatModelIntegration(ChatModelIntegrationTests):
     @property
     def model_override_value(self) -> str:
         return "another-demo"
+
+    @property
+    def returns_usage_metadata(self) -> bool:
+        return False
 
 
 # Tools
@@ -334,6 +333,9 @@ def calls(text: str, *tools: Any, **options: Any) -> list[tuple[str, dict[str, A
         ("The weather was nice.", []),
         ("What is the best city?", []),
         ("When do you close?", []),
+        ("When is breakfast?", [("get_opening_hours", {"place": "breakfast"})]),
+        ("what time is breakfast", [("get_opening_hours", {"place": "breakfast"})]),
+        ("When is my birthday?", []),
         ("Is the museum open on Sunday?", [("get_opening_hours", {"place": "museum"})]),
         ("I like the museum", []),
     ],
@@ -407,10 +409,16 @@ def test_says_like_a_person_what_a_tool_found() -> None:
     assert report(museum, "10 to 6") == "I looked it up for the museum: 10 to 6."
     assert report(kyoto, "It is sunny in Kyoto.") == "It is sunny in Kyoto."
     assert report(kyoto, "") == "It is done."
-    assert report(kyoto, "no such city", status="error").endswith("not work: no such city.")
-    no = "User rejected the tool call for `cancel_booking` with reason: Ada needs it."
-    cancel = "Please cancel booking 42."
-    assert report(cancel, no, status="error") == "All right, I left it as it is: Ada needs it."
+    assert report(kyoto, "no such city", status="error").endswith("not work: No such city.")
+    # A person's no, in the words of LangChain 1.3 and 1.5, with a reason and without.
+    cancel, told = "Please cancel booking 42.", "User rejected the tool call for `cancel_booking`"
+    left = "All right, I left it as it is"
+    assert report(cancel, "Ada needs it.", status="error") == f"{left}: Ada needs it."
+    no = f"{told} with reason: Ada needs it."
+    assert report(cancel, no, status="error") == f"{left}: Ada needs it."
+    assert report(cancel, f"{told} with id 1. Do not.", status="error") == f"{left}."
+    failed = "Error: ValueError('no 42')"
+    assert report(cancel, failed, status="error").startswith("Sorry, that did not work: Error")
     assert report("I like tea", "Stored.").startswith("I will remember that you like tea")
 
 
