@@ -142,14 +142,14 @@ def test_decision_fits_what_waits(shared: Replica) -> None:
 
 
 def test_one_turn_at_a_time_and_some_a_minute(shared: Replica, slow: Replica) -> None:
-    """Of two replicas' turns in a conversation one is refused, and a guest can't hurry."""
+    """A turn goes on when its guest leaves; until it ends, no replica begins another one."""
     ada = Visitor(slow.url)
-    with ada.begun("help") as (chat, rest):
+    with ada.begun("help") as (chat, _):
         twin = ada.at(shared)
-        assert twin.refused("What is my name?", conversation=chat) == 409
-        assert twin.shown(chat)["waits"] == "a turn"
-        assert twin.http.post("/api/forget", json={}).status_code == 409
-        assert text_of(list(rest))
+    assert twin.refused("What is my name?", conversation=chat) == 409
+    assert twin.shown(chat)["waits"] == "a turn"
+    assert twin.http.post("/api/forget", json={}).status_code == 409
+    servers.wait_until(lambda: twin.shown(chat)["waits"] == "a question", "the answer", 30)
     assert [line["type"] for line in twin.shown(chat)["lines"]] == ["guest", "concierge"]
     refusals = [twin.refused(decision="approve") for _ in range(25)]
     assert set(refusals) == {409, 429}
@@ -178,7 +178,7 @@ import runpy, concierge
 def get_opening_hours(place: str) -> str:
     '''Tell when a place opens and closes.'''
     raise ValueError("SECRET of the tool")
-concierge.get_opening_hours = get_opening_hours
+concierge.TOOLS[0] = get_opening_hours
 runpy.run_path('{0}/main.py', run_name="__main__")
 """
 
@@ -211,15 +211,6 @@ def test_health(shared: Replica, valkey_server: Any) -> None:
     finally:
         valkey_server.resume()
     assert shared.ready()
-
-
-def test_turn_goes_on_when_the_guest_leaves(slow: Replica) -> None:
-    ada = Visitor(slow.url)
-    with ada.begun("help") as (chat, _):
-        pass
-    assert ada.shown(chat)["waits"] == "a turn"
-    servers.wait_until(lambda: ada.shown(chat)["waits"] == "a question", "the answer", 30)
-    assert [line["type"] for line in ada.shown(chat)["lines"]] == ["guest", "concierge"]
 
 
 def test_ended_replica_finishes_a_short_answer(start: Start) -> None:
