@@ -68,10 +68,8 @@ def _choices(chosen: Mapping[str, Any], right: dict[str, str], why: dict[str, st
         yield "nothing is chosen.", ""
     for name, answer in right.items():
         given = chosen.get(name)
-        if not given:
-            yield f"{name}: nothing is chosen.", one_of
         if given not in right.values():
-            yield f"{name}: there is no {given!r}.", one_of
+            yield f"{name}: {given!r} is not one of them.", one_of
         if given != answer:
             yield f"{name}: {given!r} does not fit.", why.get(f"{name}, {given}") or why[name]
 
@@ -180,37 +178,33 @@ def check_two_conversations(history_of: Callable[[str], History], guest: str) ->
         missing = f'ask("{guest}/{"dinner" if room else "room"}", "...") is missing.'
         both = f"the conversations '{guest}/room' and '{guest}/dinner' are not both there."
         yield both, missing if room or dinner else ""
-    # The newest questions, so that a wrong try does not stand in the way.
-    if room[-2].text == dinner[-2].text:
+    if room[-2].text == dinner[-2].text:  # the newest questions, so that wrong tries don't count
         yield "both were told the same words.", "Tell one of them something else."
 
 
 @_exercise("It keeps a call with its result.", "history_of(conversation, window=...) reads less.")
 def check_recent(
-    recent: Callable[[str], Sequence[BaseMessage]],
-    history_of: Callable[[str], History],
+    recent: Callable[[str], Sequence[BaseMessage]], history_of: Callable[[str], History]
 ) -> _Problems:
     """Notebook 4: a function that reads at most four messages, and cuts no tool call in two."""
     history = history_of(f"check-{uuid4().hex[:8]}")
     call = {"name": "get_weather", "args": {"city": "Kyoto"}, "id": "1", "type": "tool_call"}
-    tool = [AIMessage("", tool_calls=[call]), ToolMessage("rain", tool_call_id="1")]
     thanks = [HumanMessage("Thanks!"), AIMessage("Bye.")]
-    turn = [HumanMessage("Is it wet?"), *tool, AIMessage("Yes, it rains.")]
+    turn = [HumanMessage("Is it wet?"), AIMessage("", tool_calls=[call])]
+    turn += [ToolMessage("rain", tool_call_id="1"), AIMessage("Yes, it rains.")]
     try:
-        history.add_messages([HumanMessage("Hello!"), AIMessage("Hello!"), *thanks, *turn])
+        history.add_messages([*thanks, *thanks, *turn])
         whole = [message.type for message in recent(history.session_id)]
         history.add_messages(thanks)
         found = [message.type for message in recent(history.session_id)]
     finally:
         history.clear()
     show = f"of a tool's result and the three messages after it, it reads {found}."
+    begins = "It begins {}. Let the history cut: use its window."
     if found[:1] == ["tool"]:
-        result = (
-            "It begins with a result whose call is cut off. Let the history cut: use its window."
-        )
-        yield show, result
+        yield show, begins.format("with a result whose call is cut off")
     if found[:1] == ["ai"]:
-        yield show, "It begins in the middle of a turn. Let the history cut: use its window."
+        yield show, begins.format("in the middle of a turn")
     if len(found) > 4 or len(whole) > 4:
         yield "it reads more than four messages.", "At most the newest four: window=4."
     if found != ["human", "ai"]:
@@ -270,7 +264,7 @@ def check_rejected(agent: Any, config: dict[str, Any]) -> _Problems:
 
 
 @_exercise(
-    "Each action that waits gets its decision, whether one or two.",
+    "All is decided.",
     'The list of decisions needs a {"type": "approve"} for each action that waits.',
 )
 def check_approve_all(approve_all: Callable[[str], object], agent: Any) -> _Problems:
@@ -316,20 +310,15 @@ def check_tunnel(through_tunnel: Callable[[Endpoint, int], Any]) -> _Problems:
     missing = {
         "authority": "Trust the instance's own authority: ca_certs=instance.ca_certs.",
         "password": "Log in as discover() found: iam=instance.credential_provider.",
-        "credentials": "Log in as discover() found: iam=instance.credential_provider.",
         "listens": "The tunnel begins at 127.0.0.1, at the port that the function is given.",
         "": "valkeys:// has TLS, which the instance asks for.",
     }
     with practice.server(iam=True, tls=True) as server:
-        near = Endpoint.parse(server.endpoint)
-        instance = replace(
-            near,
-            host="127.0.0.2",  # nothing listens there
-            port=6379,
-            ca_certs=(str(server.ca_cert),),
-            credential_provider=IamCredentials(server.credentials),
-        )
+        near, login = Endpoint.parse(server.endpoint), IamCredentials(server.credentials)
+        far = replace(near, host="127.0.0.2", port=6379)  # nothing listens there
+        trusted = (str(server.ca_cert),)
         try:
+            instance = replace(far, ca_certs=trusted, credential_provider=login)
             client = through_tunnel(instance, near.port)
         except ConnectError as error:
             told = str(error).partition(": ")[2].partition(". ")[0]

@@ -217,7 +217,7 @@ CHECKS: dict[str, tuple[str, list[tuple[str, str]]]] = {
             ("memories = None", "still None"),
             ("memories = {}", "Ask of each"),
             (MEMORIES.format("", "", ""), "Ask of each"),
-            (MEMORIES.format("window", "summary", ""), "refunds"),
+            (MEMORIES.format("window", "summary", ""), "Write one of"),
             (MEMORIES.format("summary", "summary", "checkpointer"), "one more call"),
             (MEMORIES.format("checkpointer", "summary", "checkpointer"), "far more"),
             (MEMORIES.format("window", "window", "checkpointer"), "first day"),
@@ -253,7 +253,7 @@ CHECKS: dict[str, tuple[str, list[tuple[str, str]]]] = {
         [
             ("w = None", "still None"),
             ("w = {}", "first one is dead"),
-            (WHERE + "; w['the pool of connections'] = None", "nothing is chosen"),
+            (WHERE + "; w['the pool of connections'] = None", "Write one of"),
             (WHERE + "; w['the pool of connections'] = 'Memorystore'", "can't leave"),
             (WHERE + "; w['an approval that waits'] = 'process'", "other replica"),
             (WHERE + "; w['the key that signs cookies'] = 'redis'", "Write one of"),
