@@ -16,13 +16,8 @@ from scripted import Make
 from servers import Cluster, Server
 
 os.environ.setdefault("DEMO_MODEL_DELAY", "0")  # it streams at once
-PLACES = [
-    ("valkey_server", "sync"),
-    ("redis_server", "async"),
-    ("valkey_cluster", "sync"),
-    ("valkey_cluster", "async"),
-]
 EXTERNAL = os.environ.get("MEMORYSTORE_TEST_SERVER")
+PLACES = ["valkey_server-sync", "redis_server-async", "valkey_cluster-sync", "valkey_cluster-async"]
 
 
 @pytest.fixture(scope="session", params=["valkey9", "redis7", *(["external"] if EXTERNAL else [])])
@@ -45,10 +40,7 @@ class Place:
     client: Any  # the way's own: `sync_client`, or one of redis.asyncio
 
     async def call(self, object_: Any, name: str, *given: Any, **options: Any) -> Any:
-        """Call a method, or await its twin with an "a" before its name.
-
-        A property is read; its twin is the method with "aget_" before its name.
-        """
+        """Call a method or read a property, or await its twin: "a" or "aget_" before its name."""
         if self.way == "sync":
             found = getattr(object_, name)
             return found(*given, **options) if callable(found) else found
@@ -56,10 +48,10 @@ class Place:
         return await twin(*given, **options)
 
 
-@pytest.fixture(params=PLACES, ids="-".join)
+@pytest.fixture(params=PLACES)
 async def place(request: pytest.FixtureRequest, key_prefix: str) -> AsyncIterator[Place]:
     """Valkey, Redis and a cluster, used in both ways; keys under `key_prefix` are removed."""
-    name, way = request.param
+    name, _, way = request.param.partition("-")
     running = request.getfixturevalue(name)
     with running.client() as sync_client:
         if way == "sync":
@@ -70,17 +62,9 @@ async def place(request: pytest.FixtureRequest, key_prefix: str) -> AsyncIterato
         remove(sync_client, key_prefix)
 
 
-def remove(client: Any, key_prefix: str) -> None:
-    for key in client.scan_iter(match=f"{key_prefix}*", count=1000):
-        client.unlink(key)
-
-
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Keep tests marked `own_server` off the external one, whose version may lack what they use.
-
-    Those of Google's clients, which take ten seconds to import, come first and so in one process.
-    """
-    google = {"gemini", "provider"}
+    """Keep tests marked `own_server` off the external one, whose version may lack what they use."""
+    google = {"gemini", "provider"}  # ten seconds to import, so they come first, in one process
     items.sort(key=lambda item: google.isdisjoint(getattr(item, "fixturenames", ())))
     for item in [*items] if EXTERNAL else []:
         if item.get_closest_marker("own_server") and "external" in item.name:
@@ -92,13 +76,6 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 def client(server: Server) -> Iterator[redis.Redis]:
     """A plain redis-py client of `server` that answers bytes."""
     with server.client() as connected:
-        yield connected
-
-
-@pytest.fixture
-async def async_client(server: Server) -> AsyncIterator[Any]:
-    """The same of redis.asyncio."""
-    async with server.async_client() as connected:
         yield connected
 
 
@@ -115,21 +92,19 @@ def make(client: redis.Redis, key_prefix: str) -> Make:
 
 @pytest.fixture(scope="session")
 def redis_server() -> Iterator[Server]:
-    """A standalone Redis 7."""
     with servers.redis7() as running:
         yield running
 
 
 @pytest.fixture(scope="session")
 def valkey_server() -> Iterator[Server]:
-    """A standalone Valkey 9."""
     with servers.valkey() as running:
         yield running
 
 
 @pytest.fixture(scope="session")
 def valkey_cluster() -> Iterator[Cluster]:
-    """A Valkey 9 cluster: three primaries, each with a replica."""
+    """Three primaries, each with a replica."""
     with servers.cluster() as running:
         yield running
 
@@ -143,6 +118,11 @@ def key_prefix(request: pytest.FixtureRequest) -> Iterator[str]:
         if name in request.fixturenames:
             with request.getfixturevalue(name).client() as used:
                 remove(used, prefix)
+
+
+def remove(client: Any, key_prefix: str) -> None:
+    for key in client.scan_iter(match=f"{key_prefix}*", count=1000):
+        client.unlink(key)
 
 
 @pytest.fixture(scope="session")

@@ -7,8 +7,7 @@ import pytest
 import redis
 from langgraph.checkpoint.memory import InMemorySaver
 
-from memorystore_chat import MemorystoreChatMessageHistory
-from scripted import Make
+from memorystore_chat.checkpoint import MemorystoreSaver
 from servers import Server
 
 
@@ -18,15 +17,11 @@ def client(valkey_server: Server) -> Iterator[redis.Redis]:
         yield connected
 
 
-@pytest.fixture
-def make(client: redis.Redis, key_prefix: str) -> Make:
-    """Histories of this test's own sessions."""
-
-    def make(thread_id: str = "ada/1", **options: Any) -> MemorystoreChatMessageHistory:
-        given: dict[str, Any] = {"client": client, "session_id": thread_id}
-        return MemorystoreChatMessageHistory(**given | {"key_prefix": key_prefix} | options)
-
-    return make
+@pytest.fixture(params=["memory", "keep=1", "keep=2"])
+def checkpointer(request: pytest.FixtureRequest, client: Any, key_prefix: str) -> Any:
+    if request.param == "memory":
+        return InMemorySaver()
+    return MemorystoreSaver(client, key_prefix=key_prefix, keep=int(request.param[-1]))
 
 
 @pytest.fixture(params=[False, True], ids=["alone", "checkpointer"])

@@ -1,5 +1,6 @@
 """ChatHistoryMiddleware in random agents: the session is what the agent's own messages say."""
 
+import os
 import random
 from collections.abc import AsyncIterator, Iterable, Sequence
 from typing import Annotated, Any
@@ -32,7 +33,7 @@ from memorystore_chat.checkpoint import MemorystoreSaver
 from memorystore_chat.conversation import NO_RESULT
 from scripted import DeepState, Hooks, Make, Scripted, thread
 
-RUNS = 100
+RUNS = int(os.environ.get("MEMORYSTORE_TEST_AGENTS", "100"))
 """Of 2,000 runs none was wrong when this was written."""
 
 REMINDER = "(a reminder)"
