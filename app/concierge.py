@@ -7,6 +7,7 @@ from typing import Any
 from langchain.agents import create_agent
 from langchain.agents.middleware import HumanInTheLoopMiddleware, ModelRequest, dynamic_prompt
 from langchain.chat_models import init_chat_model
+from langchain.messages import ToolCall
 from langchain.tools import ToolRuntime
 
 PROMPT = "You are the concierge of Hotel Kamo in Kyoto."
@@ -34,11 +35,19 @@ def cancel_booking(number: str) -> str:
     return f"Booking {number} is canceled."
 
 
+def may_i_cancel(call: ToolCall, *_: object) -> str:
+    """Ask the guest, whose yes the tool needs."""
+    return f"May I cancel booking {call['args'].get('number')}?"
+
+
 async def remember(fact: str, runtime: ToolRuntime[Guest]) -> str:
     """Remember a fact about the guest for later conversations."""
     key = hashlib.sha256(fact.encode()).hexdigest()  # so that it is there once, if told twice
     await runtime.store.aput(runtime.context.names("memories"), key, {"fact": fact})  # type: ignore[union-attr]
     return f"Noted: {fact}"
+
+
+TOOLS: list[Any] = [get_opening_hours, cancel_booking, remember]
 
 
 @dynamic_prompt
@@ -55,7 +64,6 @@ def make_concierge(model: str = "demo", **memory: Any) -> Any:
     if model == "demo":
         from memorystore_tutorial import DemoChatModel
     chat_model = DemoChatModel() if model == "demo" else init_chat_model(model)
-    ask: Any = {"cancel_booking": {"allowed_decisions": ["approve", "reject"]}}
-    middleware: Any = [prompt, HumanInTheLoopMiddleware(ask)]
-    tools: Any = [get_opening_hours, cancel_booking, remember]
-    return create_agent(chat_model, tools, middleware=middleware, context_schema=Guest, **memory)
+    ask: Any = {"allowed_decisions": ["approve", "reject"], "description": may_i_cancel}
+    middleware: Any = [prompt, HumanInTheLoopMiddleware({"cancel_booking": ask})]
+    return create_agent(chat_model, TOOLS, middleware=middleware, context_schema=Guest, **memory)

@@ -6,11 +6,9 @@ FRAME_ANCESTORS (pages that may show this one in a frame), KEY_PREFIX, HOST, and
 """
 
 import asyncio
-import hashlib
 import json
 import logging
 import os
-import secrets
 import sys
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -18,7 +16,7 @@ from contextlib import asynccontextmanager
 from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, Any
-from uuid import UUID, uuid4
+from uuid import NAMESPACE_URL, UUID, uuid4, uuid5
 
 import requests
 import uvicorn
@@ -27,8 +25,8 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from fastapi.sse import EventSourceResponse
 from fastapi.staticfiles import StaticFiles
+from google.auth import exceptions, jwt
 from itsdangerous import BadSignature, TimestampSigner
-from langgraph.store.base import TTLConfig
 from redis.exceptions import RedisError
 from tenacity import retry, stop_after_delay, wait_fixed
 
@@ -54,23 +52,19 @@ if ON_CLOUD_RUN and not AUDIENCE:
     sys.exit("Deploy with --iap, and set IAP_AUDIENCE: on Cloud Run a cookie is no login.")
 
 
-# On Cloud Run a new instance's network may need a minute.
-@retry(stop=stop_after_delay(90 if ON_CLOUD_RUN else 0), wait=wait_fixed(2), reraise=True)
-async def connected() -> Any:
-    return await connect_async(timeout=5, patience=5, max_connections=100)
-
-
 @asynccontextmanager
 async def lifespan(app: FastAPI) -> AsyncIterator[None]:
     """Open one client for the life of the program; at its end leave the rest to other replicas."""
-    memory, ttl = app.state, TTLConfig(default_ttl=MONTH / 60)
-    async with await connected() as client:
-        memory.client, memory.store = client, MemorystoreStore(client, key_prefix=PREFIX, ttl=ttl)
-        memory.saver = MemorystoreSaver(client, key_prefix=PREFIX, ttl=MONTH)
-        both = {"checkpointer": memory.saver, "store": memory.store}
-        memory.agent = make_concierge(os.environ.get("MODEL") or "demo", **both)
-        await client.set(f"{PREFIX}secret", secrets.token_hex(32), nx=True)
-        memory.signer = TimestampSigner(await client.get(f"{PREFIX}secret"))
+    memory, patience = app.state, stop_after_delay(90 if ON_CLOUD_RUN else 0)  # for its network
+    connected = retry(stop=patience, wait=wait_fixed(2), reraise=True)(connect_async)
+    async with await connected(timeout=5, patience=5, max_connections=100) as memory.client:
+        saver = MemorystoreSaver(memory.client, key_prefix=PREFIX, ttl=MONTH)
+        ttl: Any = {"default_ttl": MONTH / 60}
+        memory.store = MemorystoreStore(memory.client, key_prefix=PREFIX, ttl=ttl)
+        model = os.environ.get("MODEL") or "demo"
+        memory.agent = make_concierge(model, checkpointer=saver, store=memory.store)
+        await memory.client.set(f"{PREFIX}secret", os.urandom(32).hex(), nx=True)
+        memory.signer = TimestampSigner(await memory.client.get(f"{PREFIX}secret"))
         yield
         for turn in running:
             turn.cancel()
@@ -108,15 +102,11 @@ async def refuse(_: Request, error: Exception) -> JSONResponse:
     return JSONResponse({"detail": text}, 503)
 
 
-async def guest_of(request: Request, response: Response) -> Guest:
-    """Return who sent a request: whom Identity-Aware Proxy names, or who has a signed cookie.
+async def returning(request: Request, response: Response) -> Guest:
+    """Return who has a signed cookie, which stands in for the login of your own application.
 
-    The cookie stands in for the login of your own application. It tells that a browser came back,
-    and nothing about who sits in front of it.
+    It tells that a browser came back, and nothing about who sits in front of it.
     """
-    if AUDIENCE:
-        token = request.headers.get("x-goog-iap-jwt-assertion", "")
-        return Guest(await asyncio.to_thread(signed_in, token))
     try:
         return Guest(app.state.signer.unsign(request.cookies["guest"], max_age=MONTH).decode())
     except (KeyError, BadSignature):
@@ -126,18 +116,15 @@ async def guest_of(request: Request, response: Response) -> Guest:
         return guest
 
 
-def signed_in(token: str) -> str:
-    """Return the id of who is signed in; 401 if Identity-Aware Proxy did not sign this."""
-    from google.auth import exceptions, jwt
-
+def signed_in(request: Request) -> Guest:
+    """Return whom Identity-Aware Proxy names; 401 if it did not sign this."""
+    token = request.headers.get("x-goog-iap-jwt-assertion", "")
     try:
-        keys = signing_keys(int(time.monotonic() // 600))
-        claims = jwt.decode(token, certs=keys, audience=AUDIENCE)
+        claims = jwt.decode(token, signing_keys(int(time.monotonic() // 600)), audience=AUDIENCE)
         subject = {ISSUER: claims["sub"]}[claims["iss"]]  # no other issuer
     except (exceptions.GoogleAuthError, requests.RequestException, ValueError, KeyError) as error:
         raise HTTPException(401, "Sign in through Identity-Aware Proxy.") from error
-    # A subject has a colon and periods, which a namespace of the store may not have.
-    return hashlib.sha256(subject.encode()).hexdigest()[:32]
+    return Guest(uuid5(NAMESPACE_URL, subject).hex)  # a namespace of the store has no periods
 
 
 @lru_cache(maxsize=1)
@@ -145,28 +132,17 @@ def signing_keys(_ten_minutes: int) -> Any:
     return requests.get(KEYS, timeout=5).json()
 
 
-Asking = Annotated[Guest, Depends(guest_of)]
-
-
-async def title_of(guest: Guest, conversation: UUID) -> str:
-    """Return the title of a conversation; somebody else's is not found."""
-    item = await app.state.store.aget(guest.names("conversations"), conversation.hex)
-    if item is None:
-        raise HTTPException(404, "You have no such conversation.")
-    return str(item.value["title"])
+Asking = Annotated[Guest, Depends(signed_in if AUDIENCE else returning)]
 
 
 async def begun(guest: Asking, turn: Turn) -> Conversation:
-    """Start a turn; one without a conversation begins one, whose id is made here."""
+    """Start a turn, unless the guest has taken too many."""
     minute = f"{PREFIX}minute:{guest.id}:{int(time.time()) // 60}"
     await app.state.client.set(minute, 0, ex=120, nx=True)
     if await app.state.client.incr(minute) > TURNS_A_MINUTE:
         raise HTTPException(429, "That was fast. Wait a minute before you go on.")
-    known = turn.conversation
-    title = await title_of(guest, known) if known else (turn.text or "")[:60]
-    chat = Conversation(app.state, guest, (known or uuid4()).hex)
+    chat = Conversation(app.state, guest, turn.conversation)
     await chat.begin(turn)
-    await app.state.store.aput(guest.names("conversations"), chat.id, {"title": title})
     return chat
 
 
@@ -180,8 +156,7 @@ async def turn(chat: Annotated[Conversation, Depends(begun)]) -> AsyncIterator[E
 
 @app.get("/api/conversations/{conversation}")
 async def show(guest: Asking, conversation: UUID) -> Event:
-    await title_of(guest, conversation)
-    return await Conversation(app.state, guest, conversation.hex).shown()
+    return await Conversation(app.state, guest, conversation).shown()
 
 
 @app.get("/api/conversations")
@@ -199,7 +174,7 @@ async def forget(guest: Asking) -> dict[str, int]:
         while known := await app.state.store.asearch(guest.names(kind), limit=100):
             for item in known:
                 if kind == "conversations":
-                    await Conversation(app.state, guest, item.key).delete()
+                    await Conversation(app.state, guest, UUID(item.key)).delete()
                 await app.state.store.adelete(guest.names(kind), item.key)
                 counts[kind] += 1
     return counts
@@ -228,8 +203,7 @@ class JsonLines(logging.Formatter):
 if __name__ == "__main__":
     output = logging.StreamHandler(sys.stdout)
     output.setFormatter(JsonLines())
-    logging.basicConfig(level=logging.WARNING, handlers=[output])
+    logging.basicConfig(handlers=[output])
     log.setLevel(logging.INFO)
     host, port = os.environ.get("HOST", "127.0.0.1"), int(os.environ.get("PORT") or "8000")
-    options: Any = {"log_config": None, "access_log": False, "timeout_graceful_shutdown": GRACE}
-    uvicorn.run(app, host=host, port=port, **options)
+    uvicorn.run(app, host=host, port=port, log_config=None, timeout_graceful_shutdown=GRACE)

@@ -5,7 +5,7 @@ import logging
 import os
 from contextlib import suppress
 from typing import Any, Literal
-from uuid import UUID
+from uuid import UUID, uuid4
 
 from fastapi import HTTPException
 from langgraph.types import Command
@@ -16,6 +16,7 @@ from concierge import Guest
 from memorystore_chat import MemorystoreChatError
 
 PREFIX = os.environ.get("KEY_PREFIX", "concierge:")
+NOT_FOUND = "You have no such conversation."
 LOCKED = 20  # seconds that a conversation stays locked after its replica was killed
 log = logging.getLogger("concierge")
 running: set[asyncio.Task[None]] = set()
@@ -34,9 +35,10 @@ class Turn(BaseModel):
 class Conversation:
     """A thread of the agent, and a lock that every replica respects."""
 
-    def __init__(self, memory: Any, guest: Guest, id_: str) -> None:
-        self._memory, self._agent, self._guest, self.id = memory, memory.agent, guest, id_
-        self._thread, self.events = f"{guest.id}/{id_}", asyncio.Queue[Event]()
+    def __init__(self, memory: Any, guest: Guest, known: UUID | None) -> None:
+        self.id, self.events = (known or uuid4()).hex, asyncio.Queue[Event]()
+        self._agent, self._guest = memory.agent, guest
+        self._thread = f"{guest.id}/{self.id}"  # so somebody else's conversation is not found
         self._config = {"configurable": {"thread_id": self._thread}}
         name = f"{PREFIX}lock:{self._thread}"
         self._lock = memory.client.lock(name, timeout=LOCKED, blocking=False)
@@ -45,42 +47,47 @@ class Conversation:
         """Return what the page shows: what was said, and what the conversation waits for."""
         busy = await self._lock.locked()  # first, so that a turn that ends now is shown whole
         state = await self._agent.aget_state(self._config)
-        lines = [line for message in state.values.get("messages", []) for line in told(message)]
+        if not state.values:
+            raise HTTPException(404, NOT_FOUND)
+        lines = [line for message in state.values["messages"] for line in told(message)]
         lines += [asked(interrupt) for interrupt in state.interrupts]
         return {"lines": lines, "waits": "a turn" if busy else waits(state)}
 
     async def begin(self, turn: Turn) -> None:
         """Store a question or take a decision, and go on in the background; 409 if it must wait."""
-        until = await self._locked()
+        await self._take()
         try:
-            resume = resumed(turn, await self._agent.aget_state(self._config))
+            state = await self._agent.aget_state(self._config)
+            resume, said = resumed(turn, state), state.values.get("messages")
+            title = {"title": str(said[0].text if said else turn.text)[:60]}
+            await self._agent.store.aput(self._guest.names("conversations"), self.id, title)
             if turn.text:
                 question = {"messages": [("user", turn.text)]}
                 await self._agent.aupdate_state(self._config, question, as_node="__start__")
         except BaseException:
             await self._lock.release()
             raise
-        task = asyncio.create_task(self._run(resume, until))
-        running.add(task)
+        running.add(task := asyncio.create_task(self._run(resume)))
         task.add_done_callback(running.discard)
 
     async def delete(self) -> None:
         """Delete the thread. It stays locked for a moment, as a turn may be about to begin."""
-        await self._locked()
-        await self._memory.saver.adelete_thread(self._thread)
+        await self._take()
+        await self._agent.checkpointer.adelete_thread(self._thread)
 
-    async def _locked(self) -> float:
-        until = asyncio.get_running_loop().time() + LOCKED
+    async def _take(self) -> None:
         if not await self._lock.acquire():
             raise HTTPException(409, "The concierge is still answering in this conversation.")
-        return until
 
-    async def _run(self, resume: Command[Any] | None, until: float) -> None:
-        renewing, end = None, {"type": "bye"}  # what happened is stored; it goes on from there
+    async def _run(self, resume: Command[Any] | None) -> None:
+        end = {"type": "bye"}  # what happened is stored; it goes on from there
+        answer = asyncio.create_task(self._answer(resume))
         try:
-            async with asyncio.timeout_at(until) as limit:  # a turn ends before its lock does
-                renewing = asyncio.create_task(self._renew(limit))
-                await self._answer(resume)
+            while not answer.done():
+                async with asyncio.timeout(LOCKED / 3):  # an answer ends before its lock does
+                    await self._lock.extend(LOCKED, replace_ttl=True)
+                await asyncio.wait([answer], timeout=LOCKED / 3)
+            await answer
             end = {"type": "end"}
         except (asyncio.CancelledError, TimeoutError, RedisError, MemorystoreChatError):
             log.warning("A turn was cut off.", exc_info=True)
@@ -88,29 +95,19 @@ class Conversation:
             log.exception("A turn failed.")
             end = {"type": "error", "text": "The concierge could not finish. Ask again."}
         finally:
-            if renewing:
-                renewing.cancel()
+            answer.cancel()
+            await asyncio.wait([answer])
             with suppress(RedisError):
                 await self._lock.release()
             self.events.put_nowait(end)
 
     async def _answer(self, resume: Command[Any] | None) -> None:
-        modes = {"stream_mode": ["messages", "updates"], "version": "v2", "context": self._guest}
-        async for part in self._agent.astream(resume, self._config, **modes):
-            if part["type"] == "messages":
-                new = told(part["data"][0])
-            else:
-                new = [asked(each) for each in part["data"].get("__interrupt__", ())]
-            for event in new:
+        modes = {"stream_mode": "messages", "context": self._guest}
+        async for message, _ in self._agent.astream(resume, self._config, **modes):
+            for event in told(message):
                 self.events.put_nowait(event)
-
-    async def _renew(self, limit: asyncio.Timeout) -> None:
-        while True:
-            await asyncio.sleep(LOCKED / 3)
-            until = asyncio.get_running_loop().time() + LOCKED
-            with suppress(RedisError, RuntimeError):  # one that has ended can't be put off
-                await self._lock.extend(LOCKED, replace_ttl=True)
-                limit.reschedule(until)
+        for interrupt in (await self._agent.aget_state(self._config)).interrupts:
+            self.events.put_nowait(asked(interrupt))
 
 
 def waits(state: Any) -> str:
@@ -120,30 +117,29 @@ def waits(state: Any) -> str:
 
 def resumed(turn: Turn, state: Any) -> Command[Any] | None:
     """Return a decision for the agent; what does not fit its state would poison the thread."""
+    if turn.conversation and not state.values:
+        raise HTTPException(404, NOT_FOUND)
     given = "a question" if turn.text else "a yes or no" if turn.decision else "the rest"
     failed = state.next == ("model",)  # no tool call is open, so another question may follow
-    waiting = {interrupt.id: interrupt.value["action_requests"] for interrupt in state.interrupts}
+    calls = {each.id: each.value["action_requests"] for each in state.interrupts}
     fits = given == waits(state) or (given == "a question" and failed)
-    if not fits or (turn.decision and turn.interrupt not in waiting):
+    if not fits or (turn.decision and turn.interrupt not in calls):
         raise HTTPException(409, f"The conversation waits for {waits(state)}.")
-    if turn.interrupt is None:
+    if turn.decision is None:
         return None
-    decisions = [{"type": turn.decision} for _ in waiting[turn.interrupt]]
+    decisions = [{"type": turn.decision} for _ in calls[turn.interrupt]]
     return Command(resume={turn.interrupt: {"decisions": decisions}})
 
 
 def asked(interrupt: Any) -> Event:
     """Return an interrupt as a line of the page."""
-    calls = [
-        f"{call['name'].replace('_', ' ')} {' '.join(map(str, call['args'].values()))}"
-        for call in interrupt.value["action_requests"]
-    ]
-    text = f"May I {' and '.join(calls)}?\n"
+    text = "".join(f"{call['description']}\n" for call in interrupt.value["action_requests"])
     return {"type": "approval", "interrupt": interrupt.id, "text": text}
 
 
 def told(message: Any) -> list[Event]:
     """Return a message as a line of the page; a call without a text is none."""
     who = {"tool": "tool", "human": "guest"}.get(message.type, "concierge")
-    text = message.name.replace("_", " ") if who == "tool" else message.text
+    left = " (not done)" if getattr(message, "status", "") == "error" else ""
+    text = message.name.replace("_", " ") + left if who == "tool" else message.text
     return [{"type": who, "text": text}] if text else []

@@ -14,22 +14,7 @@ from memorystore_tutorial.processes import new_process
 from memorystore_tutorial.tables import sessions_table, table
 
 __all__ = [
-    "DemoChatModel",
-    "chat_box",
-    "chat_model",
-    "checkpoint_chain",
-    "checks",
-    "detect_environment",
-    "failover",
-    "key_prefix",
-    "new_process",
-    "picture",
-    "practice",
-    "sessions_table",
-    "sign_in",
-    "table",
-    "transcript",
-]
-
-# What cells still call that are not rewritten yet. It goes with them.
-from memorystore_tutorial.text import say  # noqa: F401
+    "DemoChatModel", "chat_box", "chat_model", "checkpoint_chain", "checks", "detect_environment",
+    "failover", "key_prefix", "new_process", "picture", "practice", "sessions_table", "sign_in",
+    "table", "transcript",
+]  # fmt: skip

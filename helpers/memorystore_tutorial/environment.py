@@ -40,35 +40,24 @@ def sign_in(project_id: str | None = None) -> str | None:
             "project_id must be a project's id, made of lower-case letters, digits and hyphens "
             f"such as 'my-project-123', not {project!r}. List yours with: gcloud projects list"
         )
-    environment = detect_environment()
-    if environment is Environment.COLAB:
-        auth = require("google.colab.auth", install="google-colab")
-        auth.authenticate_user(project_id=project)
-        say(f"Signed in to Google Cloud from Colab; the project is {project}.")
-    else:
-        _look_for_credentials(project, environment)
+    say(_signed_in(project, detect_environment()))
     os.environ["GOOGLE_CLOUD_PROJECT"] = project
     return project
 
 
-def _look_for_credentials(project: str, environment: Environment) -> None:
-    """Say whether there are Application Default Credentials."""
+def _signed_in(project: str, environment: Environment) -> str:
+    """Sign in, and say what was done."""
+    if environment is Environment.COLAB:
+        require("google.colab.auth", install="google-colab").authenticate_user(project_id=project)
+        return f"Signed in to Google Cloud from Colab; the project is {project}."
     try:
         auth = require("google.auth", extra="google")
     except ModuleNotFoundError as error:
-        say(f"Credentials were not looked for: {error}")
-        return
+        return f"Credentials were not looked for: {error}"
     try:
         # With a quota project google-auth does not warn that a user's credentials lack one.
-        auth.default(
-            scopes=["https://www.googleapis.com/auth/cloud-platform"], quota_project_id=project
-        )
+        auth.default(["https://www.googleapis.com/auth/cloud-platform"], quota_project_id=project)
     except auth.exceptions.DefaultCredentialsError:
-        where = "" if environment is Environment.LOCAL else f" in {environment}"
-        say(
-            f"There are no Application Default Credentials{where} that can be used. Run this in a "
-            "terminal, then this cell again: gcloud auth application-default login "
-            f"--project={project}"
-        )
-        return
-    say(f"Found Application Default Credentials; the project is {project}.")
+        login = f"gcloud auth application-default login --project={project}"
+        return f"There are no credentials. In a terminal, run this, then this cell again: {login}"
+    return f"Found Application Default Credentials; the project is {project}."

@@ -2,16 +2,10 @@
 
 import os
 import re
+import sys
 import tempfile
-from itertools import count
+from functools import cache
 from pathlib import Path
-
-try:
-    import fcntl
-except ImportError:  # Windows has none, and one notebook at a time is fine there
-    fcntl = None  # type: ignore[assignment]
-
-_held: dict[tuple[str, int], str] = {}
 
 
 def key_prefix(name: str) -> str:
@@ -32,17 +26,17 @@ def key_prefix(name: str) -> str:
     """
     if not re.fullmatch(r"[a-z0-9]+", name):
         raise ValueError(f"name is {name!r}; it takes lower-case letters and digits.")
-    holder = name, os.getpid()
-    if holder not in _held:
-        number = next(number for number in count(1) if _claimed(name, number))
-        _held[holder] = f"tutorial-{name}:" if number == 1 else f"tutorial-{name}-{number}:"
-    return _held[holder]
+    return _claimed(name, os.getpid())
 
 
-def _claimed(name: str, number: int) -> bool:
-    """Lock a file for as long as this process lives; whether it was free."""
-    if fcntl is None:
-        return True
+@cache
+def _claimed(name: str, pid: int, number: int = 1) -> str:
+    """Lock the first file that is free, for as long as this process lives."""
+    prefix = f"tutorial-{name}:" if number == 1 else f"tutorial-{name}-{number}:"
+    if sys.platform == "win32":  # it has no such locks, and one notebook at a time is fine there
+        return prefix
+    import fcntl
+
     folder = Path(tempfile.gettempdir(), f"memorystore-chat-{os.getuid()}")
     folder.mkdir(mode=0o700, exist_ok=True)
     path = folder / f"{name}-{number}.lock"
@@ -51,5 +45,5 @@ def _claimed(name: str, number: int) -> bool:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         os.close(descriptor)
-        return False
-    return True
+        return _claimed(name, pid, number + 1)
+    return prefix

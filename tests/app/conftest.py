@@ -1,28 +1,28 @@
-"""Replicas of the web app, and their memory."""
+"""Replicas of the web app, which share one memory."""
 
 import signal
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from pathlib import Path
 
 import pytest
 
 import servers
 from web_app import Replica
 
+PREFIX = f"test-app-{time.time_ns()}:"
 
-@pytest.fixture
+
+@pytest.fixture(scope="module")
 def start(
-    valkey_server: servers.Server, tmp_path: Path, key_prefix: str
+    valkey_server: servers.Server, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Callable[..., Replica]]:
-    """Start replicas with one memory; settings are environment variables."""
+    """Start replicas; settings are environment variables. They end with the module, or before."""
     replicas: list[Replica] = []
 
     def start(program: str = "", **settings: str) -> Replica:
-        own = {"KEY_PREFIX": key_prefix} | settings
-        log = tmp_path / f"{len(replicas)}.log"
-        replicas.append(Replica(log, valkey_server, program, **own))
+        log = tmp_path_factory.mktemp("app") / "log"
+        replicas.append(Replica(log, valkey_server, program, KEY_PREFIX=PREFIX, **settings))
         return replicas[-1]
 
     yield start
@@ -32,11 +32,12 @@ def start(
 
 
 @pytest.fixture(scope="module")
-def shared(
-    valkey_server: servers.Server, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Replica]:
+def shared(start: Callable[..., Replica]) -> Replica:
     """A replica for tests that leave it as it was."""
-    log = tmp_path_factory.mktemp("app") / "log"
-    replica = Replica(log, valkey_server, "", KEY_PREFIX=f"test-app-{time.time_ns()}:")
-    yield replica
-    replica.end(signal.SIGKILL)
+    return start()
+
+
+@pytest.fixture(scope="module")
+def slow(start: Callable[..., Replica]) -> Replica:
+    """Another one, whose model says ten words a second."""
+    return start(DEMO_MODEL_DELAY="0.1")

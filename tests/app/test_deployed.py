@@ -11,7 +11,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +29,15 @@ ORDINARY: dict[str, Any] = (
 PYTHON = "/usr/bin/python3" if ORDINARY else sys.executable
 
 
+@pytest.fixture
+def folder() -> Iterator[Path]:
+    """A folder with a copy of the app, which others may enter, unlike pytest's own."""
+    with tempfile.TemporaryDirectory() as name:
+        Path(name).chmod(0o755)
+        shutil.copytree(APP, Path(name, "app"), ignore=shutil.ignore_patterns("__pycache__"))
+        yield Path(name)
+
+
 def installed(folder: Path, *requirements: str) -> Path:
     """Make a virtual environment with some requirements; its programs' folder."""
     uv = [sys.executable, "-m", "uv"]
@@ -38,76 +47,62 @@ def installed(folder: Path, *requirements: str) -> Path:
     return python.parent
 
 
-def answers(url: str, path: str) -> Any:
-    with suppress(httpx.TransportError):
-        return httpx.get(url + path, timeout=20).status_code == 200
+@contextmanager
+def running(command: list[Any], folder: Path, ready: str, **options: Any) -> Iterator[None]:
+    """Run a program in the app's folder as soon as it is ready; SIGTERM ends it in 10 seconds."""
 
+    def answers() -> Any:
+        with suppress(httpx.TransportError):
+            return httpx.get(ready, timeout=20).status_code == 200
 
-@pytest.fixture
-def folder() -> Iterator[Path]:
-    """A folder that others may enter, unlike pytest's own."""
-    with tempfile.TemporaryDirectory() as name:
-        yield Path(name)
+    with (folder / "log").open("w") as log:
+        process = subprocess.Popen(command, cwd=folder / "app", stdout=log, stderr=log, **options)
+    try:
+        servers.wait_until(answers, str(command[0]), 100)
+        yield
+        process.terminate()
+        process.wait(10)
+    finally:
+        process.kill()
+        process.wait()
 
 
 def test_container_runs_as_an_ordinary_user(
     folder: Path, valkey_server: servers.Server, key_prefix: str
 ) -> None:
     """What the Dockerfile does, with the package from here: install, copy, change user, start."""
-    dockerfile = (APP / "Dockerfile").read_text()
-    (requirement,) = re.findall(
-        r"^memorystore-chat.*", (APP / "requirements.txt").read_text(), re.M
+    dockerfile, requirements = (
+        (APP / name).read_text() for name in ("Dockerfile", "requirements.txt")
     )
-    local = f"{requirement.partition(' @ ')[0]} @ file://{APP.parent}"
+    (extras,) = re.findall(r"^(memorystore-chat\S*) @", requirements, re.M)
     assert dockerfile.index("USER guest") < dockerfile.index("CMD")
-    folder.chmod(0o755)
-    programs = installed(folder, local)
-    shutil.copytree(APP, folder / "app", ignore=shutil.ignore_patterns("__pycache__"))
     (command,) = re.findall(r"^CMD \[(.*)\]$", dockerfile, re.M)
     program, *arguments = shlex.split(command.replace(",", " "))
-    port = servers.free_port()
-    own = dict(re.findall(r"([A-Z_]+)=(\S+)", dockerfile)) | {"PORT": str(port)}
+    programs = installed(folder, f"{extras} @ file://{APP.parent}")
+    url = f"http://127.0.0.1:{servers.free_port()}"
+    own = dict(re.findall(r"([A-Z_]+)=(\S+)", dockerfile)) | {"PORT": url.rpartition(":")[2]}
     own |= {"MEMORYSTORE_ENDPOINT": valkey_server.url, "KEY_PREFIX": key_prefix, "HOME": "/none"}
-    with (folder / "log").open("w") as log:
-        process = subprocess.Popen(
-            [programs / program, *arguments], cwd=folder / "app", env=own, stdout=log, stderr=log,
-            **ORDINARY,
-        )  # fmt: skip
-    try:
-        url = f"http://127.0.0.1:{port}"
-        servers.wait_until(lambda: answers(url, "/readyz"), "the app", 60)
+    command = [programs / program, *arguments]
+    with running(command, folder, f"{url}/readyz", env=own, **ORDINARY):
         assert "Ada" in text_of(Visitor(url).ask("My name is Ada."))
-        process.terminate()
-        process.wait(10)
-    finally:
-        process.kill()
     assert '"severity": "ERROR"' not in (folder / "log").read_text()
 
 
-def test_langgraph_dev_runs_the_concierge(tmp_path: Path, valkey_server: servers.Server) -> None:
+def test_langgraph_dev_runs_the_concierge(folder: Path, valkey_server: servers.Server) -> None:
     """With our checkpointer and store: what it was told is there after a restart."""
-    programs = installed(tmp_path, "langgraph-cli[inmem]", f"{APP.parent}[agents,embedded]")
-    shutil.copytree(APP, tmp_path / "app", ignore=shutil.ignore_patterns("__pycache__"))
+    programs = installed(folder, "langgraph-cli[inmem]", f"{APP.parent}[agents,embedded]")
     port, thread = servers.free_port(), ""
     url = f"http://127.0.0.1:{port}"
     own = {"MEMORYSTORE_ENDPOINT": valkey_server.url, "LANGSMITH_TRACING": "false"}
     own |= {"PATH": f"{programs}:{os.environ['PATH']}", "DEMO_MODEL_DELAY": "0", "PYTHONPATH": ""}
+    command = [programs / "langgraph", "dev", "--no-browser", "--no-reload", f"--port={port}"]
     for question in ("My name is Ada. Remember that I like green tea.", "What is my name?"):
-        with (tmp_path / "log").open("w") as log:
-            process = subprocess.Popen(
-                [programs / "langgraph", "dev", "--no-browser", "--no-reload", f"--port={port}"],
-                cwd=tmp_path / "app", env=os.environ | own, stdout=log, stderr=log,
-            )  # fmt: skip
-        try:
-            servers.wait_until(lambda: answers(url, "/ok"), "langgraph dev", 100)
+        with running(command, folder, f"{url}/ok", env=os.environ | own):
             thread = thread or httpx.post(f"{url}/threads", json={}).json()["thread_id"]
             turn = {"messages": [{"role": "user", "content": question}]}
             run = {"assistant_id": "concierge", "input": turn, "context": {"id": "ada"}}
             answer = httpx.post(f"{url}/threads/{thread}/runs/wait", json=run, timeout=60)
             assert "Ada" in answer.json()["messages"][-1]["content"], answer.text
-        finally:
-            process.terminate()
-            process.wait(30)
     with valkey_server.client() as client:
         found = list(client.scan_iter(match="langgraph-dev:*"))
         assert any(b"checkpoints" in key for key in found)

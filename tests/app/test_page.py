@@ -57,42 +57,27 @@ def shot(page: Any, name: str) -> None:
         page.screenshot(path=Path(folder, f"app_{name}.png"))
 
 
-def test_two_guests_and_forgetting(start: Start, open_page: Callable[..., Any]) -> None:
-    replica = start()
-    ada, grace = open_page(replica), open_page(replica)
+def test_two_guests_and_forgetting(shared: Replica, open_page: Callable[..., Any]) -> None:
+    ada, grace = open_page(shared), open_page(shared)
     ask(ada, "My name is Ada. Remember that I like green tea.")
     assert "Ada" in ask(ada, "What is my name?")
     assert "not told me" in ask(grace, "What is my name?")
     ada.click("#new")
     assert "green tea" in ask(ada, "What do I like?")
-    ada.wait_for_selector("nav li:nth-child(2) button")
-    ada.click("nav button >> text=My name is Ada")
+    ada.wait_for_selector("#list option:nth-child(3)", state="attached")
+    ada.select_option("#list", label="My name is Ada. Remember that I like green tea.")
     ada.wait_for_selector("#said .guest >> text=What is my name?")
     ada.click("#forget")
     ada.wait_for_selector("#status >> text=Deleted conversations: 2, memories: 1.")
-    assert ada.locator("nav button, #said p").count() == 0
+    assert ada.locator("#said p").count() == 0
+    assert ada.locator("#list option").all_inner_texts() == ["New conversation"]
     assert "green tea" not in ask(ada, "What do I like?")
-    assert grace.locator("nav button").count() == 1
+    assert grace.locator("#list option").count() == 2
 
 
-def test_answer_streams_and_survives_a_reload(start: Start, open_page: Callable[..., Any]) -> None:
-    page = open_page(start(DEMO_MODEL_DELAY="0.1"))
-    send(page, "help")
-    said = page.locator("#said .concierge")
-    said.get_by_text(re.compile("I remember what")).wait_for()
-    assert page.locator("#send").is_disabled(), "some of it is seen before its end"
-    part = said.inner_text()
-    page.reload()
-    page.wait_for_selector("#status >> text=thinking")
-    said.get_by_text(re.compile("work out 6 x 7")).wait_for()
-    assert page.locator(IDLE).count() == 1
-    assert said.inner_text().startswith(part)
-    assert len(said.inner_text()) > len(part)
-
-
-@pytest.mark.parametrize("when", ["now", "after a restart", "by the other replica"])
-def test_approval(start: Start, open_page: Callable[..., Any], when: str) -> None:
-    replica, other = start(), start() if when == "by the other replica" else None
+@pytest.mark.parametrize("when", ["by the other replica", "after a restart"])
+def test_approval(start: Start, shared: Replica, open_page: Callable[..., Any], when: str) -> None:
+    replica = start()
     page = open_page(replica)
     send(page, "Please cancel booking 42.")
     page.wait_for_selector("#said .approval >> text=May I cancel booking 42?")
@@ -104,18 +89,18 @@ def test_approval(start: Start, open_page: Callable[..., Any], when: str) -> Non
         replica.end()
         replica.start()
         page.reload()
-    elif other:
-        page.goto(other.url)
+    else:
+        page.goto(shared.url)
         page.wait_for_selector(IDLE)
-        page.click("nav button >> text=Please cancel")  # a page of another address starts anew
+        page.select_option("#list", index=1)  # a page of another address starts anew
     page.click("text=Yes, do it")
     page.wait_for_selector("#said .concierge >> text=canceled")
     assert page.locator("#said button").count() == 0
 
 
-def test_hostile_texts_stay_texts(start: Start, open_page: Callable[..., Any]) -> None:
+def test_hostile_texts_stay_texts(shared: Replica, open_page: Callable[..., Any]) -> None:
     """Whatever was said or stored: titles, memories, arguments of tools, a model's answers."""
-    page = open_page(start())
+    page = open_page(shared)
     attack = "<img src=x onerror=\"document.title='pwned'\"><script>document.title='pwned'</script>"
     for text in (
         f"My name is {attack}",
@@ -126,12 +111,12 @@ def test_hostile_texts_stay_texts(start: Start, open_page: Callable[..., Any]) -
         page.wait_for_selector(IDLE)
         page.wait_for_timeout(200)
         page.click("#new")
-    for number in range(page.locator("nav button").count()):
-        page.locator("nav button").nth(number).click()
+    for number in (1, 2, 3):
+        page.select_option("#list", index=number)
         page.wait_for_selector("#said p")
         page.wait_for_timeout(100)
         assert attack[:20] in page.locator("#said").inner_text()
-        assert page.locator("img, #said script, nav script").count() == 0
+        assert page.locator("img, #said script, #list script").count() == 0
     assert page.title() == "Hotel Kamo · Concierge"
 
 
@@ -158,19 +143,25 @@ def test_page_waits_for_a_server_that_is_away(
         page.wait_for_selector(IDLE)
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
-def test_other_replica_finishes_what_one_began(
-    start: Start, open_page: Callable[..., Any], number: int
+@pytest.mark.parametrize("cut", [None, signal.SIGTERM, signal.SIGKILL])
+def test_answer_streams_and_goes_on(
+    start: Start, open_page: Callable[..., Any], cut: signal.Signals | None
 ) -> None:
-    """One address, as behind a load balancer: the port is taken over by another process."""
-    replica = start(DEMO_MODEL_DELAY="0.5")
+    """After a reload, or at another replica that has the address, as behind a load balancer."""
+    replica = start(DEMO_MODEL_DELAY="0.3" if cut else "0.1")
     page = open_page(replica)
     send(page, "help")
-    page.wait_for_selector("#said .concierge >> text=I remember")
-    replica.end(number)
-    replica.settings["DEMO_MODEL_DELAY"] = "0"
-    replica.start()
-    page.wait_for_selector("#said .concierge >> text=work out 6 x 7", timeout=40_000)
+    said = page.locator("#said .concierge")
+    said.get_by_text(re.compile("I remember what")).wait_for()
+    assert page.locator("#send").is_disabled(), "some of it is seen before its end"
+    if cut:
+        replica.end(cut)
+        replica.settings["DEMO_MODEL_DELAY"] = "0"
+        replica.start()
+    else:
+        page.reload()
+        page.wait_for_selector("#status >> text=thinking")
+    said.get_by_text(re.compile("work out 6 x 7")).wait_for(timeout=40_000)
     page.wait_for_selector(IDLE)
     assert page.locator("#said p").count() == 2
 
@@ -199,3 +190,7 @@ def test_page_has_no_barrier(
     assert page.evaluate("document.activeElement.textContent") == "Yes, do it"
     page.keyboard.press("Enter")
     page.wait_for_selector("#said .concierge >> text=canceled")
+    page.focus("#list")
+    page.keyboard.press("ArrowUp")
+    page.wait_for_selector("#said:empty")
+    assert page.evaluate("document.activeElement.id") == "list", "it is where it was"

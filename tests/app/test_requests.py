@@ -8,22 +8,28 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from datetime import UTC, datetime, timedelta
-from http.server import BaseHTTPRequestHandler, HTTPServer
+from functools import partial
+from http.server import HTTPServer, SimpleHTTPRequestHandler
+from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
 import httpx
 import pytest
-from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import (
+    Encoding,
+    NoEncryption,
+    PrivateFormat,
+    PublicFormat,
+)
 from google.auth import crypt, jwt
 
 import servers
 from web_app import APP, Replica, Visitor, text_of
 
 ENDED = (0, -signal.SIGTERM)
-SLOW = {"DEMO_MODEL_DELAY": "0.1"}
+JSON = {"content-type": "application/json"}
 Start = Callable[..., Replica]
 
 
@@ -38,66 +44,55 @@ def test_talk_is_remembered_in_its_conversation_and_the_guest_in_all(shared: Rep
     titles = [each["title"] for each in ada.http.get("/api/conversations").json()]
     assert titles == ["What do I like?", "My name is Ada. Remember that I like green tea."]
     ada.ask("Thanks", conversation=first)
-    assert ada.http.get("/api/conversations").json()[0]["id"] == first, "the last used comes first"
+    newest = {"id": first, "title": titles[1]}
+    assert ada.http.get("/api/conversations").json()[0] == newest, "the last used comes first"
 
 
 def test_what_is_somebody_elses_is_not_found(shared: Replica) -> None:
     ada, grace = Visitor(shared.url), Visitor(shared.url)
-    hers = ada.ask("My name is Ada.")[0]["id"]
+    *_, approval, _ = events = ada.ask("Please cancel booking 42.")
+    hers = events[0]["id"]
     for id_ in (hers, uuid4().hex):
         assert grace.http.get(f"/api/conversations/{id_}").status_code == 404
         assert grace.refused("What is my name?", conversation=id_) == 404
+        yes = {"decision": "approve", "interrupt": approval["interrupt"]}
+        assert grace.refused(conversation=id_, **yes) == 404
     assert grace.http.get("/api/conversations").json() == []
+    assert ada.shown(hers)["waits"] == "a yes or no"
 
 
 @pytest.mark.parametrize(
-    ("given", "status"),
+    ("body", "headers", "status"),
     [
-        ({"text": "x" * 2001}, 422),
-        ({"text": ""}, 422),
-        ({"text": ["x"]}, 422),
-        ({"decision": "edit", "interrupt": "x"}, 422),
-        ({"decision": "approve", "interrupt": 7}, 422),
-        ({"conversation": "../secret"}, 422),
-        ({"decision": "approve", "interrupt": "x"}, 409),
-        ({}, 409),
+        ({"text": "x" * 2001}, {}, 422),
+        ({"text": ""}, {}, 422),
+        ({"text": ["x"]}, {}, 422),
+        ({"decision": "edit", "interrupt": "x"}, {}, 422),
+        ({"decision": "approve", "interrupt": 7}, {}, 422),
+        ({"conversation": "../secret"}, {}, 422),
+        ({"decision": "approve", "interrupt": "x"}, {}, 409),
+        ({"text": "x", "decision": "approve", "interrupt": "x"}, {}, 409),
+        ({}, {}, 409),
+        (b'{"text": "\\ud800"}', {}, 422),
+        (b"{", {}, 422),
+        (b"[]", {}, 422),
+        (b'{"text": ' + b"[" * 9000, {}, 400),
+        ({"text": "x", "more": "x" * 30_000}, {}, 403),
+        ({"text": "x"}, {"sec-fetch-site": "cross-site"}, 403),
+        ({"text": "x"}, {"sec-fetch-site": "same-site"}, 403),
+        ({"text": "x"}, {"content-type": "text/plain"}, 403),
+        ({"text": "x"}, {"content-type": "application/x-www-form-urlencoded"}, 403),
     ],
 )
 def test_what_the_page_would_not_send_is_refused(
-    shared: Replica, given: dict[str, Any], status: int
+    shared: Replica, body: Any, headers: dict[str, str], status: int
 ) -> None:
-    ada = Visitor(shared.url)
-    assert ada.refused(**given) == status
+    ada = Visitor(shared.url, **JSON | headers)
+    content = body if isinstance(body, bytes) else json.dumps(body)
+    assert ada.http.post("/api/turns", content=content).status_code == status
+    if status == 403:
+        assert ada.http.post("/api/forget", content=content).status_code == 403
     assert ada.http.get("/api/conversations").json() == []
-
-
-@pytest.mark.parametrize("body", [b'{"text": "\\ud800"}', b"{", b"[]", b'{"text": ' + b"[" * 9000])
-def test_broken_body_is_refused(shared: Replica, body: bytes) -> None:
-    answer = httpx.post(f"{shared.url}/api/turns", content=body, headers=JSON)
-    assert answer.status_code in (400, 422)
-
-
-JSON = {"content-type": "application/json"}
-
-
-@pytest.mark.parametrize(
-    "headers",
-    [
-        {"sec-fetch-site": "cross-site"},
-        {"sec-fetch-site": "same-site"},
-        {"content-type": "text/plain"},
-        {"content-type": "application/x-www-form-urlencoded"},
-    ],
-)
-@pytest.mark.parametrize("path", ["turns", "forget"])
-def test_other_sites_may_not_post(shared: Replica, path: str, headers: dict[str, str]) -> None:
-    answer = httpx.post(f"{shared.url}/api/{path}", content=b"{}", headers=JSON | headers)
-    assert answer.status_code == 403
-
-
-def test_large_body_is_refused(shared: Replica) -> None:
-    large = json.dumps({"text": "x", "more": "x" * 30_000}).encode()
-    assert httpx.post(f"{shared.url}/api/turns", content=large, headers=JSON).status_code == 403
 
 
 def test_pages_carry_a_strict_policy(shared: Replica) -> None:
@@ -138,35 +133,38 @@ def test_decision_fits_what_waits(shared: Replica) -> None:
     done = ada.ask(conversation=chat, decision="approve", interrupt=interrupt)
     assert "canceled" in text_of(done)
     assert ada.refused(conversation=chat, decision="approve", interrupt=interrupt) == 409
-    *_, approval, _ = ada.ask("Please cancel booking 7.", conversation=chat)
+    more = {"conversation": chat, "interrupt": interrupt}  # one that a question has no use for
+    *_, approval, _ = ada.ask("Please cancel booking 7.", **more)
     no = {"decision": "reject", "interrupt": approval["interrupt"]}
     assert "canceled" not in text_of(ada.ask(conversation=chat, **no))
+    tools = [line["text"] for line in ada.shown(chat)["lines"] if line["type"] == "tool"]
+    assert tools == ["cancel booking", "cancel booking (not done)"]
 
 
-def test_one_turn_at_a_time_and_some_a_minute(start: Start) -> None:
-    """Of two replicas' turns in a conversation one is refused, and a guest can't hurry."""
-    one, other = start(**SLOW), start(**SLOW)
-    ada = Visitor(one.url)
-    with ada.begun("help") as (chat, rest):
-        twin = Visitor(other.url, cookie=f"guest={ada.http.cookies['guest']}")
-        assert twin.refused("What is my name?", conversation=chat) == 409
-        assert twin.shown(chat)["waits"] == "a turn"
-        assert twin.http.post("/api/forget", json={}).status_code == 409
-        assert text_of(list(rest))
+def test_one_turn_at_a_time_and_some_a_minute(shared: Replica, slow: Replica) -> None:
+    """A turn goes on when its guest leaves; until it ends, no replica begins another one."""
+    ada = Visitor(slow.url)
+    with ada.begun("help") as (chat, _):
+        twin = ada.at(shared)
+    assert twin.refused("What is my name?", conversation=chat) == 409
+    assert twin.shown(chat)["waits"] == "a turn"
+    assert twin.http.post("/api/forget", json={}).status_code == 409
+    servers.wait_until(lambda: twin.shown(chat)["waits"] == "a question", "the answer", 30)
     assert [line["type"] for line in twin.shown(chat)["lines"]] == ["guest", "concierge"]
     refusals = [twin.refused(decision="approve") for _ in range(25)]
     assert set(refusals) == {409, 429}
     assert refusals[-1] == 429
-    assert Visitor(one.url).refused() == 409, "another guest may go on"
+    assert Visitor(shared.url).refused() == 409, "another guest may go on"
 
 
 def test_forgetting_deletes_everything_and_says_what(shared: Replica, valkey_server: Any) -> None:
     ada = Visitor(shared.url)
     for text in ("Remember that I like green tea.", "Remember that I am allergic to nuts.", "Hi"):
-        ada.ask(text)
+        chat = ada.ask(text)[0]["id"]
     guest = ada.http.cookies["guest"].partition(".")[0]
     assert ada.http.post("/api/forget", json={}).json() == {"conversations": 3, "memories": 2}
     assert ada.http.get("/api/conversations").json() == []
+    assert ada.refused("Hi", conversation=chat) == 409, "it is locked for a moment"
     with valkey_server.client() as client:
         left = list(client.scan_iter(match=f"*{guest}*"))
     # Counters, locks, and the names of namespaces, which the store drops later.
@@ -175,14 +173,14 @@ def test_forgetting_deletes_everything_and_says_what(shared: Replica, valkey_ser
 
 
 BROKEN = """
-import sys; sys.path.insert(0, {0!r})
+import sys; sys.path.insert(0, '{0}')
 import runpy, concierge
 def get_opening_hours(place: str) -> str:
     '''Tell when a place opens and closes.'''
     raise ValueError("SECRET of the tool")
-concierge.get_opening_hours = get_opening_hours
-runpy.run_path({0!r} + "/main.py", run_name="__main__")
-""".replace("{0!r}", "'{0}'")
+concierge.TOOLS[0] = get_opening_hours
+runpy.run_path('{0}/main.py', run_name="__main__")
+"""
 
 
 def test_failed_turn_is_an_event_and_no_text_is_logged(start: Start) -> None:
@@ -203,56 +201,40 @@ def test_failed_turn_is_an_event_and_no_text_is_logged(start: Start) -> None:
         assert secret not in words
 
 
-def test_health(start: Start, valkey_server: Any) -> None:
+def test_health(shared: Replica, valkey_server: Any) -> None:
     """Alive while the server is away, and ready only when it answers."""
-    replica = start()
     valkey_server.pause()
     try:
-        assert httpx.get(f"{replica.url}/healthz").status_code == 200
-        assert httpx.get(f"{replica.url}/readyz", timeout=20).status_code == 503
-        assert Visitor(replica.url).refused("Hello") == 503
+        assert httpx.get(f"{shared.url}/healthz").status_code == 200
+        assert httpx.get(f"{shared.url}/readyz", timeout=20).status_code == 503
+        assert Visitor(shared.url).refused("Hello") == 503
     finally:
         valkey_server.resume()
-    assert replica.ready()
+    assert shared.ready()
 
 
-def test_turn_goes_on_when_the_guest_leaves(start: Start) -> None:
-    replica = start(**SLOW)
-    ada = Visitor(replica.url)
-    with ada.begun("help") as (chat, _):
-        pass
-    assert ada.shown(chat)["waits"] == "a turn"
-    servers.wait_until(lambda: ada.shown(chat)["waits"] == "a question", "the answer", 30)
-    assert [line["type"] for line in ada.shown(chat)["lines"]] == ["guest", "concierge"]
-
-
-def test_ended_replica_finishes_its_answers(start: Start) -> None:
-    """SIGTERM: a short answer is finished, a long one is left to the other replica, unlocked."""
-    other, replica = start(), start(DEMO_MODEL_DELAY="0.05")
-    ada = Visitor(replica.url)
-    with ada.begun("help") as (_, rest):
+def test_ended_replica_finishes_a_short_answer(start: Start) -> None:
+    replica = start(DEMO_MODEL_DELAY="0.05")
+    with Visitor(replica.url).begun("help") as (_, rest):
         replica.process.send_signal(signal.SIGTERM)
         assert "remember" in text_of(list(rest))
     assert replica.process.wait(10) in ENDED
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_other_replica_gives_the_rest(start: Start, shared: Replica, number: int) -> None:
+    """A long answer is left to the other one: at once after SIGTERM, else when its lock ends."""
     replica = start(DEMO_MODEL_DELAY="1")
-    ada = Visitor(replica.url)
+    ada, twin = Visitor(replica.url), Visitor(shared.url)
     with ada.begun("help") as (chat, _):
         began = time.monotonic()
-        assert replica.end() in ENDED
+        replica.end(number)
         assert time.monotonic() - began < 9.5
-    twin = Visitor(other.url, cookie=f"guest={ada.http.cookies['guest']}")
+    twin = ada.at(shared)
+    if number == signal.SIGKILL:
+        assert twin.refused("Hello", conversation=chat) == 409
+        servers.wait_until(lambda: twin.shown(chat)["waits"] != "a turn", "the lock's end", 40)
     assert twin.shown(chat)["waits"] == "the rest"
-    assert "remember" in text_of(twin.ask(conversation=chat))
-
-
-def test_killed_replicas_answer_is_finished_by_the_other(start: Start) -> None:
-    other, replica = start(), start(**SLOW)
-    ada = Visitor(replica.url)
-    with ada.begun("help") as (chat, _):
-        replica.end(signal.SIGKILL)
-    twin = Visitor(other.url, cookie=f"guest={ada.http.cookies['guest']}")
-    assert twin.refused("Hello", conversation=chat) == 409
-    servers.wait_until(lambda: twin.shown(chat)["waits"] == "the rest", "the lock's end", 40)
     assert "remember" in text_of(twin.ask(conversation=chat))
     assert [line["type"] for line in twin.shown(chat)["lines"]] == ["guest", "concierge"]
 
@@ -269,37 +251,6 @@ def test_cookies_are_refused_on_cloud_run() -> None:
     assert "Traceback" not in done.stderr
 
 
-@pytest.fixture(scope="module")
-def proxy() -> Iterator[tuple[Any, str]]:
-    """A signer with a key of its own, and the address of its public key."""
-    key = ec.generate_private_key(ec.SECP256R1())
-    public = key.public_key().public_bytes(
-        serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo
-    )
-
-    class Keys(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            body = json.dumps({"key-1": public.decode()}).encode()
-            self.send_response(200)
-            self.send_header("content-length", str(len(body)))
-            self.end_headers()
-            self.wfile.write(body)
-
-        def log_message(self, *_: object) -> None:
-            pass
-
-    private = key.private_bytes(
-        serialization.Encoding.PEM,
-        serialization.PrivateFormat.PKCS8,
-        serialization.NoEncryption(),
-    )
-    with HTTPServer(("127.0.0.1", 0), Keys) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        signer = crypt.EsSigner.from_string(private.decode(), "key-1")
-        yield signer, f"http://127.0.0.1:{server.server_port}/keys"
-        server.shutdown()
-
-
 AUDIENCE = "/projects/1/locations/r/services/s"
 BEHIND_PROXY = """
 import sys; sys.path.insert(0, '{0}')
@@ -309,52 +260,54 @@ uvicorn.run(main.app, port=int(os.environ["PORT"]))
 """
 
 
-def test_proxys_signature_is_verified(start: Start, proxy: tuple[Any, str]) -> None:
-    signer, keys = proxy
-    replica = start(BEHIND_PROXY, TEST_KEYS=keys, IAP_AUDIENCE=AUDIENCE, K_SERVICE="app")
-    now = datetime.now(UTC).replace(microsecond=0)
+@pytest.fixture(scope="module")
+def proxy(start: Start, tmp_path_factory: Any) -> Iterator[tuple[Replica, HTTPServer, Any]]:
+    """A replica behind a proxy, the server of the proxy's public key, and what signs for it."""
+    folder = tmp_path_factory.mktemp("keys")
+    key = ec.generate_private_key(ec.SECP256R1())
+    public = key.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
+    Path(folder, "keys").write_text(json.dumps({"key-1": public.decode()}))
+    private = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()).decode()
+    signer = crypt.EsSigner.from_string(private, "key-1")
 
-    def status(**changed: Any) -> int:
-        claims = {
-            "iss": "https://cloud.google.com/iap",
-            "aud": AUDIENCE,
-            "sub": "accounts.google.com:1",
-            "iat": int(now.timestamp()),
-            "exp": int((now + timedelta(minutes=10)).timestamp()),
-        } | changed
-        token = jwt.encode(signer, {k: v for k, v in claims.items() if v}).decode()
-        return asked(token)
+    def token(signer: Any = signer, **changed: Any) -> str:
+        now = int(time.time())
+        claims = {"iss": "https://cloud.google.com/iap", "aud": AUDIENCE, "iat": now}
+        claims |= {"exp": now + 600, "sub": "accounts.google.com:1"} | changed
+        return jwt.encode(signer, {k: v for k, v in claims.items() if v}).decode()  # type: ignore[no-any-return]
 
-    def asked(token: str, **more: str) -> int:
-        headers = {"x-goog-iap-jwt-assertion": token, **more}
-        return httpx.get(f"{replica.url}/api/conversations", headers=headers).status_code
+    handler = partial(SimpleHTTPRequestHandler, directory=str(folder))
+    with HTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        keys = f"http://127.0.0.1:{server.server_port}/keys"
+        replica = start(BEHIND_PROXY, TEST_KEYS=keys, IAP_AUDIENCE=AUDIENCE, K_SERVICE="app")
+        yield replica, server, token
+        server.shutdown()
 
-    assert status() == 200
-    assert status(aud="/projects/1/locations/r/services/other") == 401
-    assert status(iss="https://accounts.google.com") == 401
-    past = int(now.timestamp()) - 3600
-    assert status(iat=past, exp=past + 600) == 401
-    assert status(sub=None) == 401
-    other = crypt.EsSigner(ec.generate_private_key(ec.SECP256R1()), "key-1")
+
+def visitor(replica: Replica, token: Any) -> Visitor:
+    return Visitor(replica.url, **{"x-goog-iap-jwt-assertion": token})
+
+
+def test_proxys_users_are_guests(proxy: tuple[Replica, HTTPServer, Any]) -> None:
+    replica, keys, token = proxy
+    ada, grace = (visitor(replica, token(sub=f"accounts.google.com:{n}")) for n in (1, 2))
+    chat = ada.ask("My name is Ada.")[0]["id"]
+    keys.shutdown()  # the app has them for a while
+    assert "Ada" in text_of(ada.ask("What is my name?", conversation=chat))
+    assert grace.refused("What is my name?", conversation=chat) == 404
+    assert "set-cookie" not in grace.http.get("/api/conversations").headers
+
+
+def test_proxys_signature_is_verified(proxy: tuple[Replica, HTTPServer, Any]) -> None:
+    replica, _, token = proxy
+    good, past = token(), int(time.time()) - 3600
+    another = crypt.EsSigner(ec.generate_private_key(ec.SECP256R1()), "key-1")
     unsigned = base64.urlsafe_b64encode(b'{"alg": "none"}').decode()
-    good = jwt.encode(signer, {"sub": "x"}).decode()
-    forged = jwt.encode(other, {"aud": AUDIENCE, "sub": "x"}).decode()
-    for token in ("", "x", "a.b.c", forged, good[:-4] + "AAAA", f"{unsigned}.e30.", "é".encode()):
-        assert asked(token) == 401  # type: ignore[arg-type]
-    cookie = Visitor(replica.url).http.get("/").headers.get("set-cookie")
-    assert cookie is None
-
-
-def test_proxys_users_are_guests(start: Start, proxy: tuple[Any, str]) -> None:
-    signer, keys = proxy
-    replica = start(BEHIND_PROXY, TEST_KEYS=keys, IAP_AUDIENCE=AUDIENCE)
-    now = int(time.time())
-    claims = {"iss": "https://cloud.google.com/iap", "aud": AUDIENCE, "iat": now, "exp": now + 99}
-
-    def visitor(sub: str) -> Visitor:
-        token = jwt.encode(signer, claims | {"sub": f"accounts.google.com:{sub}"}).decode()
-        return Visitor(replica.url, **{"x-goog-iap-jwt-assertion": token})
-
-    chat = visitor("1").ask("My name is Ada.")[0]["id"]
-    assert "Ada" in text_of(visitor("1").ask("What is my name?", conversation=chat))
-    assert visitor("2").refused("What is my name?", conversation=chat) == 404
+    tokens = [good]
+    tokens += [token(aud="/projects/1/locations/r/services/other"), token(sub=None)]
+    tokens += [token(iss="https://accounts.google.com"), token(iat=past, exp=past + 600)]
+    tokens += [token(another), good[:-4] + "AAAA", f"{unsigned}.{good.split('.')[1]}."]
+    tokens += ["", "x", "a.b.c", "é".encode()]
+    seen = [visitor(replica, each).http.get("/api/conversations").status_code for each in tokens]
+    assert seen == [200] + [401] * (len(tokens) - 1)

@@ -15,7 +15,8 @@ NOTEBOOKS = [
 CLIENTS = {"vertexai": "ChatVertexAI", "google-genai": "ChatGoogleGenerativeAI"}
 OPTIONS = {
     "vertexai": "from google.auth.credentials import AnonymousCredentials\n"
-    "options = {'api_endpoint': %r, 'credentials': AnonymousCredentials()}\n",
+    "options = {'api_endpoint': %r, 'credentials': AnonymousCredentials(),"
+    " 'api_transport': 'rest'}\n",
     "google-genai": "from google.oauth2.credentials import Credentials\n"
     "options = {'base_url': %r, 'credentials': Credentials('anonymous')}\n",
 }

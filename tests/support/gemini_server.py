@@ -15,7 +15,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, Self
-from urllib.parse import parse_qs, urlsplit
 
 from google.auth.credentials import AnonymousCredentials
 from google.oauth2.credentials import Credentials
@@ -28,19 +27,18 @@ _PATH = re.compile(
     r"/v1(?:beta1)?/projects/(?P<project>[^/]+)/locations/(?P<location>[^/]+)"
     r"/publishers/google/models/(?P<model>[^/:]+):(?P<method>\w+)"
 )
-
+# google.cloud.aiplatform's REST client sends the number of its Type enum.
 _TYPES = ["unspecified", "string", "number", "integer", "boolean", "array", "object", "null"]
 
 
 @dataclass(frozen=True)
 class Request:
-    """A call as it arrived: what is in its path, its headers in lower case, its JSON."""
+    """A call as it arrived: what is in its path, and its JSON."""
 
     project: str
     location: str
     model: str
     method: str
-    headers: dict[str, str]
     body: dict[str, Any]
 
     @property
@@ -69,7 +67,7 @@ class GeminiServer:
     requests: list[Request] = field(default_factory=list)
 
     def __enter__(self) -> Self:
-        self._refusals: list[tuple[int, str, str]] = []
+        self.refusals: list[tuple[int, str, str]] = []
         self._http = _Server(("127.0.0.1", 0), _Handler)
         self._http.gemini = self
         self._thread = threading.Thread(target=self._http.serve_forever, args=(0.05,))
@@ -89,13 +87,32 @@ class GeminiServer:
     def options(self, provider: str) -> dict[str, Any]:
         """Options for `chat_model` that send its calls here, without credentials of anybody's."""
         if provider == "vertexai":
-            return {"api_endpoint": self.url, "credentials": AnonymousCredentials()}
+            login = AnonymousCredentials()
+            return {"api_endpoint": self.url, "api_transport": "rest", "credentials": login}
         # This client asks for a token before each call, which anonymous credentials cannot give.
         return {"base_url": self.url, "credentials": Credentials("anonymous")}
 
-    def refuse(self, code: int, status: str, message: str = "refused", *, times: int = 1) -> None:
-        """Answer the next `times` calls with an error, such as ``429, "RESOURCE_EXHAUSTED"``."""
-        self._refusals += [(code, status, message)] * times
+    def refuse(self, code: int, status: str, message: str = "refused") -> None:
+        """Answer the next call with an error, such as ``429, "RESOURCE_EXHAUSTED"``."""
+        self.refusals.append((code, status, message))
+
+    def reply(self, path: str, body: dict[str, Any]) -> tuple[int, list[dict[str, Any]]]:
+        """Return the status and the pieces of an answer."""
+        code, status, words = 404, "NOT_FOUND", f"no such path: {path}"
+        if found := _PATH.match(path):
+            self.requests.append(Request(**found.groupdict(), body=body))
+            code, status, words = 400, "INVALID_ARGUMENT", refusal(body.get("contents", [])) or ""
+        if self.refusals:
+            code, status, words = self.refusals.pop(0)
+        if words:
+            return code, [{"error": {"code": code, "status": status, "message": words}}]
+        message = DemoChatModel().bind_tools(_tools(body)).invoke([*_messages(body)])
+        texts = re.findall(r"\s*\S+", message.text) if "stream" in path else [message.text]
+        parts: list[dict[str, Any]] = [{"text": text} for text in texts if text]
+        parts += [{"functionCall": {k: c[k] for k in ("name", "args")}} for c in message.tool_calls]
+        pieces: list[dict[str, Any]] = [{"content": {"role": "model", "parts": [p]}} for p in parts]
+        pieces[-1]["finishReason"] = "STOP"
+        return 200, [{"candidates": [{"index": 0} | piece]} for piece in pieces]
 
 
 class _Server(ThreadingHTTPServer):
@@ -110,116 +127,69 @@ class _Server(ThreadingHTTPServer):
 
 class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
+    server: _Server
 
     def do_POST(self) -> None:
-        gemini: GeminiServer = self.server.gemini  # type: ignore[attr-defined]
-        url = urlsplit(self.path)
         body = json.loads(self.rfile.read(int(self.headers["content-length"])))
-        found = _PATH.fullmatch(url.path)
-        if found is None:
-            return self._send_error(404, "NOT_FOUND", f"no such path: {url.path}")
-        headers = {name.lower(): value for name, value in self.headers.items()}
-        gemini.requests.append(Request(**found.groupdict(), headers=headers, body=body))
-        if gemini._refusals:
-            return self._send_error(*gemini._refusals.pop(0))
-        if refused := refusal(body.get("contents", [])):
-            return self._send_error(400, "INVALID_ARGUMENT", refused)
-        reply = _reply(body)
-        if found["method"] == "generateContent":
-            return self._send(
-                200, "application/json", json.dumps(_response(reply, found["model"], last=reply))
-            )
-        chunks = [
-            json.dumps(_response(piece, found["model"], last=last))
-            for piece, last in _pieces(reply)
-        ]
-        if parse_qs(url.query).get("alt") == ["sse"]:
-            events = "".join(f"data: {chunk}\r\n\r\n" for chunk in chunks)
-            return self._send(200, "text/event-stream", events)
-        return self._send(200, "application/json", "[" + ",\r\n".join(chunks) + "]")
+        code, pieces = self.server.gemini.reply(self.path, body)
+        texts, kind = [json.dumps(piece) for piece in pieces], "application/json"
+        if "alt=sse" in self.path and code == 200:
+            text, kind = "".join(f"data: {each}\r\n\r\n" for each in texts), "text/event-stream"
+        else:
+            text = f"[{','.join(texts)}]" if code == 200 and "stream" in self.path else texts[0]
+        self.send_response(code)
+        self.send_header("Content-Type", kind)
+        self.send_header("Content-Length", str(len(text.encode())))
+        self.end_headers()
+        self.wfile.write(text.encode())
 
     def log_message(self, format: str, *args: object) -> None:  # noqa: A002
         """Keep the tests' output free of access logs."""
 
-    def _send_error(self, code: int, status: str, message: str) -> None:
-        error = {"error": {"code": code, "status": status, "message": message}}
-        self._send(code, "application/json", json.dumps(error))
 
-    def _send(self, code: int, content_type: str, text: str) -> None:
-        data = text.encode()
-        self.send_response(code)
-        self.send_header("Content-Type", content_type)
-        self.send_header("Content-Length", str(len(data)))
-        self.end_headers()
-        self.wfile.write(data)
-
-
-def _reply(body: dict[str, Any]) -> AIMessage:
-    """Answer a request with the demo model's rules."""
-    declared = [
-        declaration
-        for tool in body.get("tools", [])
-        for declaration in tool.get("functionDeclarations", [])
+def _tools(body: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return the declared functions as tools with JSON Schema."""
+    declared = [d for tool in body.get("tools", []) for d in tool.get("functionDeclarations", [])]
+    return [
+        {"title": each["name"], "description": each.get("description", "")}
+        | _json_schema(each.get("parameters") or each.get("parametersJsonSchema") or {})
+        for each in declared
     ]
-    tools = [
-        {
-            "title": declaration["name"],
-            "description": declaration.get("description", ""),
-            **_json_schema(
-                declaration.get("parameters") or declaration.get("parametersJsonSchema") or {}
-            ),
-        }
-        for declaration in declared
-    ]
-    return DemoChatModel().bind_tools(tools).invoke(list(_messages(body)))
-
-
-def _messages(body: dict[str, Any]) -> Iterator[BaseMessage]:
-    """Read a request's contents as LangChain messages."""
-    system = body.get("systemInstruction", {}).get("parts", [])
-    if system:
-        yield SystemMessage("\n".join(part["text"] for part in system))
-    for content in body["contents"]:
-        parts = content["parts"]
-        text = "\n".join(part["text"] for part in parts if "text" in part)
-        calls = [part["functionCall"] for part in parts if "functionCall" in part]
-        answers = [part["functionResponse"] for part in parts if "functionResponse" in part]
-        if content.get("role") == "model":
-            yield AIMessage(
-                text,
-                tool_calls=[
-                    {"name": call["name"], "args": call.get("args", {}), "id": call["name"]}
-                    for call in calls
-                ],
-            )
-        elif answers:
-            for answer in answers:
-                name = answer["name"]
-                yield ToolMessage(_answered(answer), tool_call_id=name, name=name)
-        else:
-            yield HumanMessage(text)
-
-
-def _answered(answer: dict[str, Any]) -> str:
-    """Return a function's result as the text its tool returned."""
-    response = answer["response"]
-    for key in ("output", "content"):
-        if response.keys() == {key}:
-            return str(response[key])
-    return json.dumps(response)
 
 
 def _json_schema(schema: Any) -> Any:
     """Write ``{"type": "STRING"}`` or ``{"type": 1}`` as JSON Schema does, at every depth."""
-    if isinstance(schema, list):
-        return [_json_schema(each) for each in schema]
     if not isinstance(schema, dict):
         return schema
     plain = {key: _json_schema(value) for key, value in schema.items()}
     if isinstance(kind := plain.get("type"), int | str):
-        # google.cloud.aiplatform's REST client sends the number of its Type enum.
         plain["type"] = _TYPES[kind] if isinstance(kind, int) else kind.lower()
     return plain
+
+
+def _messages(body: dict[str, Any]) -> Iterator[BaseMessage]:
+    """Read a request's contents as LangChain messages."""
+    if system := body.get("systemInstruction", {}).get("parts", []):
+        yield SystemMessage("\n".join(part["text"] for part in system))
+    for content in body["contents"]:
+        parts = content["parts"]
+        text = "\n".join(part["text"] for part in parts if "text" in part)
+        if content.get("role") == "model":
+            asked = [part["functionCall"] for part in parts if "functionCall" in part]
+            calls: Any = [{"args": {}, "id": call["name"]} | call for call in asked]
+            yield AIMessage(text, tool_calls=calls)
+            continue
+        for name, answer in (_answered(part) for part in parts if "functionResponse" in part):
+            yield ToolMessage(answer, tool_call_id=name, name=name)
+        if text:
+            yield HumanMessage(text)
+
+
+def _answered(part: dict[str, Any]) -> tuple[str, str]:
+    """Return a function's name, and its result as the text its tool returned."""
+    response = part["functionResponse"]["response"]
+    text = response.get("output", response.get("content", json.dumps(response)))
+    return part["functionResponse"]["name"], str(text)
 
 
 def _shown(part: dict[str, Any]) -> str:
@@ -227,34 +197,5 @@ def _shown(part: dict[str, Any]) -> str:
         call = part["functionCall"]
         return f"call {call['name']} {json.dumps(call.get('args', {}))}"
     if "functionResponse" in part:
-        return f"result {part['functionResponse']['name']} {_answered(part['functionResponse'])}"
+        return "result {} {}".format(*_answered(part))
     return str(part.get("text", ""))
-
-
-def _pieces(reply: AIMessage) -> list[tuple[AIMessage, AIMessage | None]]:
-    """Cut a reply into what a stream sends; the last piece carries the usage."""
-    if reply.tool_calls:
-        return [(reply, reply)]
-    *pieces, end = (AIMessage(word) for word in re.findall(r"\s*\S+", reply.text))
-    return [*((piece, None) for piece in pieces), (end, reply)]
-
-
-def _response(piece: AIMessage, model: str, *, last: AIMessage | None) -> dict[str, Any]:
-    parts: list[dict[str, Any]] = [{"text": piece.text}] if piece.text else []
-    parts += [
-        {"functionCall": {"name": call["name"], "args": call["args"]}} for call in piece.tool_calls
-    ]
-    candidate: dict[str, Any] = {"content": {"role": "model", "parts": parts}, "index": 0}
-    if last is None:
-        return {"candidates": [candidate], "modelVersion": model}
-    usage = last.usage_metadata
-    assert usage is not None
-    return {
-        "candidates": [{**candidate, "finishReason": "STOP"}],
-        "modelVersion": model,
-        "usageMetadata": {
-            "promptTokenCount": usage["input_tokens"],
-            "candidatesTokenCount": usage["output_tokens"],
-            "totalTokenCount": usage["total_tokens"],
-        },
-    }

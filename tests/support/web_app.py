@@ -62,6 +62,10 @@ class Visitor:
     def __init__(self, url: str, **headers: str) -> None:
         self.http = httpx.Client(base_url=url, timeout=30, headers=headers)
 
+    def at(self, replica: Replica) -> "Visitor":
+        """The same guest at another replica."""
+        return Visitor(replica.url, cookie=f"guest={self.http.cookies['guest']}")
+
     def ask(self, text: str | None = None, **given: Any) -> list[Event]:
         """Ask, and return the events."""
         with self.http.stream("POST", "/api/turns", json={"text": text, **given}) as answer:

@@ -1,7 +1,6 @@
 # ruff: noqa: E501
 """The checks of the exercises: right, not begun, and the mistakes that learners make."""
 
-from collections.abc import Iterator
 from contextlib import suppress
 from datetime import timedelta
 from typing import Any
@@ -88,12 +87,6 @@ class Notebook(dict[str, Any]):
             history(name).add_messages(self["Q"] * turns)
 
 
-@pytest.fixture
-def notebook(valkey_server: servers.Server, key_prefix: str) -> Iterator[Notebook]:
-    with valkey_server.client() as client:
-        yield Notebook(client, f"tutorial-{key_prefix}")
-
-
 RECENT = "f = lambda c: history(c).messages{}"
 MEMORIES = "memories = {{'kiosk': '{}', 'suite': '{}', 'refunds': '{}'}}"
 APPROVE = (
@@ -110,20 +103,6 @@ REJECT = "say(agent, 'grace', 'Please cancel booking 7.'); resume(agent, '{}')"
 TUNNEL = "connect(f'valkeys://127.0.0.1:{{port}}', {})"
 # Each check: its call, what solves it, and what learners do with a word of the verdict on it.
 CHECKS: dict[str, tuple[str, list[tuple[str, str]]]] = {
-    "check_favorite(history('me'))": (
-        "ask(history('me'), 'My favorite color is green.')\n"
-        "ask(history('me'), 'What is my favorite color?')",
-        [
-            ("", "First tell it"),
-            ("ask(history('me'), 'I like green.')", "First tell it"),
-            ("ask(history('me'), 'My favorite color is green.')", "not been asked"),
-            ("ask(history('me'), 'My favorite color is green.'); "
-             "ask(history('me'), 'What is my favorite drink?')", 'What is my favorite color?"'),
-            ("ask(history('me'), 'What is my favorite color?')", "First tell it"),
-            ("history('me').add_messages([H('My favorite color is green.'), A('Ok.'), "
-             "H('What is my favorite color?'), A('No idea.')])", "does not know the answer"),
-        ],
-    ),
     "check_endpoint(e)": (
         "e = 'valkeys://10.1.2.3:6379'",
         [
@@ -131,7 +110,7 @@ CHECKS: dict[str, tuple[str, list[tuple[str, str]]]] = {
             ("e = '10.1.2.3'", "end in s"),
             ("e = 'valkey://10.1.2.3:6379'", "end in s"),
             ("e = 'valkeys://10.1.2.3:6378'", "Memorystore for Redis"),
-            ("e = 'valkeys://10.1.2.4'", "The host is"),
+            ("e = 'valkeys://10.1.2.4'", "told you the host"),
             ("e = 'valkeys://10.1.2.3:80'", "usual port"),
             ("e = 'https://10.1.2.3'", "error"),
             ("e = 6379", "error"),
@@ -211,9 +190,9 @@ CHECKS: dict[str, tuple[str, list[tuple[str, str]]]] = {
             (RECENT.format("[-4:]"), "cut off"),
             (RECENT.format("[-3:]"), "middle of a turn"),
             (RECENT.format(""), "window=4"),
-            (RECENT.format("[-2:]"), "Whole turns"),
+            (RECENT.format("[-2:]"), "Four messages fit"),
             (RECENT.format("[:4]"), "last question"),
-            ("f = lambda c: history(c, window=2).messages", "Whole turns"),
+            ("f = lambda c: history(c, window=2).messages", "Four messages fit"),
             ("f = lambda c: history(c, window=8).messages", "window=4"),
             ("f = lambda c: history(c, window=4)", "error"),
         ],
@@ -229,7 +208,7 @@ CHECKS: dict[str, tuple[str, list[tuple[str, str]]]] = {
              "say(with_tools(get_price), 'tool', 'What is the price of room 12?')", "call it"),
             ("say(with_tools(get_price), 'ada', 'What is the price of room 12?')", "Give the agent"),
             ("prices['12'] = '...'\n"
-             "say(with_tools(get_price), 'tool', 'What is the price of room 12?')", "return a text"),
+             "say(with_tools(get_price), 'tool', 'What is the price of room 12?')", "Return a text"),
         ],
     ),
     "check_memories(memories)": (
@@ -238,14 +217,14 @@ CHECKS: dict[str, tuple[str, list[tuple[str, str]]]] = {
             ("memories = None", "still None"),
             ("memories = {}", "Ask of each"),
             (MEMORIES.format("", "", ""), "Ask of each"),
-            (MEMORIES.format("window", "summary", ""), "refunds"),
+            (MEMORIES.format("window", "summary", ""), "Write one of"),
             (MEMORIES.format("summary", "summary", "checkpointer"), "one more call"),
             (MEMORIES.format("checkpointer", "summary", "checkpointer"), "far more"),
             (MEMORIES.format("window", "window", "checkpointer"), "first day"),
             (MEMORIES.format("window", "checkpointer", "checkpointer"), "reads all"),
             (MEMORIES.format("window", "summary", "summary"), "stop before"),
             (MEMORIES.format("window", "summary", "window"), "stop before"),
-            (MEMORIES.format("short", "summary", "window"), "Choose one"),
+            (MEMORIES.format("short", "summary", "window"), "Write one of"),
             ("memories = ['window', 'summary', 'checkpointer']", "error"),
         ],
     ),
@@ -255,8 +234,8 @@ CHECKS: dict[str, tuple[str, list[tuple[str, str]]]] = {
             ("", "no item"),
             ("store.put(('guests',), 'pillow', {'fact': 'a pillow'})", "but"),
             ("store.put(('guests', 'kay'), 'Pillow', {'fact': 'a pillow'})", "no item"),
-            ("store.put(('guests', 'kay'), 'pillow', {'text': 'a pillow'})", "without a fact"),
-            ("store.put(('guests', 'kay'), 'pillow', {'fact': 'hard'})", "nothing of a pillow"),
+            ("store.put(('guests', 'kay'), 'pillow', {'text': 'a pillow'})", "has no fact"),
+            ("store.put(('guests', 'kay'), 'pillow', {'fact': 'hard'})", "has no fact"),
         ],
     ),
     "check_note(note)": (
@@ -274,10 +253,10 @@ CHECKS: dict[str, tuple[str, list[tuple[str, str]]]] = {
         [
             ("w = None", "still None"),
             ("w = {}", "first one is dead"),
-            (WHERE + "; w['the pool of connections'] = None", "nothing is chosen"),
+            (WHERE + "; w['the pool of connections'] = None", "Write one of"),
             (WHERE + "; w['the pool of connections'] = 'Memorystore'", "can't leave"),
             (WHERE + "; w['an approval that waits'] = 'process'", "other replica"),
-            (WHERE + "; w['the key that signs cookies'] = 'redis'", 'Write "process"'),
+            (WHERE + "; w['the key that signs cookies'] = 'redis'", "Write one of"),
             ("w = 'Memorystore'", "error"),
         ],
     ),
@@ -286,9 +265,9 @@ CHECKS: dict[str, tuple[str, list[tuple[str, str]]]] = {
         [
             ("t, u = None, []", "still None"),
             (WEATHER.format("I don't know.", "tool", "get weather"), "last line"),
-            (WEATHER.format("It is 12 °C.", "tool", "remember"), "called get_weather"),
+            (WEATHER.format("It is 12 °C.", "tool", "remember"), "It is called so"),
             (WEATHER.format("", "error", "It could not finish."), "of its own"),
-            (WEATHER.format("", "end", ""), "called get_weather"),
+            (WEATHER.format("", "end", ""), "It is called so"),
             ("t, u = 'rain', 7", "error"),
         ],
     ),
@@ -310,7 +289,7 @@ CHECKS: dict[str, tuple[str, list[tuple[str, str]]]] = {
             (APPROVE.format("[{'type': 'approve'}]"), "for each action"),
             (APPROVE.format("[{'type': 'approve'}] * 2"), "for each action"),
             (APPROVE.format("[]"), "for each action"),
-            (APPROVE.format("[{'type': 'reject'}] * len(pauses(c))"), "0 were canceled"),
+            (APPROVE.format("[{'type': 'reject'}] * len(pauses(c))"), "0 of 1"),
             (APPROVE.format("[{'type': 'yes'}] * len(pauses(c))"), "for each action"),
             ("f = pauses", "still waits"),
             ("f = lambda: None", "error"),
@@ -354,22 +333,25 @@ CHECKS: dict[str, tuple[str, list[tuple[str, str]]]] = {
         ],
     ),
 }  # fmt: skip
-CASES = [
-    (call, code, word)
-    for call, (right, wrong) in CHECKS.items()
-    for code, word in [(right, "Solved. "), *wrong]
-]
 
 
-@pytest.mark.parametrize(("call", "code", "word"), CASES)
-def test_each_answer_gets_its_verdict(call: str, code: str, word: str, notebook: Notebook) -> None:
-    with suppress(Exception):  # a reader's cell may end in an error of its own
-        exec(code, notebook)
-    verdict = str(eval(f"checks.{call}", notebook))
-    assert word in " ".join(verdict.split())
-    if word != "Solved. ":
-        assert verdict.startswith("Not solved yet: ")
-        assert len(verdict.partition("\nHint: ")[2]) > 10
+@pytest.mark.parametrize("call", CHECKS)
+def test_each_answer_gets_its_verdict(
+    call: str, valkey_server: servers.Server, key_prefix: str
+) -> None:
+    right, wrong = CHECKS[call]
+    surprising = []
+    for number, (code, word) in enumerate([(right, "Solved. "), *wrong]):
+        with valkey_server.client() as client:
+            notebook = Notebook(client, f"tutorial-{key_prefix}{number}:")
+            with suppress(Exception):  # a reader's cell may end in an error of its own
+                exec(code, notebook)
+            verdict = str(eval(f"checks.{call}", notebook))
+        start, _, hint = verdict.partition("\nHint: ")
+        is_wrong = start.startswith("Not solved yet: ") and len(hint) > 10
+        if word not in " ".join(verdict.split()) or is_wrong == (code == right):
+            surprising.append((code, verdict))
+    assert surprising == []
 
 
 def test_every_check_is_tried() -> None:
@@ -378,37 +360,27 @@ def test_every_check_is_tried() -> None:
 
 
 @pytest.mark.own_server
-@pytest.mark.parametrize(
-    ("changed", "word"),
-    [
-        ({}, "Solved. "),
-        ({"client": None}, "client that the function is given"),
-        ({"key_prefix": "q:"}, "KEY_PREFIX"),
-        ({"ttl": 30}, "in seconds"),
-        ({"window": None}, "window=20"),
-        ({"max_messages": None}, "max_messages"),
-        (None, "returns None"),
-    ],
-    ids=str,
-)
 def test_a_history_for_production_is_tried_with_a_kill(
-    changed: dict[str, Any] | None, word: str, notebook: Notebook
+    valkey_server: servers.Server,
 ) -> None:
-    options: dict[str, Any] = {
-        "key_prefix": "p:",
-        "ttl": 30 * DAY,
-        "window": 20,
-        "max_messages": 200,
-    }
+    right = {"key_prefix": "p:", "ttl": 30 * DAY, "window": 20, "max_messages": 200}
+    with valkey_server.client() as other:
+        for changed, word in {
+            (): "Solved. ",
+            ("client", other): "client that the function is given",
+            ("key_prefix", "q:"): "KEY_PREFIX",
+            ("ttl", 30): "in seconds",
+            ("window", None): "window=20",
+            ("max_messages", None): "max_messages=200",
+        }.items():
 
-    def make(client: Any, guest: str) -> MemorystoreChatMessageHistory | None:
-        if changed is None:
-            return None
-        if "client" in changed:
-            client = notebook["client"]
-        given = {name: value for name, value in changed.items() if name != "client"}
-        return MemorystoreChatMessageHistory(client, guest, **(options | given))
+            def make(
+                client: Any, guest: str, changed: Any = changed
+            ) -> MemorystoreChatMessageHistory:
+                given = {"client": client, "session_id": guest} | right
+                return MemorystoreChatMessageHistory(**given | dict([changed] if changed else []))
 
-    verdict = " ".join(checks.check_production(make, "p:").split())
-    assert word in verdict
-    assert word == "Solved. " or "Hint: " in verdict
+            verdict = " ".join(checks.check_production(make, "p:").split())
+            assert word in verdict
+            assert word == "Solved. " or "Hint: " in verdict
+    assert "Return" in checks.check_production(lambda client, guest: None, "p:")

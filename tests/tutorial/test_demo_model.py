@@ -6,11 +6,13 @@ import time
 from typing import Any
 
 import pytest
+from langchain.agents.middleware import SummarizationMiddleware
 from langchain_core.language_models import BaseChatModel
 from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, SystemMessage, ToolMessage
 from langchain_core.tools import tool
 from langchain_tests.integration_tests import ChatModelIntegrationTests
 from langchain_tests.unit_tests import ChatModelUnitTests
+from langgraph.runtime import Runtime
 
 from memorystore_tutorial.demo_model import FALLBACKS, DemoChatModel
 
@@ -81,7 +83,9 @@ INPUTS = [
     ("Can you recommend something to eat?", ""),
     ("told what do you know about me?", "Ada.*green.*pizza.*Oslo.*Rex.*nuts"),
     ("told What did I ask?", "Is breakfast included"),
-    ("told Summarize our conversation", "user's name is Ada.*asked: Is breakfast"),
+    ("told Summarize our conversation", "user's name is Ada.*said: I am allergic.*asked: Is break"),
+    ("When is breakfast?", "no tool of mine"),
+    ("What is the weather in Kyoto?", "no tool of mine"),
     ("told What was my first question?", "Is breakfast included"),
     ("What is the meaning of life?", ""),
     ("write me a poem", ""),
@@ -97,27 +101,26 @@ def talk(*lines: str, system: str | None = None) -> list[str]:
     return [message.text for message in messages if isinstance(message, AIMessage)]
 
 
-@pytest.mark.parametrize(("line", "holds"), INPUTS)
-def test_natural_inputs_get_a_good_answer(line: str, holds: str) -> None:
-    told = TOLD if line.startswith("told ") else ()
-    reply = talk(*told, line.removeprefix("told "))[-1]
-    assert re.search(holds, reply), reply
-    assert (reply in FALLBACKS) == (not holds)
+def test_natural_inputs_get_a_good_answer() -> None:
+    bad = {}
+    for line, holds in INPUTS:
+        told = TOLD if line.startswith("told ") else ()
+        reply = talk(*told, line.removeprefix("told "))[-1]
+        if not re.search(holds, reply) or (reply in FALLBACKS) != (not holds):
+            bad[line] = reply
+    assert bad == {}
+    assert sum(bool(holds) for _, holds in INPUTS) >= 50
 
 
 def test_fallbacks_are_short_suggest_something_and_differ() -> None:
     replies = talk(*["Prove Fermat's theorem."] * 8)
     assert all(reply in FALLBACKS and len(reply) < 100 for reply in replies)
     assert all(before != after for before, after in itertools.pairwise(replies))
-    assert len({*replies}) > 1
 
 
-@pytest.mark.parametrize("statement", ["Hello", "I'm tired.", "Call me later.", "This is it."])
-def test_takes_no_other_word_for_a_name(statement: str) -> None:
-    assert talk(statement, "What is my name?")[1] == "You have not told me your name yet."
-
-
-def test_a_name_that_was_asked_for_may_stand_alone() -> None:
+def test_takes_a_name_that_was_asked_for_and_no_other_word() -> None:
+    for statement in ("Hello", "I'm tired.", "Call me later.", "This is it."):
+        assert talk(statement, "What is my name?")[1] == "You have not told me your name yet."
     assert talk("Hello", "ada") == ["Hello. What is your name?", "Nice to meet you, Ada."]
     assert talk("Hello", "Thanks")[1] == "You are welcome."
 
@@ -139,16 +142,15 @@ def test_says_what_it_does_not_know() -> None:
         "What did I tell you about my trip?": "trip",
         "What do you know about me?": "anything about you",
         "Where do I live?": "that",
+        "What did I ask before?": "asked anything",
+        "Please summarize.": "nothing to summarize",
     }.items():
-        assert re.match(f"You have not told me.*{unknown}", talk(question)[0])
-    assert talk("What did I ask before?") == ["You have not asked anything."]
-    assert talk("Please summarize.") == ["There is nothing to summarize yet."]
+        assert re.search(rf"ou have not.*{unknown}|There is {unknown}", talk(question)[0])
 
 
 def test_remembers_what_was_asked_and_said() -> None:
     lines = ("My name is Ada.", "Where is Paris?", "Is it large?", "What did I ask before?")
-    replies = talk(*lines, "What was my first question?", "What did I say first?")
-    asked, first, said = replies[3:]
+    asked, first, said = talk(*lines, "What was my first question?", "What did I say first?")[3:]
     assert "Is it large?" in asked
     assert "Where is Paris?" in first
     assert "My name is Ada." in said
@@ -169,9 +171,6 @@ def test_uses_the_memories_of_a_system_prompt() -> None:
 
 
 def test_summarizes_for_the_summarization_middleware() -> None:
-    from langchain.agents.middleware import SummarizationMiddleware
-    from langgraph.runtime import Runtime
-
     summarize = SummarizationMiddleware(
         model=DemoChatModel(), trigger=("messages", 4), keep=("messages", 1)
     )
@@ -186,6 +185,7 @@ def test_summarizes_for_the_summarization_middleware() -> None:
     assert update is not None
     summarized = update["messages"][1:]
     assert "The user's favorite color is green." in summarized[0].text
+    assert "Ada & Co" in summarized[0].text
     assert DemoChatModel().invoke(summarized).text == "Your favorite color is green."
 
 
@@ -193,36 +193,20 @@ def test_answers_without_words_of_the_guest() -> None:
     assert DemoChatModel().invoke([SystemMessage("Be kind.")]).text in FALLBACKS
 
 
-# Form
-
-
-async def test_all_ways_to_call_agree() -> None:
-    model, question = DemoChatModel(), "What is my name?"
-    expected = model.invoke(question)
-    chunks = [chunk async for chunk in model.astream(question)]
-    words = ["You", " have", " not", " told", " me", " your", " name", " yet."]
-    assert [chunk.text for chunk in chunks] == words
-    streamed: Any = sum(chunks[1:], chunks[0])
-    assert streamed.text == expected.text
-    assert streamed.usage_metadata == expected.usage_metadata
-    assert streamed.response_metadata == expected.response_metadata
-
-
-def test_streams_at_the_pace_of_reading(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_streams_at_the_pace_of_reading(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("DEMO_MODEL_DELAY", raising=False)
     assert DemoChatModel().delay > 0
+    question, model = "What is my name?", DemoChatModel(delay=0.02)
     began = time.monotonic()
-    assert len(list(DemoChatModel(delay=0.02).stream("What is my name?"))) == 8
+    chunks = [chunk async for chunk in model.astream(question)]
     assert time.monotonic() - began >= 7 * 0.02
+    words = ["You", " have", " not", " told", " me", " your", " name", " yet."]
+    assert [chunk.text for chunk in chunks] == words
     began = time.monotonic()
-    DemoChatModel(delay=1).invoke("What is my name?")
+    whole = DemoChatModel(delay=1).invoke(question)
     assert time.monotonic() - began < 0.5
-
-
-def test_honors_stop() -> None:
-    assert DemoChatModel().invoke("What is my name?", stop=["your", "told"]).text == "You have not "
-    model = DemoChatModel(stop=["have"])
-    assert "".join(chunk.text for chunk in model.stream("What is my name?")) == "You "
+    streamed: Any = sum(chunks[1:], chunks[0])
+    assert (streamed.text, streamed.response_metadata) == (whole.text, whole.response_metadata)
 
 
 class TestDemoChatModelUnit(ChatModelUnitTests):
@@ -236,16 +220,9 @@ class TestDemoChatModelUnit(ChatModelUnitTests):
 class TestDemoChatModelIntegration(ChatModelIntegrationTests):
     """LangChain's suite that talks to the model."""
 
-    @property
-    def chat_model_class(self) -> type[BaseChatModel]:
-        return DemoChatModel
-
-    @property
-    def model_override_value(self) -> str:
-        return "another-demo"
-
-
-# Tools
+    chat_model_class = TestDemoChatModelUnit.chat_model_class
+    model_override_value = "another-demo"
+    returns_usage_metadata = False
 
 
 @tool
@@ -298,6 +275,38 @@ def search_orders(order_id: str) -> str:
 
 HOTEL = [get_weather, get_opening_hours, count_residents, cancel_booking, get_booking]
 KYOTO = {"city": "Kyoto"}
+CALLS: list[tuple[str, list[tuple[str, dict[str, Any]]]]] = [
+    ("What is the weather in Kyoto?", [("get_weather", KYOTO)]),
+    ("whats the wheather in kyoto", [("get_weather", KYOTO)]),
+    ("What is the weather like in Kyoto today?", [("get_weather", KYOTO)]),
+    ("tell me about the weather in San Francisco, CA?",
+     [("get_weather", {"city": "San Francisco, CA"})]),
+    ('How is the weather in "Bosnia and Herzegovina"?',
+     [("get_weather", {"city": "Bosnia and Herzegovina"})]),
+    ("use get_weather with city new york, please", [("get_weather", {"city": "New York"})]),
+    ("What is the weather in Mexico City?", [("get_weather", {"city": "Mexico City"})]),
+    ("When does the museum open?", [("get_opening_hours", {"place": "museum"})]),
+    ("museum opening hours?", [("get_opening_hours", {"place": "museum"})]),
+    ("What are the opening hours of the museum?", [("get_opening_hours", {"place": "museum"})]),
+    ("How many people live in Kyoto?", [("count_residents", KYOTO)]),
+    ("What's the weather in Kyoto and when does the museum open?",
+     [("get_weather", KYOTO), ("get_opening_hours", {"place": "museum"})]),
+    ("My name is Ada. What is the weather in Kyoto?", [("get_weather", KYOTO)]),
+    ("Please cancel booking 42.", [("cancel_booking", {"number": 42})]),
+    ("I want to cancel my booking number 42", [("cancel_booking", {"number": 42})]),
+    ("Cancel booking 7 because I am ill", [("cancel_booking", {"number": 7})]),
+    ("Show me booking 42", [("get_booking", {"number": 42})]),
+    ("What is booking 42?", [("get_booking", {"number": 42})]),
+    ("What is my name?", []),
+    ("The weather was nice.", []),
+    ("What is the best city?", []),
+    ("When do you close?", []),
+    ("When is breakfast?", [("get_opening_hours", {"place": "breakfast"})]),
+    ("what time is breakfast", [("get_opening_hours", {"place": "breakfast"})]),
+    ("When is my birthday?", []),
+    ("Is the museum open on Sunday?", [("get_opening_hours", {"place": "museum"})]),
+    ("I like the museum", []),
+]  # fmt: skip
 
 
 def calls(text: str, *tools: Any, **options: Any) -> list[tuple[str, dict[str, Any]]]:
@@ -306,40 +315,8 @@ def calls(text: str, *tools: Any, **options: Any) -> list[tuple[str, dict[str, A
     return [(call["name"], call["args"]) for call in reply.tool_calls]
 
 
-@pytest.mark.parametrize(
-    ("text", "called"),
-    [
-        ("What is the weather in Kyoto?", [("get_weather", KYOTO)]),
-        ("whats the wheather in kyoto", [("get_weather", KYOTO)]),
-        ("What is the weather like in Kyoto today?", [("get_weather", KYOTO)]),
-        ("tell me about the weather in San Francisco, CA?",
-         [("get_weather", {"city": "San Francisco, CA"})]),
-        ('How is the weather in "Bosnia and Herzegovina"?',
-         [("get_weather", {"city": "Bosnia and Herzegovina"})]),
-        ("use get_weather with city new york, please", [("get_weather", {"city": "New York"})]),
-        ("What is the weather in Mexico City?", [("get_weather", {"city": "Mexico City"})]),
-        ("When does the museum open?", [("get_opening_hours", {"place": "museum"})]),
-        ("museum opening hours?", [("get_opening_hours", {"place": "museum"})]),
-        ("What are the opening hours of the museum?", [("get_opening_hours", {"place": "museum"})]),
-        ("How many people live in Kyoto?", [("count_residents", KYOTO)]),
-        ("What's the weather in Kyoto and when does the museum open?",
-         [("get_weather", KYOTO), ("get_opening_hours", {"place": "museum"})]),
-        ("My name is Ada. What is the weather in Kyoto?", [("get_weather", KYOTO)]),
-        ("Please cancel booking 42.", [("cancel_booking", {"number": 42})]),
-        ("I want to cancel my booking number 42", [("cancel_booking", {"number": 42})]),
-        ("Cancel booking 7 because I am ill", [("cancel_booking", {"number": 7})]),
-        ("Show me booking 42", [("get_booking", {"number": 42})]),
-        ("What is booking 42?", [("get_booking", {"number": 42})]),
-        ("What is my name?", []),
-        ("The weather was nice.", []),
-        ("What is the best city?", []),
-        ("When do you close?", []),
-        ("Is the museum open on Sunday?", [("get_opening_hours", {"place": "museum"})]),
-        ("I like the museum", []),
-    ],
-)  # fmt: skip
-def test_uses_a_hotels_tools(text: str, called: list[tuple[str, dict[str, Any]]]) -> None:
-    assert calls(text) == called
+def test_uses_a_hotels_tools() -> None:
+    assert [(text, calls(text)) for text, _ in CALLS] == CALLS
 
 
 def test_uses_any_other_tool() -> None:
@@ -374,17 +351,12 @@ def test_asks_back_once_and_takes_never_mind() -> None:
     assert again.startswith("Let us leave that")
 
 
-@pytest.mark.parametrize(
-    ("line", "reply"),
-    [
-        ("What is my name?", "You have not told me your name yet."),
-        ("When does the museum open?", [{"place": "museum"}]),
-        ("Thanks, but I would rather hear something else about your town", None),
-    ],
-)
-def test_a_question_is_never_an_argument(line: str, reply: Any) -> None:
-    said = with_tools("How is the weather?", line)[1]
-    assert said == reply if reply else isinstance(said, str)
+def test_a_question_is_never_an_argument() -> None:
+    asked = "How is the weather?"
+    assert with_tools(asked, "What is my name?")[1] == "You have not told me your name yet."
+    assert with_tools(asked, "When does the museum open?")[1] == [{"place": "museum"}]
+    other = "Thanks, but I would rather hear something else about your town"
+    assert isinstance(with_tools(asked, other)[1], str)
 
 
 def test_keeps_what_it_is_told_with_a_tool_that_remembers() -> None:
@@ -407,10 +379,16 @@ def test_says_like_a_person_what_a_tool_found() -> None:
     assert report(museum, "10 to 6") == "I looked it up for the museum: 10 to 6."
     assert report(kyoto, "It is sunny in Kyoto.") == "It is sunny in Kyoto."
     assert report(kyoto, "") == "It is done."
-    assert report(kyoto, "no such city", status="error").endswith("not work: no such city.")
-    no = "User rejected the tool call for `cancel_booking` with reason: Ada needs it."
-    cancel = "Please cancel booking 42."
-    assert report(cancel, no, status="error") == "All right, I left it as it is: Ada needs it."
+    assert report(kyoto, "no such city", status="error").endswith("not work: No such city.")
+    # A person's no, in the words of LangChain 1.3 and 1.5, with a reason and without.
+    cancel, told = "Please cancel booking 42.", "User rejected the tool call for `cancel_booking`"
+    left = "All right, I left it as it is"
+    assert report(cancel, "Ada needs it.", status="error") == f"{left}: Ada needs it."
+    no = f"{told} with reason: Ada needs it."
+    assert report(cancel, no, status="error") == f"{left}: Ada needs it."
+    assert report(cancel, f"{told} with id 1. Do not.", status="error") == f"{left}."
+    failed = "Error: ValueError('no 42')"
+    assert report(cancel, failed, status="error").startswith("Sorry, that did not work: Error")
     assert report("I like tea", "Stored.").startswith("I will remember that you like tea")
 
 
@@ -418,9 +396,11 @@ async def test_streams_tool_calls() -> None:
     model = DemoChatModel().bind_tools(HOTEL)
     question = "What's the weather in 東京 and when does the museum open?"
     chunks = [chunk async for chunk in model.astream(question)]
-    expected = model.invoke(question).tool_calls
-    assert sum(chunks[1:], chunks[0]).tool_calls == expected
-    assert len({call["id"] for call in expected}) == 2
+    called = sum(chunks[1:], chunks[0]).tool_calls
+    assert [(call["name"], call["args"]) for call in called] == [
+        ("get_weather", {"city": "東京"}), ("get_opening_hours", {"place": "museum"}),
+    ]  # fmt: skip
+    assert called[0]["id"] != called[1]["id"]
 
 
 def test_tool_choice() -> None:
