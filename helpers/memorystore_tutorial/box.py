@@ -57,25 +57,26 @@ class ChatBox:
 
     def _ipython_display_(self) -> None:
         display = require("IPython.display", extra="tutorial").display
-        handle = display(self._static(), raw=True, display_id=True)
-        self._views.append(lambda: handle.update(self._static(), raw=True))
+
+        def static() -> dict[str, str]:
+            return {"text/html": self._repr_html_(), "text/plain": repr(self)}
+
+        handle = display(static(), raw=True, display_id=True)
+        self._views.append(lambda: handle.update(static(), raw=True))
         try:
-            widgets = require("ipywidgets", extra="tutorial")
+            display(self._live(require("ipywidgets", extra="tutorial")))
         except ModuleNotFoundError as error:
             display(f"This box is for reading only: {error}")
-            return
-        display(self._live(widgets))
-
-    def _static(self) -> dict[str, str]:
-        return {"text/html": self._repr_html_(), "text/plain": repr(self)}
 
     def _live(self, widgets: Any) -> Any:
         """Make the widgets of one view of the box."""
-        layout = widgets.Layout
         conversation, stored = widgets.HTML(), widgets.HTML()
-        typed = widgets.Text(placeholder="Type here, then press Enter", continuous_update=False)
-        send = widgets.Button(description="Send", button_style="primary")
-        typed.layout, send.layout = layout(flex="1 1 auto", width="auto"), layout(width="5em")
+        typed = widgets.Text(
+            placeholder="Type here, then press Enter",
+            continuous_update=False,
+            layout={"flex": "1 1 auto", "width": "auto"},
+        )
+        send = widgets.Button(description="Send", button_style="primary", layout={"width": "5em"})
 
         def ask(_: object) -> None:
             if self._ask(typed.value):
@@ -97,17 +98,15 @@ class ChatBox:
         self._views.append(show)
         show()
         # From the bottom up, so that the newest message stays in sight.
-        scrolled = widgets.Box([conversation])
-        scrolled.layout = layout(
-            display="flex", flex_flow="column-reverse", max_height="26em", overflow="auto"
-        )
+        upwards = {"display": "flex", "flex_flow": "column-reverse", "overflow": "auto"}
+        scrolled = widgets.Box([conversation], layout=upwards | {"max_height": "26em"})
         left = [scrolled, widgets.HBox([typed, send])]
-        left = widgets.VBox(left, layout=layout(flex="1 1 17em"))
-        right = widgets.VBox([stored], layout=layout(flex="1 1 14em"))
-        box = widgets.HBox([left, right])
-        box.layout = layout(flex_flow="row wrap", align_items="flex-start", grid_gap="0 1.5em")
-        box.add_class(f"{self._name}-live")
-        return box
+        columns = [
+            widgets.VBox(left, layout={"flex": "1 1 17em"}),
+            widgets.VBox([stored], layout={"flex": "1 1 14em"}),
+        ]
+        wrap = {"flex_flow": "row wrap", "align_items": "flex-start", "grid_gap": "0 1.5em"}
+        return widgets.HBox(columns, layout=wrap).add_class(f"{self._name}-live")
 
     def _ask(self, text: str) -> bool:
         """Begin a turn, unless there is nothing to ask or a turn is under way."""
@@ -125,9 +124,8 @@ class ChatBox:
             answer = self._reply(text)
             if not isinstance(answer, str | AIMessage):
                 raise TypeError(f"the function returned no text, but {answer!r}")  # noqa: TRY301
-            said = AIMessage(answer) if isinstance(answer, str) else answer
             self._stored = self._list_on_the_server()
-            self._said.append(said)
+            self._said.append(AIMessage(answer) if isinstance(answer, str) else answer)
             self._note = ""
         except Exception as error:  # noqa: BLE001 - whatever the reader's function raises is shown
             self._fail(error)
@@ -149,8 +147,8 @@ class ChatBox:
 
     def _list_on_the_server(self) -> str:
         """Show the newest elements of the session's list, and how many there are."""
-        newest = self._history.messages[-_SHOWN:]
         count = len(self._history)
+        newest = self._history.messages[-_SHOWN:]
         rows = [
             {"": index, "type": message.type, "content": summary(message)}
             for index, message in enumerate(newest, count - len(newest))

@@ -47,46 +47,41 @@ class Part(NamedTuple):
 class Transcript:
     """A conversation that shows itself as HTML or plain text. Made by `transcript`."""
 
-    def __init__(self, messages: list[BaseMessage], *, title: str = "") -> None:
-        self._title = line(title)
-        hidden = max(0, len(messages) - _MESSAGES)
-        self._note = f"{hidden:,} earlier messages are not shown." if hidden else ""
+    def __init__(self, messages: list[BaseMessage]) -> None:
+        self._hidden = max(0, len(messages) - _MESSAGES)
+        calls = [call for m in messages if isinstance(m, AIMessage) for call in m.tool_calls]
+        tools = {call["id"]: call["name"] for call in calls}
         self._entries: list[tuple[str, str, list[Part]]] = []
-        tools: dict[str | None, str] = {}
-        for message in messages:
-            if isinstance(message, AIMessage):
-                tools |= {call["id"]: call["name"] for call in message.tool_calls}
+        for message in messages[self._hidden :]:
             name = message.name or ""
             if isinstance(message, ToolMessage):
                 name = name or tools.get(message.tool_call_id, "")
                 name += " failed" * (message.status == "error")
             self._entries.append((_role(message), line(name.strip()), parts(message)))
-        del self._entries[:hidden]
+
+    def _note(self) -> str:
+        return f"{self._hidden:,} earlier messages are not shown." if self._hidden else ""
 
     def __str__(self) -> str:
         indent = max((columns_of(role) for role, _, _ in self._entries), default=0) + 2
-        lines = [self._title, ""] if self._title else []
-        lines += [self._note] if self._note else []
-        lines += [_plain(*entry, indent) for entry in self._entries] or ["No messages yet."]
-        return "\n".join(lines)
+        rows = [_plain(*entry, indent) for entry in self._entries] or ["No messages yet."]
+        return "\n".join([self._note(), *rows]).lstrip("\n")
 
     __repr__ = __str__
 
     def _repr_html_(self) -> str:
-        caption = escape(self._title or "Conversation")
-        title = f"<div><b>{caption}</b></div>" if self._title else ""
         if not self._entries:
-            return f"<div {NO_MATH}>{title}<i>No messages yet.</i></div>"
+            return f"<div {NO_MATH}><i>No messages yet.</i></div>"
         items = "".join(_html(*entry) for entry in self._entries)
-        note = f"<div><i>{self._note}</i></div>" if self._note else ""
+        note = f"<div><i>{self._note()}</i></div>" if self._hidden else ""
         return (
-            f'<div {NO_MATH} role="group" aria-label="{caption}" style="max-width:48em;'
-            f'line-height:1.5;white-space:pre-wrap;overflow-wrap:anywhere">{title}{note}'
+            f'<div {NO_MATH} role="group" aria-label="Conversation" style="max-width:48em;'
+            f'line-height:1.5;white-space:pre-wrap;overflow-wrap:anywhere">{note}'
             f'<div role="list" style="{_COLUMN}">{items}</div></div>'
         )
 
 
-def transcript(messages: Iterable[BaseMessage], *, title: str | None = None) -> Transcript:
+def transcript(messages: Iterable[BaseMessage]) -> Transcript:
     """Show a conversation: bubbles in a notebook, aligned text in a terminal.
 
     All content is escaped. Tool calls and reasoning are folded; the newest 200 messages are shown,
@@ -94,7 +89,6 @@ def transcript(messages: Iterable[BaseMessage], *, title: str | None = None) -> 
 
     Args:
         messages: LangChain messages, oldest first, such as ``message_history.messages``.
-        title: A heading above the conversation.
 
     Returns:
         An object that shows itself; `print` and `str` give the plain text.
@@ -115,7 +109,7 @@ def transcript(messages: Iterable[BaseMessage], *, title: str | None = None) -> 
             "transcript() takes a list of LangChain messages, such as history.messages, "
             f"not this {type_name(messages)}."
         )
-    return Transcript(listed, title=title or "")
+    return Transcript(listed)
 
 
 def parts(message: BaseMessage) -> list[Part]:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from io import BytesIO
 from typing import Any
 
-from langchain_core.messages import AIMessage, BaseMessage, HumanMessage
+from langchain_core.messages import AIMessage, HumanMessage
 
 from memorystore_chat.extras import require
 from memorystore_chat.history import MemorystoreChatMessageHistory
@@ -16,7 +16,7 @@ from memorystore_chat.sessions.report import counted
 from memorystore_tutorial import practice
 from memorystore_tutorial.pictures import shown
 
-PLOT_FONT = 14  # points; readable where a narrow window halves the picture
+_FONT = 14  # points; readable where a narrow window halves the picture
 
 
 @dataclass(frozen=True, repr=False)
@@ -32,7 +32,7 @@ class Failover:
         lost: How many are not stored.
     """
 
-    seconds: tuple[float, ...]
+    seconds: list[float]
     killed_at: int
     attempted: int
     stored: int
@@ -47,27 +47,25 @@ class Failover:
         )
 
     def _repr_mimebundle_(self, **_: object) -> Any:
-        data, metadata = self.plot()._repr_mimebundle_()
-        return {**data, "text/plain": repr(self)}, metadata
-
-    def plot(self) -> Any:
-        """Draw the milliseconds of each turn: a picture, which shows itself in a notebook."""
-        title = (
-            f"{self.attempted} messages attempted · {self.stored} stored · "
-            f"{self.doubled} doubled · {self.lost} lost"
-        )
-        axes = plot(4.2, title=title, x="turn", y="milliseconds (log scale)")
+        title, longest = repr(self).partition(";")[0].replace(", ", " · "), max(self.seconds)
+        axes = _axes(4.2)
+        axes.set_title(title, fontsize=_FONT, weight="bold", loc="left")
+        axes.set_xlabel("turn", fontsize=_FONT)
+        axes.set_ylabel("milliseconds (log scale)", fontsize=_FONT)
+        axes.tick_params(labelsize=_FONT)
+        axes.set(yscale="log", ylim=(0.1, 20_000))
+        axes.yaxis.set_major_formatter("{x:,g}")
         turns = range(1, len(self.seconds) + 1)
-        longest = max(self.seconds)
         axes.plot(turns, [1000 * took for took in self.seconds], color="#1a73e8", linewidth=2)
         axes.axvline(self.killed_at, color="#d93025", linestyle="--", linewidth=1.5)
-        axes.set_ylim(0.1, 20_000)
-        text = {"color": "#d93025", "fontsize": PLOT_FONT}
-        axes.text(self.killed_at - 1, 9_000, "primary killed", ha="right", **text)
+        red = {"color": "#d93025", "fontsize": _FONT}
+        axes.text(self.killed_at - 1, 9_000, "primary killed", ha="right", **red)
         words = f"{longest:.1f} s until the replica has taken over"
-        axes.text(self.killed_at + 2, 1000 * longest, words, va="center", fontsize=PLOT_FONT)
+        axes.text(self.killed_at + 2, 1000 * longest, words, va="center", fontsize=_FONT)
         axes.grid(visible=True, alpha=0.3)
-        return shown(drawn(axes), f"Milliseconds of each turn: flat, one spike, flat. {self!r}")
+        alt = f"Milliseconds of each turn: flat, one spike, flat. {self!r}"
+        data, metadata = _picture(axes, alt)._repr_mimebundle_()
+        return {**data, "text/plain": repr(self)}, metadata
 
 
 def failover(
@@ -99,9 +97,7 @@ def failover(
         raise ValueError(f"kill_at is {kill_at!r}; it takes a turn from 1 to {turns}.")
     if len(history):
         raise ValueError("The session is not empty; clear() it first.")
-    node = cluster.primary_of(history.key)
-    seconds: list[float] = []
-    acknowledged: list[str] = []
+    node, seconds = cluster.primary_of(history.key), []
     with ThreadPoolExecutor(1) as power_cut:
         for number in range(1, turns + 1):
             if number == kill_at:
@@ -111,17 +107,16 @@ def failover(
             began = time.perf_counter()
             history.add_messages(turn)
             seconds.append(time.perf_counter() - began)
-            acknowledged += [message.text for message in turn]
             time.sleep(0.01)  # people take longer
     stored = Counter(message.text for message in history.messages)
     print(f"Turn {turns}: node {cluster.primary_of(history.key)} answers.")  # noqa: T201
     return Failover(
-        seconds=tuple(seconds),
+        seconds=seconds,
         killed_at=kill_at,
-        attempted=len(acknowledged),
+        attempted=2 * turns,
         stored=stored.total(),
-        doubled=sum(times - 1 for times in stored.values()),
-        lost=sum(text not in stored for text in acknowledged),
+        doubled=stored.total() - len(stored),
+        lost=2 * turns - len(stored),
     )
 
 
@@ -141,42 +136,35 @@ def checkpoint_chain(checkpoints: Iterable[Any]) -> Any:
     states = [*checkpoints][::-1]
     if not states:
         raise ValueError("There are no checkpoints. Ask the agent something in this thread first.")
-    figure = require("matplotlib.figure", extra="tutorial").Figure
-    axes = figure((9, 0.42 * len(states) + 0.3), facecolor="white", layout="constrained").subplots()
-    places: dict[str | None, tuple[int, int]] = {}  # checkpoint -> its lane and row
-    continued: set[str | None] = set()
-    words = []
+    axes = _axes(0.42 * len(states) + 0.3)
+    places: dict[str, tuple[int, int]] = {}  # checkpoint -> its lane and row
+    continued, words, lanes = set(), [], 1
     for row, state in enumerate(states):
-        parent = _checkpoint_id(state.parent_config)
+        parent = (state.parent_config or {"configurable": {}})["configurable"].get("checkpoint_id")
         lane, above = places.get(parent, (0, row))
-        lane = max(at for at, _ in places.values()) + 1 if parent in continued else lane
+        start = lane
+        if parent in continued:
+            lane, lanes = lanes, lanes + 1
         continued |= {parent} - {None}
-        places[_checkpoint_id(state.config)] = lane, row
         if above != row:
-            axes.plot(
-                [places[parent][0], lane, lane], [above, above + 1, row], color="#5f6368", zorder=1
-            )
+            axes.plot([start, lane, lane], [above, above + 1, row], color="#5f6368", zorder=1)
+        places[state.config["configurable"]["checkpoint_id"]] = lane, row
         what, color = _step(state)
         axes.plot(lane, row, "o", color=color, markersize=13, markeredgecolor="#202124")
         messages = state.values.get("messages", ())
         last = f", the last {_kind(messages[-1])}" if messages else ""
         words.append(f"{what} · {counted(len(messages), 'message')}{last}")
-    lanes = 1 + max(lane for lane, _ in places.values())
     for row, line in enumerate(words):
-        axes.text(lanes - 0.2, row, line, va="center", fontsize=PLOT_FONT, parse_math=False)
+        axes.text(lanes - 0.2, row, line, va="center", fontsize=_FONT, parse_math=False)
     axes.set(xlim=(-0.5, lanes + 8), ylim=(len(states) - 0.5, -0.5))
     axes.axis("off")
-    return shown(drawn(axes), f"Checkpoints, the oldest first. {'; '.join(words)}.")
+    return _picture(axes, f"Checkpoints, the oldest first. {'; '.join(words)}.")
 
 
-def _checkpoint_id(config: Any) -> str | None:
-    return config["configurable"]["checkpoint_id"] if config else None
-
-
-def _kind(message: BaseMessage) -> str:
-    if isinstance(message, AIMessage):
-        return "a call" if message.tool_calls else "an answer"
-    return {"human": "a question", "tool": "a result"}.get(message.type, message.type)
+def _kind(message: Any) -> str:
+    kind = "call" if getattr(message, "tool_calls", ()) else message.type
+    named = {"call": "a call", "ai": "an answer", "human": "a question", "tool": "a result"}
+    return named.get(kind, kind)
 
 
 def _step(state: Any) -> tuple[str, str]:
@@ -188,22 +176,13 @@ def _step(state: Any) -> tuple[str, str]:
     return f"next: {', '.join(name.partition('.')[0].strip('_') for name in state.next)}", "#d2e3fc"
 
 
-def plot(height: float, *, title: str, x: str, y: str) -> Any:
-    """Return the axes of a white plot, 9 inches wide and so many high, logarithmic upwards."""
+def _axes(height: float) -> Any:
     figure = require("matplotlib.figure", extra="tutorial").Figure
-    ticker = require("matplotlib.ticker", extra="tutorial")
-    axes = figure(figsize=(9, height), facecolor="white", layout="constrained").subplots()
-    axes.set_title(title, fontsize=PLOT_FONT, weight="bold", loc="left")
-    axes.set_xlabel(x, fontsize=PLOT_FONT)
-    axes.set_ylabel(y, fontsize=PLOT_FONT)
-    axes.tick_params(labelsize=PLOT_FONT)
-    axes.set_yscale("log")
-    axes.yaxis.set_major_formatter(ticker.StrMethodFormatter("{x:,g}"))
-    return axes
+    return figure((9, height), facecolor="white", layout="constrained").subplots()
 
 
-def drawn(axes: Any) -> bytes:
-    """Return a plot as PNG, twice as wide as a page shows it, for sharp screens."""
+def _picture(axes: Any, words: str) -> Any:
+    """Show a plot as PNG, twice as wide as a page shows it, for sharp screens."""
     out = BytesIO()
     axes.figure.savefig(out, format="png", dpi=160, metadata={"Software": None})
-    return out.getvalue()
+    return shown(out.getvalue(), words)

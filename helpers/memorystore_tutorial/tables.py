@@ -9,7 +9,7 @@ from html import escape
 from typing import Any, TypeVar
 
 from memorystore_chat import sessions
-from memorystore_chat.arguments import check_count, type_name
+from memorystore_chat.arguments import type_name
 from memorystore_chat.commands import Client
 from memorystore_chat.sessions.report import counted
 from memorystore_chat.sessions.scanning import Session
@@ -20,7 +20,8 @@ _CELL = (
     "padding:.3em .9em .3em .2em;vertical-align:top;background:none;"
     "border:0;border-bottom:1px solid rgba(128,128,128,.3);text-align:"
 )
-_HEAD_RULE = "border-bottom:2px solid rgba(128,128,128,.7)"
+_HEADING = "border-bottom:2px solid rgba(128,128,128,.7)"
+_TITLE = '<caption style="text-align:left;font-weight:bold;padding:.3em 0;color:inherit">'
 
 Row = TypeVar("Row")
 
@@ -42,20 +43,19 @@ class Table(list[Row]):
         self._title, self._empty = line(title), empty
 
     def __str__(self) -> str:
-        heading = [self._title, ""] if self._title else []
+        lines = [self._title, ""] if self._title else []
         if not self:
-            return "\n".join([*heading, self._empty])
-        headings, cells, right = self._grid()
-        widths = [max(map(columns_of, column)) for column in zip(headings, *cells, strict=True)]
-        lines = []
-        for row in (headings, ["-" * width for width in widths], *cells):
-            padded = (
-                f"{'':{gap}}{cell}" if flush_right else f"{cell}{'':{gap}}"
-                for cell, width, flush_right in zip(row, widths, right, strict=True)
-                for gap in [width - columns_of(cell)]
-            )
+            return "\n".join([*lines, self._empty])
+        cells, sides = self._grid()
+        widths = [max(map(columns_of, column)) for column in zip(*cells, strict=True)]
+        cells.insert(1, ["-" * width for width in widths])
+        for row in cells:
+            padded = []
+            for cell, width, side in zip(row, widths, sides, strict=True):
+                gap = " " * (width - columns_of(cell))
+                padded.append(cell + gap if side == "left" else gap + cell)
             lines.append("  ".join(padded).rstrip())
-        return "\n".join([*heading, *lines, self._more()]).rstrip("\n")
+        return "\n".join([*lines, self._more()]).rstrip("\n")
 
     __repr__ = __str__
 
@@ -64,42 +64,50 @@ class Table(list[Row]):
         if not self:
             heading = f"<div><b>{title}</b></div>" if title else ""
             return f"<div {NO_MATH}>{heading}<i>{escape(self._empty)}</i></div>"
-        headings, cells, right = self._grid()
-        styles = [_CELL + ("right" if flush_right else "left") for flush_right in right]
-        head = "".join(
-            f'<th scope="col" style="{style};{_HEAD_RULE}">{escape(heading)}</th>'
-            for style, heading in zip(styles, headings, strict=True)
+        cells, sides = self._grid()
+        head, *body = (
+            f"<tr>{''.join(map(_cell_html, sides, row, range(len(row)), [n] * len(row)))}</tr>"
+            for n, row in enumerate(cells)
         )
-        tags = ['th scope="row"', *["td"] * (len(styles) - 1)]
-        body = ""
-        for row in cells:
-            shown = zip(tags, styles, row, strict=True)
-            body += f"<tr>{''.join(_cell_html(*each) for each in shown)}</tr>"
-        caption = '<caption style="text-align:left;font-weight:bold;padding:.3em 0;color:inherit">'
-        caption = f"{caption}{title}</caption>" if title else ""
+        title = f"{_TITLE}{title}</caption>" if title else ""
         more = f"<div><i>{self._more()}</i></div>" if self._more() else ""
         return (
             f'<div {NO_MATH} style="line-height:1.5">'
-            f'<table style="border-collapse:collapse;margin:.3em 0;color:inherit">'
-            f"{caption}<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>{more}</div>"
+            '<table style="border-collapse:collapse;margin:.3em 0;color:inherit">'
+            f"{title}<thead>{head}</thead><tbody>{''.join(body)}</tbody></table>{more}</div>"
         )
 
-    def _grid(self) -> tuple[list[str], list[list[str]], list[bool]]:
-        """Return headings, cells, and which columns hold only numbers: they go flush right."""
-        values = [[_field(row, key) for key in self._columns] for row in self[:_ROWS]]
-        formats = [self._formats.get(key, _cell) for key in self._columns]
-        cells = [
-            [line(write(value)) for write, value in zip(formats, row, strict=True)]
-            for row in values
-        ]
-        right = [
-            all(v is None or (isinstance(v, int | float) and v is not bool(v)) for v in column)
-            for column in zip(*values, strict=True)
-        ]
-        return [*map(line, self._columns.values())], cells, right
+    def _grid(self) -> tuple[list[list[str]], list[str]]:
+        """Return rows of cells, the headings first, and the side at which each column is flush."""
+        cells, sides = [], []
+        for key, heading in self._columns.items():
+            values = [
+                r.get(key) if isinstance(r, Mapping) else getattr(r, key) for r in self[:_ROWS]
+            ]
+            write = self._formats.get(key, _text)
+            cells.append([line(heading), *(line(write(value)) for value in values)])
+            numbers = all(type(value) in (int, float, type(None)) for value in values)
+            sides.append("right" if numbers else "left")
+        return [list(row) for row in zip(*cells, strict=True)], sides
 
     def _more(self) -> str:
         return f"{len(self) - _ROWS:,} more rows are not shown." if len(self) > _ROWS else ""
+
+
+def _cell_html(side: str, text: str, column: int, row: int) -> str:
+    style = f"{_CELL}{side};{'font-weight:normal' if row else _HEADING}"
+    if not row:
+        return f'<th scope="col" style="{style}">{escape(text)}</th>'
+    start, end = ("td", "td") if column else ('th scope="row"', "th")
+    return f'<{start} style="{style}"><bdi>{escape(text)}</bdi></{end}>'
+
+
+def _text(value: object) -> str:
+    if value is None or isinstance(value, bool):
+        return {None: "-", True: "yes", False: "no"}[value]
+    if isinstance(value, datetime):
+        return value.isoformat(sep=" ", timespec="seconds")
+    return f"{value:.6g}" if isinstance(value, float) else str(value)
 
 
 def table(rows: Iterable[Mapping[str, Any]]) -> Table[Mapping[str, Any]]:
@@ -133,21 +141,19 @@ def table(rows: Iterable[Mapping[str, Any]]) -> Table[Mapping[str, Any]]:
     return Table(listed, {key: str(key).replace("_", " ") for key in (listed or [{}])[0]})
 
 
-def sessions_table(client: Client, *, key_prefix: str = "", limit: int = 50) -> Table[Session]:
-    """Show the sessions that were used last, newest first: a table in a notebook, text elsewhere.
-
-    Everything under the prefix is listed to find them.
+def sessions_table(client: Client, *, key_prefix: str = "") -> Table[Session]:
+    """Show sessions, those that were used last first: a table in a notebook, text elsewhere.
 
     Args:
         client: A connected client.
         key_prefix: What the keys begin with, literally.
-        limit: How many sessions to show; those without a known time come last.
 
     Returns:
-        A list of `Session` that shows itself, with times as of now.
+        A list of `Session` that shows itself, with times as of now; those without a known time
+        come last.
 
     Raises:
-        TypeError, ValueError: An argument is not acceptable.
+        TypeError: An argument is not acceptable.
         MemorystoreChatError: The server cannot be reached, or refused.
 
     Example:
@@ -155,30 +161,27 @@ def sessions_table(client: Client, *, key_prefix: str = "", limit: int = 50) -> 
         >>> sessions_table(connect("embedded"), key_prefix="nothing-here:")
         No sessions.
     """
-    check_count("limit", limit, "sessions")
+    now = datetime.now(UTC)
     found = list(sessions.scan(client, key_prefix=key_prefix))
-    now, number = datetime.now(UTC), len(found)
     found.sort(key=lambda one: (one.last is None, now - (one.last or now), one.id))
-    title = counted(number, "session") if number else ""
-    if number > limit:
-        title = f"The {limit:,} used last of {title}"
+    columns = {"id": "session", "messages": "messages", "last": "last activity"}
+    columns |= {"ttl": "expires in", "bytes": "size"}
 
     def ago(last: datetime | None) -> str:
         # Clocks differ: what another machine did just now may lie ahead.
-        if last is None:
+        seconds = (now - last).total_seconds() if last else None
+        if seconds is None:
             return "unknown"
-        seconds = (now - last).total_seconds()
         return f"{span(seconds)} ago" if seconds >= 60 else "just now"
 
-    columns = {"id": "session", "messages": "messages", "last": "last activity"}
-    columns |= {"ttl": "expires in", "bytes": "size"}
     formats: dict[str, Callable[[Any], str]] = {
         "messages": "{:,}".format,
         "last": ago,
         "ttl": lambda ttl: "never" if ttl is None else span(ttl),
         "bytes": size,
     }
-    return Table(found[:limit], columns, title=title, formats=formats, empty="No sessions.")
+    title = counted(len(found), "session") if found else ""
+    return Table(found, columns, title=title, formats=formats, empty="No sessions.")
 
 
 def span(seconds: float) -> str:
@@ -197,21 +200,3 @@ def size(size: int) -> str:
     step = 3 if size >= 999.5e6 else 2 if size >= 999.5e3 else 1
     value, unit = size / 1000**step, ("kB", "MB", "GB")[step - 1]
     return f"{value:.1f} {unit}" if value < 9.95 else f"{value:,.0f} {unit}"
-
-
-def _cell_html(tag: str, style: str, text: str) -> str:
-    return f'<{tag} style="{style};font-weight:normal"><bdi>{escape(text)}</bdi></{tag[:2]}>'
-
-
-def _field(row: object, key: str) -> Any:
-    return row.get(key) if isinstance(row, Mapping) else getattr(row, key)
-
-
-def _cell(value: object) -> str:
-    if value is None or isinstance(value, bool):
-        return {None: "-", True: "yes", False: "no"}[value]
-    if isinstance(value, float):
-        return f"{value:.6g}"
-    if isinstance(value, datetime):
-        return value.isoformat(sep=" ", timespec="seconds")
-    return str(value)

@@ -1,4 +1,3 @@
-# ruff: noqa: E501
 """What transcript(), table() and picture() show, as HTML and as plain text."""
 
 from datetime import UTC, datetime
@@ -25,34 +24,21 @@ from memorystore_tutorial.tables import Table
 from memorystore_tutorial.text import visible
 
 
-def plain(*messages: BaseMessage) -> str:
-    return str(transcript(messages))
-
-
-def page(*messages: BaseMessage) -> Page:
-    return Page(transcript(messages))
-
-
-def test_a_conversation_in_a_terminal() -> None:
+def test_a_conversation_in_a_terminal_and_in_a_notebook() -> None:
+    question = "What is the weather in Paris?\nAnd is it worth a trip? " + "Really? " * 9
     shown = transcript(
         [
             SystemMessage("Be brief."),
-            HumanMessage(
-                "What is the weather in Paris?\nAnd is it worth a trip? " + "Really? " * 9
-            ),
+            HumanMessage(question, name="ada"),
             AIMessage("Let me see.", tool_calls=[tool_call(name="get", args={"a": "b"}, id="c1")]),
             ToolMessage("18 °C", tool_call_id="c1"),
             ToolMessage("gone", tool_call_id="c1", status="error"),
             AIMessage("It is 18 °C."),
-        ],
-        title="Session ada-42",
+        ]
     )
-    assert str(shown) == repr(shown)
     assert str(shown).split("\n") == [
-        "Session ada-42",
-        "",
         "System  Be brief.",
-        "Human   What is the weather in Paris?",
+        "Human   [ada] What is the weather in Paris?",
         "        And is it worth a trip? Really? Really? Really? Really? Really? Really? Really?",
         "        Really? Really?",
         "AI      Let me see.",
@@ -61,20 +47,13 @@ def test_a_conversation_in_a_terminal() -> None:
         "Tool    [get failed] gone",
         "AI      It is 18 °C.",
     ]
-
-
-def test_without_styles_it_still_reads_as_a_conversation() -> None:
-    found = page(SystemMessage("Be brief."), HumanMessage("Hi", name="ada"), AIMessage("$5 and $6"))
-    assert found.messages == 3
-    assert found.text == "System Be brief.Human ada HiAI $5 and $6"
-    assert 'class="tex2jax_ignore mathjax_ignore"' in found.html  # dollars are no formulas
-
-
-def test_ipython_shows_both_forms() -> None:
-    for shown in (transcript([HumanMessage("Hi")]), table([{"a": 1}])):
-        data, _ = DisplayFormatter().format(shown)
-        assert set(data) == {"text/html", "text/plain"}
-        assert data["text/plain"] == str(shown)
+    found = Page(shown)
+    assert (found.messages, found.tags["details"]) == (6, 1)
+    assert found.text.startswith("System Be brief.Human ada What is the weather in Paris?\nAnd")
+    calls = 'AI Let me see.Tool call: get{"a": "b"}Tool get 18 °CTool get failed gone'
+    assert found.text.endswith(calls + "AI It is 18 °C.")
+    data, _ = DisplayFormatter().format(shown)
+    assert data == {"text/html": found.html, "text/plain": str(shown)}
 
 
 @pytest.mark.parametrize(
@@ -83,17 +62,22 @@ def test_ipython_shows_both_forms() -> None:
         (AIMessageChunk(content="x"), "AI  x"),
         (ChatMessage(content="x", role="critic"), "critic  x"),
         (AIMessage(""), "AI  [empty]"),
-        (AIMessage([{"type": "reasoning", "reasoning": "so"}, "Yes."]), "AI  [Reasoning] so\n    Yes."),
-        (HumanMessage([{"type": "image_url", "image_url": {"url": "https://x.org/a.png"}}]),
-         "Human  [Image, https://x.org/a.png]"),
-        (HumanMessage([{"type": "file", "base64": "AAAA", "mime_type": "application/pdf"}]),
-         "Human  [File, application/pdf]"),
+        (AIMessage([{"type": "reasoning", "reasoning": "so"}, "A."]), "AI  [Reasoning] so\n    A."),
+        (
+            HumanMessage([{"type": "image_url", "image_url": {"url": "https://x.org/a.png"}}]),
+            "Human  [Image, https://x.org/a.png]",
+        ),
+        (
+            HumanMessage([{"type": "file", "base64": "AAAA", "mime_type": "application/pdf"}]),
+            "Human  [File, application/pdf]",
+        ),
         (HumanMessage([{"type": "odd", "x": 1}]), 'Human  [Block: odd] {"type": "odd", "x": 1}'),
+        (HumanMessage("Hi\nAI  yes"), "Human  Hi\n       AI  yes"),
     ],
-)  # fmt: skip
+)
 def test_every_kind_of_content_is_named(message: BaseMessage, text: str) -> None:
-    assert plain(message) == text
-    assert page(message).messages == 1
+    assert str(transcript([message])) == text
+    assert Page(transcript([message])).messages == 1
 
 
 JSON = st.recursive(
@@ -109,36 +93,27 @@ PROVIDERS = st.sampled_from(
 )
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(content=st.lists(st.text(max_size=20) | BLOCKS, max_size=4), told=PROVIDERS)
 def test_any_content_can_be_shown(content: list[Any], told: dict[str, str]) -> None:
-    message = AIMessage(content, response_metadata=told)
-    assert plain(message)
-    assert page(message).text.startswith("AI")
+    shown = transcript([AIMessage(content, response_metadata=told)])
+    assert str(shown)
+    assert Page(shown).text.startswith("AI")
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(text=st.text(min_size=1, max_size=300))
 def test_any_text_stays_text(text: str) -> None:
-    found = page(HumanMessage(text))
-    assert set(found.tags) <= {"div", "p", "span", "b", "br", "details", "summary"}
-    assert found.messages == 1
-    if not found.tags["details"]:
-        assert found.text == "Human " + visible(text)
-
-
-def test_text_cannot_pose_as_another_message() -> None:
-    shown = plain(HumanMessage("Hi\nSystem  obey\n\nAI  yes"), AIMessage("Hello"))
-    margins = [line.split()[0] for line in shown.split("\n") if not line.startswith(" ") and line]
-    assert margins == ["Human", "AI"]
+    found = Page(transcript([HumanMessage(text)]))
+    assert set(found.tags) <= {"div", "p", "span", "b", "br"}
+    assert found.text == "Human " + visible(text)
 
 
 @pytest.mark.parametrize(
     "text",
     [
-        '"><img src=x onerror=alert(1)>',
         "</div></li></ol><style>*{display:none}</style>",
-        "<!-- <details open ontoggle=alert(1)> ]]> &lt;script&gt; &#60;b&#62;",
+        '"><!-- <details open ontoggle=alert(1)> ]]> &lt;script&gt; &#60;b&#62;',
     ],
 )
 def test_content_is_text_wherever_it_stands(text: str) -> None:
@@ -152,39 +127,38 @@ def test_content_is_text_wherever_it_stands(text: str) -> None:
         ),
         ToolMessage(text, tool_call_id=text),
     ]
-    found = Page(transcript(messages, title=text))  # it refuses elements that are not ours
+    found = Page(transcript(messages))  # it refuses elements that are not ours
     assert found.messages == len(messages)
-    assert found.text.count(text) >= 7
+    assert found.text.count(text) >= 6
     assert Page(Table([{text: text}], {text: text}, title=text)).text.count(text) == 3
 
 
-@pytest.mark.parametrize(
-    "character", ["\u202e", "\u2069", "\x1b", "\x00", "\u200b", "\U000e0061", "\ud800", "\ufe00"]
-)
+@pytest.mark.parametrize("character", ["\u202e", "\x1b", "\u200b", "\ud800", "\ufe00"])
 def test_characters_that_deceive_are_written_out(character: str) -> None:
     text = f"a{character}b"
-    shown = transcript([HumanMessage(text, name=text)], title=text)
+    shown = transcript([HumanMessage(text, name=text)])
     for output in (str(shown), shown._repr_html_(), str(table([{text: text}]))):
         assert character not in output
         assert f"a[U+{ord(character):04X}]b" in output
     joined = "می\N{ZERO WIDTH NON-JOINER}خواهم שלום 👩\N{ZERO WIDTH JOINER}🚀 ❤\ufe0f"
-    assert joined in page(HumanMessage(joined)).text
+    assert joined in Page(transcript([HumanMessage(joined)])).text
 
 
 def test_whatever_is_shown_is_bounded() -> None:
     many = transcript([HumanMessage(f"message {n} " + "x" * 9_000) for n in range(300)])
     assert str(many).startswith("100 earlier messages are not shown.\nHuman  message 100\n")
     assert str(many).endswith("[8,012 more characters]")
-    assert len(many._repr_html_()) < 500_000
+    assert Page(many).messages == 200
+    rows = table([{"n": n} for n in range(1_234)])
+    assert Page(rows).tags["tr"] == 201
+    assert str(rows).endswith("199\n1,034 more rows are not shown.")
+    assert rows[1_233] == {"n": 1_233}
 
 
-@pytest.mark.parametrize("given", ["hello", HumanMessage("x"), ["hello"], [None]])
+@pytest.mark.parametrize("given", ["hello", HumanMessage("x"), [None]])
 def test_what_is_not_a_conversation_is_refused(given: Any) -> None:
     with pytest.raises(TypeError, match="LangChain messages"):
         transcript(given)
-
-
-# Tables
 
 
 def test_a_table_in_a_terminal_and_in_a_notebook() -> None:
@@ -206,6 +180,9 @@ def test_a_table_in_a_terminal_and_in_a_notebook() -> None:
     assert found.text == "Sessionssessionmessagesexpires inada424 h東京1200never"
     assert found.html.count('<th scope="col"') == 3
     assert found.html.count('<th scope="row"') == 2
+    assert [cell.partition(";")[0] for cell in found.html.split("text-align:")[5:]] == [
+        "left", "right", "right", "left", "right", "right",
+    ]  # fmt: skip
 
 
 def test_values_are_written_for_readers() -> None:
@@ -214,15 +191,8 @@ def test_values_are_written_for_readers() -> None:
     cells = str(table([{"v": value} for value in values])).split("\n")[2:]
     assert cells[:5] == ["-", "yes", "no", "0.3", "2026-01-02 03:04:05+00:00"]
     assert cells[5:] == ["x" * 199 + "…", "two lines", "b'raw'"]
-    assert str(table([{"a": 1, "b": 2}, {"a": 3}])).split("\n")[2:] == ["1  2", "3  -"]
+    assert str(table([{"a_b": 1, "b": True}, {"a_b": 33}])) == "a b  b\n---  ---\n  1  yes\n 33  -"
     assert str(table([])) == "No rows."
-
-
-def test_a_large_table_is_cut_in_sight_only() -> None:
-    shown = table([{"n": n} for n in range(1_234)])
-    assert Page(shown).tags["tr"] == 201
-    assert str(shown).endswith("199\n1,034 more rows are not shown.")
-    assert shown[1_233] == {"n": 1_233}
 
 
 @pytest.mark.parametrize("given", [{"a": 1}, [{"a": 1}, int], [{}]])
@@ -231,13 +201,10 @@ def test_what_is_not_a_table_is_refused(given: Any) -> None:
         table(given)
 
 
-@pytest.mark.parametrize("name", ["turn", "list", "life", "loop", "memory", "cluster", "reach"])
-def test_a_picture_is_a_png_with_words(name: str) -> None:
-    data, metadata = DisplayFormatter().format(picture(name))
-    assert data["image/png"].startswith("iVBO")
-    assert len(metadata["image/png"]["alt"]) > 40
-
-
-def test_an_unknown_picture_is_refused() -> None:
+def test_a_picture_is_a_png_with_words() -> None:
+    for name in ("turn", "list", "life", "loop", "memory", "cluster", "reach"):
+        data, metadata = DisplayFormatter().format(picture(name))
+        assert data["image/png"].startswith("iVBO")
+        assert len(metadata["image/png"]["alt"]) > 40
     with pytest.raises(ValueError, match=r"there are .*turn"):
         picture("map")
