@@ -102,7 +102,7 @@ def measure_wire(server: servers.Server) -> dict[str, Any]:
         def count(memory: Memory, tool: bool, durability: str) -> tuple[int, int]:
             proxy.reset()
             memory.turn("wire", 1, tool=tool, durability=durability)
-            return proxy.round_trips, proxy.requests.total()
+            return proxy.round_trips, proxy.requests
 
         for name in (*NAMES, BOTH):
             memory = Memory(name, proxy.port, connections=1)

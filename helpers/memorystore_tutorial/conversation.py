@@ -48,24 +48,22 @@ class Transcript:
     """A conversation that shows itself as HTML or plain text. Made by `transcript`."""
 
     def __init__(self, messages: list[BaseMessage]) -> None:
-        self._hidden = max(0, len(messages) - _MESSAGES)
         calls = [call for m in messages if isinstance(m, AIMessage) for call in m.tool_calls]
         tools = {call["id"]: call["name"] for call in calls}
+        hidden = max(0, len(messages) - _MESSAGES)
+        self._note = f"{hidden:,} earlier messages are not shown." if hidden else ""
         self._entries: list[tuple[str, str, list[Part]]] = []
-        for message in messages[self._hidden :]:
+        for message in messages[hidden:]:
             name = message.name or ""
             if isinstance(message, ToolMessage):
                 name = name or tools.get(message.tool_call_id, "")
                 name += " failed" * (message.status == "error")
             self._entries.append((_role(message), line(name.strip()), parts(message)))
 
-    def _note(self) -> str:
-        return f"{self._hidden:,} earlier messages are not shown." if self._hidden else ""
-
     def __str__(self) -> str:
         indent = max((columns_of(role) for role, _, _ in self._entries), default=0) + 2
         rows = [_plain(*entry, indent) for entry in self._entries] or ["No messages yet."]
-        return "\n".join([self._note(), *rows]).lstrip("\n")
+        return "\n".join([self._note, *rows]).lstrip("\n")
 
     __repr__ = __str__
 
@@ -73,7 +71,7 @@ class Transcript:
         if not self._entries:
             return f"<div {NO_MATH}><i>No messages yet.</i></div>"
         items = "".join(_html(*entry) for entry in self._entries)
-        note = f"<div><i>{self._note()}</i></div>" if self._hidden else ""
+        note = f"<div><i>{self._note}</i></div>" if self._note else ""
         return (
             f'<div {NO_MATH} role="group" aria-label="Conversation" style="max-width:48em;'
             f'line-height:1.5;white-space:pre-wrap;overflow-wrap:anywhere">{note}'
@@ -113,12 +111,13 @@ def transcript(messages: Iterable[BaseMessage]) -> Transcript:
 
 
 def parts(message: BaseMessage) -> list[Part]:
-    """Return the pieces of a message in order; at least one."""
+    """Return the pieces of a message in order, each as long as it is shown; at least one."""
     try:
         blocks: list[Any] = list(message.content_blocks)
     except (AttributeError, KeyError, TypeError, ValueError):  # malformed for its provider
         blocks = [{"type": "text", "text": str(message.content)}]
-    return [*map(_part, blocks)] or [Part(label="empty")]
+    found = [_part(block) for block in blocks] or [Part(label="empty")]
+    return [each._replace(text=_cut(each.text)) for each in found]
 
 
 def summary(message: BaseMessage) -> str:
@@ -148,6 +147,11 @@ def _json(value: object) -> str:
     return one if short else json.dumps(value, ensure_ascii=False, default=str, indent=2)
 
 
+def _cut(text: str) -> str:
+    more = f"\n[{len(text) - _SHOWN:,} more characters]" if len(text) > _SHOWN else ""
+    return visible(text[:_SHOWN]) + more
+
+
 def _role(message: BaseMessage) -> str:
     # A streamed message's type is its class.
     name = getattr(message, "role", "") or message.type.removesuffix("MessageChunk")
@@ -156,40 +160,32 @@ def _role(message: BaseMessage) -> str:
 
 
 def _html(role: str, name: str, pieces: list[Part]) -> str:
+    shown = ""
     # The space parts the role from the text if both are on one line, without styles.
     heading = (
         f'<span style="display:block;font-size:.85em">'
         f"<b>{escape(f'{role} {name}'.rstrip())}</b> </span>"
     )
-    shown = (_part_html(piece, heading * (n == 0)) for n, piece in enumerate(pieces))
+    for part in pieces:
+        label = escape(part.label)
+        # Line breaks are elements, so that they stay where styles are dropped.
+        text = escape(part.text).replace("\n", "<br>")
+        if part.folded:
+            shown += f'<p style="margin:0">{heading}</p>' if heading else ""
+            shown += f'<details><summary style="cursor:pointer">{label}</summary>'
+            shown += f'<pre style="{_PRE}">{text}</pre></details>'
+        else:
+            label = f"<i>{label}</i>" if label else ""
+            text = f'<span dir="auto" style="display:block">{text}</span>' if text else ""
+            shown += f'<p style="margin:0">{heading}{label}{text}</p>'
+        heading = ""
     bubble = f"{_BUBBLES.get(role, _OTHER_BUBBLE)};{_BUBBLE}"
-    return f'<div role="listitem" style="{bubble}">{"".join(shown)}</div>'
-
-
-def _part_html(part: Part, heading: str) -> str:
-    label = escape(part.label)
-    # Line breaks are elements, so that they stay where styles are dropped.
-    text = escape(_cut(part.text)).replace("\n", "<br>")
-    if part.folded:
-        start = f'<p style="margin:0">{heading}</p>' if heading else ""
-        body = f'<pre style="{_PRE}">{text}</pre>'
-        title = f'<summary style="cursor:pointer">{label}</summary>'
-        return f"{start}<details>{title}{body}</details>"
-    inner = f"{heading}<i>{label}</i>" if label else heading
-    if text:
-        inner += f'<span dir="auto" style="display:block">{text}</span>'
-    return f'<p style="margin:0">{inner}</p>'
-
-
-def _cut(text: str) -> str:
-    """Return the beginning of a text, and how much of it is not shown."""
-    more = f"\n[{len(text) - _SHOWN:,} more characters]" if len(text) > _SHOWN else ""
-    return visible(text[:_SHOWN]) + more
+    return f'<div role="listitem" style="{bubble}">{shown}</div>'
 
 
 def _plain(role: str, name: str, pieces: list[Part], indent: int) -> str:
     """Write the role, and the text wrapped beside it, so that no text can pose as a role."""
-    texts = [f"[{p.label}] {_cut(p.text)}" if p.label else _cut(p.text) for p in pieces]
+    texts = [f"[{part.label}] {part.text}" if part.label else part.text for part in pieces]
     text = f"[{name}] " * bool(name) + "\n".join(map(str.rstrip, texts))
     rows = [f"{'':{indent}}{row}".rstrip() for row in wrapped(text, _WIDTH - indent).split("\n")]
     return "\n".join([f"{role}{rows[0][columns_of(role) :]}".rstrip(), *rows[1:]])

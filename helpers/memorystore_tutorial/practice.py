@@ -10,11 +10,11 @@ from contextlib import ExitStack
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
+import redis
 from redis.crc import key_slot
 
 from memorystore_chat.arguments import check_seconds, check_text
 from memorystore_chat.embedded.launcher import check_platform, quoted
-from memorystore_chat.errors import ConnectError
 from memorystore_chat.extras import require
 from memorystore_tutorial import launching
 from memorystore_tutorial.certificates import Front, certificate
@@ -153,10 +153,8 @@ class Cluster(_Running):
     @property
     def endpoint(self) -> str:
         """What `connect` takes: the address of the first node that is alive."""
-        port = next((node.port for node in self._nodes if node.running), None)
-        if port is None:
-            raise ConnectError("All nodes of this practice cluster were stopped. Start another.")
-        return f"redis://{HOST}:{port}"
+        alive = [node for node in self._nodes if node.running] or self._nodes
+        return f"redis://{HOST}:{alive[0].port}"
 
     def primary_of(self, key: str) -> int:
         """The number, from 1 to 6, of the node that stores a key; it waits for a failover.
@@ -188,12 +186,8 @@ class Cluster(_Running):
         if twin.running and self._is_primary(number - 1):
             with node.admin() as one, twin.admin() as other:
                 one.client_pause(round(launching.PATIENCE * 1000), all=False)
-
-                def level() -> bool:
-                    ends = (each.info("replication")["master_repl_offset"] for each in (one, other))
-                    return len({*ends}) == 1
-
-                wait_until(level, f"The last copy from node {number}, which was not killed,")
+                what = f"The last copy from node {number}, which was not killed,"
+                wait_until(lambda: _offset(one) == _offset(other), what)
         node.end()
 
     def _is_primary(self, index: int) -> bool:
@@ -202,6 +196,11 @@ class Cluster(_Running):
             return False
         with node.admin() as client:
             return bool(client.info("replication")["role"] == "master")
+
+
+def _offset(client: redis.Redis) -> int:
+    """How far in the stream of changes a node is."""
+    return int(client.info("replication")["master_repl_offset"])
 
 
 def _token() -> str:

@@ -143,10 +143,11 @@ def test_too_wide_is_noticed(lab: str, page: Any) -> None:
         assert any(problem in each for each in found), problem
 
 
-def test_restart_finds_the_conversation(lab: str, page: Any) -> None:
-    """In the first notebook, after a restart of the kernel one cell knows the reader's name.
+def test_a_reader_chats_and_a_restart_finds_the_conversation(lab: str, page: Any) -> None:
+    """In the first notebook's chat box, Enter and a click each are one question.
 
-    The chat box above it, which has lost its kernel, says so at one place.
+    After a restart of the kernel one cell knows the reader's name. The box, which has lost its
+    kernel, says so at one place. Saved and opened again, it shows what was said and stored.
     """
     open_notebook(page, lab, "01_setup.ipynb")
     sources = ["".join(cell["source"]) for cell in page.evaluate(CELLS)["cells"]]
@@ -154,6 +155,18 @@ def test_restart_finds_the_conversation(lab: str, page: Any) -> None:
     again = 1 + ends.index(True)
     for index in range(again):
         run_cell(page, index)
+    field = page.get_by_placeholder("Type here, then press Enter")
+    said = page.locator(".jupyter-widgets [role=listitem]")
+    turns = said.count()
+    field.press_sequentially("My cat is called Tom.")
+    page.get_by_role("button", name="Send").click()
+    said.nth(turns + 1).wait_for()
+    field.press_sequentially("What is my cat called?")
+    field.press("Enter")
+    said.nth(turns + 3).get_by_text("Tom").wait_for()
+    assert (said.count(), field.input_value()) == (turns + 4, "")
+    kept = page.locator("[class^=chat-box-]")
+    assert kept.is_hidden()
     page.evaluate(
         "() => window.jupyterapp.shell.currentWidget.sessionContext.session.kernel.restart()"
     )
@@ -163,3 +176,7 @@ def test_restart_finds_the_conversation(lab: str, page: Any) -> None:
     cell = run_cell(page, again)[again]
     assert problems([cell]) == []
     assert "Ada" in str(cell["outputs"])
+    page.evaluate("() => window.jupyterapp.commands.execute('docmanager:save')")
+    page.evaluate("() => window.jupyterapp.shell.currentWidget.sessionContext.shutdown()")
+    page.reload()
+    kept.get_by_text("What is my cat called?").first.wait_for()

@@ -4,22 +4,21 @@ Example:
     >>> import servers
     >>> with servers.valkey() as server, Proxy(server.host, server.port) as proxy:
     ...     client = server.client(port=proxy.port)
-    ...     client.ping(), proxy.requests[b"PING"]
+    ...     client.ping(), proxy.round_trips
     (True, 1)
 """
 
-import contextlib
 import io
 import socket
 import threading
 import time
-from collections import Counter
-from typing import Any, Self
+from contextlib import ExitStack, suppress
+from typing import Any
 
 APPENDS = frozenset({b"EVALSHA", b"EVAL", b"RPUSH", b"LPUSH"})
 
 
-class Proxy:
+class Proxy(ExitStack):
     """Forwards every connection to one server; a context manager that ends with its connections.
 
     Args:
@@ -31,11 +30,10 @@ class Proxy:
             as the request is forwarded, so the client's next try may overtake it.
         delay: Seconds to hold each request back, which is what they add to a round trip; those
             that arrive together wait together.
-        at: The port to listen on, or 0 for a free one.
 
     Attributes:
         port: Where the proxy listens, on the loopback interface.
-        requests: How often each command was forwarded.
+        requests: How many commands were forwarded.
         round_trips: How often a client sent something and then waited; a pipeline is one.
         lost: How many replies were lost.
         lose_reply_to: Set it to bytes, and the reply to the next request that holds them is lost.
@@ -52,30 +50,28 @@ class Proxy:
         lose_every: int = 0,
         await_reply: bool = True,
         delay: float = 0.0,
-        at: int = 0,
     ) -> None:
+        super().__init__()
         self.server = (host, port)
         self.lose_every = lose_every
         self.await_reply = await_reply
         self.delay = delay
-        self.requests: Counter[bytes] = Counter()
-        self.round_trips = 0
-        self.lost = 0
         self.lose_reply_to: bytes | None = None
         self.cut_append_at: float | None = None
         self.answer_append_with: list[bytes] = []
-        self._appends = 0
         self._lock = threading.Lock()
         self._open: set[socket.socket] = set()
-        self._listener = socket.create_server(("127.0.0.1", at), backlog=512)
-        self.port: int = self._listener.getsockname()[1]
-        threading.Thread(target=self._accept, daemon=True).start()
+        self.reset()
+        listener = socket.create_server(("127.0.0.1", 0), backlog=512)
+        self.port: int = listener.getsockname()[1]
+        self.callback(self.lead_to, host, port)
+        self.callback(_cut, listener)
+        threading.Thread(target=self._accept, args=(listener,), daemon=True).start()
 
     def reset(self) -> None:
         """Count from zero again."""
         with self._lock:
-            self.requests.clear()
-            self.lost = self.round_trips = self._appends = 0
+            self.requests = self.round_trips = self.lost = self._appends = 0
 
     def lead_to(self, host: str, port: int, *, cut: bool = True) -> None:
         """Forward new connections to another server, and cut the old ones or leave them.
@@ -83,49 +79,32 @@ class Proxy:
         As an address does that moves to another server in a fail-over.
         """
         self.server = (host, port)
-        if cut:
-            self._cut_all()
-
-    def close(self) -> None:
-        """Stop listening and cut every connection."""
-        _cut(self._listener)
-        self._cut_all()
-
-    def _cut_all(self) -> None:
         with self._lock:
-            still_open = list(self._open)
+            still_open = list(self._open) if cut else []
         for connection in still_open:
             _cut(connection)
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
-    def _accept(self) -> None:
-        while True:
-            try:
-                client, _ = self._listener.accept()
-            except OSError:
-                return
-            try:
-                server = socket.create_connection(self.server)
-            except OSError:
-                client.close()
-                continue
-            for connection in (client, server):
-                connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            with self._lock:
-                self._open |= {client, server}
-            losing = threading.Event()
-            for pump in (self._send, self._reply):
-                threading.Thread(target=pump, args=(client, server, losing), daemon=True).start()
+    def _accept(self, listener: socket.socket) -> None:
+        with suppress(OSError):
+            while True:
+                client, _ = listener.accept()
+                try:
+                    server = socket.create_connection(self.server)
+                except OSError:
+                    client.close()
+                    continue
+                for connection in (client, server):
+                    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+                with self._lock:
+                    self._open |= {client, server}
+                given = (client, server, threading.Event())
+                for pump in (self._send, self._reply):
+                    threading.Thread(target=pump, args=given, daemon=True).start()
 
     def _send(self, client: socket.socket, server: socket.socket, losing: threading.Event) -> None:
         arriving = _Arriving(client, "r")
         requests = io.BufferedReader(arriving, 1 << 16)
-        with contextlib.suppress(OSError, ValueError):
+        with suppress(OSError, ValueError):
             while request := _read_request(requests, arriving):
                 command, text = request
                 lose = self._count(command, text, arriving.new)
@@ -149,26 +128,22 @@ class Proxy:
             self._end(client, server)
 
     def _reply(self, client: socket.socket, server: socket.socket, losing: threading.Event) -> None:
-        with contextlib.suppress(OSError):
-            while reply := server.recv(1 << 16):
-                if losing.is_set():
-                    break
+        with suppress(OSError):
+            while (reply := server.recv(1 << 16)) and not losing.is_set():
                 client.sendall(reply)
         self._end(client, server)
 
     def _count(self, command: bytes, text: bytes, new: bool) -> bool:
         """Count a request; whether its reply is to be lost."""
         with self._lock:
-            self.requests[command] += 1
+            self.requests += 1
             self.round_trips += new
+            self._appends += command in APPENDS
+            lose = bool(
+                self.lose_every and command in APPENDS and self._appends % self.lose_every == 0
+            )
             if self.lose_reply_to is not None and self.lose_reply_to in text:
-                self.lose_reply_to = None
-                self.lost += 1
-                return True
-            if command not in APPENDS or not self.lose_every:
-                return False
-            self._appends += 1
-            lose = self._appends % self.lose_every == 0
+                self.lose_reply_to, lose = None, True
             self.lost += lose
             return lose
 
@@ -202,18 +177,15 @@ def _read_request(
     began = arriving.new
     if not head:
         return None
-    parts, name = [head], b""
-    for index in range(int(head[1:])):
-        length = stream.readline()
-        value = stream.read(int(length[1:]) + 2)
-        parts += (length, value)
-        if index == 0:
-            name = value.strip().upper()
+    parts = [head]
+    for _ in range(int(head[1:])):
+        parts.append(stream.readline())
+        parts.append(stream.read(int(parts[-1][1:]) + 2))
     arriving.new = began
-    return name, b"".join(parts)
+    return parts[2].strip().upper(), b"".join(parts)
 
 
 def _cut(connection: socket.socket) -> None:
-    with contextlib.suppress(OSError):
+    with suppress(OSError):
         connection.shutdown(socket.SHUT_RDWR)
     connection.close()

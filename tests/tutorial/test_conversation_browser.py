@@ -3,7 +3,6 @@
 Needs Playwright and a Chromium or Chrome that the machine has; Playwright's own is not used.
 """
 
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -20,19 +19,6 @@ THEMES = {
     "VS Code light": ("#ffffff", "#3b3b3b"),
     "GitHub dark": ("#0d1117", "#f0f6fc"),
 }
-# Each sets `window.ran` or asks for an address, if it is obeyed.
-PAYLOADS = [
-    "<script>window.ran = 1</script>",
-    "<img src=http://127.0.0.1:9/a onerror='window.ran = 1'>",
-    '"><img src=x onerror="window.ran = 1">',
-    "'><svg onload='window.ran = 1'>",
-    "<iframe srcdoc='<script>parent.ran = 1</script>'></iframe>",
-    "<details open ontoggle='window.ran = 1'>x</details>",
-    "<style>@import 'http://127.0.0.1:9/b';</style>",
-    "</div></li></ol></details><video src=http://127.0.0.1:9/d autoplay></video>",
-    "http://127.0.0.1:9/e.png",
-    "[x](javascript:window.ran=1) ![y](http://127.0.0.1:9/f.png)",
-]
 # The least contrast between any text and what lies behind it, translucent layers mixed as the
 # browser mixes them; WCAG 2.2, "relative luminance" and "contrast ratio".
 CONTRAST = """() => {
@@ -67,15 +53,9 @@ CONVERSATION: list[BaseMessage] = [
 ]
 
 
-@pytest.fixture
-def page(browser: Any) -> Iterator[Any]:
-    page = browser.new_page(viewport={"width": 400, "height": 700})
-    yield page
-    page.close()
-
-
 @pytest.mark.parametrize("theme", THEMES)
-def test_text_can_be_read_in_every_theme_and_a_narrow_window(page: Any, theme: str) -> None:
+def test_text_can_be_read_in_every_theme_and_a_narrow_window(browser: Any, theme: str) -> None:
+    page = browser.new_page(viewport={"width": 400, "height": 700})
     background, color = THEMES[theme]
     shown = transcript(CONVERSATION)._repr_html_() + table([{"session": "ada"}])._repr_html_()
     page.set_content(f'<body style="background:{background};color:{color}">{shown}</body>')
@@ -83,15 +63,4 @@ def test_text_can_be_read_in_every_theme_and_a_narrow_window(page: Any, theme: s
     assert len(contrasts) > 8
     assert min(contrasts) >= 4.5
     assert page.evaluate("document.documentElement.scrollWidth") <= 400
-
-
-def test_nothing_hostile_runs_or_loads(page: Any) -> None:
-    asked: list[str] = []
-    page.on("request", lambda request: asked.append(request.url))
-    messages = [HumanMessage(payload, name=payload) for payload in PAYLOADS]
-    shown = transcript(messages)._repr_html_()
-    shown += table([{payload: payload for payload in PAYLOADS}])._repr_html_()
-    page.set_content(f"<body>{shown}</body>")
-    page.wait_for_timeout(300)
-    assert page.evaluate("window.ran") is None
-    assert asked == []
+    page.close()
