@@ -154,7 +154,7 @@ class ChatBox:
             for index, message in enumerate(newest, count - len(newest))
         ]
         title = f"{self._history.key}: a list of {counted(count, 'element')} on the server"
-        columns = {name: name for name in ("", "type", "content")}
+        columns = {name: (name, str) for name in ("", "type", "content")}
         return Table(rows, columns, title=title, empty="Nothing is stored yet.")._repr_html_()
 
 

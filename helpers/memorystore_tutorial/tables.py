@@ -32,14 +32,13 @@ class Table(list[Row]):
     def __init__(
         self,
         rows: Iterable[Row],
-        columns: Mapping[str, str],
+        columns: Mapping[str, tuple[str, Callable[[Any], str]]],
         *,
         title: str = "",
-        formats: Mapping[str, Callable[[Any], str]] | None = None,
         empty: str = "No rows.",
     ) -> None:
         super().__init__(rows)
-        self._columns, self._formats = columns, formats or {}
+        self._columns = columns  # field -> its heading, and how to write a value
         self._title, self._empty = line(title), empty
 
     def __str__(self) -> str:
@@ -80,14 +79,15 @@ class Table(list[Row]):
     def _grid(self) -> tuple[list[list[str]], list[str]]:
         """Return rows of cells, the headings first, and the side at which each column is flush."""
         cells, sides = [], []
-        for key, heading in self._columns.items():
+        for key, (heading, write) in self._columns.items():
             values = [
                 r.get(key) if isinstance(r, Mapping) else getattr(r, key) for r in self[:_ROWS]
             ]
-            write = self._formats.get(key, _text)
             cells.append([line(heading), *(line(write(value)) for value in values)])
-            numbers = all(type(value) in (int, float, type(None)) for value in values)
-            sides.append("right" if numbers else "left")
+            words = [
+                v for v in values if isinstance(v, bool) or not isinstance(v, int | float | None)
+            ]
+            sides.append("left" if words else "right")
         return [list(row) for row in zip(*cells, strict=True)], sides
 
     def _more(self) -> str:
@@ -138,7 +138,8 @@ def table(rows: Iterable[Mapping[str, Any]]) -> Table[Mapping[str, Any]]:
         raise TypeError(
             f"table() takes a list of mappings with fields, not this {type_name(rows)}."
         )
-    return Table(listed, {key: str(key).replace("_", " ") for key in (listed or [{}])[0]})
+    fields = (listed or [{}])[0]
+    return Table(listed, {key: (str(key).replace("_", " "), _text) for key in fields})
 
 
 def sessions_table(client: Client, *, key_prefix: str = "") -> Table[Session]:
@@ -164,8 +165,6 @@ def sessions_table(client: Client, *, key_prefix: str = "") -> Table[Session]:
     now = datetime.now(UTC)
     found = list(sessions.scan(client, key_prefix=key_prefix))
     found.sort(key=lambda one: (one.last is None, now - (one.last or now), one.id))
-    columns = {"id": "session", "messages": "messages", "last": "last activity"}
-    columns |= {"ttl": "expires in", "bytes": "size"}
 
     def ago(last: datetime | None) -> str:
         # Clocks differ: what another machine did just now may lie ahead.
@@ -174,14 +173,15 @@ def sessions_table(client: Client, *, key_prefix: str = "") -> Table[Session]:
             return "unknown"
         return f"{span(seconds)} ago" if seconds >= 60 else "just now"
 
-    formats: dict[str, Callable[[Any], str]] = {
-        "messages": "{:,}".format,
-        "last": ago,
-        "ttl": lambda ttl: "never" if ttl is None else span(ttl),
-        "bytes": size,
+    columns: dict[str, tuple[str, Callable[[Any], str]]] = {
+        "id": ("session", str),
+        "messages": ("messages", "{:,}".format),
+        "last": ("last activity", ago),
+        "ttl": ("expires in", lambda ttl: "never" if ttl is None else span(ttl)),
+        "bytes": ("size", size),
     }
     title = counted(len(found), "session") if found else ""
-    return Table(found, columns, title=title, formats=formats, empty="No sessions.")
+    return Table(found, columns, title=title, empty="No sessions.")
 
 
 def span(seconds: float) -> str:

@@ -130,7 +130,7 @@ def test_content_is_text_wherever_it_stands(text: str) -> None:
     found = Page(transcript(messages))  # it refuses elements that are not ours
     assert found.messages == len(messages)
     assert found.text.count(text) >= 6
-    assert Page(Table([{text: text}], {text: text}, title=text)).text.count(text) == 3
+    assert Page(Table([{text: text}], {text: (text, str)}, title=text)).text.count(text) == 3
 
 
 @pytest.mark.parametrize("character", ["\u202e", "\x1b", "\u200b", "\ud800", "\ufe00"])
@@ -164,9 +164,12 @@ def test_what_is_not_a_conversation_is_refused(given: Any) -> None:
 def test_a_table_in_a_terminal_and_in_a_notebook() -> None:
     shown = Table(
         [{"id": "ada", "messages": 4, "ttl": 86400.0}, {"id": "東京", "messages": 1200}],
-        {"id": "session", "messages": "messages", "ttl": "expires in"},
+        {
+            "id": ("session", str),
+            "messages": ("messages", str),
+            "ttl": ("expires in", lambda ttl: "never" if ttl is None else f"{ttl / 3600:.0f} h"),
+        },
         title="Sessions",
-        formats={"ttl": lambda ttl: "never" if ttl is None else f"{ttl / 3600:.0f} h"},
     )
     assert str(shown).split("\n") == [
         "Sessions",
