@@ -5,7 +5,6 @@ reads without a kernel, and as widgets, which hide the HTML for as long as they 
 """
 
 import hashlib
-import threading
 from collections.abc import Callable
 from html import escape
 from typing import Any
@@ -38,7 +37,6 @@ class ChatBox:
         self._reply, self._history = reply, history
         self._said: list[BaseMessage] = []
         self._note = self._stored = ""
-        self._one_turn = threading.Lock()
         self._views: list[Callable[[], None]] = []
         self._name = f"chat-box-{hashlib.sha256(history.key.encode()).hexdigest()[:8]}"
         try:
@@ -79,11 +77,12 @@ class ChatBox:
         send = widgets.Button(description="Send", button_style="primary", layout={"width": "5em"})
 
         def ask(_: object) -> None:
-            if self._ask(typed.value):
+            if text := typed.value.strip():
                 typed.value = ""
+                self._turn(text)
 
         # The browser reports a text when Enter is pressed or the field is left, as by a click on
-        # the button; the click itself sends what was typed during a turn.
+        # the button. Not in a thread: Colab shows no change of a widget that a thread makes.
         typed.observe(ask, "value")
         send.on_click(ask)
         # Hide the plain form of this box, which stands in the same output. When the kernel is
@@ -108,18 +107,10 @@ class ChatBox:
         wrap = {"flex_flow": "row wrap", "align_items": "flex-start", "grid_gap": "0 1.5em"}
         return widgets.HBox(columns, layout=wrap).add_class(f"{self._name}-live")
 
-    def _ask(self, text: str) -> bool:
-        """Begin a turn, unless there is nothing to ask or a turn is under way."""
-        text = text.strip()
-        if not text or not self._one_turn.acquire(blocking=False):
-            return False
+    def _turn(self, text: str) -> None:
         self.error, self._note = None, "The bot is thinking ..."
         self._said.append(HumanMessage(text))
         self._show()
-        threading.Thread(target=self._turn, args=(text,), daemon=True).start()
-        return True
-
-    def _turn(self, text: str) -> None:
         try:
             answer = self._reply(text)
             if not isinstance(answer, str | AIMessage):
@@ -127,11 +118,9 @@ class ChatBox:
             self._stored = self._list_on_the_server()
             self._said.append(AIMessage(answer) if isinstance(answer, str) else answer)
             self._note = ""
-        except Exception as error:  # noqa: BLE001 - whatever the reader's function raises is shown
+        except (Exception, KeyboardInterrupt) as error:  # noqa: BLE001 - of the reader's function
             self._fail(error)
-        finally:
-            self._one_turn.release()
-            self._show()
+        self._show()
 
     def _fail(self, error: BaseException) -> None:
         kind = "" if isinstance(error, MemorystoreChatError) else f"{type(error).__name__}: "
@@ -162,8 +151,8 @@ def chat_box(reply: Reply, history: MemorystoreChatMessageHistory) -> ChatBox:
     """Show a box to chat in, with the session's list on the server beside it.
 
     Enter sends what you typed, and so does leaving the field. A cell that shows a box does not wait
-    for you. What is saved in the notebook is the conversation and the list, to be read. An error
-    appears in the box as its sentence.
+    for you; no other cell runs while the bot answers. What is saved in the notebook is the
+    conversation and the list, to be read. An error appears in the box as its sentence.
 
     Args:
         reply: A function that takes what the reader typed, stores the turn in ``history`` and
