@@ -143,18 +143,16 @@ def test_a_bad_option_is_refused_at_once() -> None:
         assert type(raised.value) is error
 
 
-def test_what_is_no_client_is_refused() -> None:
+@pytest.mark.parametrize("wrong", ["redis://u:pass-word@h", None])
+def test_what_is_no_client_is_refused(wrong: Any) -> None:
     asynchronous, client = redis.asyncio.Redis(port=1), redis.Redis(port=1)
-    wrong: list[tuple[Any, Any, str]] = [
-        ("redis://u:pass-word@h", None, "^client is a"),
-        (None, None, "^client is a"),
-        (client, "redis://u:pass-word@h", "^async_client is a"),
-        (client, client, "^async_client is a"),
-        (asynchronous, asynchronous, "beside a synchronous client"),
-    ]
-    for given, async_client, word in wrong:
+    for word, clients in (
+        ("^client is a", (wrong, None)),
+        ("^async_client is a", (client, wrong or client)),
+        ("beside a synchronous client", (asynchronous, asynchronous)),
+    ):
         with pytest.raises(TypeError, match=word) as raised:
-            MemorystoreChatMessageHistory(given, "s", async_client=async_client)
+            MemorystoreChatMessageHistory(clients[0], "s", async_client=clients[1])
         assert "pass-word" not in str(raised.value)
 
 
