@@ -145,7 +145,8 @@ def test_a_bad_option_is_refused_at_once() -> None:
 
 @pytest.mark.parametrize("wrong", ["redis://u:pass-word@h", None])
 def test_what_is_no_client_is_refused(wrong: Any) -> None:
-    asynchronous, client = redis.asyncio.Redis(port=1), redis.Redis(port=1)
+    asynchronous: Any = redis.asyncio.Redis(port=1)
+    client: Any = redis.Redis(port=1)
     for word, clients in (
         ("^client is a", (wrong, None)),
         ("^async_client is a", (client, wrong or client)),
