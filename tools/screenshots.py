@@ -31,17 +31,12 @@ SCROLL = """async ([text, place]) => {
 
 
 @contextmanager
-def first_notebook(browser: Any, address: str, **options: Any) -> Iterator[Any]:
-    """The page of the first notebook without outputs."""
-    with browser.new_context(color_scheme="light", **options) as context:
+def first_notebook(browser: Any, **options: Any) -> Iterator[Any]:
+    """The page of a new first notebook."""
+    with tutorial() as address, browser.new_context(color_scheme="light", **options) as context:
         page = context.new_page()
         open_notebook(page, address, "01_setup.ipynb")
         command(page, "application:toggle-left-area")
-        page.evaluate("window.jupyterapp.shell.currentWidget.sessionContext.restartKernel()")
-        command(page, "notebook:clear-all-cell-outputs")
-        wait_for(
-            page, lambda s: s["status"] == "idle" and not any(c["outputs"] for c in s["cells"])
-        )
         yield page
 
 
@@ -59,10 +54,10 @@ def scroll(page: Any, text: str, place: str) -> None:
     page.wait_for_timeout(1000)
 
 
-def screenshot(browser: Any, address: str) -> None:
+def screenshot(browser: Any) -> None:
     """The chat box after a question, in ``tutorial.png``."""
     size = {"width": 1067, "height": 680}
-    with first_notebook(browser, address, viewport=size, device_scale_factor=1.2) as page:
+    with first_notebook(browser, viewport=size, device_scale_factor=1.2) as page:
         for text in ("connect()", "ask(question)", "favorite drink", "chat_box("):
             run(page, text)
         page.fill(FIELD, "What is my favorite drink?")
@@ -70,12 +65,11 @@ def screenshot(browser: Any, address: str) -> None:
         page.wait_for_selector('caption:text("a list of 6 elements"):visible')
         scroll(page, "### Your turn", "start")
         picture = Image.open(io.BytesIO(page.screenshot()))
-        picture.quantize(256, dither=Image.Dither.NONE).save(
-            PICTURES / "tutorial.png", optimize=True
-        )
+        small = picture.quantize(256, dither=Image.Dither.NONE)
+        small.save(PICTURES / "tutorial.png", optimize=True)
 
 
-def animation(browser: Any, address: str) -> None:
+def animation(browser: Any) -> None:
     """A turn in the chat box, and a restart that the conversation outlives: ``tutorial.gif``."""
     frames: list[Image.Image] = []
     times: list[int] = []
@@ -85,7 +79,7 @@ def animation(browser: Any, address: str) -> None:
         frames.append(shot.convert("RGB"))
         times.append(milliseconds)
 
-    with first_notebook(browser, address, viewport={"width": 880, "height": 740}) as page:
+    with first_notebook(browser, viewport={"width": 880, "height": 740}) as page:
         for text in ("connect()", "ask(question)", "chat_box("):
             run(page, text)
         scroll(page, "chat_box(", "start")
@@ -94,7 +88,6 @@ def animation(browser: Any, address: str) -> None:
         for letter in "My favorite drink is green tea.":
             page.keyboard.type(letter)
             show(60)
-        show(300)
         page.press(FIELD, "Enter")
         page.wait_for_selector('caption:text("a list of 4 elements"):visible')
         show(2000)
@@ -136,13 +129,12 @@ def main() -> int:
     """Make both; returns the exit status."""
     try:
         with chromium() as browser:
-            for picture in (screenshot, animation):
-                with tutorial() as address:
-                    picture(browser, address)
-        (PICTURES / "tutorial.sha256").write_text(f"{shown_code()}\n")
+            screenshot(browser)
+            animation(browser)
     except (FileNotFoundError, ModuleNotFoundError) as error:
         print(f"screenshots: {error}", file=sys.stderr)
         return 1
+    (PICTURES / "tutorial.sha256").write_text(f"{shown_code()}\n")
     return 0
 
 

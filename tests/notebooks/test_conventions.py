@@ -1,7 +1,6 @@
 """What every notebook keeps to. Style is ruff's business, links are those of tools/links.py.
 
-A check takes a notebook and returns what is wrong with it. `SPOILED` has a way to spoil a good
-notebook for each, and a test shows that the check notices.
+A check takes a notebook and returns what is wrong with it.
 """
 
 import ast
@@ -9,7 +8,6 @@ import re
 from collections.abc import Callable, Iterable
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
 
 import nbformat
 import pytest
@@ -181,75 +179,6 @@ def private_outputs(book: Book) -> Iterable[str]:
                     yield f"code cell {number} shows {what}: {match[0]!r}"
 
 
-# A good notebook, and ways to spoil it
-
-GOOD = series.FOLDER / "02_basic_usage.ipynb"
-Spoil = Callable[[Book], Any]
-
-
-def replace(old: str, new: str) -> Spoil:
-    def spoil(book: Book) -> None:
-        cell = next(cell for cell in book.cells if old in cell.source)
-        cell.source = cell.source.replace(old, new)
-
-    return spoil
-
-
-def code(text: str, **metadata: Any) -> Spoil:
-    return lambda book: book.cells.insert(
-        4, nbformat.v4.new_code_cell(text, metadata=metadata, execution_count=3)
-    )
-
-
-def prose_cell(text: str) -> Spoil:
-    return lambda book: book.cells.insert(4, nbformat.v4.new_markdown_cell(text))
-
-
-def output(kind: str = "stream", **content: Any) -> Spoil:
-    return lambda book: series.code_cells(book)[3].outputs.append(
-        nbformat.v4.new_output(kind, **content)
-    )
-
-
-def change(**values: Any) -> Spoil:
-    return lambda book: series.code_cells(book)[0].update(nbformat.from_dict(values))
-
-
-def solved(book: Book) -> None:
-    check = book.cells[series.exercises(book)[0].task + 1]
-    check.outputs = [nbformat.v4.new_output("stream", text="Solved.")]
-
-
-SPOILED: list[tuple[str, Spoil]] = [
-    ("install", change(metadata={"tags": ["links-install"]})),
-    ("install", code("%pip install numpy")),
-    ("settings", code('X = ""  # @param {type:"string"}')),
-    ("settings", replace('ENDPOINT = ""', 'UNUSED = ""  # @param {type:"string"}\nENDPOINT = ""')),
-    ("settings", replace('ENDPOINT = ""', 'import os\nENDPOINT = ""')),
-    ("size", code("x = '" + 72 * "-" + "'")),
-    ("size", code("x = 1\n" * 26)),
-    ("size", prose_cell("word " * 901)),
-    ("pictures", prose_cell("![a dot](attachment:dot.png)")),
-    ("pictures", output("display_data", data={"image/png": "aGk="})),
-    ("pictures", output("display_data", data={"text/html": '<img src="data:," alt="">'})),
-    ("learning", replace("<summary>Solution</summary>", "")),
-    ("learning", lambda book: [c.update(source=c.source.replace("Predict first", "Guess"))
-                               for c in book.cells]),
-    ("learning", solved),
-    ("clean_run", change(execution_count=9)),
-    ("clean_run", output(name="stderr", text="warning")),
-    ("clean_run", output("execute_result", execution_count=99)),
-    ("clean_run", output("display_data", data={"application/vnd.jupyter.widget-view+json": {}})),
-    ("stored_form", code("x = 1", tags=["nbval-skip"])),
-    ("stored_form", code("# NBVAL_IGNORE_OUTPUT\nx = 1")),
-    ("stored_form", lambda book: book.cells[3].update(id=book.cells[2].id)),
-    ("stored_form", lambda book: book.metadata.kernelspec.update(name="my-venv")),
-    ("private_outputs", output(text="see /home/ada/x")),
-    ("private_outputs", output(text="connected to 10.0.0.3")),
-    ("private_outputs", output(text="token ya29.a0AfH6SMB")),
-]  # fmt: skip
-
-
 @pytest.mark.parametrize("path", series.PATHS, ids=lambda path: path.stem)
 def test_notebook(path: Path) -> None:
     """It keeps every convention, and is stored as `make notebooks` would write it."""
@@ -257,13 +186,3 @@ def test_notebook(path: Path) -> None:
     found = {name: list(check(book)) for name, check in CHECKS.items()}
     assert {name: problems for name, problems in found.items() if problems} == {}
     assert nbformat.writes(run_notebooks.read(path)) + "\n" == path.read_text(encoding="utf-8")
-
-
-def test_checks_notice() -> None:
-    assert {name for name, _ in SPOILED} == set(CHECKS)
-    before = series.load(GOOD)
-    for number, (name, spoil) in enumerate(SPOILED):
-        book = series.load(GOOD)
-        spoil(book)
-        found = list(CHECKS[name](book))
-        assert len(found) > len(list(CHECKS[name](before))), (number, name)

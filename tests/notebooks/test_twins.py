@@ -5,6 +5,7 @@ install packages, so they need a package index, and Python 3.13, 3.12 and 3.10 i
 uv finds or fetches them; `make test-colab` runs them.
 """
 
+import functools
 import itertools
 import json
 import os
@@ -13,7 +14,8 @@ import subprocess
 import sys
 import tempfile
 import tomllib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -172,17 +174,26 @@ def freeze(folder: Path) -> dict[str, str]:
     return read_pins(uv("pip", "freeze", "--quiet", f"--python={folder / 'venv/bin/python'}"))
 
 
-@pytest.fixture(scope="module", params=TWINS.values())
-def twin(request: pytest.FixtureRequest) -> Iterator[Twin]:
+@pytest.fixture(scope="session")
+def twins() -> Iterator[Callable[[str], Twin]]:
+    """What makes a twin when it is first asked for."""
+    with ExitStack() as opened:
+
+        @functools.cache
+        def twin(name: str) -> Twin:
+            make, says, own = MAKERS[name]
+            folder = Path(opened.enter_context(tempfile.TemporaryDirectory(prefix="twin-")))
+            make(folder)
+            opened.callback(embedded.stop, folder / "data")
+            return Twin(folder, says, own, freeze(folder))
+
+        yield twin
+
+
+@pytest.fixture(params=TWINS.values())
+def twin(request: pytest.FixtureRequest, twins: Callable[[str], Twin]) -> Twin:
     """An environment as a reader finds it, before the first notebook is opened in it."""
-    make, says, own = MAKERS[request.param]
-    with tempfile.TemporaryDirectory(prefix="twin-") as name:
-        folder = Path(name)
-        make(folder)
-        try:
-            yield Twin(folder, says, own, freeze(folder))
-        finally:
-            embedded.stop(folder / "data")
+    return twins(request.param)
 
 
 def publish(folder: Path) -> None:

@@ -100,6 +100,8 @@ def test_git_is_asked(project: Path, remote: str, repository: str) -> None:
         subprocess.run(["git", *words], cwd=project, check=True)
     assert links.main(["--repository", "git"], project) == 0
     assert f"{repository}/blob/trunk/" in (project / README).read_text()
+    assert links.main(["--repository", "git", "--branch", "other"], project) == 0
+    assert f"{repository}/blob/other/" in (project / README).read_text()
 
 
 @pytest.mark.parametrize("text", ["git", "", "a/b/c", "https://ada:hunter2@example.com/a/b"])

@@ -76,13 +76,6 @@ def exercises(book: Book) -> list[Exercise]:
     return found
 
 
-def environment(endpoint: str) -> dict[str, str]:
-    """The environment of a kernel that works on a server, and knows no cloud."""
-    return {k: v for k, v in os.environ.items() if not k.startswith("GOOGLE_")} | {
-        "MEMORYSTORE_ENDPOINT": endpoint
-    }
-
-
 class Kernel:
     """A notebook in front of a kernel, as a reader has it."""
 
@@ -137,15 +130,10 @@ async def kernel(book: Book, endpoint: str) -> AsyncIterator[Kernel]:
         record_timing=False,
         resources={"metadata": {"path": str(FOLDER)}},
     )
-    async with runner.async_setup_kernel(env=environment(endpoint)):
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("GOOGLE_")}
+    environment["MEMORYSTORE_ENDPOINT"] = endpoint
+    async with runner.async_setup_kernel(env=environment):
         yield Kernel(book, runner)
-
-
-async def executed(book: Book, endpoint: str) -> Book:
-    """A copy of a notebook after Run All."""
-    async with kernel(book, endpoint) as opened:
-        await opened.run_all()
-    return opened.book
 
 
 def shown(cell: Cell) -> list[Any]:
