@@ -64,8 +64,8 @@ def test_every_notebook_runs_and_some_on_redis(monkeypatch: pytest.MonkeyPatch) 
     """Where there is no redis-server, those run on Valkey as well."""
     compare = Mock(return_value=Counts(1))
     monkeypatch.setattr(check, "compare", compare)
-    monkeypatch.setattr(check.servers, "valkey", lambda: nullcontext(Mock(url="valkey")))
-    monkeypatch.setattr(check.servers, "redis7", lambda: nullcontext(Mock(url="redis")))
+    monkeypatch.setattr("servers.valkey", lambda: nullcontext(Mock(url="valkey")))
+    monkeypatch.setattr("servers.redis7", lambda: nullcontext(Mock(url="redis")))
     names = sorted(path.name for path in (ROOT / "notebooks").glob("*.ipynb"))
     assert sorted(label for label, _ in check.notebook_steps()) == names
     assert {f"{stem}.ipynb" for stem in check.ON_REDIS} < set(names)
