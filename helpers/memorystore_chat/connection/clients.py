@@ -1,7 +1,7 @@
 """The redis-py clients that `connect` hands out: of one server or a cluster, sync or async."""
 
 import ssl
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any, Self, cast
 
 import redis
@@ -124,38 +124,64 @@ def _keeps_connections(error: BaseException) -> bool:
 def open_client(
     endpoint: Endpoint, timeout: float, patience: float, **client_options: Any
 ) -> ServerClient | ClusterClient:
-    """Return a client of a server or a cluster; see `connect` for what the arguments mean."""
+    """Return a client that has been pinged; see `connect` for what the arguments mean."""
     options = _options(endpoint, timeout) | client_options
-    options["retry"] = OutageRetry(patience, options["credential_provider"])
+    options["retry"] = retry = OutageRetry(0, options["credential_provider"])
     options["connection_class"] = TlsConnection if endpoint.tls else Connection
+    client: Any
     if endpoint.cluster:
         host = f"[{endpoint.host}]" if ":" in endpoint.host else endpoint.host
         # Only with a url does RedisCluster take a connection class; that speaks TLS or not.
-        url = f"redis://{host}:{endpoint.port}"
-        return ClusterClient(url=url, connection_pool_class=Pool, timeout=timeout, **options)
-    options |= _place(endpoint, UnixDomainSocketConnection)
-    return cast("ServerClient", ServerClient.from_pool(Pool(timeout=timeout, **options)))
+        options |= {"url": f"redis://{host}:{endpoint.port}", "connection_pool_class": Pool}
+        make = partial(ClusterClient, timeout=timeout, **options)
+        client = retry.call_with_retry(make, lambda _: None)
+    else:
+        options |= _place(endpoint, UnixDomainSocketConnection)
+        client = ServerClient.from_pool(Pool(timeout=timeout, **options))
+    try:
+        client.ping(**_one_node(endpoint))
+    except BaseException:
+        client.close()
+        raise
+    retry.patience = patience
+    return cast("ServerClient | ClusterClient", client)
 
 
-def open_client_async(
-    endpoint: Endpoint, timeout: float, patience: float, **client_options: Any
+async def open_client_async(
+    endpoint: Endpoint,
+    timeout: float,  # noqa: ASYNC109 - of its connections
+    patience: float,
+    **client_options: Any,
 ) -> redis.asyncio.Redis | AsyncClusterClient:
     """Return the asynchronous twin of `open_client`."""
     options = _options(endpoint, timeout) | client_options
     # The nodes of a cluster have no pool that waits for a connection: trying again does.
     crowded = bool(endpoint.cluster)
-    options["retry"] = AsyncOutageRetry(patience, options["credential_provider"], crowded=crowded)
+    retry = AsyncOutageRetry(0, options["credential_provider"], crowded=crowded)
+    options["retry"] = retry
     tcp: Any = AsyncTlsConnection if endpoint.tls else redis.asyncio.Connection
+    client: Any
     if endpoint.cluster:
         client = AsyncClusterClient(endpoint.host, endpoint.port, ssl=endpoint.tls, **options)
         # There is no option for it; every node reads it from these two places.
         client.connection_kwargs["connection_class"] = tcp
         for node in client.startup_nodes:
             node.connection_class = tcp
-        return client
-    options |= {"connection_class": tcp} | _place(endpoint, AsyncUnixConnection)
-    pool = redis.asyncio.BlockingConnectionPool(timeout=timeout, **options)
-    return redis.asyncio.Redis.from_pool(pool)
+    else:
+        options |= {"connection_class": tcp} | _place(endpoint, AsyncUnixConnection)
+        pool = redis.asyncio.BlockingConnectionPool(timeout=timeout, **options)
+        client = redis.asyncio.Redis.from_pool(pool)
+    try:
+        await client.ping(**_one_node(endpoint))
+    except BaseException:
+        await client.aclose()
+        raise
+    retry.patience = patience
+    return cast("redis.asyncio.Redis | AsyncClusterClient", client)
+
+
+def _one_node(endpoint: Endpoint) -> dict[str, Any]:
+    return {"target_nodes": RedisCluster.DEFAULT_NODE} if endpoint.cluster else {}
 
 
 def _place(endpoint: Endpoint, unix: Any) -> dict[str, Any]:

@@ -9,7 +9,6 @@ from typing import Any
 
 import redis
 import redis.asyncio
-from redis.cluster import RedisCluster
 
 from memorystore_chat.arguments import check_seconds, type_name
 from memorystore_chat.connection import clients
@@ -20,7 +19,7 @@ from memorystore_chat.connection.endpoint import (
     environment_password,
 )
 from memorystore_chat.connection.iam import IamCredentials
-from memorystore_chat.connection.outages import FAILURES, Attempts
+from memorystore_chat.connection.outages import FAILURES
 from memorystore_chat.connection.tls import CaCerts, certificates, tls_context
 from memorystore_chat.errors import ConnectError, EndpointError
 
@@ -86,23 +85,15 @@ def connect(
     """
     waiting = _checked_waiting(timeout, patience, client_options)
     target = _resolve(endpoint, password, iam, ca_certs, check_hostname, cluster, timeout)
-    client: Any = None
-    once, reached = Attempts(), False
+    reached = False
     try:
         with clients.open_client(**_probe(target, timeout)) as probe:
-            reached = probe.ping()
+            reached = True
             with suppress(redis.ResponseError):  # an ACL may forbid it
                 target = _checked(target, probe.info("server"))
-        with once.attempt():
-            client = clients.open_client(target, *waiting, **client_options)
-            client.ping(**_one_node(target))
+        return clients.open_client(target, *waiting, **client_options)
     except FAILURES as error:
-        if client is not None:
-            client.close()
-        cause = once.presentable(error) or error
-    else:
-        return client  # type: ignore[no-any-return]
-    raise diagnose(target, cause, timeout, reached=reached) from cause
+        raise diagnose(target, error, timeout, reached=reached) from error
 
 
 async def connect_async(
@@ -133,33 +124,21 @@ async def connect_async(
     # Finding the endpoint may read files, start a server and ask Google.
     given = (endpoint, password, iam, ca_certs, check_hostname, cluster, timeout)
     target = await asyncio.to_thread(_resolve, *given)
-    client: Any = None
-    once, reached = Attempts(), False
+    reached = False
     try:
-        async with clients.open_client_async(**_probe(target, timeout)) as probe:
-            reached = await probe.ping()
+        async with await clients.open_client_async(**_probe(target, timeout)) as probe:
+            reached = True
             with suppress(redis.ResponseError):
                 target = _checked(target, await probe.info("server"))
-        with once.attempt():
-            client = clients.open_client_async(target, *waiting, **client_options)
-            await client.ping(**_one_node(target))
+        return await clients.open_client_async(target, *waiting, **client_options)
     except FAILURES as error:
-        if client is not None:
-            await client.aclose()
-        cause = once.presentable(error) or error
-    else:
-        return client  # type: ignore[no-any-return]
-    raise diagnose(target, cause, timeout, reached=reached) from cause
+        raise diagnose(target, error, timeout, reached=reached) from error
 
 
 def _probe(target: Endpoint, timeout: float) -> dict[str, Any]:
     # A cluster has no other database than 0, and could not say so.
     plain = replace(target, db=0, cluster=False)
     return {"endpoint": plain, "timeout": timeout, "patience": 0, "max_connections": 1}
-
-
-def _one_node(target: Endpoint) -> dict[str, Any]:
-    return {"target_nodes": RedisCluster.DEFAULT_NODE} if target.cluster else {}
 
 
 def _checked(target: Endpoint, info: Mapping[str, Any]) -> Endpoint:

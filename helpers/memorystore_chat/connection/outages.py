@@ -8,11 +8,9 @@ import asyncio
 import re
 import time
 import traceback
-from collections.abc import Awaitable, Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextvars import ContextVar
-from dataclasses import dataclass, field
-from typing import Any, Self, TypeVar
+from typing import Any, Self, TypeVar, cast
 
 import redis
 from redis.asyncio.retry import Retry as AsyncRetry
@@ -46,57 +44,74 @@ _OUTAGES = (redis.ConnectionError, redis.TimeoutError, ClusterError, SlotNotCove
 _FAILOVER = re.compile(r"(?:^|-)(?:READONLY|MASTERDOWN|CLUSTERDOWN|LOADING) ")
 
 
-@dataclass
-class Attempts:
-    """One call to the server: its attempts so far, and what the current one logged in with."""
+class _Call:
+    """One call to the server; as a context manager, an attempt, inside which nothing is repeated.
 
-    policy: "_Policy | None" = None
-    failures: int = 0
-    first_failure: float = 0.0
-    logins: set[bool] = field(default_factory=set)
-    secret: str | None = field(default=None, repr=False)
+    Attributes:
+        error: What ended the last attempt, if it is one of the errors that are kept.
+        secret: What the last attempt logged in with.
+    """
 
-    @contextmanager
-    def attempt(self) -> Iterator[None]:
-        """Mark a block as an attempt of this call; inside, nothing is tried a second time."""
-        self.secret = None
-        token = _current.set(self)
-        try:
-            yield
-        finally:
-            _current.reset(token)
+    def __init__(self, policy: "_Policy", *kept: type[BaseException]) -> None:
+        self._policy = policy
+        self._kept = kept
+        self._failures = 0
+        self._first_failure = 0.0
+        self._logins: set[bool] = set()
+        self.error: Any = None
+        self.secret: str | None = None
 
-    def pause(self, error: Exception) -> float | None:
-        """Return the seconds to wait before the next attempt; None if there must be none."""
-        policy = self.policy
-        if policy is None:
-            return None
-        self.failures += 1
-        self.first_failure = self.first_failure or time.monotonic()
+    def __enter__(self) -> None:
+        self.error = self.secret = None
+        self._token = _current.set(self)
+
+    def __exit__(self, _kind: object, error: BaseException | None, _trace: object) -> bool:
+        _current.reset(self._token)
+        if not isinstance(error, self._kept):
+            return False
+        self.error = error
+        self._wait = self._pause(error) if isinstance(error, FAILURES) else None
+        return True
+
+    @property
+    def breaks(self) -> bool:
+        """Whether a reply may still be to come, or a new connection may lead to another server."""
+        known = isinstance(self.error, FAILURES)
+        return not known or self._wait is not None or is_outage(self.error)
+
+    def wait(self) -> float:
+        """Return the seconds to wait before the next attempt; raise if there must be none."""
+        if self._wait is None:
+            raise self._presentable()
+        return self._wait
+
+    def _pause(self, error: Exception) -> float | None:
+        policy = self._policy
+        self._failures += 1
+        self._first_failure = self._first_failure or time.monotonic()
         cause = error.__cause__ if type(error) is RedisClusterException else error
         if isinstance(cause, AuthenticationError):
-            return 0.0 if self._can_log_in_again(policy.login, cause) else None
-        left = self.first_failure + policy.patience - time.monotonic()
+            return 0.0 if self._can_log_in_again(cause) else None
+        left = self._first_failure + policy.patience - time.monotonic()
         full = isinstance(error, MaxConnectionsError)
         waits = policy.crowded if full else is_outage(error)
-        return min(left, policy.pauses.compute(self.failures)) if waits and left > 0 else None
+        return min(left, policy.pauses.compute(self._failures)) if waits and left > 0 else None
 
-    def _can_log_in_again(self, login: "Login | None", refusal: AuthenticationError) -> bool:
+    def _can_log_in_again(self, refusal: AuthenticationError) -> bool:
         """Whether a new login may do better; each reason counts once a call."""
-        logged_in = self.secret is not None
-        if login is None or isinstance(refusal, TokenError) or logged_in in self.logins:
+        login, logged_in = self._policy.login, self.secret is not None
+        if login is None or isinstance(refusal, TokenError) or logged_in in self._logins:
             return False
-        self.logins.add(logged_in)
+        self._logins.add(logged_in)
         # If this attempt did not log in, an open connection has lost its login.
         return self.secret is None or login.renew(self.secret)
 
-    def presentable(self, error: Exception) -> Exception | None:
-        """Return what to raise instead of an error that is no redis-py error, or tells a secret."""
-        secret = self.secret or ""
-        # Six characters of a password or token in a row are no coincidence.
-        pieces = {secret[at : at + 6] for at in range(max(1, len(secret) - 5))} - {""}
+    def _presentable(self) -> BaseException:
+        """Return the error, or another one if it tells a secret or is none of redis-py's."""
+        error = self.error
         texts = [str(link) for link in chain_of(error)]
-        if any(piece in text for piece in pieces for text in texts):
+        # Six characters of a password or token in a row are no coincidence.
+        if self.secret and any(self.secret[:6] in text for text in texts):
             kind = type(error) if isinstance(error, RedisError) else redis.ConnectionError
             return kind("the answer repeats the login, so it is not shown")
         if isinstance(error, MaxConnectionsError) and not texts[0]:
@@ -105,10 +120,10 @@ class Attempts:
             lost = redis.ConnectionError("the connection was lost while it was in use")
             lost.__cause__ = error
             return lost
-        return None
+        return cast("BaseException", error)
 
 
-_current: ContextVar[Attempts | None] = ContextVar("attempts", default=None)
+_current: ContextVar[_Call | None] = ContextVar("call", default=None)
 
 
 class Login(redis.CredentialProvider):
@@ -189,60 +204,39 @@ class OutageRetry(_Policy, Retry):
     """What redis-py calls to run something that an outage may hit."""
 
     def call_with_retry(
-        self,
-        do: Callable[[], T],
-        fail: Callable[..., Any],
-        is_retryable: Callable[[Exception], bool] | None = None,  # noqa: ARG002 - redis-py's
-        with_failure_count: bool = False,
+        self, do: Callable[[], T], fail: Callable[..., Any], *_: Any, **options: Any
     ) -> T:
         """Call ``do`` until it succeeds or it is time to give up; ``fail`` drops a connection."""
         if _current.get() is not None:
             return do()
-        call, count = Attempts(self), (1,) if with_failure_count else ()
+        # All, as after a second Ctrl-C a reply may still be to come.
+        call = _Call(self, BaseException)
         while True:
-            other: Exception | None = None
-            try:
-                with call.attempt():
-                    return do()
-            except FAILURES as error:
-                wait = call.pause(error)
-                if wait is not None or is_outage(error):
-                    fail(error, *count)
-                if wait is None and (other := call.presentable(error)) is None:
-                    raise
-            except BaseException as error:  # a second Ctrl-C: a reply may still be to come
-                fail(error, *count)
-                raise
-            if other is not None:
-                raise other
-            signals.pause(wait or 0.0)
+            with call:
+                return do()
+            if call.breaks:
+                fail(call.error, *_count(options))
+            signals.pause(call.wait())
 
 
 class AsyncOutageRetry(_Policy, AsyncRetry):
-    """`OutageRetry` for redis-py's asynchronous half."""
+    """`OutageRetry` for redis-py's asynchronous half, which drops a connection if canceled."""
 
     async def call_with_retry(
-        self,
-        do: Callable[[], Awaitable[T]],
-        fail: Callable[..., Any],
-        is_retryable: Callable[[Exception], bool] | None = None,  # noqa: ARG002 - redis-py's
-        with_failure_count: bool = False,
+        self, do: Callable[[], Awaitable[T]], fail: Callable[..., Any], *_: Any, **options: Any
     ) -> T:
         """Call ``do`` until it succeeds or it is time to give up; ``fail`` drops a connection."""
         if _current.get() is not None:
             return await do()
-        call, count = Attempts(self), (1,) if with_failure_count else ()
+        call = _Call(self, *FAILURES)
         while True:
-            other: Exception | None = None
-            try:
-                with call.attempt():
-                    return await do()
-            except FAILURES as error:
-                wait = call.pause(error)
-                if wait is not None or is_outage(error):
-                    await fail(error, *count)
-                if wait is None and (other := call.presentable(error)) is None:
-                    raise
-            if other is not None:
-                raise other
-            await asyncio.sleep(wait or 0.0)
+            with call:
+                return await do()
+            if call.breaks:
+                await fail(call.error, *_count(options))
+            await asyncio.sleep(call.wait())
+
+
+def _count(options: Mapping[str, Any]) -> tuple[int, ...]:
+    """Return what ``fail`` takes beside an error: redis-py only counts with it."""
+    return (1,) if options.get("with_failure_count") else ()
