@@ -1,14 +1,9 @@
 """Discovery: Google's three client libraries over REST, against documented answers on loopback."""
 
-import json
 import re
+import socket
 import sys
-import threading
-import time
-from collections.abc import Iterator
 from functools import partial
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -27,331 +22,206 @@ CLUSTER = f"{PARENT}/clusters/chat"
 REDIS = f"//redis.googleapis.com/{INSTANCE}"
 VALKEY = f"//memorystore.googleapis.com/{INSTANCE}"
 PEMS = [f"-----BEGIN CERTIFICATE-----\n{n}\n-----END CERTIFICATE-----" for n in "AB"]
-AUTHORITY = {
-    "managedServerCa": {"caCerts": [{"certificates": [PEMS[0]]}, {"certificates": [PEMS[1]]}]}
+AUTHORITY = {"managedServerCa": {"caCerts": [{"certificates": [pem]} for pem in PEMS]}}
+
+
+def psc(kind: str, address: str, how: str = "pscAutoConnection") -> dict[str, Any]:
+    kind = f"CONNECTION_TYPE_{kind}"
+    return {how: {"ipAddress": address, "port": 6379, "connectionType": kind}}
+
+
+PLACES = [psc("READER", "10.0.0.9"), psc("PRIMARY", "10.0.0.6"), psc("DISCOVERY", "10.0.0.5")]
+USUAL: dict[str, dict[str, Any]] = {
+    REDIS: {
+        "host": "10.0.0.3",
+        "port": 6378,
+        "state": "READY",
+        "transitEncryptionMode": "DISABLED",
+    },
+    CLUSTER: {
+        "state": "ACTIVE",
+        "authorizationMode": "AUTH_MODE_DISABLED",
+        "transitEncryptionMode": "TRANSIT_ENCRYPTION_MODE_DISABLED",
+        "discoveryEndpoints": [{"address": "10.0.0.4", "port": 6379, "pscConfig": {}}],
+    },
+    VALKEY: {
+        "state": "ACTIVE",
+        "mode": "CLUSTER",
+        "authorizationMode": "AUTH_DISABLED",
+        "transitEncryptionMode": "TRANSIT_ENCRYPTION_DISABLED",
+        "endpoints": [{"connections": PLACES}],
+    },
 }
+USUAL[INSTANCE] = USUAL[REDIS]
+TLS = {"transitEncryptionMode": "SERVER_AUTHENTICATION"}
+CLUSTER_TLS = {"transitEncryptionMode": "TRANSIT_ENCRYPTION_MODE_SERVER_AUTHENTICATION"}
+AUTH = {"authEnabled": True, "serverCaCerts": [{"cert": pem} for pem in PEMS]}
+BY_HAND = {"endpoints": [{"connections": [psc("UNSPECIFIED", "10.1.0.1", "pscConnection")]}]}
+DEPRECATED = {"endpoints": [], "discoveryEndpoints": [{"address": "10.1.0.3"}]}
 
 
-class CloudApi(ThreadingHTTPServer):
-    """Answers GET of a path with the status and the JSON it was told; 404 for all else."""
-
-    daemon_threads = True
-
-    def __init__(self) -> None:
-        super().__init__(("127.0.0.1", 0), _Answers)
-        self.answers: dict[str, tuple[int, Any]] = {}
-        self.first_answers: dict[str, tuple[int, Any]] = {}
-        self.asked: list[str] = []
-        threading.Thread(target=self.serve_forever, args=(0.01,), daemon=True).start()
-
-    @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self.server_port}"
-
-    def says(self, name: str, body: Any, status: int = 200) -> None:
-        self.answers[f"/v1/{name}"] = (status, body)
+def says(google: Any, name: str, **differs: Any) -> str:
+    """Have Google Cloud describe a resource; what differs from the usual."""
+    resource = name.partition(".com/")[2] or name
+    google.says(resource, USUAL[name] | differs)
+    google.says(f"{resource}/authString", {"authString": "hunter2"})
+    google.says(f"{resource}/certificateAuthority", AUTHORITY)
+    return resource
 
 
-class _Answers(BaseHTTPRequestHandler):
-    server: CloudApi
-
-    def do_GET(self) -> None:
-        path = self.path.partition("?")[0]
-        self.server.asked.append(path.removeprefix("/v1/"))
-        unknown = (404, refusal(404, "NOT_FOUND"))
-        usual = self.server.answers.get(path, unknown)
-        status, body = self.server.first_answers.pop(path, usual)
-        if status == 0:
-            time.sleep(1)
-            return
-        text = json.dumps(body).encode()
-        self.send_response(status)
-        self.send_header("Content-Type", "application/json")
-        self.send_header("Content-Length", str(len(text)))
-        self.end_headers()
-        self.wfile.write(text)
-
-    def log_message(self, *_: Any) -> None:
-        pass
+def ask(google: Any, name: str | Endpoint, **options: Any) -> Endpoint:
+    given = {"credentials": AnonymousCredentials(), "api_endpoint": google.url, "timeout": 20}
+    return discover(name, **given | options)
 
 
-def refusal(code: int, status: str, message: str = "", reason: str = "") -> dict[str, Any]:
+@pytest.mark.parametrize(
+    ("name", "differs", "url", "cluster", "iam"),
+    [
+        (REDIS, {}, "redis://10.0.0.3:6378", False, False),
+        (REDIS, AUTH | TLS, "rediss://:***@10.0.0.3:6378", False, False),
+        (CLUSTER, {}, "redis://10.0.0.4:6379", True, False),
+        (CLUSTER, CLUSTER_TLS, "rediss://10.0.0.4:6379", True, False),
+        (CLUSTER, {"authorizationMode": "AUTH_MODE_IAM_AUTH"}, "redis://10.0.0.4:6379", True, True),
+        (VALKEY, TLS, "rediss://10.0.0.5:6379", True, False),
+        (VALKEY, {"authorizationMode": "IAM_AUTH"}, "redis://10.0.0.5:6379", True, True),
+        (VALKEY, {"authorizationMode": "TOKEN"}, "redis://:***@10.0.0.5:6379", True, False),
+        (VALKEY, {"mode": "CLUSTER_DISABLED"}, "redis://10.0.0.6:6379", False, False),
+        # Connections made by hand, without a kind, the deprecated field, and older modes.
+        (VALKEY, BY_HAND | {"mode": "STANDALONE"}, "redis://10.1.0.1:6379", False, False),
+        (VALKEY, DEPRECATED | {"mode": "UNKNOWN"}, "redis://10.1.0.3:6379", None, False),
+    ],
+)
+def test_what_google_cloud_says(
+    google: Any, name: str, differs: dict[str, Any], url: str, cluster: bool | None, iam: bool
+) -> None:
+    """The address for its mode, TLS with every authority, and the login."""
+    resource = says(google, name, **differs)
+    # A password that is given is left out unless the instance takes one.
+    found = ask(google, Endpoint.parse(name, password=None if name == REDIS else "given"))
+    assert (str(found), found.cluster, found.resource) == (url, cluster, resource)
+    assert found.ca_certs == (tuple(PEMS) if found.tls else ())
+    assert isinstance(found.credential_provider, IamCredentials) == iam
+    if found.password:
+        assert found.password == ("hunter2" if name == REDIS else "given")
+
+
+def test_names_are_checked_if_others_share_the_authority(google: Any) -> None:
+    for mode, checked in (
+        ("GOOGLE_MANAGED_PER_INSTANCE_CA", False),
+        ("GOOGLE_MANAGED_SHARED_CA", True),
+        ("CUSTOMER_MANAGED_CAS_CA", True),
+    ):
+        says(google, VALKEY, serverCaMode=mode, **TLS)
+        assert ask(google, VALKEY).check_hostname is checked
+
+
+def test_given_login_and_certificates_are_not_asked_for(google: Any) -> None:
+    """A password and certificates that are there already spare the permission to read them."""
+    says(google, CLUSTER, **CLUSTER_TLS)
+    found = ask(google, Endpoint(resource=CLUSTER, product="redis-cluster", ca_certs=("PEM",)))
+    assert found.ca_certs == ("PEM",)
+    says(google, REDIS, authEnabled=True)
+    assert ask(google, Endpoint.parse(REDIS, password="given")).password == "given"
+    assert google.asked == [CLUSTER, INSTANCE]
+
+
+async def test_a_name_becomes_a_client(
+    google: Any, tls_auth_server: Server, old_style: Tls, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """connect() with the name of an instance with AUTH and TLS: nothing else is needed."""
+    place = {"host": tls_auth_server.host, "port": tls_auth_server.port}
+    authorities = [{"cert": old_style.ca.read_text()}]
+    says(google, REDIS, **place, **TLS, authEnabled=True, serverCaCerts=authorities)
+    monkeypatch.setattr(discovery, "discover", partial(ask, google))
+    async with await connect_async(INSTANCE) as async_client:
+        assert await async_client.ping()
+    with connect(REDIS, password="hunter2") as client:
+        assert client.ping()
+    says(google, REDIS, **place)
+    with pytest.raises(EndpointError, match="AUTH switched off"):
+        connect(REDIS, password="hunter2")
+
+
+def refusal(code: int, message: str = "", reason: str = "") -> dict[str, Any]:
     """An error as Google's services send it."""
-    error: dict[str, Any] = {"code": code, "status": status, "message": message}
+    statuses = {400: "INVALID_ARGUMENT", 401: "UNAUTHENTICATED", 403: "PERMISSION_DENIED"}
+    error: dict[str, Any] = {"code": code, "status": statuses.get(code, ""), "message": message}
     if reason:
         kind = "type.googleapis.com/google.rpc.ErrorInfo"
         error["details"] = [{"@type": kind, "reason": reason, "domain": "googleapis.com"}]
     return {"error": error}
 
 
-@pytest.fixture
-def api() -> Iterator[CloudApi]:
-    server = CloudApi()
-    yield server
-    server.shutdown()
-    server.server_close()
+DISABLED = "API has not been used in project 1 before or it is disabled."
+GRANT = "gcloud projects add-iam-policy-binding my-project --member=user:YOU --role=roles/"
+LISTS = {
+    REDIS: "gcloud redis instances {} --region=europe-west1 --project=my-project",
+    CLUSTER: "gcloud redis clusters {} --region=europe-west1 --project=my-project",
+    VALKEY: "gcloud memorystore instances {} --location=europe-west1 --project=my-project",
+}
 
 
-def ask(api: CloudApi, name: str | Endpoint, **options: Any) -> Endpoint:
-    return discover(
-        name, credentials=AnonymousCredentials(), api_endpoint=api.url, timeout=5, **options
-    )
-
-
-def redis_instance(**fields: Any) -> dict[str, Any]:
-    return {
-        "name": INSTANCE,
-        "host": "10.0.0.3",
-        "port": 6379,
-        "state": "READY",
-        "transitEncryptionMode": "DISABLED",
-    } | fields
-
-
-def redis_cluster(**fields: Any) -> dict[str, Any]:
-    return {
-        "name": CLUSTER,
-        "state": "ACTIVE",
-        "authorizationMode": "AUTH_MODE_DISABLED",
-        "transitEncryptionMode": "TRANSIT_ENCRYPTION_MODE_DISABLED",
-        "discoveryEndpoints": [{"address": "10.0.0.4", "port": 6379, "pscConfig": {}}],
-    } | fields
-
-
-def valkey_instance(*connections: dict[str, Any], **fields: Any) -> dict[str, Any]:
-    return {
-        "name": INSTANCE,
-        "state": "ACTIVE",
-        "mode": "CLUSTER",
-        "authorizationMode": "AUTH_DISABLED",
-        "transitEncryptionMode": "TRANSIT_ENCRYPTION_DISABLED",
-        "endpoints": [{"connections": list(connections) or [psc("DISCOVERY", "10.0.0.5")]}],
-    } | fields
-
-
-def psc(kind: str, address: str, *, auto: bool = True) -> dict[str, Any]:
-    connection = {
-        "ipAddress": address,
-        "port": 6379,
-        "connectionType": f"CONNECTION_TYPE_{kind}",
-    }
-    return {"pscAutoConnection" if auto else "pscConnection": connection}
-
-
-TLS = "SERVER_AUTHENTICATION"
-
-
-@pytest.mark.parametrize(("auth", "tls"), [(False, False), (True, True)])
-def test_redis(api: CloudApi, auth: bool, tls: bool) -> None:
-    secure = {"transitEncryptionMode": TLS, "serverCaCerts": [{"cert": pem} for pem in PEMS]}
-    api.says(INSTANCE, redis_instance(authEnabled=auth, port=6378, **(secure if tls else {})))
-    api.says(f"{INSTANCE}/authString", {"authString": "hunter2"})
-    found = ask(api, REDIS)
-    assert found == Endpoint(
-        "10.0.0.3",
-        6378,
-        tls=tls,
-        ca_certs=tuple(PEMS) if tls else (),
-        password="hunter2" if auth else None,
-        cluster=False,
-        product="redis",
-        resource=INSTANCE,
-    )
-    assert (f"{INSTANCE}/authString" in api.asked) == auth
-    assert "hunter2" not in repr(found)
-
-
-@pytest.mark.parametrize(
-    ("mode", "tls"), [("DISABLED", False), ("IAM_AUTH", True), ("TOKEN_AUTH", True)]
-)
-def test_redis_cluster(api: CloudApi, mode: str, tls: bool) -> None:
-    encryption = f"TRANSIT_ENCRYPTION_MODE_{TLS if tls else 'DISABLED'}"
-    answer = redis_cluster(authorizationMode=f"AUTH_MODE_{mode}", transitEncryptionMode=encryption)
-    api.says(CLUSTER, answer)
-    api.says(f"{CLUSTER}/certificateAuthority", AUTHORITY)
-    found = ask(api, Endpoint.parse(CLUSTER, password="given"))
-    assert str(found).rpartition("@")[2].endswith("10.0.0.4:6379")
-    assert (found.cluster, found.product, found.tls) == (True, "redis-cluster", tls)
-    assert found.ca_certs == (tuple(PEMS) if tls else ())
-    assert isinstance(found.credential_provider, IamCredentials) == (mode == "IAM_AUTH")
-    assert found.password == ("given" if mode == "TOKEN_AUTH" else None)
-
-
-@pytest.mark.parametrize(
-    ("iam", "tls", "cluster"), [(False, False, True), (True, True, False), (True, False, True)]
-)
-def test_valkey(api: CloudApi, iam: bool, tls: bool, cluster: bool) -> None:
-    """Valkey: the address for its mode, IAM, and every authority."""
-    places = [psc("READER", "10.0.0.9"), psc("PRIMARY", "10.0.0.6"), psc("DISCOVERY", "10.0.0.5")]
-    answer = valkey_instance(
-        *places,
-        mode="CLUSTER" if cluster else "CLUSTER_DISABLED",
-        authorizationMode="IAM_AUTH" if iam else "AUTH_DISABLED",
-        transitEncryptionMode=TLS if tls else "TRANSIT_ENCRYPTION_DISABLED",
-    )
-    api.says(INSTANCE, answer)
-    api.says(f"{INSTANCE}/certificateAuthority", AUTHORITY)
-    found = ask(api, VALKEY)
-    assert found.host == ("10.0.0.5" if cluster else "10.0.0.6")
-    assert (found.port, found.cluster, found.product) == (6379, cluster, "valkey")
-    assert found.ca_certs == (tuple(PEMS) if tls else ())
-    assert isinstance(found.credential_provider, IamCredentials) == iam
-
-
-MANUAL = [{"connections": [psc("UNSPECIFIED", "10.1.0.1", auto=False)]}]
-DEPRECATED = {"endpoints": [], "discoveryEndpoints": [{"address": "10.1.0.3"}]}
-
-
-@pytest.mark.parametrize(
-    ("fields", "host", "cluster"),
-    [
-        ({"endpoints": MANUAL, "mode": "STANDALONE"}, "10.1.0.1", False),
-        (DEPRECATED | {"mode": "MODE_UNSPECIFIED"}, "10.1.0.3", None),
-    ],
-)
-def test_valkey_in_other_shapes(
-    api: CloudApi, fields: dict[str, Any], host: str, cluster: bool | None
-) -> None:
-    """Connections made by hand, without a kind, the deprecated field, and older modes."""
-    api.says(INSTANCE, valkey_instance(**fields))
-    found = ask(api, VALKEY)
-    assert (found.host, found.cluster) == (host, cluster)
-
-
-@pytest.mark.parametrize(
-    ("mode", "checked"),
-    [
-        ("GOOGLE_MANAGED_PER_INSTANCE_CA", False),
-        ("GOOGLE_MANAGED_SHARED_CA", True),
-        ("CUSTOMER_MANAGED_CAS_CA", True),
-    ],
-)
-def test_names_are_checked_if_others_share_the_authority(
-    api: CloudApi, mode: str, checked: bool
-) -> None:
-    api.says(INSTANCE, valkey_instance(transitEncryptionMode=TLS, serverCaMode=mode))
-    api.says(f"{INSTANCE}/certificateAuthority", AUTHORITY)
-    assert ask(api, VALKEY).check_hostname is checked
-
-
-def test_short_names_are_looked_for_in_both(api: CloudApi) -> None:
-    """Where Redis has none of that name, Valkey is asked; so where its API is not enabled."""
-    api.says(INSTANCE, redis_instance(state="MAINTENANCE"))
-    assert ask(api, INSTANCE).product == "redis"
-    disabled = refusal(403, "PERMISSION_DENIED", reason="SERVICE_DISABLED")
-    api.says(INSTANCE, valkey_instance())
-    for first in ((404, refusal(404, "NOT_FOUND")), (403, disabled)):
-        api.first_answers[f"/v1/{INSTANCE}"] = first
-        assert ask(api, INSTANCE).product == "valkey"
-
-
-def test_given_login_and_certificates_are_not_asked_for(api: CloudApi) -> None:
-    """A password and certificates that are there already spare the permission to read them."""
-    api.says(CLUSTER, redis_cluster(transitEncryptionMode=f"TRANSIT_ENCRYPTION_MODE_{TLS}"))
-    found = ask(api, Endpoint(resource=CLUSTER, product="redis-cluster", ca_certs=("PEM",)))
-    assert found.ca_certs == ("PEM",)
-    api.says(INSTANCE, redis_instance(authEnabled=True))
-    assert ask(api, Endpoint.parse(REDIS, password="given")).password == "given"
-    assert api.asked == [CLUSTER, INSTANCE]
-
-
-async def test_a_name_becomes_a_client(
-    api: CloudApi, tls_auth_server: Server, old_style: Tls, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """connect() with the name of an instance with AUTH and TLS: nothing else is needed."""
-    place = {"host": tls_auth_server.host, "port": tls_auth_server.port}
-    authorities = [{"cert": old_style.ca.read_text()}]
-    secure = {"authEnabled": True, "transitEncryptionMode": TLS, "serverCaCerts": authorities}
-    api.says(INSTANCE, redis_instance(**place, **secure))
-    api.says(f"{INSTANCE}/authString", {"authString": "hunter2"})
-    options: Any = {"credentials": AnonymousCredentials(), "api_endpoint": api.url}
-    monkeypatch.setattr(discovery, "discover", partial(discover, **options))
-    async with await connect_async(INSTANCE) as async_client:
-        assert await async_client.ping()
-    ways: list[dict[str, Any]] = [{}, {"password": "hunter2"}]
-    for given in ways:
-        with connect(REDIS, **given) as client:
-            assert client.ping()
-    api.says(INSTANCE, redis_instance(**place))
-    with pytest.raises(EndpointError, match="AUTH switched off"):
-        connect(REDIS, password="hunter2")
-
-
-def told(api: CloudApi, name: str, status: int, body: Any) -> str:
+def told(google: Any, name: str, status: int, body: Any) -> str:
     """What discover() says if Google Cloud answers so about a resource."""
-    api.says(name.partition(".com/")[2] or name, body, status)
+    google.says(name.partition(".com/")[2] or name, body, status)
     with pytest.raises(EndpointError) as caught:
-        ask(api, name)
+        ask(google, name.removesuffix("/authString"))
     return str(caught.value)
 
 
-FORBIDDEN = refusal(403, "PERMISSION_DENIED", "Permission denied")
-GRANT = "gcloud projects add-iam-policy-binding my-project --member=user:YOU --role=roles/"
-DISABLED = "API has not been used in project 1 before or it is disabled."
-
-
-@pytest.mark.parametrize(
-    ("name", "service", "listing"),
-    [
-        (REDIS, "redis", "gcloud redis instances list --region"),
-        (CLUSTER, "redis", "gcloud redis clusters list --region"),
-        (VALKEY, "memorystore", "gcloud memorystore instances list --location"),
-    ],
-)
-def test_the_next_step_is_that_of_the_service(
-    api: CloudApi, name: str, service: str, listing: str
-) -> None:
-    said = told(api, name, 404, refusal(404, "NOT_FOUND"))
-    assert "There is no Memorystore for" in said
-    assert f"{listing}=europe-west1 --project=my-project" in said
-    said = told(api, name, 403, FORBIDDEN)
-    assert "You may not read" in said
-    assert f"{GRANT}{service}.viewer" in said
+@pytest.mark.parametrize("name", [REDIS, CLUSTER, VALKEY])
+def test_the_next_step_is_that_of_the_service(google: Any, name: str) -> None:
+    service = "memorystore" if name == VALKEY else "redis"
+    assert LISTS[name].format("list") in told(google, name, 404, refusal(404))
+    assert f"{GRANT}{service}.viewer" in told(google, name, 403, refusal(403))
     for reason in ("SERVICE_DISABLED", ""):
-        said = told(api, name, 403, refusal(403, "PERMISSION_DENIED", DISABLED, reason))
-        assert "is not enabled in my-project" in said
+        said = told(google, name, 403, refusal(403, DISABLED, reason))
         assert f"gcloud services enable {service}.googleapis.com --project=my-project" in said
+    answer = USUAL[name] | {"state": "CREATING", "host": ""}
+    said = told(google, name, 200, answer)
+    assert "is creating" in said
+    assert LISTS[name].format("describe chat") in said
 
 
 @pytest.mark.parametrize(
     ("name", "status", "body", "text"),
     [
-        (INSTANCE, 404, refusal(404, "NOT_FOUND"), "gcloud redis .*gcloud memorystore instances"),
-        (INSTANCE, 403, FORBIDDEN, f"{GRANT}redis.viewer.*memorystore.viewer"),
-        (REDIS, 200, redis_instance(state="CREATING", host=""), "is creating.*describe chat"),
-        (VALKEY, 200, valkey_instance(state="CREATING"), "is creating.*describe chat"),
-        (CLUSTER, 200, redis_cluster(state="DELETING"), "is deleting"),
-        (CLUSTER, 200, redis_cluster(discoveryEndpoints=[]), "no address"),
-        (VALKEY, 200, valkey_instance(endpoints=[]), "no address"),
-        (REDIS, 400, refusal(400, "INVALID_ARGUMENT"), "There is no Memorystore for Redis"),
-        (REDIS, 401, refusal(401, "UNAUTHENTICATED"), "gcloud auth application-default login"),
-        (REDIS, 500, refusal(500, "INTERNAL"), "does not answer"),
+        (CLUSTER, 200, USUAL[CLUSTER] | {"discoveryEndpoints": []}, "no address"),
+        (VALKEY, 200, USUAL[VALKEY] | {"endpoints": []}, "no address"),
+        (REDIS, 400, refusal(400), "There is no Memorystore for Redis"),
+        (REDIS, 401, refusal(401), "gcloud auth application-default login"),
+        (REDIS, 500, refusal(500), r"does not answer.*reaches redis\.googleapis\.com"),
     ],
 )
 def test_an_answer_that_is_of_no_use(
-    api: CloudApi, name: str, status: int, body: Any, text: str
+    google: Any, name: str, status: int, body: Any, text: str
 ) -> None:
-    assert re.search(text, told(api, name, status, body))
+    assert re.search(text, told(google, name, status, body))
 
 
-def test_no_permission_for_the_auth_string(api: CloudApi) -> None:
-    api.says(f"{INSTANCE}/authString", FORBIDDEN, 403)
-    said = told(api, REDIS, 200, redis_instance(authEnabled=True))
+def test_short_names_are_looked_for_in_both(google: Any) -> None:
+    """Where Redis has none of that name, Valkey is asked; so where its API is not enabled."""
+    says(google, INSTANCE, state="MAINTENANCE")
+    assert ask(google, INSTANCE).product == "redis"
+    for first in ((404, refusal(404)), (403, refusal(403, reason="SERVICE_DISABLED"))):
+        google.answers[INSTANCE] = partial(next, iter([first, (200, USUAL[VALKEY])]))
+        assert ask(google, INSTANCE).product == "valkey"
+    both = f"{GRANT}redis.viewer.*memorystore.viewer"
+    assert re.search(both, told(google, INSTANCE, 403, refusal(403)))
+
+
+def test_no_permission_for_the_auth_string(google: Any) -> None:
+    says(google, REDIS, authEnabled=True)
+    said = told(google, f"{REDIS}/authString", 403, refusal(403))
     assert re.search(f"AUTH string.*password=.*{GRANT}redis.admin", said)
 
 
-def test_no_answer(api: CloudApi) -> None:
-    api.answers[f"/v1/{INSTANCE}"] = (0, None)
-    started = time.monotonic()
-    with pytest.raises(EndpointError, match=r"does not answer.*reaches redis\.googleapis\.com"):
-        discover(REDIS, credentials=AnonymousCredentials(), api_endpoint=api.url, timeout=0.5)
-    assert time.monotonic() - started < 3
-
-
-def test_no_sign_in(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setenv("CLOUDSDK_CONFIG", str(tmp_path))
-    monkeypatch.delenv("GOOGLE_APPLICATION_CREDENTIALS", raising=False)
-    monkeypatch.setattr("google.auth.compute_engine._metadata._NO_GCE_CHECK", True)
+def test_no_answer_or_no_sign_in(signed_out: None) -> None:
+    """The given time is kept to; without credentials, the error says how to get some."""
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        url = f"http://127.0.0.1:{silent.getsockname()[1]}"
+        with pytest.raises(EndpointError, match="does not answer"):
+            discover(REDIS, credentials=AnonymousCredentials(), api_endpoint=url, timeout=0.5)
     for attempt in (discover, connect):
         with pytest.raises(EndpointError, match="gcloud auth application-default login"):
             attempt(REDIS)

@@ -1,237 +1,161 @@
 """IAM: the real google-auth against a token server on loopback, and servers that rotate tokens."""
 
-import json
-import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from pathlib import Path
+from datetime import timedelta
+from functools import partial
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import redis
+from google.auth import _helpers
 from google.oauth2.credentials import Credentials
 from langchain_core.messages import HumanMessage
 
-import servers
-from memorystore_chat.connection import connect, connect_async
+from memorystore_chat.connection import connect, connect_async, iam
 from memorystore_chat.connection.iam import IamCredentials, TokenError, TokenServerError
 from memorystore_chat.errors import ConnectError
 from memorystore_chat.history import MemorystoreChatMessageHistory
 from servers import Cluster, Server
 
 
-class TokenServer(ThreadingHTTPServer):
-    """Google's token service: token-1, token-2, ... on request."""
+class Tokens:
+    """Google's token service: token-1, token-2, ... on request.
 
-    daemon_threads = True
+    Attributes:
+        ahead: Seconds to set this machine's clock ahead, for our code and Google's.
+    """
 
-    def __init__(self) -> None:
-        super().__init__(("127.0.0.1", 0), _Answers)
+    def __init__(self, google: Any, monkeypatch: pytest.MonkeyPatch) -> None:
         self.issued: list[str] = []
-        self.asked = 0
-        self.lifetime = 3600.0
-        self.delay = 0.0
-        self.status = 200
-        threading.Thread(target=self.serve_forever, args=(0.01,), daemon=True).start()
+        self.status, self.ahead = 200, 0.0
+        self._google = google
+        google.answers["token"] = self._answer
+        clock, utcnow = time.time, _helpers.utcnow
+        monkeypatch.setattr(iam, "time", SimpleNamespace(time=lambda: clock() + self.ahead))
+        later: Callable[[], Any] = lambda: utcnow() + timedelta(seconds=self.ahead)  # noqa: E731
+        monkeypatch.setattr(_helpers, "utcnow", later)
 
-    def login(self, port: int | None = None) -> IamCredentials:
+    def _answer(self) -> tuple[int, Any]:
+        time.sleep(0.02)  # so that several may ask at once
+        if self.status != 200:
+            return self.status, {}
+        self.issued.append(f"token-{len(self.issued) + 1}")
+        return 200, {"access_token": self.issued[-1], "expires_in": 3600}
+
+    def login(self, url: str = "") -> IamCredentials:
         """Somebody's credentials, who has no token yet."""
-        uri = f"http://127.0.0.1:{port or self.server_port}/token"
+        uri = f"{url or self._google.url}/token"
         return IamCredentials(Credentials(None, "refresh", None, uri, "client", "secret"))
 
 
-class _Answers(BaseHTTPRequestHandler):
-    server: TokenServer
-
-    def do_POST(self) -> None:
-        google = self.server
-        self.rfile.read(int(self.headers["Content-Length"]))
-        google.asked += 1
-        time.sleep(google.delay)
-        if google.status == 200:
-            google.issued.append(f"token-{len(google.issued) + 1}")
-        answer = {"access_token": (google.issued or [""])[-1], "expires_in": google.lifetime}
-        body = json.dumps(answer if google.status == 200 else {}).encode()
-        self.send_response(google.status)
-        self.send_header("Content-Type", "application/json")
-        self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
-        self.wfile.write(body)
-
-    def log_message(self, *_: Any) -> None:
-        pass
-
-
 @pytest.fixture
-def google() -> Iterator[TokenServer]:
-    with TokenServer() as server:
-        yield server
-        server.shutdown()
+def tokens(google: Any, monkeypatch: pytest.MonkeyPatch) -> Tokens:
+    return Tokens(google, monkeypatch)
 
 
 def nodes_of(target: Server | Cluster) -> list[Server]:
     return target.nodes if isinstance(target, Cluster) else [target]
 
 
-def accept_only(target: Server | Cluster, token: str) -> None:
+def accept_only(target: Server | Cluster, token: str, *, drop: bool = True) -> None:
     """Let the server take this token and no older one, and drop who is logged in."""
     for node in nodes_of(target):
         with node.admin() as admin:
             admin.execute_command("ACL", "SETUSER", "default", "on", "resetpass", f">{token}")
-            admin.execute_command("CLIENT", "KILL", "USER", "default")
+            if drop:
+                admin.execute_command("CLIENT", "KILL", "USER", "default")
 
 
-@pytest.fixture(scope="module")
-def redis7() -> Iterator[Server]:
-    with servers.redis7() as server:
-        yield server
-
-
-@pytest.fixture(scope="module")
-def valkey9() -> Iterator[Server]:
-    with servers.valkey() as server:
-        yield server
-
-
-@pytest.fixture(params=["redis7", "valkey9", "auth_cluster", "tls_auth_server", "tls_cluster"])
-def target(request: pytest.FixtureRequest, google: TokenServer) -> Iterator[Server | Cluster]:
-    """A server, or a cluster, that takes only the first token of `google`."""
+@pytest.fixture
+def target(request: pytest.FixtureRequest) -> Iterator[Server | Cluster]:
+    """A server, or a cluster, that takes only the first token."""
     chosen: Server | Cluster = request.getfixturevalue(request.param)
+    accept_only(chosen, "token-1")
+    yield chosen
     for node in nodes_of(chosen):
         with node.admin() as admin:
             admin.flushall()
-    accept_only(chosen, "token-1")
-    yield chosen
     accept_only(chosen, "hunter2")
 
 
-def tls(target: Server | Cluster) -> dict[str, Any]:
-    certificates = nodes_of(target)[0].tls
-    return {"ca_certs": certificates.ca} if certificates else {}
-
-
-def texts(messages: list[Any]) -> list[str]:
-    return [message.content for message in messages]
-
-
-ROTATE_AT = {15, 30, 45, 60}
-EXPECTED = [str(number) for number in range(75)]
-
-
+@pytest.mark.parametrize("target", ["auth_server", "tls_cluster"], indirect=True)
 @pytest.mark.parametrize("kind", ["sync", "async"])
-async def test_rotation_is_not_noticed(
-    target: Server | Cluster, google: TokenServer, kind: str
-) -> None:
-    """Tokens change and connections drop during a loop of appends: nothing lost, nothing twice."""
-    provider = google.login()
-    with connect(target.url, iam=provider, **tls(target)) as client:
-        async with await connect_async(target.url, iam=provider, **tls(target)) as async_client:
-            twin = async_client if kind == "async" else None
-            history = MemorystoreChatMessageHistory(client, "session", async_client=twin)
-            for number in range(75):
-                if number in ROTATE_AT:
-                    accept_only(target, f"token-{len(google.issued) + 1}")
-                await history.aadd_messages([HumanMessage(str(number))])
-            assert texts(history.messages) == texts(await history.aget_messages()) == EXPECTED
-    assert google.issued == ["token-1", "token-2", "token-3", "token-4", "token-5"]
+async def test_rotation_is_not_noticed(target: Any, tokens: Tokens, kind: str) -> None:
+    """Tokens change, connections drop or lose their login: nothing is lost, nothing twice."""
+    secure = nodes_of(target)[0].tls
+    options: dict[str, Any] = {"ca_certs": secure.ca} if secure else {}
+    opening: Any = partial(connect if kind == "sync" else connect_async, iam=tokens.login())
+    client = opening(target.url, **options)
+    client = await client if kind == "async" else client
+    history = MemorystoreChatMessageHistory(client, "session")
+    for number in range(20):
+        if number in (4, 9, 14):
+            accept_only(target, f"token-{len(tokens.issued) + 1}", drop=number != 9)
+        if number == 9:  # RESET takes the login away: from here on the server answers NOAUTH
+            nodes = {"target_nodes": client.get_nodes()} if isinstance(target, Cluster) else {}
+            reset = client.execute_command("RESET", **nodes)
+            _ = await reset if kind == "async" else None
+        await history.aadd_messages([HumanMessage(str(number))])
+    found = [message.text for message in await history.aget_messages()]
+    assert found == [str(number) for number in range(20)]
+    assert len(tokens.issued) == 4
+    await client.aclose() if kind == "async" else client.close()
 
 
-async def test_lost_login_is_renewed(target: Server | Cluster, google: TokenServer) -> None:
-    """NOAUTH on an open connection leads to a new login, and the command runs once."""
-    provider = google.login()
-    options: dict[str, Any] = {"iam": provider, **tls(target)}
-    with connect(target.url, **options) as client:
-        async with await connect_async(target.url, **options) as async_client:
-            for node in nodes_of(target):
-                with node.admin() as admin:
-                    admin.execute_command("ACL", "SETUSER", "default", "resetpass", ">token-2")
-            # RESET takes a connection's login away: from here on the server answers NOAUTH.
-            both: tuple[Any, ...] = (client, async_client)
-            for one in both:
-                nodes = {"target_nodes": one.get_nodes()} if isinstance(target, Cluster) else {}
-                answer = one.execute_command("RESET", **nodes)
-                if one is async_client:
-                    await answer
-            assert client.incr("{k}counter") == 1
-            assert await async_client.incr("{k}counter") == 2
-            assert google.issued == ["token-1", "token-2"]
-
-
-def test_one_token_per_lifetime_with_16_threads(google: TokenServer) -> None:
-    google.lifetime, google.delay = 1.0, 0.05
-    provider = google.login()
-    end = time.monotonic() + 2.3
-    seen: list[set[str]] = []
-
-    def ask() -> None:
-        mine = set()
-        while time.monotonic() < end:
-            mine.add(provider.get_credentials()[1])
-            time.sleep(0.001)
-        seen.append(mine)
-
+def test_one_token_per_lifetime_with_16_threads(tokens: Tokens) -> None:
+    """It is renewed shortly before its end, by one thread, and then handed out by all."""
+    provider = tokens.login()
     with ThreadPoolExecutor(16) as pool:
-        for _ in range(16):
-            pool.submit(ask)
-    assert google.issued == ["token-1", "token-2", "token-3"]
-    assert seen == [{"token-1", "token-2", "token-3"}] * 16
+        for ahead, newest in ((0, 1), (3300, 1), (3400, 2), (6600, 2), (6900, 3)):
+            tokens.ahead = ahead
+            logins = list(pool.map(lambda _: provider.get_credentials(), range(64)))
+            assert logins == [("default", f"token-{newest}")] * 64
+            assert len(tokens.issued) == newest
 
 
-def test_refused_token_is_reported_with_the_role(redis7: Server, google: TokenServer) -> None:
-    accept_only(redis7, "another")
-    started = time.monotonic()
-    with pytest.raises(ConnectError, match="refuses the access token") as caught:
-        connect(redis7.url, iam=google.login())
-    assert time.monotonic() - started < 2
-    assert "roles/redis.dbConnectionUser" in str(caught.value)
-    assert "token-1" not in str(caught.value)
-    assert google.issued == ["token-1", "token-2"]
+def test_failed_renewal_keeps_the_good_token(tokens: Tokens, google: Any) -> None:
+    """It is tried again ten seconds later, and an error once the token has expired."""
+    provider = tokens.login()
+    provider.get_credentials()
+    tokens.status = 404
+    for ahead, asked in ((3500, 2), (3505, 2), (3511, 3)):
+        tokens.ahead = ahead
+        with ThreadPoolExecutor(16) as pool:
+            logins = list(pool.map(lambda _: provider.get_credentials(), range(64)))
+        assert logins == [("default", "token-1")] * 64
+        assert len(google.asked) == asked
+    tokens.ahead = 3700
+    with pytest.raises(TokenError):
+        provider.get_credentials()
 
 
-def test_revoked_role_is_reported_quickly(redis7: Server, google: TokenServer) -> None:
-    """Where the new token is refused as well, the command fails soon and for good."""
-    accept_only(redis7, "token-1")
-    with connect(redis7.url, iam=google.login()) as client:
-        accept_only(redis7, "another")
-        started = time.monotonic()
+@pytest.mark.parametrize("target", ["auth_server"], indirect=True)
+def test_a_refused_token_is_reported_with_the_role(target: Server, tokens: Tokens) -> None:
+    """Where the new token is refused as well, the command fails for good."""
+    with connect(target.url, iam=tokens.login()) as client:
+        accept_only(target, "another")
         with pytest.raises(redis.AuthenticationError):
             client.get("a")
-        assert time.monotonic() - started < 2
         with pytest.raises(ConnectError, match=r"refuses the login.*dbConnectionUser"):
             len(MemorystoreChatMessageHistory(client, "a"))
-    assert google.issued == ["token-1", "token-2", "token-3"]
+    assert len(tokens.issued) == 3
+    with pytest.raises(ConnectError, match=r"refuses the access token.*roles/redis") as caught:
+        connect(target.url, iam=tokens.login())
+    assert "token-" not in str(caught.value)
+    assert len(tokens.issued) == 5
 
 
-def test_failed_renewal_keeps_the_good_token(google: TokenServer) -> None:
-    google.lifetime = 7.0
-    provider = google.login()
-    provider.get_credentials()
-    google.status = 404
-    asked = google.asked
-    time.sleep(6.35)  # within the last tenth of its lifetime
-    with ThreadPoolExecutor(50) as pool:
-        logins = list(pool.map(lambda _: provider.get_credentials(), range(50)))
-    assert logins == [("default", "token-1")] * 50
-    assert google.asked == asked + 1
-
-
-def test_google_refuses_or_is_away(redis7: Server, google: TokenServer) -> None:
-    google.status = 401
-    for port, kind, word in (
-        (None, TokenError, "application-default login"),
-        (servers.free_port(), TokenServerError, "cannot be reached"),
+def test_google_refuses_or_is_away(auth_server: Server, tokens: Tokens, signed_out: None) -> None:
+    tokens.status = 401
+    for provider, kind, word in (
+        (tokens.login(), TokenError, "application-default login"),
+        (tokens.login("http://127.0.0.1:1"), TokenServerError, "cannot be reached"),
+        (IamCredentials(), TokenError, "application-default login"),
     ):
         with pytest.raises(kind, match=word):
-            google.login(port).get_credentials()
+            provider.get_credentials()
         with pytest.raises(ConnectError, match=word):
-            connect(redis7.url, iam=google.login(port), timeout=1)
-
-
-def test_no_sign_in(redis7: Server, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setenv("CLOUDSDK_CONFIG", str(tmp_path))
-    monkeypatch.delenv("GOOGLE_APPLICATION_CREDENTIALS", raising=False)
-    monkeypatch.setattr("google.auth.compute_engine._metadata._NO_GCE_CHECK", True)
-    with pytest.raises(ConnectError, match="gcloud auth application-default login"):
-        connect(redis7.url, iam=True)
+            connect(auth_server.url, iam=provider, timeout=1)

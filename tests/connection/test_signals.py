@@ -1,134 +1,125 @@
 """Signals while a client of connect() works: no reply of another call, no hang, nothing lost."""
 
-import os
-import random
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from redis.connection import Connection
 
 import servers
-from memorystore_chat.connection import connect
-from proxy import Proxy
+from connecting import answering
+from memorystore_chat.connection import clients, connect
 from servers import Cluster, Server
 
-COUNT = int(os.environ.get("MEMORYSTORE_TEST_SIGNALS", "400"))
-TIMEOUT = 2.0
+MAIN = threading.main_thread().ident or 0
 
 
-class AlarmError(Exception):
-    pass
+class Alarm(Exception):  # noqa: N818
+    """What the tests' handler raises."""
 
 
-@pytest.fixture
-def alarm() -> Iterator[None]:
+@pytest.fixture(autouse=True)
+def handlers() -> Iterator[None]:
+    """SIGUSR1 and SIGINT raise; as it was afterwards."""
+
     def ring(*_: object) -> None:
-        raise AlarmError
+        raise Alarm
 
-    before = signal.signal(signal.SIGALRM, ring)
+    before = {number: signal.signal(number, ring) for number in (signal.SIGUSR1, signal.SIGINT)}
     yield
-    signal.signal(signal.SIGALRM, before)
+    for number, handler in before.items():
+        assert signal.getsignal(number) is ring
+        signal.signal(number, handler)
 
 
-@pytest.fixture(params=["server", "cluster"])
-def slow(request: pytest.FixtureRequest) -> Iterator[Callable[..., Any]]:
-    """Connect to a server or a cluster through links that add a millisecond."""
-    target: Server | Cluster = request.getfixturevalue(f"valkey_{request.param}")
-    nodes = target.nodes if isinstance(target, Cluster) else [target]
-    with ExitStack() as ways:
-        ports = {
-            node.port: ways.enter_context(Proxy(node.host, node.port, delay=0.001)).port
-            for node in nodes
-        }
-        remap = {"address_remap": lambda place: (place[0], ports.get(place[1], place[1]))}
-        options: dict[str, Any] = remap if isinstance(target, Cluster) else {}
-        url = f"redis://127.0.0.1:{ports[nodes[0].port]}"
-        yield lambda: ways.enter_context(connect(url, timeout=TIMEOUT, **options))
+def once(monkeypatch: pytest.MonkeyPatch, owner: Any, name: str, number: int, when: str) -> None:
+    """Send a signal to this thread as it enters or leaves a method for the first time."""
+    real = getattr(owner, name)
+    sent = False
+
+    def method(*given: Any, **options: Any) -> Any:
+        nonlocal sent
+        if when == "before" and not sent:
+            sent = True
+            signal.raise_signal(number)
+        answer = real(*given, **options)
+        if not sent:
+            sent = True
+            signal.raise_signal(number)
+        return answer
+
+    monkeypatch.setattr(owner, name, method)
 
 
-def pools(client: Any) -> list[Any]:
-    nodes = client.get_nodes() if hasattr(client, "get_nodes") else []
-    return [n.redis_connection.connection_pool for n in nodes] or [client.connection_pool]
-
-
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGALRM])
-def test_signals_at_random_times(
-    slow: Callable[..., Any], key_prefix: str, number: signal.Signals, alarm: None
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGUSR1])
+@pytest.mark.parametrize("kind", ["server", "cluster"])
+def test_a_signal_at_any_moment_of_a_command(
+    request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, kind: str, number: int
 ) -> None:
-    client = slow()
-    keys = [f"{key_prefix}{n}" for n in range(10)]
-    for key in keys:
-        client.set(key, key, ex=600)
-    ready, done = threading.Event(), threading.Event()
-    chance = random.Random(1)
-
-    def disturb() -> None:
-        while not done.is_set():
-            if ready.wait(0.1):
-                ready.clear()
-                time.sleep(chance.random() * 0.004)
-                signal.pthread_kill(threading.main_thread().ident or 0, number)
-
-    sender = threading.Thread(target=disturb)
-    sender.start()
-    caught, longest, foreign = 0, 0.0, []
-    while caught < COUNT:
-        try:
-            ready.set()
-            while True:
-                for key in keys:
-                    began = time.monotonic()
-                    if (answer := client.get(key)) != key.encode():
-                        foreign.append(answer)
-                    longest = max(longest, time.monotonic() - began)
-        except (AlarmError, KeyboardInterrupt):
-            caught += 1
-    done.set()
-    sender.join()
-    assert foreign == []
-    assert longest < TIMEOUT
-    assert {pool.pool.qsize() for pool in pools(client)} == {20}, "a connection was lost"
-    assert [client.get(key) for key in keys] == [key.encode() for key in keys]
-
-
-def later(*seconds: float) -> threading.Thread:
-    """Press Ctrl-C after so many seconds each."""
-
-    def press() -> None:
-        for pause in seconds:
-            time.sleep(pause)
-            signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
-
-    thread = threading.Thread(target=press)
-    thread.start()
-    return thread
+    """The command ends, then the handler raises; the next one has its own reply and connection."""
+    target: Server | Cluster = request.getfixturevalue(f"valkey_{kind}")
+    moments = [
+        (clients.Pool, "get_connection"),
+        (Connection, "send_packed_command"),
+        (Connection, "read_response"),
+        (clients.Pool, "release"),
+    ]
+    with connect(target.url, max_connections=2, timeout=5) as client:
+        for owner, name in moments:
+            for when in ("before", "after"):
+                for key in ("a", "b"):
+                    client.set(key, f"{name} {when} {key}", ex=60)
+                with monkeypatch.context() as signaling:
+                    once(signaling, owner, name, number, when)
+                    with pytest.raises(Alarm):
+                        client.append("a", "!")
+                answers = [client.get(key) for key in ("b", "a")]
+                assert answers == [f"{name} {when} b".encode(), f"{name} {when} a!".encode()]
+        nodes = client.get_nodes() if isinstance(client, clients.ClusterClient) else [client]
+        for node in nodes:
+            pool = getattr(node, "redis_connection", node).connection_pool
+            assert pool.pool.qsize() == 2, "a connection was lost"
 
 
 def test_a_second_interrupt_raises_at_once_and_drops_the_connection() -> None:
-    with servers.valkey() as server, connect(server.url, timeout=5) as client:
-        client.mset({"a": "a", "b": "b"})
-        server.pause()
-        began, thread = time.monotonic(), later(0.2, 0.2)
-        with pytest.raises(KeyboardInterrupt):
+    """As when the server hangs: the first waits for the answer, and nobody is given it later."""
+    told: list[str] = []
+    raised = threading.Event()
+
+    def reply(request: bytes) -> bytes:
+        if b"GET\r\n" not in request:
+            return b"$1\r\nb\r\n" if b"ECHO" in request else b"+PONG\r\n" * request.count(b"*")
+        for name in ("first", "second"):
+            if not raised.is_set():
+                told.append(name)
+                signal.pthread_kill(MAIN, signal.SIGINT)
+                time.sleep(0.5)  # so that it is not one signal for Python
+        if not raised.wait(10):
+            told.append("an answer")
+        return b"$1\r\na\r\n"
+
+    with answering(reply) as place, connect(place, timeout=20, patience=0) as client:
+        with pytest.raises(Alarm):
             client.get("a")
-        assert 0.3 < time.monotonic() - began < 1.5
-        thread.join()
-        server.resume()
-        assert [client.get("b") for _ in range(3)] == [b"b"] * 3
+        raised.set()
+        assert told == ["first", "second"]
+        assert client.echo("b") == b"b"
 
 
 def test_an_interrupt_ends_the_wait_for_a_server_that_is_gone() -> None:
-    with servers.valkey() as server, connect(server.url, timeout=1, patience=30) as client:
+    with servers.valkey() as server, connect(server.url, timeout=1, patience=40) as client:
         server.kill()
-        for _ in range(3):
-            began, thread = time.monotonic(), later(0.5)
-            with pytest.raises(KeyboardInterrupt):
-                client.get("a")
-            assert time.monotonic() - began < 2
-            thread.join()
+        began = time.monotonic()
+
+        def interrupted() -> None:
+            threading.Timer(0.3, signal.pthread_kill, (MAIN, signal.SIGINT)).start()
+            client.get("a")
+
+        with pytest.raises(Alarm):
+            interrupted()
+        assert time.monotonic() - began < 30
         server.restart()
         assert client.get("a") is None

@@ -18,7 +18,6 @@ from pydantic import Field
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
-import servers
 from memorystore_chat import MemorystoreChatMessageHistory
 from memorystore_chat.agents import ChatHistoryMiddleware
 
@@ -145,13 +144,10 @@ def remembering(
 
 def nowhere() -> redis.Redis:
     """A client that must not be used: nothing listens where it connects to."""
-    return redis.Redis(port=servers.free_port(), retry=NO_RETRY)
+    return redis.Redis(port=1, retry=NO_RETRY)
 
 
 THREAD: Any = {"configurable": {"thread_id": "ada/1"}}
-OTHER: Any = {"configurable": {"thread_id": "grace/1"}}
-
-
 MODES = ("messages", "updates", "values")
 
 
