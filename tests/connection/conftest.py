@@ -18,9 +18,8 @@ from servers import Cluster, Server, Tls
 @pytest.fixture(autouse=True)
 def no_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     """The endpoint and the password of whoever runs the tests stay out of them."""
-    for name in ("MEMORYSTORE_ENDPOINT", "MEMORYSTORE_PASSWORD", "VERTEX_PRODUCT"):
-        monkeypatch.delenv(name, raising=False)
-    for name in ("K_SERVICE", "CLOUD_RUN_JOB", "KUBERNETES_SERVICE_HOST"):
+    ours = ["MEMORYSTORE_ENDPOINT", "MEMORYSTORE_PASSWORD"]
+    for name in [*ours, "VERTEX_PRODUCT", "K_SERVICE", "CLOUD_RUN_JOB", "KUBERNETES_SERVICE_HOST"]:
         monkeypatch.delenv(name, raising=False)
 
 
@@ -39,13 +38,7 @@ def old_style(tmp_path_factory: pytest.TempPathFactory) -> Tls:
 
 @pytest.fixture(scope="session")
 def tls_server(modern: Tls) -> Iterator[Server]:
-    with servers.redis7(tls=modern) as server:
-        yield server
-
-
-@pytest.fixture(scope="session")
-def tls_auth_server(old_style: Tls) -> Iterator[Server]:
-    with servers.redis7(tls=old_style, requirepass="hunter2") as server:
+    with servers.redis7(tls=modern, requirepass="hunter2") as server:
         yield server
 
 

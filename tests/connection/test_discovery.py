@@ -69,9 +69,9 @@ def says(google: Any, name: str, **differs: Any) -> str:
     return resource
 
 
-def ask(google: Any, name: str | Endpoint, **options: Any) -> Endpoint:
-    given = {"credentials": AnonymousCredentials(), "api_endpoint": google.url, "timeout": 20}
-    return discover(name, **given | options)
+def ask(google: Any, name: str | Endpoint, timeout: float = 20) -> Endpoint:
+    somebody = AnonymousCredentials()
+    return discover(name, credentials=somebody, api_endpoint=google.url, timeout=timeout)
 
 
 @pytest.mark.parametrize(
@@ -126,11 +126,11 @@ def test_given_login_and_certificates_are_not_asked_for(google: Any) -> None:
 
 
 async def test_a_name_becomes_a_client(
-    google: Any, tls_auth_server: Server, old_style: Tls, monkeypatch: pytest.MonkeyPatch
+    google: Any, tls_server: Server, modern: Tls, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """connect() with the name of an instance with AUTH and TLS: nothing else is needed."""
-    place = {"host": tls_auth_server.host, "port": tls_auth_server.port}
-    authorities = [{"cert": old_style.ca.read_text()}]
+    place = {"host": tls_server.host, "port": tls_server.port}
+    authorities = [{"cert": modern.ca.read_text()}]
     says(google, REDIS, **place, **TLS, authEnabled=True, serverCaCerts=authorities)
     monkeypatch.setattr(discovery, "discover", partial(ask, google))
     async with await connect_async(INSTANCE) as async_client:
@@ -152,35 +152,41 @@ def refusal(code: int, message: str = "", reason: str = "") -> dict[str, Any]:
     return {"error": error}
 
 
-DISABLED = "API has not been used in project 1 before or it is disabled."
 GRANT = "gcloud projects add-iam-policy-binding my-project --member=user:YOU --role=roles/"
-LISTS = {
-    REDIS: "gcloud redis instances {} --region=europe-west1 --project=my-project",
-    CLUSTER: "gcloud redis clusters {} --region=europe-west1 --project=my-project",
-    VALKEY: "gcloud memorystore instances {} --location=europe-west1 --project=my-project",
-}
+OFF = "API has not been used in project 1 before or it is disabled."
 
 
 def told(google: Any, name: str, status: int, body: Any) -> str:
-    """What discover() says if Google Cloud answers so about a resource."""
+    """What discover() says if Google Cloud answers so about a resource, or its AUTH string."""
+    named = name.removesuffix("/authString")
+    says(google, named, authEnabled=True)
     google.says(name.partition(".com/")[2] or name, body, status)
     with pytest.raises(EndpointError) as caught:
-        ask(google, name.removesuffix("/authString"))
+        ask(google, named)
     return str(caught.value)
 
 
-@pytest.mark.parametrize("name", [REDIS, CLUSTER, VALKEY])
-def test_the_next_step_is_that_of_the_service(google: Any, name: str) -> None:
-    service = "memorystore" if name == VALKEY else "redis"
-    assert LISTS[name].format("list") in told(google, name, 404, refusal(404))
-    assert f"{GRANT}{service}.viewer" in told(google, name, 403, refusal(403))
-    for reason in ("SERVICE_DISABLED", ""):
-        said = told(google, name, 403, refusal(403, DISABLED, reason))
-        assert f"gcloud services enable {service}.googleapis.com --project=my-project" in said
-    answer = USUAL[name] | {"state": "CREATING", "host": ""}
-    said = told(google, name, 200, answer)
-    assert "is creating" in said
-    assert LISTS[name].format("describe chat") in said
+@pytest.mark.parametrize(
+    ("name", "api", "command"),
+    [
+        (REDIS, "redis", "gcloud redis instances {} --region"),
+        (CLUSTER, "redis", "gcloud redis clusters {} --region"),
+        (VALKEY, "memorystore", "gcloud memorystore instances {} --location"),
+    ],
+)
+def test_the_next_step_is_that_of_the_service(
+    google: Any, name: str, api: str, command: str
+) -> None:
+    command += "=europe-west1 --project=my-project"
+    creating = USUAL[name] | {"state": "CREATING", "host": ""}
+    for status, body, next_step in (
+        (404, refusal(404), command.format("list")),
+        (403, refusal(403), f"{GRANT}{api}.viewer"),
+        (403, refusal(403, OFF), f"gcloud services enable {api}.googleapis.com --project=my-pro"),
+        (403, refusal(403, reason="SERVICE_DISABLED"), f"enable {api}.googleapis.com"),
+        (200, creating, command.format("describe chat")),
+    ):
+        assert next_step in told(google, name, status, body)
 
 
 @pytest.mark.parametrize(
@@ -191,6 +197,7 @@ def test_the_next_step_is_that_of_the_service(google: Any, name: str) -> None:
         (REDIS, 400, refusal(400), "There is no Memorystore for Redis"),
         (REDIS, 401, refusal(401), "gcloud auth application-default login"),
         (REDIS, 500, refusal(500), r"does not answer.*reaches redis\.googleapis\.com"),
+        (f"{REDIS}/authString", 403, refusal(403), f"AUTH string.*password=.*{GRANT}redis.admin"),
     ],
 )
 def test_an_answer_that_is_of_no_use(
@@ -208,12 +215,6 @@ def test_short_names_are_looked_for_in_both(google: Any) -> None:
         assert ask(google, INSTANCE).product == "valkey"
     both = f"{GRANT}redis.viewer.*memorystore.viewer"
     assert re.search(both, told(google, INSTANCE, 403, refusal(403)))
-
-
-def test_no_permission_for_the_auth_string(google: Any) -> None:
-    says(google, REDIS, authEnabled=True)
-    said = told(google, f"{REDIS}/authString", 403, refusal(403))
-    assert re.search(f"AUTH string.*password=.*{GRANT}redis.admin", said)
 
 
 def test_no_answer_or_no_sign_in(signed_out: None) -> None:

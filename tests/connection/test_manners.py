@@ -3,13 +3,13 @@
 import asyncio
 import threading
 import time
+from functools import partial
 from typing import Any
 
 import pytest
 import redis
 import redis.asyncio
 from blockbuster import blockbuster_ctx
-from redis.asyncio.cluster import RedisCluster as AsyncRedisCluster
 from redis.cluster import RedisCluster
 
 import servers
@@ -24,38 +24,29 @@ async def test_manners(server: Server, auth_cluster: Cluster) -> None:
     for url, login in ((server.url, {}), (auth_cluster.url, {"password": "hunter2"})):
         options: dict[str, Any] = {"timeout": 3, **login}
         with connect(url, **options) as client:
-            everything = [client, getattr(client, "connection_pool", None)]
-            check(sync_connections(client), everything)
-            one = {"target_nodes": "random"} if isinstance(client, RedisCluster) else {}
             execute: Any = client.execute_command
-            assert execute("CLIENT GETNAME", **one) in (None, b"")
+            node: Any = client
+            if isinstance(client, RedisCluster):
+                node = client.get_default_node()
+                execute = partial(execute, target_nodes=node)
+                node = node.redis_connection
+            assert execute("CLIENT GETNAME") in (None, b"")
+            check(client, node.get_connection_kwargs(), node.connection_pool)
         async with await connect_async(url, **options) as async_client:
-            check(async_connections(async_client), [async_client])
+            if isinstance(async_client, redis.asyncio.RedisCluster):
+                node = async_client.get_default_node()
+                check(async_client, node.connection_kwargs, node)
+            else:
+                pool = async_client.connection_pool
+                check(async_client, pool.connection_kwargs, pool)
 
 
-def sync_connections(client: Any) -> list[Any]:
-    pools = [client.connection_pool] if not isinstance(client, RedisCluster) else []
-    if isinstance(client, RedisCluster):
-        pools = [node.redis_connection.connection_pool for node in client.get_nodes()]
-    assert {pool.max_connections for pool in pools} == {20}
-    return [connection for pool in pools for connection in pool.pool.queue if connection]
-
-
-def async_connections(client: Any) -> list[Any]:
-    if isinstance(client, AsyncRedisCluster):
-        assert {node.max_connections for node in client.get_nodes()} == {20}
-        return [c for node in client.get_nodes() for c in node._connections]
-    assert client.connection_pool.max_connections == 20
-    return list(client.connection_pool._available_connections)
-
-
-def check(connections: list[Any], shown: list[Any]) -> None:
-    patient = [one.retry for one in [*shown, *connections] if hasattr(one, "retry")]
-    assert 6 in [getattr(retry, "patience", None) for retry in patient], "twice the timeout"
-    for one in connections:
-        assert (one.protocol, one.health_check_interval) == (2, 30)
-        assert one.socket_timeout == one.socket_connect_timeout == 3
-    assert "hunter2" not in repr([*shown, *connections])
+def check(client: Any, used: dict[str, Any], pool: Any) -> None:
+    assert (used["protocol"], used["health_check_interval"], pool.max_connections) == (2, 30, 20)
+    assert used["socket_timeout"] == used["socket_connect_timeout"] == 3
+    retry = client.retry if hasattr(client, "retry") else client.get_retry()
+    assert retry.patience == 6, "twice the timeout"
+    assert "hunter2" not in repr([client, pool])
 
 
 async def test_close_closes_everything(valkey_server: Server, auth_cluster: Cluster) -> None:

@@ -26,7 +26,6 @@ async def test_plain(server: Server) -> None:
         assert await use(endpoint) == plain
 
 
-@pytest.mark.own_server
 async def test_unix_socket_and_ipv6(valkey_server: Server) -> None:
     await use(f"unix://{valkey_server.socket}")
     with servers.valkey(host="::1") as server:
@@ -54,28 +53,27 @@ async def test_password(
     await use()
 
 
-async def test_tls(tls_server: Server, modern: Tls, names: None, tmp_path: Path) -> None:
+async def test_tls_and_a_password(
+    tls_server: Server, modern: Tls, names: None, tmp_path: Path
+) -> None:
     other = servers.certificates(tmp_path, "other.test").ca
-    await use(tls_server.url, ca_certs=(modern.ca, other))
+    await use(tls_server.url, password="hunter2", ca_certs=(modern.ca, other))
     for place in ("memorystore.test", "localhost"):
-        await use(f"valkeys://{place}:{tls_server.port}", ca_certs=modern.ca.read_text())
-
-
-async def test_authority_without_key_identifier(tls_auth_server: Server, old_style: Tls) -> None:
-    """Memorystore's authority works on every Python, also where a plain client refuses it."""
-    with tls_auth_server.client(ssl_check_hostname=False) as naive:
-        if ssl.create_default_context().verify_flags & ssl.VERIFY_X509_STRICT:
-            with pytest.raises(redis.ConnectionError, match="Missing Authority Key Identifier"):
-                naive.ping()
-        else:
-            assert naive.ping()
-    await use(tls_auth_server.url, password="hunter2", ca_certs=old_style.ca)
+        url = f"valkeys://:hunter2@{place}:{tls_server.port}"
+        await use(url, ca_certs=modern.ca.read_text())
 
 
 async def test_tls_and_a_password_on_every_node(
     auth_cluster: Cluster, tls_cluster: Cluster, old_style: Tls
 ) -> None:
+    """Memorystore's authority works on every Python, also where a plain client refuses it."""
     await use(auth_cluster.url, password="hunter2")
+    with tls_cluster.nodes[0].client(ssl_check_hostname=False) as naive:
+        if ssl.create_default_context().verify_flags & ssl.VERIFY_X509_STRICT:
+            with pytest.raises(redis.ConnectionError, match="Missing Authority Key Identifier"):
+                naive.ping()
+        else:
+            assert naive.ping()
     await use(tls_cluster.url, password="hunter2", ca_certs=old_style.ca)
 
 
