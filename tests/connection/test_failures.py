@@ -101,7 +101,8 @@ def misleading_cluster(request: pytest.FixtureRequest) -> Iterator[Cluster]:
 
 def test_a_database_on_a_cluster(misleading_cluster: Cluster) -> None:
     """A cluster has one, also if its server can have more, and none is chosen silently."""
-    for options in ({}, {"cluster": True}):
+    ways: tuple[dict[str, Any], ...] = ({}, {"cluster": True})
+    for options in ways:
         assert "only database 0" in refused(f"{misleading_cluster.url}/1", **options)
     if misleading_cluster.nodes[0].options["cluster-databases"] == 1:
         assert "no database 1" in refused(f"{misleading_cluster.url}/1", cluster=False)

@@ -33,10 +33,11 @@ class Tokens:
         self.status, self.ahead = 200, 0.0
         self._google = google
         google.answers["token"] = self._answer
-        clock, utcnow = time.time, _helpers.utcnow
+        clock = time.time
+        utcnow: Callable[[], Any] = _helpers.utcnow
         monkeypatch.setattr(iam, "time", SimpleNamespace(time=lambda: clock() + self.ahead))
-        later: Callable[[], Any] = lambda: utcnow() + timedelta(seconds=self.ahead)  # noqa: E731
-        monkeypatch.setattr(_helpers, "utcnow", later)
+        later = timedelta(seconds=1)
+        monkeypatch.setattr(_helpers, "utcnow", lambda: utcnow() + self.ahead * later)
 
     def _answer(self) -> tuple[int, Any]:
         time.sleep(0.02)  # so that several may ask at once

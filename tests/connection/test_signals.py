@@ -78,9 +78,9 @@ def test_a_signal_at_any_moment_of_a_command(
                         client.append("a", "!")
                 answers = [client.get(key) for key in ("b", "a")]
                 assert answers == [f"{name} {when} b".encode(), f"{name} {when} a!".encode()]
-        nodes = client.get_nodes() if isinstance(client, clients.ClusterClient) else [client]
+        nodes: list[Any] = getattr(client, "get_nodes", lambda: [client])()
         for node in nodes:
-            pool = getattr(node, "redis_connection", node).connection_pool
+            pool: Any = getattr(node, "redis_connection", node).connection_pool
             assert pool.pool.qsize() == 2, "a connection was lost"
 
 
