@@ -109,10 +109,13 @@ async def test_a_server_that_stays_away_is_waited_for_as_promised(
             async with await connect_async(url, patience=patience) as async_client:
                 push: Any = client.rpush
                 push_async: Any = async_client.rpush
-                for run in (partial(asyncio.to_thread, push), push_async):
+                for run in (
+                    lambda: asyncio.to_thread(push, "gone", "x"),
+                    lambda: push_async("gone", "x"),
+                ):
                     proxy.answer_append_with = [b"-LOADING it is loading\r\n"] * 1000
                     began = time.monotonic()
                     with pytest.raises(redis.BusyLoadingError):
-                        await run("gone", "x")
+                        await run()
                     assert (len(proxy.answer_append_with) == 999) == (patience == 0)
                     assert time.monotonic() - began >= patience
