@@ -325,8 +325,6 @@ def check_tunnel(through_tunnel: Callable[[Endpoint, int], Any]) -> _Problems:
             hint = next(hint for word, hint in missing.items() if word in told)
             yield f"the connection fails: {told}.", hint
             return
-        if client is None:
-            yield "it returns None.", "Return the client of connect(...)."
         with client:
             if client.connection_pool.connection_kwargs.get("port") != near.port:
                 yield "it connects to another server.", "Connect to 127.0.0.1, and the port given."
@@ -375,15 +373,10 @@ def check_slowest(slowest: Any, seconds: Sequence[float]) -> _Problems:
 
 
 @_exercise("It survived the kill of a node.", "Four options of the history do it.")
-def check_production(
-    make_history: Callable[[Client, str], History | None], key_prefix: str
-) -> _Problems:
+def check_production(make_history: Callable[[Client, str], History], key_prefix: str) -> _Problems:
     """Notebook 9: a history for production, tried on a cluster whose primary is killed."""
     with practice.cluster() as cluster, connect(cluster.endpoint) as client:
         history = make_history(client, "kay")
-        if history is None:
-            yield "production_history returns None.", "Return the history."
-            return
         if history.client is not client:
             why = "Hand on the client that the function is given, not another one."
             yield "the history is on another server.", why

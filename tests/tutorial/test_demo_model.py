@@ -9,7 +9,6 @@ import pytest
 from langchain.agents.middleware import SummarizationMiddleware
 from langchain_core.language_models import BaseChatModel
 from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, SystemMessage, ToolMessage
-from langchain_core.tools import tool
 from langchain_tests.integration_tests import ChatModelIntegrationTests
 from langchain_tests.unit_tests import ChatModelUnitTests
 from langgraph.runtime import Runtime
@@ -225,55 +224,24 @@ class TestDemoChatModelIntegration(ChatModelIntegrationTests):
     returns_usage_metadata = False
 
 
-@tool
-def get_weather(city: str) -> str:
-    """Tell the weather in a city."""
-    return f"It is sunny in {city}."
+def function(name: str, description: str, **kinds: str) -> dict[str, Any]:
+    """Describe a tool whose arguments are all required."""
+    properties = {key: {"type": kind} for key, kind in kinds.items()}
+    parameters = {"type": "object", "properties": properties, "required": [*kinds]}
+    return {"name": name, "description": description, "parameters": parameters}
 
 
-@tool
-def get_opening_hours(place: str) -> str:
-    """Tell when a place in town opens and closes."""
-    return "10 am to 6 pm"
-
-
-@tool
-def count_residents(city: str) -> str:
-    """Tell how many people live in a city."""
-    return "1.4 million"
-
-
-@tool
-def cancel_booking(number: int) -> str:
-    """Cancel a booking."""
-    return f"Booking {number} is canceled."
-
-
-@tool
-def get_booking(number: int) -> str:
-    """Show a booking."""
-    return "two nights"
-
-
-@tool
-def remember(fact: str) -> str:
-    """Remember something that the guest says."""
-    return ""
-
-
-@tool
-def add(a: int, b: int) -> int:
-    """Add two numbers."""
-    return a + b
-
-
-@tool
-def search_orders(order_id: str) -> str:
-    """Find an order."""
-    return order_id
-
-
-HOTEL = [get_weather, get_opening_hours, count_residents, cancel_booking, get_booking]
+WEATHER = function("get_weather", "Tell the weather in a city.", city="string")
+REMEMBER = function("remember", "Remember something that the guest says.", fact="string")
+ADD = function("add", "Add two numbers.", a="integer", b="integer")
+ORDERS = function("search_orders", "Find an order.", order_id="string")
+HOTEL = [
+    WEATHER,
+    function("get_opening_hours", "Tell when a place in town opens and closes.", place="string"),
+    function("count_residents", "Tell how many people live in a city.", city="string"),
+    function("cancel_booking", "Cancel a booking.", number="integer"),
+    function("get_booking", "Show a booking.", number="integer"),
+]
 KYOTO = {"city": "Kyoto"}
 CALLS: list[tuple[str, list[tuple[str, dict[str, Any]]]]] = [
     ("What is the weather in Kyoto?", [("get_weather", KYOTO)]),
@@ -321,9 +289,9 @@ def test_uses_a_hotels_tools() -> None:
 
 def test_uses_any_other_tool() -> None:
     order = [("search_orders", {"order_id": "A-17"})]
-    assert calls("Look up order A-17, please.", add, search_orders) == order
+    assert calls("Look up order A-17, please.", ADD, ORDERS) == order
     for text in ("Add 40 and 2.", "add(40, 2)"):
-        assert calls(text, add, search_orders) == [("add", {"a": 40, "b": 2})]
+        assert calls(text, ADD, ORDERS) == [("add", {"a": 40, "b": 2})]
 
 
 def with_tools(*lines: str) -> list[Any]:
@@ -361,14 +329,14 @@ def test_a_question_is_never_an_argument() -> None:
 
 def test_keeps_what_it_is_told_with_a_tool_that_remembers() -> None:
     kept = [("remember", {"fact": "I like green tea"})]
-    assert calls("Please remember that I like green tea", remember, *HOTEL) == kept
-    assert calls("I like green tea", remember, *HOTEL) == kept
-    assert calls("What do I like?", remember, *HOTEL) == []
+    assert calls("Please remember that I like green tea", REMEMBER, *HOTEL) == kept
+    assert calls("I like green tea", REMEMBER, *HOTEL) == kept
+    assert calls("What do I like?", REMEMBER, *HOTEL) == []
 
 
 def report(text: str, content: str, **fields: Any) -> str:
     """Ask, answer the call, and return what the model makes of it."""
-    model = DemoChatModel().bind_tools([*HOTEL, remember])
+    model = DemoChatModel().bind_tools([*HOTEL, REMEMBER])
     reply = model.invoke(text)
     result = ToolMessage(content, tool_call_id=reply.tool_calls[0]["id"], **fields)
     return model.invoke([HumanMessage(text), reply, result]).text
@@ -404,6 +372,6 @@ async def test_streams_tool_calls() -> None:
 
 
 def test_tool_choice() -> None:
-    assert calls("Hello", get_weather, tool_choice="any") == [("get_weather", {"city": "Hello"})]
-    assert calls("Hello", get_weather, add, tool_choice="add") == [("add", {"a": 0, "b": 0})]
-    assert calls("What is the weather in Paris?", get_weather, tool_choice="none") == []
+    assert calls("Hello", WEATHER, tool_choice="any") == [("get_weather", {"city": "Hello"})]
+    assert calls("Hello", WEATHER, ADD, tool_choice="add") == [("add", {"a": 0, "b": 0})]
+    assert calls("What is the weather in Paris?", WEATHER, tool_choice="none") == []
