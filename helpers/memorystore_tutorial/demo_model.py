@@ -210,8 +210,8 @@ class _Talk:
 
     def _summary(self) -> str:
         """Retell what the guest said, and asked last."""
-        told = [re.sub("(?i)^my ", "The user's ", _sentence(fact)) for fact in self.facts.values()]
-        told = [each if each[:3] == "The" else f"The user said: {each}" for each in told]
+        facts = [f"The user said: {_sentence(fact)}" for fact in self.facts.values()]
+        told = [re.sub("(?i) said: my ", "'s ", fact) for fact in facts]
         asked = " ".join([each for each in self.raw[:-1] if "?" in each][-3:])
         told += [f"The user asked: {asked}"] if asked else []
         return " ".join(told) or "There is nothing to summarize yet."
@@ -259,11 +259,10 @@ class _Talk:
 
     def _call(self, calls: list[tuple["_Tool", dict[str, Any]]]) -> str | list[ToolCall]:
         """Call tools, or ask back once for what is missing."""
-        for tool, args in calls:
-            if missing := [key for key in tool.required if key not in args]:
-                question = f"Which {missing[0].replace('_', ' ')} do you mean?"
-                again = f"Let us leave that. Ask me again, and name the {missing[0]}."
-                return again if question == self.last else question
+        if missing := [key for tool, args in calls for key in tool.required if key not in args]:
+            question = f"Which {missing[0].replace('_', ' ')} do you mean?"
+            again = f"Let us leave that. Ask me again, and name the {missing[0]}."
+            return again if question == self.last else question
         return [tool_call(name=t.name, args=args, id=f"call_{uuid4().hex}") for t, args in calls]
 
     def _report(self, result: Any) -> str:
