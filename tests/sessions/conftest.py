@@ -1,4 +1,4 @@
-"""What the tests of sessions share: one contract for a server of each kind and a cluster."""
+"""What the tests of sessions share: one contract for a server and a cluster."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -9,7 +9,7 @@ import servers
 from interference import InterferingRedis
 
 
-@pytest.fixture(params=["valkey_server", "redis_server", "valkey_cluster"])
+@pytest.fixture(params=["redis_server", "valkey_cluster"])
 def client(request: pytest.FixtureRequest, key_prefix: str) -> Iterator[Any]:
     """A plain redis-py client; the keys under `key_prefix` are removed afterwards."""
     with request.getfixturevalue(request.param).client() as connected:

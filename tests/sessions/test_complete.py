@@ -6,22 +6,26 @@ from typing import Any
 
 import pytest
 import redis
+from redis.backoff import NoBackoff
 from redis.crc import key_slot
+from redis.retry import Retry
 
 import servers
-from memorystore_chat import MemorystoreChatError, connect, sessions
+from interference import InterferingRedis
+from memorystore_chat import ConnectError, MemorystoreChatError, connect, sessions
 from memorystore_tutorial import sessions_table
 from proxy import Proxy
 from reshaping import add_shard, empty_primary, fail_over, move_slots
-from servers import Cluster, Server
+from servers import Cluster
 from stored import element, exported, ids
 
 NAMES = [f"{number:03}" for number in range(90)]
+MESSAGE = element()
 
 
 def store(client: Any, key_prefix: str) -> None:
     for name in NAMES:
-        client.rpush(f"{key_prefix}{name}", element(), element())
+        client.rpush(f"{key_prefix}{name}", MESSAGE, MESSAGE)
 
 
 def test_a_client_that_knows_an_older_cluster(key_prefix: str) -> None:
@@ -74,97 +78,77 @@ def test_one_node_of_a_cluster_is_refused(valkey_cluster: Cluster, key_prefix: s
         assert ids(client, key_prefix) == NAMES
 
 
-class Pair:
-    """A server and its copy behind one address."""
-
-    def __init__(self, first: Server, second: Server, proxy: Proxy) -> None:
-        self.first, self.second, self.proxy = first, second, proxy
-
-    def copy(self) -> None:
-        """Make the second server a replica that has everything."""
-        with self.first.admin() as primary, self.second.admin() as replica:
-            replica.execute_command("REPLICAOF", self.first.host, self.first.port)
-            servers.wait_until(
-                lambda: (
-                    replica.info("replication")["master_link_status"] == "up"
-                    and replica.dbsize() == primary.dbsize()
-                ),
-                "the copy",
-            )
-
-    def fail_over(self, *, cut: bool = True) -> None:
-        """Promote the copy, make the address lead to it, and demote the first server."""
-        with self.second.admin() as replica:
-            replica.execute_command("REPLICAOF", "NO", "ONE")
-        self.proxy.lead_to(self.second.host, self.second.port, cut=cut)
-        with self.first.admin() as primary:
-            primary.execute_command("REPLICAOF", self.second.host, self.second.port)
+def test_an_outage_is_an_error(key_prefix: str) -> None:
+    """It is never a short list: neither in the middle of one, nor of what is left of a cluster."""
+    with servers.valkey() as server, server.client(retry=Retry(NoBackoff(), 0)) as client:
+        for number in range(300):
+            client.rpush(f"{key_prefix}{number}", element())
+        found = sessions.scan(client, key_prefix=key_prefix)
+        assert next(found).messages == 1
+        server.kill()
+        with pytest.raises(ConnectError, match="listing"):
+            list(found)
+    config: dict[str, Any] = {"cluster_node_timeout": 500, "cluster_require_full_coverage": "no"}
+    with servers.cluster(replicas=0, **config) as cluster, cluster.client() as client:
+        store(client, key_prefix)
+        cluster.nodes[2].kill()
+        with pytest.raises(MemorystoreChatError, match="listing"):
+            ids(client, key_prefix)
 
 
 @pytest.fixture
-def pair() -> Iterator[Pair]:
-    at_once: dict[str, Any] = {"repl_diskless_sync_delay": 0, "repl_diskless_load": "swapdb"}
-    with (
-        servers.valkey(**at_once) as first,
-        servers.valkey(**at_once) as second,
-        Proxy(first.host, first.port) as proxy,
-    ):
-        yield Pair(first, second, proxy)
+def pair() -> Iterator[tuple[Proxy, Callable[[bool], None]]]:
+    """An address, and what makes it lead to another server with the same sessions."""
+    with servers.valkey() as first, servers.valkey() as second:
+        for server in (first, second):
+            with server.client() as client:
+                store(client, "a")
+        with Proxy(first.host, first.port) as proxy:
+
+            def fail_over(cut: bool) -> None:
+                proxy.lead_to(second.host, second.port, cut=cut)
+                with first.admin() as former:
+                    former.execute_command("REPLICAOF", second.host, second.port)
+
+            yield proxy, fail_over
 
 
-@pytest.mark.parametrize("cut", [True, False], ids=["cut", "surviving"])
-@pytest.mark.parametrize("kind", ["redis-py", "connect"])
-def test_a_server_that_fails_over_during_a_scan(pair: Pair, kind: str, cut: bool) -> None:
-    """Another server behind the address, or a connection that stays with the old one."""
-    url = f"redis://127.0.0.1:{pair.proxy.port}"
+@pytest.mark.parametrize(("kind", "cut"), [("redis-py", True), ("connect", False)])
+def test_a_server_that_fails_over_during_a_scan(pair: Any, kind: str, cut: bool) -> None:
+    """Another server behind the address, or a connection that stays with one now a replica."""
+    proxy, fail_over = pair
+    url = f"redis://127.0.0.1:{proxy.port}"
     with connect(url) if kind == "connect" else redis.Redis.from_url(url) as client:
-        store(client, "")
-        pair.copy()
-        found = sessions.scan(client)
+        found = sessions.scan(client, key_prefix="a")
         assert next(found).messages == 2
-        pair.fail_over(cut=cut)
-        with pytest.raises(MemorystoreChatError, match="again"):
+        fail_over(cut)
+        with pytest.raises(MemorystoreChatError, match="again" if cut else "primary"):
             list(found)
-        assert ids(client, "") == NAMES
+        assert ids(client, "a") == NAMES
+
+
+def load(client: Any) -> sessions.Report:
+    return sessions.load(client, exported(client, "a"), key_prefix="b")
 
 
 @pytest.mark.parametrize(
-    ("command", "change"),
+    ("when", "change"),
     [
         ("SCAN", partial(sessions.delete, key_prefix="a", dry_run=False)),
-        ("SCAN", partial(sessions.expire, key_prefix="a", ttl=100, dry_run=False)),
-        ("EVAL", lambda client: sessions.load(client, exported(client, "a"), key_prefix="b")),
+        ("sessions/change", partial(sessions.expire, key_prefix="a", ttl=100, dry_run=False)),
+        ("sessions/load", load),
     ],
-    ids=["delete", "expire", "load"],
 )
 def test_a_server_that_fails_over_during_a_change(
-    pair: Pair, command: str, change: Callable[..., sessions.Report]
+    pair: Any, when: str, change: Callable[..., sessions.Report]
 ) -> None:
     """What was written last may be gone with it: an error says so; done again, it is complete."""
-    with redis.Redis(port=pair.proxy.port, protocol=2) as client:
-        store(client, "a")
-        pair.copy()
-        answer = client.response_callbacks.get(command, lambda reply, **_: reply)
-        count = 0
-
-        def then_fail_over(reply: Any, **options: Any) -> Any:
-            nonlocal count
-            count += 1
-            if count == 1:
-                pair.fail_over()
-            return answer(reply, **options)
-
-        client.set_response_callback(command, then_fail_over)
+    proxy, fail_over = pair
+    with InterferingRedis(port=proxy.port, protocol=2) as client:
+        client.before = {when: lambda: fail_over(True)}
         with pytest.raises(MemorystoreChatError):
             change(client)
         report = change(client)
         assert report.sessions + report.existing == len(NAMES) or not ids(client, "a")
         if report.action == "expire":
             assert all(session.ttl for session in sessions.scan(client))
-
-
-def test_a_replica_is_refused(pair: Pair) -> None:
-    """It may lack sessions; the error says where to go."""
-    pair.copy()
-    with pair.second.client() as client, pytest.raises(MemorystoreChatError, match="primary"):
-        ids(client, "")

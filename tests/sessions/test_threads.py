@@ -3,7 +3,7 @@
 import io
 import json
 from datetime import timedelta
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from hypothesis import given, settings
@@ -26,6 +26,8 @@ from memorystore_chat.checkpoint import MemorystoreSaver
 from memorystore_chat.sessions import threads
 from memorystore_chat.sessions.threads import messages_of, take_over
 from memorystore_tutorial import DemoChatModel
+from scripted import nowhere
+from stored import UNTIMED, elements
 
 CONFIG: Any = {"configurable": {"thread_id": "t"}}
 TALK = [
@@ -43,18 +45,20 @@ def stored_saver(client: Any, key_prefix: str) -> MemorystoreSaver:
     return MemorystoreSaver(client, key_prefix=key_prefix)
 
 
-@pytest.fixture(params=["MemorystoreSaver", "InMemorySaver"])
-def saver(
-    request: pytest.FixtureRequest, stored_saver: MemorystoreSaver
-) -> BaseCheckpointSaver[Any]:
-    return InMemorySaver() if request.param == "InMemorySaver" else stored_saver
-
-
 @pytest.fixture
-def history(client: Any, key_prefix: str) -> MemorystoreChatMessageHistory:
-    made = MemorystoreChatMessageHistory(client, "s", key_prefix=key_prefix)
+def history(valkey_server: servers.Server, key_prefix: str) -> MemorystoreChatMessageHistory:
+    made = MemorystoreChatMessageHistory(valkey_server.client(), "s", key_prefix=key_prefix)
     made.add_messages(TALK)
     return made
+
+
+@pytest.fixture(params=["MemorystoreSaver", "InMemorySaver"])
+def saver(
+    request: pytest.FixtureRequest, history: Any, key_prefix: str
+) -> BaseCheckpointSaver[Any]:
+    if request.param == "InMemorySaver":
+        return InMemorySaver()
+    return MemorystoreSaver(history.client, key_prefix=key_prefix)
 
 
 def told(messages: Any) -> list[Any]:
@@ -77,26 +81,15 @@ def talk(saver: BaseCheckpointSaver[Any], *names: str) -> None:
         graph.invoke({"messages": [("user", "Hello")]}, {"configurable": {"thread_id": name}})
 
 
-def names(saver: MemorystoreSaver) -> list[str]:
-    return [thread.thread_id for thread in threads.scan(saver)]
-
-
-def test_scan_says_what_a_thread_is(stored_saver: MemorystoreSaver) -> None:
-    """Time, size, number of checkpoints, and whether it waits for a person."""
-    talk(stored_saver, "ada", "lee")
-    ada, lee = threads.scan(stored_saver)
-    assert (ada.thread_id, ada.is_waiting, lee.thread_id, lee.is_waiting) == (
-        "ada", False, "lee", True,
-    )  # fmt: skip
-    assert (ada.checkpoints, lee.checkpoints) == (3, 2)
-    assert ada.ttl is None
-    assert ada.size is None or ada.size > 500
-    assert ada.updated < lee.updated
-
-
-def test_delete_and_expire(stored_saver: MemorystoreSaver) -> None:
+def test_scan_delete_and_expire(stored_saver: MemorystoreSaver) -> None:
     """By default they only count; unknown ids are reported; none is not all."""
     talk(stored_saver, "ada", "lee", "eve")
+    ada, eve, lee = threads.scan(stored_saver)
+    waiting = [(each.thread_id, each.is_waiting) for each in (ada, eve, lee)]
+    assert waiting == [("ada", False), ("eve", False), ("lee", True)]
+    assert (ada.checkpoints, lee.checkpoints, ada.ttl) == (3, 2, None)
+    assert ada.size is None or ada.size > 500
+    assert ada.updated < lee.updated
     dry = threads.delete(stored_saver, all_threads=True)
     assert (dry.dry_run, dry.sessions, dry.messages) == (True, 3, 8)
     assert "3 threads (8 checkpoints" in repr(dry)
@@ -110,7 +103,7 @@ def test_delete_and_expire(stored_saver: MemorystoreSaver) -> None:
         assert left == {"ada": None, "eve": ttl and pytest.approx(ttl, abs=2), "lee": None}
     report = threads.delete(stored_saver, iter(["ada", "ada", "eve"]), dry_run=False)
     assert (report.sessions, report.messages, report.missing) == (2, 6, 0)
-    assert names(stored_saver) == ["lee"]
+    assert [thread.thread_id for thread in threads.scan(stored_saver)] == ["lee"]
 
 
 def test_delete_by_age(stored_saver: MemorystoreSaver, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -150,46 +143,40 @@ def test_export(stored_saver: MemorystoreSaver) -> None:
     [
         (ValueError, {"idle_for": 60}), (TypeError, {"ids": "ada"}),
         (TypeError, {"all_threads": 1}), (TypeError, {"ids": [], "saver": InMemorySaver()}),
+        (ValueError, {"ids": [], "ttl": 0}),
     ],
 )  # fmt: skip
 def test_bad_options_are_refused(error: type[Exception], options: dict[str, Any]) -> None:
-    with servers.valkey() as server, server.client() as client:
-        given: dict[str, Any] = {"saver": MemorystoreSaver(client), **options}
+    given: dict[str, Any] = {"saver": MemorystoreSaver(nowhere()), **options}
+    with pytest.raises(error):
+        threads.expire(**{"ttl": 1, **given})
+    if "ttl" not in options:
         with pytest.raises(error):
             threads.delete(**given)
-        with pytest.raises(error):
-            threads.expire(ttl=1, **given)
-    with pytest.raises(ValueError, match="ttl"):
-        threads.expire(given["saver"], [], ttl=0)
 
 
 def test_an_agent_goes_on(
     saver: BaseCheckpointSaver[Any], history: MemorystoreChatMessageHistory
 ) -> None:
-    """An agent with the checkpointer remembers the session, and the session stays as it was."""
+    """Taken over again the thread gains what the session gained; the session stays as it was."""
     assert take_over(history, saver, "t") == 6
-    agent = create_agent(DemoChatModel(), checkpointer=saver)
-    answer = agent.invoke({"messages": [HumanMessage("What is my name?")]}, CONFIG)
-    assert "Ada" in answer["messages"][-1].text
-    assert len(answer["messages"]) == 8
-    assert told(history.messages) == told(TALK)
-
-
-def test_twice_is_once(
-    saver: BaseCheckpointSaver[Any], history: MemorystoreChatMessageHistory
-) -> None:
-    """Taken over again the thread gains what the session gained, and nothing is doubled."""
-    take_over(history, saver, "t")
     history.add_user_message("My name is Ada.")
     for _ in range(2):
         assert take_over(history, saver, "t") == 7
-    assert told(messages_of(saver, "t")) == told([*TALK, HumanMessage("My name is Ada.")])
+    talk = [*TALK, HumanMessage("My name is Ada.")]
+    assert told(messages_of(saver, "t")) == told(history.messages) == told(talk)
+    agent = create_agent(DemoChatModel(), checkpointer=saver)
+    answer = agent.invoke({"messages": [HumanMessage("What is my name?")]}, CONFIG)
+    assert "Ada" in answer["messages"][-1].text
+    assert len(answer["messages"]) == 9
+    history.clear()
+    assert take_over(history, saver, "nothing") == 0
+    assert messages_of(saver, "nothing") == []
+    history.add_messages(messages_of(saver, "t"))
+    assert history.messages == answer["messages"]
 
 
-LIMITS: list[dict[str, int]] = [{}, {"window": 4}, {"max_messages": 4}]
-
-
-@pytest.mark.parametrize("limits", LIMITS, ids=str)
+@pytest.mark.parametrize("limits", [{}, {"window": 4}, {"max_messages": 4}], ids=str)
 def test_equal_texts_are_each_taken_over(
     valkey_server: servers.Server, key_prefix: str, limits: Any
 ) -> None:
@@ -213,10 +200,13 @@ def test_equal_texts_are_each_taken_over(
         check()
 
 
-def test_inside_a_tool_call(saver: BaseCheckpointSaver[Any], client: Any, key_prefix: str) -> None:
+def test_inside_a_tool_call(
+    saver: BaseCheckpointSaver[Any], history: MemorystoreChatMessageHistory
+) -> None:
     """One result a call: what stood in for it gives way, also if the window begins behind it."""
+    history.window = 2
     for id_ in (None, "own"):
-        history = MemorystoreChatMessageHistory(client, f"s{id_}", key_prefix=key_prefix, window=2)
+        history.clear()
         history.add_messages([HumanMessage("q"), TALK[3]])
         take_over(history, saver, f"t{id_}")
         assert [m.type for m in messages_of(saver, f"t{id_}")] == ["human", "ai", "tool"]
@@ -228,30 +218,31 @@ def test_inside_a_tool_call(saver: BaseCheckpointSaver[Any], client: Any, key_pr
         assert got == [("human", "q"), ("ai", ""), ("tool", "42"), ("ai", "It is 42.")]
 
 
-def test_read_out(saver: BaseCheckpointSaver[Any], client: Any, key_prefix: str) -> None:
-    agent = create_agent(DemoChatModel(), checkpointer=saver)
-    said = agent.invoke({"messages": [HumanMessage("My name is Ada.")]}, CONFIG)["messages"]
-    assert messages_of(saver, "t") == said
-    history = MemorystoreChatMessageHistory(client, "new", key_prefix=key_prefix)
-    assert take_over(history, saver, "nothing") == 0
-    assert messages_of(saver, "nothing") == []
-    history.add_messages(messages_of(saver, "t"))
-    assert history.messages == said
+def test_messages_without_and_with_equal_ids(history: MemorystoreChatMessageHistory) -> None:
+    """Those of other libraries have no append; an id that is there twice is of two messages."""
+    client, saver = cast("Any", history.client), InMemorySaver()
+    history.clear()
+    client.rpush(history.key, UNTIMED, UNTIMED, *elements(1))
+    take_over(history, saver, "t")
+    client.rpush(history.key, UNTIMED)
+    history.add_messages([AIMessage("a", id="x"), AIMessage("b", id="x")])
+    for _ in range(2):
+        take_over(history, saver, "t")
+    assert [m.text for m in messages_of(saver, "t")] == ["hi", "hi", "message 0", "hi", "a", "b"]
 
 
 def test_other_things_are_refused(history: MemorystoreChatMessageHistory) -> None:
-    with pytest.raises(TypeError, match="history"):
-        take_over([], InMemorySaver(), "t")  # type: ignore[arg-type]
-    with pytest.raises(TypeError, match="saver"):
-        take_over(history, history, "t")  # type: ignore[arg-type]
-    with pytest.raises(TypeError, match="thread_id"):
-        messages_of(InMemorySaver(), 7)  # type: ignore[arg-type]
+    for what, arguments in (
+        ("history", ([], InMemorySaver(), "t")),
+        ("saver", (history, history, "t")),
+        ("thread_id", (history, InMemorySaver(), 7)),
+    ):
+        with pytest.raises(TypeError, match=what):
+            take_over(*arguments)
     client: Any = history.client
-    client.unlink(history.key)
     client.rpush(history.key, "{broken")
     with pytest.raises(CorruptHistoryError):
         take_over(history, InMemorySaver(), "t")
-    client.unlink(history.key)
     client.set(history.key, "x")
     with pytest.raises(MemorystoreChatError, match="WRONGTYPE"):
         take_over(history, InMemorySaver(), "t")

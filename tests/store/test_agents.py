@@ -14,13 +14,14 @@ from langmem import create_manage_memory_tool, create_search_memory_tool
 from memorystore_chat.store import MemorystoreStore
 from memorystore_tutorial import DemoChatModel
 from scripted import Scripted
+from servers import Cluster
 
 ADA: Any = {"configurable": {"thread_id": "1", "langgraph_user_id": "ada"}}
 
 
-@pytest.fixture(params=["valkey_server", "valkey_cluster"])
-def store(request: pytest.FixtureRequest, key_prefix: str) -> Iterator[MemorystoreStore]:
-    with request.getfixturevalue(request.param).client() as client:
+@pytest.fixture
+def store(valkey_cluster: Cluster, key_prefix: str) -> Iterator[MemorystoreStore]:
+    with valkey_cluster.client() as client:
         yield MemorystoreStore(client, key_prefix=key_prefix)
 
 

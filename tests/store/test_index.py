@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 from langgraph.store.base import GetOp, PutOp, SearchOp
+from redis.cluster import RedisCluster
 from redis.crc import key_slot
 
 import servers
@@ -19,7 +20,7 @@ from servers import Cluster, Server
 AGO = 2 * 3_600_000  # milliseconds: long enough to be forgotten
 
 
-@pytest.fixture(params=["valkey_server", "redis_server", "valkey_cluster"])
+@pytest.fixture(params=["redis_server", "valkey_cluster"])
 def client(request: pytest.FixtureRequest) -> Any:
     """A client of a server or a cluster."""
     with request.getfixturevalue(request.param).client() as connected:
@@ -53,24 +54,30 @@ def test_the_index_is_sharded(client: Any, key_prefix: str) -> None:
     assert store.list_namespaces(prefix=("users",), limit=2000) == users[1::2]
 
 
-def test_what_leads_nowhere_is_forgotten_once_it_is_old(client: Any, key_prefix: str) -> None:
-    """A note without items is left for an hour, as its put may be under way, and then removed."""
+def test_what_leads_nowhere_is_forgotten(client: Any, key_prefix: str) -> None:
+    """A name goes with its last item; on a cluster once no put into it can be under way."""
     store = MemorystoreStore(client, key_prefix=key_prefix)
-    store.put(("a", "b"), "k", {})
-    store.delete(("a", "b"), "k")
-    assert store.search(()) == store.list_namespaces() == []
-    assert noted(client, key_prefix) == {b"/a/b"}
+    cluster = isinstance(client, RedisCluster)
+    for name in ("b", "c", "d"):
+        store.put(("a", name), "k", {}, ttl=0.1 / 60 if name == "d" else None)
     age_notes(client, key_prefix)
-    store.put(("a", "c"), "k", {})
-    assert store.list_namespaces(prefix=("a",)) == [("a", "c")]
-    assert [item.namespace for item in store.search((), filter={})] == [("a", "c")]
-    assert noted(client, key_prefix) == {b"/a/c"}
+    store.delete(("a", "c"), "k")
+    store.put(("a", "young"), "k", {})
+    store.delete(("a", "young"), "k")
+    time.sleep(0.2)
+    left = {b"/a/b", b"/a/d"} | ({b"/a/young"} if cluster else set())
+    assert noted(client, key_prefix) == left
+    assert [item.namespace for item in store.search((), filter={})] == [("a", "b")]
+    assert noted(client, key_prefix) == left - {b"/a/d"}
+    age_notes(client, key_prefix)
+    assert store.list_namespaces(prefix=("a",)) == store.list_namespaces() == [("a", "b")]
+    assert noted(client, key_prefix) == {b"/a/b"}
 
 
 def test_a_put_that_was_cut_off_leaves_nothing_unfound(
     valkey_cluster: Cluster, key_prefix: str
 ) -> None:
-    """On a cluster the note is first; a put that comes too long after it notes again."""
+    """On a cluster the note comes first; a put that comes too long after it notes again."""
     steps = StoreSteps(key_prefix, None, one_server=False)
     put = steps.write(PutOp(("a", "b"), "k", {}), b"")
     with valkey_cluster.client() as client:
@@ -96,7 +103,7 @@ def test_a_put_that_was_cut_off_leaves_nothing_unfound(
         assert [item.namespace for item in store.search(("a",))] == [("a", "b")]
 
 
-def test_a_note_that_a_fail_over_lost_is_made_again(client: Any, key_prefix: str) -> None:
+def test_a_note_that_a_failover_lost_is_made_again(client: Any, key_prefix: str) -> None:
     """A day after it was noted, the next put into a namespace notes it again."""
     store = MemorystoreStore(client, key_prefix=key_prefix)
     store.put(("a", "b"), "k", {})
@@ -109,43 +116,37 @@ def test_a_note_that_a_fail_over_lost_is_made_again(client: Any, key_prefix: str
     assert len(store.search(())) == 1
 
 
-@pytest.mark.parametrize("namespaces", [10, 2000])
-def test_costs_do_not_depend_on_what_is_stored(
-    valkey_server: Server, key_prefix: str, namespaces: int
-) -> None:
+def test_costs_do_not_depend_on_what_is_stored(valkey_server: Server, key_prefix: str) -> None:
     """One round trip for what concerns one namespace, three for a prefix; no slow script."""
-    names = [("users", f"{number}") for number in range(namespaces)]
-    with valkey_server.client() as direct:
-        filler = MemorystoreStore(direct, key_prefix=key_prefix)
-        for start in range(0, namespaces, 200):
-            puts = [PutOp(name, f"{n}", {"n": n}) for name in names[start:][:200] for n in range(3)]
-            filler.batch(puts)
-        direct.config_resetstat()
+    names = [("users", f"{number}") for number in range(1000)]
     with (
+        valkey_server.client() as direct,
         Proxy(valkey_server.host, valkey_server.port) as proxy,
         valkey_server.client(port=proxy.port) as client,
     ):
+        filler = MemorystoreStore(direct, key_prefix=key_prefix)
+        filler.batch([PutOp(name, f"{n}", {"n": n}) for name in names for n in range(3)])
+        direct.config_resetstat()
         store = MemorystoreStore(client, key_prefix=key_prefix, ttl={"default_ttl": 5})
         both: list[Any] = [PutOp(names[1], "k", {}), GetOp(names[1], "0"), SearchOp(names[6])]
-        asked: dict[str, Any] = {
-            "get": lambda: store.get(names[3], "1"),
-            "put": lambda: store.put(names[3], "1", {"n": 7}),
-            "put into a new namespace": lambda: store.put(("new", "one"), "1", {}),
-            "delete": lambda: store.delete(("new", "one"), "1"),
-            "search": lambda: store.search(names[3]),
-            "filter": lambda: store.search(names[5], filter={"n": 1}),
-            "batch": lambda: store.batch(both[:2]),
-            "searches": lambda: store.batch(both[2:] * 2),
-        }
         store.get(names[3], "0")
-        for name, ask in asked.items():
+        for ask in (
+            lambda: store.get(names[3], "1"),
+            lambda: store.put(names[3], "1", {"n": 7}),
+            lambda: store.put(("new", "one"), "1", {}),
+            lambda: store.delete(("new", "one"), "1"),
+            lambda: store.search(names[3]),
+            lambda: store.search(names[3], limit=1, offset=1),
+            lambda: store.search(names[5], filter={"n": 1}),
+            lambda: store.batch(both[:2]),
+            lambda: store.batch(both[2:] * 2),
+        ):
             proxy.reset()
             ask()
-            assert proxy.round_trips == 1, name
+            assert proxy.round_trips == 1
         proxy.reset()
         assert len(store.search(("users",), limit=5)) == 5
         assert proxy.round_trips <= 3
-    with valkey_server.client() as direct:
         assert direct.info("commandstats")["cmdstat_evalsha"]["usec_per_call"] < 2000
 
 
@@ -178,8 +179,8 @@ async def test_a_namespace_is_found_while_its_slot_moves(
     await other.aclose()
 
 
-def test_a_fail_over_loses_nothing_that_was_replicated() -> None:
-    """Puts go on after the fail-over of a primary, and all that its replica had is found."""
+def test_a_failover_loses_nothing_that_was_replicated() -> None:
+    """Puts go on after the failover of a primary, and all that its replica had is found."""
     with servers.cluster(cluster_node_timeout=1000) as cluster, connect(cluster.url) as client:
         store = MemorystoreStore(client)
         for number in range(50):

@@ -11,7 +11,6 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, rule, run_sta
 from langgraph.store.base import GetOp, ListNamespacesOp, MatchCondition, PutOp, SearchOp
 from langgraph.store.memory import InMemoryStore
 from redis.backoff import ConstantBackoff
-from redis.cluster import ClusterNode, RedisCluster
 from redis.retry import Retry
 
 from memorystore_chat.store import MemorystoreStore
@@ -50,16 +49,13 @@ filters = st.none() | st.fixed_dictionaries(
         "list": st.lists(scalars, max_size=2),
     },
 )
-gets = st.tuples(names, keys).map(lambda given: GetOp(*given))
-puts = st.tuples(names, keys, values).map(lambda given: PutOp(*given))
-deletions = st.tuples(names, keys).map(lambda given: PutOp(*given, None))
+gets = st.builds(GetOp, names, keys)
+indexed: Any = st.sampled_from([None, False, ["list[*]"]])
+puts = st.builds(PutOp, names, keys, values, indexed, st.none())
+deletions = st.builds(PutOp, names, keys, st.none(), st.none(), st.none())
 paths = st.lists(parts | st.just("*"), min_size=1, max_size=3).map(tuple)
-conditions = st.lists(
-    st.tuples(st.sampled_from(["prefix", "suffix"]), paths).map(
-        lambda given: MatchCondition(*given)  # type: ignore[arg-type]
-    ),
-    max_size=2,
-)
+kinds: Any = st.sampled_from(["prefix", "suffix"])
+conditions = st.lists(st.builds(MatchCondition, kinds, paths), max_size=2)
 
 
 def embed(texts: Any) -> list[list[float]]:
@@ -81,19 +77,15 @@ class Beside(RuleBasedStateMachine):
         with self.server.client() as direct:
             direct.flushall()
         self.links = ExitStack()
-        self.proxies = {
-            node.port: self.links.enter_context(Proxy(node.host, node.port)) for node in nodes
-        }
-        ports = {port: proxy.port for port, proxy in self.proxies.items()}
+        self.proxies = [self.links.enter_context(Proxy(node.host, node.port)) for node in nodes]
+        ports = {node.port: proxy.port for node, proxy in zip(nodes, self.proxies, strict=True)}
         if isinstance(self.server, Cluster):
-            self.client: Any = RedisCluster(
-                startup_nodes=[ClusterNode(node.host, node.port) for node in nodes],
+            self.client: Any = self.server.client(
                 address_remap=lambda address: (address[0], ports.get(address[1], address[1])),
-                protocol=2,
                 retry=RETRY,
             )
         else:
-            self.client = self.server.client(port=ports[nodes[0].port], retry=RETRY)
+            self.client = self.server.client(port=self.proxies[0].port, retry=RETRY)
         self.ours = MemorystoreStore(self.client, index=INDEX)
         self.model: Any = InMemoryStore(index=INDEX)
 
@@ -114,7 +106,7 @@ class Beside(RuleBasedStateMachine):
 
     @rule()
     def lose_a_reply(self) -> None:
-        for proxy in self.proxies.values():
+        for proxy in self.proxies:
             proxy.lose_reply_to = b"store:"
 
     @rule(ops=st.lists(puts | deletions, min_size=1, max_size=4))

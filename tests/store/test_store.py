@@ -1,16 +1,14 @@
 """The contract of LangGraph's stores, on servers and a cluster, synchronous and asyncio."""
 
 import asyncio
+import json
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeAlias
 
 import pytest
 import redis
 from langchain_core.embeddings import Embeddings
-from langgraph.store.base import (
-    InvalidNamespaceError,
-    PutOp,
-)
+from langgraph.store.base import InvalidNamespaceError, PutOp
 
 import servers
 from memorystore_chat import ConnectError, MemorystoreChatError
@@ -19,6 +17,9 @@ from scripted import nowhere
 
 Place: TypeAlias = Any  # of conftest.py
 ADA = ("users", "ada")
+SOME = pytest.mark.parametrize(
+    "place", ["redis_server-async", "valkey_cluster-sync"], indirect=True
+)
 
 
 class Store:
@@ -32,17 +33,13 @@ class Store:
         return await self.place.call(self.store, name, *given, **options)
 
 
-@pytest.fixture
-def store(place: Place, key_prefix: str) -> Store:
-    return Store(place, key_prefix)
-
-
 def keys(items: Any) -> list[str]:
     return [item.key for item in items]
 
 
-async def test_an_item_is_there_until_it_is_deleted(store: Store) -> None:
+async def test_an_item_is_there_until_it_is_deleted(place: Place, key_prefix: str) -> None:
     """What was put is found by its key and each prefix of its namespace; its times tell."""
+    store = Store(place, key_prefix)
     await store("put", ADA, "drink", {"likes": "tea"})
     await store("put", (*ADA, "work"), "role", {"is": "engineer"})
     first = await store("get", ADA, "drink")
@@ -58,8 +55,10 @@ async def test_an_item_is_there_until_it_is_deleted(store: Store) -> None:
     assert await store("list_namespaces") == [(*ADA, "work")]
 
 
-async def test_a_large_namespace_is_read_in_parts(store: Store) -> None:
+@SOME
+async def test_a_large_namespace_is_read_in_parts(place: Place, key_prefix: str) -> None:
     """More items than a script looks at, some of them gone, are all found and counted once."""
+    store = Store(place, key_prefix)
     for start in range(0, 2600, 650):
         puts = [PutOp(("big",), f"k{n}", {"n": n}) for n in range(start, start + 650)]
         await store("batch", puts)
@@ -70,8 +69,10 @@ async def test_a_large_namespace_is_read_in_parts(store: Store) -> None:
     assert keys(await store("search", ("big",), limit=1, offset=1299)) == ["k2599"]
 
 
-async def test_items_expire(store: Store, key_prefix: str, place: Place) -> None:
+@SOME
+async def test_items_expire(place: Place, key_prefix: str) -> None:
     """An item past its minutes is never returned, and the next write removes it."""
+    store, items = Store(place, key_prefix), f"{key_prefix}store:{{/a}}"
     for namespace, key in ((("a",), "short"), (("a",), "kept"), (("b",), "short")):
         await store("put", namespace, key, {}, ttl=0.3 / 60)
     await store("put", ("a",), "long", {}, ttl=None)
@@ -81,7 +82,6 @@ async def test_items_expire(store: Store, key_prefix: str, place: Place) -> None
     assert await store("get", ("a",), "short") is None
     assert keys(await store("search", ())) == ["kept", "long"]
     assert await store("list_namespaces") == [("a",)]
-    items = f"{key_prefix}store:{{/a}}"
     assert place.sync_client.zscore(items, "kshort")
     await store("put", ("a",), "other", {})
     assert place.sync_client.zscore(items, "kshort") is None
@@ -89,20 +89,29 @@ async def test_items_expire(store: Store, key_prefix: str, place: Place) -> None
     assert not place.sync_client.exists(f"{key_prefix}store:{{/b}}")
 
 
-@pytest.mark.parametrize("refresh", [True, False])
-async def test_reading_renews(place: Place, key_prefix: str, refresh: bool) -> None:
+@SOME
+async def test_reading_renews(place: Place, key_prefix: str) -> None:
     """TTLConfig says how long items live, and whether get and search keep them alive."""
-    store = Store(place, key_prefix, ttl={"default_ttl": 1.2 / 60, "refresh_on_read": refresh})
-    for name in ("filtered", "found", "got", "left"):
-        await store("put", (name,), "k", {"name": name})
+    stores = {}
+    for refresh in (True, False):
+        ttl = {"default_ttl": 1.2 / 60, "refresh_on_read": refresh}
+        stores[refresh] = Store(place, f"{key_prefix}{refresh}:", ttl=ttl)
+        for name in ("filtered", "found", "got", "left"):
+            await stores[refresh]("put", (name,), "k", {"name": name})
     for _ in range(3):
         await asyncio.sleep(0.5)
-        await store("get", ("got",), "k")
-        await store("get", ("left",), "k", refresh_ttl=False)
-        await store("search", ("found",))
-        await store("search", ("filtered",), filter={"name": "filtered"})
-    left = [("filtered",), ("found",), ("got",)] if refresh else []
-    assert await store("list_namespaces") == left
+        for store in stores.values():
+            await store("get", ("got",), "k")
+            await store("get", ("left",), "k", refresh_ttl=False)
+            await store("search", ("found",))
+            await store("search", ("filtered",), filter={"name": "filtered"})
+    assert await stores[True]("list_namespaces") == [("filtered",), ("found",), ("got",)]
+    assert await stores[False]("list_namespaces") == []
+
+
+def two(texts: list[str]) -> list[list[float]]:
+    """Two numbers a text."""
+    return [[1, 0]] * len(texts)
 
 
 class Words(Embeddings):
@@ -127,6 +136,7 @@ class Words(Embeddings):
         return self.embed_documents(texts, "adocuments")
 
 
+@SOME
 async def test_search_by_meaning(place: Place, key_prefix: str) -> None:
     """The nearest come first, each with its best vector; what has none comes last."""
     words = Words()
@@ -152,50 +162,37 @@ async def test_search_by_meaning(place: Place, key_prefix: str) -> None:
     assert keys(found) == ["other", "nuts"]
     await store("put", (*ADA, "food"), "tea", {"text": "It is green."})
     assert keys(await store("search", ADA, query="green", limit=1)) == ["tea"]
-    two: Any = {"dims": 2, "embed": lambda texts: [[1, 0]] * len(texts)}
-    for other in (Store(place, key_prefix), Store(place, key_prefix, index=two)):
+    other_index: Any = {"dims": 2, "embed": two}
+    for other in (Store(place, key_prefix), Store(place, key_prefix, index=other_index)):
         assert [item.score for item in await other("search", ADA, query="tea")] == [None] * 5
 
 
 @pytest.mark.parametrize(
-    ("value", "error", "told"),
+    ("told", "error", "options", "ops"),
     [
-        ({"a": {"b": [1, {2, 3}]}}, TypeError, r"value\['a'\]\['b'\]\[1\] is a set"),
-        ({"a": {1: "x"}}, TypeError, "key"),
-        ({"n": float("nan")}, ValueError, r"\['n'\]"),
-        ({"half": "\ud83d"}, ValueError, r"\['half'\]"),
-        (["no", "dict"], TypeError, "dict"),
+        (r"value\['a'\]\[1\] is a set", TypeError, {}, [(("a",), "k", {"a": [1, {2, 3}]})]),
+        ("key", TypeError, {}, [(("a",), "k", {"a": {1: "x"}})]),
+        (r"\['n'\]", ValueError, {}, [(("a",), "k", {"n": float("nan")})]),
+        (r"\['half'\]", ValueError, {}, [(("a",), "fine", {}), (("a",), "k", {"half": "\ud83d"})]),
+        ("nested", ValueError, {}, [(("a",), "k", {"deep": json.loads("[" * 101 + "]" * 101)})]),
+        ("dict", TypeError, {}, [(("a",), "k", ["no", "dict"])]),
+        ("empty", InvalidNamespaceError, {}, [((), "k", {})]),
+        ("empty", InvalidNamespaceError, {}, [(("a", ""), "k", None)]),
+        ("tuple", TypeError, {}, [("ab", "k", None)]),
+        ("ttl", ValueError, {}, [(("a",), "k", {}, None, 0)]),
+        ("ttl", TypeError, {"ttl": 60}, []),
+        ("ttl", ValueError, {"ttl": {"default_ttl": 0}}, []),
+        ("dims", ValueError, {"index": {"dims": 0, "embed": len}}, []),
+        ("fields", TypeError, {"index": {"dims": 1, "embed": len, "fields": "text"}}, []),
+        ("numbers", ValueError, {"index": {"dims": 1, "embed": two}}, [(("a",), "k", {})]),
     ],
-)
-async def test_only_json_is_stored(
-    store: Store, place: Place, key_prefix: str, value: Any, error: type[Exception], told: str
+)  # fmt: skip
+def test_what_is_not_acceptable_is_refused(
+    told: str, error: type[Exception], options: Any, ops: Any
 ) -> None:
-    """Anything else is refused, and nothing of its batch is written."""
+    """A wrong option is refused when the store is made, a wrong operation before all are sent."""
     with pytest.raises(error, match=told):
-        await store("batch", [PutOp(("a",), "fine", {}), PutOp(("a",), "k", value)])
-    assert not list(place.sync_client.scan_iter(match=f"{key_prefix}*"))
-
-
-UNCHECKED: Any = MemorystoreStore
-
-
-@pytest.mark.parametrize(
-    ("ask", "error"),
-    [
-        (lambda client: UNCHECKED("redis://"), TypeError),
-        (lambda client: UNCHECKED(client, ttl=60), TypeError),
-        (lambda client: UNCHECKED(client, ttl={"default_ttl": 0}), ValueError),
-        (lambda client: UNCHECKED(client, index={"dims": 0, "embed": len}), ValueError),
-        (lambda client: UNCHECKED(client).batch([PutOp((), "k", {})]), InvalidNamespaceError),
-        (lambda client: UNCHECKED(client).get(("a", ""), "k"), InvalidNamespaceError),
-        (lambda client: UNCHECKED(client).get("ab", "k"), TypeError),
-        (lambda client: UNCHECKED(client).put(("a",), "k", {}, ttl=0), ValueError),
-    ],
-)
-def test_what_is_not_acceptable_is_refused(ask: Any, error: type[Exception]) -> None:
-    """A wrong option is refused when the store is made, and a wrong operation before it is sent."""
-    with pytest.raises(error):
-        ask(nowhere())
+        MemorystoreStore(nowhere(), **options).batch([PutOp(*op) for op in ops])
 
 
 async def test_clients_of_every_kind(valkey_server: servers.Server, key_prefix: str) -> None:
@@ -211,27 +208,28 @@ async def test_clients_of_every_kind(valkey_server: servers.Server, key_prefix: 
             alone.get(("ä",), "k")
 
 
-async def test_an_outage_is_never_an_empty_answer(client: redis.Redis, key_prefix: str) -> None:
-    """A server that is not there is a ConnectError; what is no sorted set is left as it is."""
+def test_an_outage_is_never_an_empty_answer() -> None:
+    """A server that is not there is a ConnectError."""
     store = MemorystoreStore(nowhere())
     for ask in (lambda: store.get(("a",), "k"), lambda: store.search(()), store.list_namespaces):
         with pytest.raises(ConnectError):
             ask()
-    client.set(f"{key_prefix}store:{{/a}}", "text")
-    with pytest.raises(MemorystoreChatError, match="another kind"):
-        MemorystoreStore(client, key_prefix=key_prefix).put(("a",), "k", {})
 
 
-def test_a_server_whose_memory_is_full_still_reads() -> None:
-    """A put is refused as a whole; a read that would begin the time to live anew is answered."""
+def test_a_refused_put_writes_nothing() -> None:
+    """A key of another kind stays; a server whose memory is full still reads, and renews."""
     with servers.valkey(maxmemory="1gb", maxmemory_policy="noeviction") as full, full.client() as c:
         store = MemorystoreStore(c, ttl={"default_ttl": 5})
         store.put(("a",), "k", {"n": 1})
+        c.set("store:{/text}", "text")
+        with pytest.raises(MemorystoreChatError, match="another kind"):
+            store.put(("text",), "k", {})
         with full.admin() as admin:
             admin.config_set("maxmemory", 1)
         with pytest.raises(MemorystoreChatError, match="full"):
             store.put(("b", "c"), "k", {})
         assert [item.namespace for item in store.search(())] == [("a",)]
+        assert sorted(c.scan_iter()) == [b"store:{/a}", b"store:{/text}", *c.scan_iter("*#*")]
 
 
 def test_two_writers_leave_one_whole_item(client: redis.Redis, key_prefix: str) -> None:

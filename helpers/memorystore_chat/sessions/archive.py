@@ -1,4 +1,4 @@
-"""Files of sessions: JSON Lines that are sealed with counts and a checksum, one line a session.
+"""Files of sessions: JSON Lines that are sealed with a checksum, one line a session.
 
 The seal tells a file that was damaged, and not one that somebody else wrote and sealed.
 """
@@ -22,6 +22,7 @@ LONGEST = 64 * 1024 * 1024
 """Bytes that a line may have. A compressed one could otherwise fill the memory."""
 
 _HEADING = {"format": "memorystore-chat sessions", "version": 1}
+_DAMAGED = "it was cut off or changed afterwards"
 
 
 class Stored(NamedTuple):
@@ -33,7 +34,7 @@ class Stored(NamedTuple):
 
 
 def write(file: BinaryFile, stored: Iterable[Stored], key_prefix: str) -> Counter[str]:
-    """Write a heading, a line a session, and a line with the counts and a SHA-256 of all before.
+    """Write a heading, a line a session, and a line with a SHA-256 of all before it.
 
     Bytes that are not UTF-8 become lone surrogates, as with Python's "surrogateescape".
     """
@@ -55,34 +56,30 @@ def write(file: BinaryFile, stored: Iterable[Stored], key_prefix: str) -> Counte
         elements = [element.decode(errors="surrogateescape") for element in one.elements]
         add({"session": one.id, "ttl_ms": one.ttl_ms, "elements": elements})
         counts.update(sessions=1, messages=len(elements), bytes=sum(map(len, one.elements)))
-    seal = {"sessions": counts["sessions"], "messages": counts["messages"]}
-    add({"end": {**seal, "sha256": digest.hexdigest()}})
+    add({"sha256": digest.hexdigest()})
     return counts
 
 
 def check(file: BinaryFile) -> str:
     """Read a file to its end and return its key prefix, or raise an error if it is not sound."""
-    lines = _lines(file)
+    lines, digest = _lines(file), sha256()
     first = last = next(lines, b"")
     heading = _parsed(first)
-    key_prefix = heading.pop("key_prefix", None)
-    if heading != _HEADING or not isinstance(key_prefix, str):
+    key_prefix = heading.pop("key_prefix", "")
+    if heading != _HEADING:
         raise _refused(f"its first line is not the heading {json.dumps(_HEADING)}")
-    digest = sha256()
     for line in lines:
         digest.update(last)
         last = line
-    match _parsed(last):
-        case {"end": {"sha256": sealed}} if sealed == digest.hexdigest():
-            return key_prefix
-    raise _refused("it was cut off or changed afterwards")
+    if _parsed(last) != {"sha256": digest.hexdigest()}:
+        raise _refused(_DAMAGED)
+    return str(key_prefix)
 
 
 def read(file: BinaryFile) -> Iterator[Stored]:
     """Read the sessions of a file that was checked."""
-    for line in islice(_lines(file), 1, None):
-        record = json.loads(line)
-        if "end" not in record:
+    for record in map(json.loads, islice(_lines(file), 1, None)):
+        if "session" in record:
             elements = [text.encode(errors="surrogateescape") for text in record["elements"]]
             yield Stored(record["session"], record["ttl_ms"], elements)
 
@@ -94,7 +91,7 @@ def _lines(file: BinaryFile) -> Iterator[bytes]:
                 raise _refused(f"a line is longer than {LONGEST:,} bytes")
             yield line
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-        raise _refused("it was cut off or changed afterwards") from error
+        raise _refused(_DAMAGED) from error
 
 
 def _parsed(line: bytes) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from memorystore_chat.sessions.report import Report
 from memorystore_chat.sessions.scanning import Found, find
 from memorystore_chat.sessions.servers import ask
 
-_DOING = {"delete": "deleting sessions", "expire": "expiring sessions"}
+_DELETE = ("UNLINK",)
 
 
 def delete(
@@ -52,7 +52,7 @@ def delete(
         0
     """
     given = (client, ids, key_prefix, idle_for, all_sessions, dry_run)
-    return _change("delete", ("UNLINK",), *given)
+    return _change("delete", _DELETE, *given)
 
 
 def expire(
@@ -104,26 +104,25 @@ def _change(
         )
     for batch in found:
         meant = batch
-        if before is not None:
+        if before:
             counts["undated"] += sum(session.last is None for session, _ in batch)
             meant = [one for one in batch if (last := one[0].last) and last <= before]
-        done = meant if dry_run else _done(client, _DOING[action], command, meant)
+        done = meant if dry_run else _done(client, command, meant)
         counts["changed"] += len(meant) - len(done)
         for session, _ in done:
             counts.update(sessions=1, messages=session.messages, bytes=session.bytes)
     return Report(action, dry_run, **counts)
 
 
-def _done(
-    client: Client, doing: str, command: tuple[str | int, ...], meant: list[Found]
-) -> list[Found]:
+def _done(client: Client, command: tuple[str | int, ...], meant: list[Found]) -> list[Found]:
     """Run the command on each, and say on which: not on those appended to meanwhile."""
+    doing = "deleting sessions" if command == _DELETE else "expiring sessions"
     orders = []
     for session, last in meant:
         sha = sha1(last, usedforsecurity=False).hexdigest()
         given = (session.messages, sha, *command)
-        key = session.key.encode()
-        orders.append(Command("", (key,), given, script("sessions/change"), int))
+        how = script("sessions/change")
+        orders.append(Command("", (session.key.encode(),), given, how, int))
     replies = ask(client, doing, orders)
     done = [one for one, reply in zip(meant, replies, strict=True) if reply]
     # What repair() moved out of them is in lists of its own.

@@ -1,35 +1,30 @@
--- Writes a session, or what it lacks of one: all or none, and repeating it changes nothing.
+-- Writes a session, or what it lacks at its end: all or none, and repeating it changes nothing.
 --
 -- KEYS[1]  the session's list
--- ARGV[1]  'new' to write only where nothing is, 'extend' to add to a session that began the same
--- ARGV[2]  milliseconds to live, or 0 to leave the expiry as it is
--- ARGV[3]  1 to write nothing
--- ARGV[4]  the first element; the rest follow
+-- ARGV[1]  milliseconds to live, or 0 to leave the expiry as it is
+-- ARGV[2]  1 to write nothing
+-- ARGV[3]  the first element; the rest follow
 --
 -- Answers 1 if the session holds the elements, or would, and 0 if something else is there.
 
-local key, ttl, number = KEYS[1], ARGV[2], #ARGV - 3
+local key, ttl, number = KEYS[1], ARGV[1], #ARGV - 2
 local kind = redis.call('TYPE', key).ok
 if kind ~= 'none' and kind ~= 'list' then
   return 0
 end
 local present = redis.call('LRANGE', key, 0, number - 1)
 for i, element in ipairs(present) do
-  if element ~= ARGV[3 + i] then
+  if element ~= ARGV[2 + i] then
     return 0
   end
 end
-if #present == number then
-  return 1
-elseif #present > 0 and ARGV[1] == 'new' then
-  return 0
-elseif ARGV[3] == '1' then
+if #present == number or ARGV[2] == '1' then
   return 1
 end
 if ttl ~= '0' then
   redis.call('PEXPIRE', key, ttl)  -- if it is refused, it is before anything is written
 end
-for first = 4 + #present, #ARGV, 5000 do  -- unpack() takes fewer than 8,000 values
+for first = 3 + #present, #ARGV, 5000 do  -- unpack() takes fewer than 8,000 values
   redis.call('RPUSH', key, unpack(ARGV, first, math.min(first + 4999, #ARGV)))
 end
 if ttl ~= '0' then

@@ -48,8 +48,8 @@ def export(
     """
     counts: Counter[str] = Counter()
     found = find(client, ids, key_prefix, counts)
-    with opened_for_writing(file) as opened:
-        counts += archive.write(opened, _read(client, found), key_prefix)
+    with opened(file, "write") as made:
+        counts += archive.write(made, _read(client, found), key_prefix)
     return Report("export", False, **counts)
 
 
@@ -57,8 +57,8 @@ def load(client: Client, file: File, *, key_prefix: str | None = None) -> Report
     """Bring back the sessions of a file that `export` wrote.
 
     The file is checked first: if it was cut off or changed, nothing is loaded. Every session
-    appears at once with all its messages. Those that are there already are left as they are, so
-    after an interruption the file is simply loaded again.
+    appears at once with all its messages. One that is there keeps what it has, and gets what it
+    lacks at its end; so after an interruption the file is simply loaded again.
 
     Args:
         client: A connected client.
@@ -84,12 +84,12 @@ def load(client: Client, file: File, *, key_prefix: str | None = None) -> Report
     """
     check_client(client)
     check_text("key_prefix", key_prefix or "")
-    with _opened_for_reading(file) as opened:
-        start = opened.tell()
-        exported_with = archive.check(opened)
-        opened.seek(start)
+    with opened(file, "read") as found:
+        start = found.tell()
+        exported_with = archive.check(found)
+        found.seek(start)
         prefix = exported_with if key_prefix is None else key_prefix
-        return Report("load", False, **_put(client, archive.read(opened), prefix, "new"))
+        return Report("load", False, **_put(client, archive.read(found), prefix))
 
 
 def from_langchain_community(
@@ -129,16 +129,15 @@ def from_langchain_community(
             f"key_prefix is {key_prefix!r}, so the copies would be taken for originals the next "
             f"time. Choose one that does not begin with key_prefix_from, {key_prefix_from!r}."
         )
-    unreadable = 0
+    seen: Counter[str] = Counter()
 
     def turned() -> Iterator[Stored]:
-        nonlocal unreadable
         for original in _read(client, found):
-            unreadable += sum(not is_message(element) for element in original.elements)
+            seen["unreadable"] += sum(not is_message(each) for each in original.elements)
             yield original._replace(elements=original.elements[::-1])
 
-    counts = _put(client, turned(), key_prefix, "extend", dry_run=dry_run)
-    return Report("copy", dry_run, unreadable=unreadable, **counts)
+    counts = _put(client, turned(), key_prefix, dry_run=dry_run)
+    return Report("copy", dry_run, **seen, **counts)
 
 
 def _read(client: Client, found: Iterable[list[Found]]) -> Iterator[Stored]:
@@ -152,12 +151,7 @@ def _read(client: Client, found: Iterable[list[Found]]) -> Iterator[Stored]:
 
 
 def _put(
-    client: Client,
-    stored: Iterable[Stored],
-    key_prefix: str,
-    existing: Literal["new", "extend"],
-    *,
-    dry_run: bool = False,
+    client: Client, stored: Iterable[Stored], key_prefix: str, *, dry_run: bool = False
 ) -> Counter[str]:
     """Write sessions, each all at once, and return the numbers that a `Report` has, by name."""
     counts: Counter[str] = Counter()
@@ -165,7 +159,7 @@ def _put(
         for one in stored:
             key = (key_prefix + one.id).encode()
             [there] = look(client, doing, [key])  # so that a write that is sent again counts
-            given = (existing, one.ttl_ms or 0, int(dry_run), *one.elements)
+            given: tuple[bytes | int, ...] = (one.ttl_ms or 0, int(dry_run), *one.elements)
             write = Command("", (key,), given, script("sessions/load"), int)
             new = one.elements[there[0] if there else 0 :]
             if ask(client, doing, [write]) == [0]:
@@ -178,32 +172,23 @@ def _put(
 
 
 @contextmanager
-def opened_for_writing(file: File) -> Iterator[BinaryFile]:
-    """A file to write to: as given, or one that appears at its path when it is complete."""
+def opened(file: File, method: Literal["read", "write"]) -> Iterator[BinaryFile]:
+    """A file: as given, or at a path, where what is written appears when it is complete."""
     if not isinstance(file, str | os.PathLike):
-        yield _checked(file, "write")
+        if not hasattr(file, method) or hasattr(file, "encoding"):
+            raise TypeError(f"file takes a path, or a file opened with mode '{method[0]}b'.")
+        yield file
         return
     path = Path(file)
+    if method == "read":
+        with path.open("rb") as found:
+            yield found
+        return
     # Under a name of its own, so that two exports to one path do not meet; mode 0600.
     descriptor, name = tempfile.mkstemp(".part", f".{path.name}.", path.parent)
     try:
-        with os.fdopen(descriptor, "wb") as opened:
-            yield opened
+        with os.fdopen(descriptor, "wb") as made:
+            yield made
         Path(name).replace(path)
     finally:
         Path(name).unlink(missing_ok=True)
-
-
-@contextmanager
-def _opened_for_reading(file: File) -> Iterator[BinaryFile]:
-    if isinstance(file, str | os.PathLike):
-        with Path(file).open("rb") as opened:
-            yield opened
-    else:
-        yield _checked(file, "read")
-
-
-def _checked(file: BinaryFile, method: str) -> BinaryFile:
-    if not hasattr(file, method) or hasattr(file, "encoding"):
-        raise TypeError(f"file takes a path, or a file opened with mode '{method[0]}b'.")
-    return file

@@ -28,7 +28,7 @@ class Report:
     Attributes:
         action: What was done with the sessions.
         dry_run: Whether it was only tried out and nothing was changed.
-        sessions: How many sessions it was done with; of threads, how many threads.
+        sessions: How many sessions it was done with, or threads.
         messages: How many messages they have; of threads that are not exported, checkpoints.
         bytes: For "delete" and "expire" the memory on the server; else the size of the messages.
         missing: Ids that were asked for and have no session.
@@ -61,10 +61,8 @@ class Report:
         start = f"Would {would}" if self.dry_run else done
         whole, part = map(counted, (self.sessions, self.messages), self.things)
         size = f"{self.bytes / 1e6:,.1f} MB" if self.bytes >= 100_000 else "less than 0.1 MB"
-        numbers = vars(self)
-        remarks = [
-            f"{numbers[name]:,} {words}" for name, words in _REMARKS.items() if numbers[name]
-        ]
+        found = ((getattr(self, name), words) for name, words in _REMARKS.items())
+        remarks = [f"{number:,} {words}" for number, words in found if number]
         if self.dry_run:
             remarks.append("nothing was changed, dry_run=False does it")
         return "; ".join([f"{start} {whole} ({part}, {size})", *remarks]) + "."

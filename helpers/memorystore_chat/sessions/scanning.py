@@ -79,30 +79,21 @@ def find(
     """
     check_client(client)
     check_text("key_prefix", key_prefix)
-    keys = None
-    if ids is not None:
-        keys = [(key_prefix + id_).encode() for id_ in check_ids("ids", ids)]
-    return _batches(client, keys, key_prefix, counts)
+    pattern = re.sub(rb"([\\*?\[\]])", rb"\\\1", key_prefix.encode()) + b"*"
+    wanted = None if ids is None else [key_prefix + each for each in check_ids("ids", ids)]
 
+    def batches() -> Iterator[list[Found]]:
+        with settled(client, doing := "listing sessions"):
+            keys = ask(client, doing, Scan(pattern)) if wanted is None else map(str.encode, wanted)
+            names = list(dict.fromkeys(keys))  # SCAN may answer a key twice
+            for start in range(0, len(names), MOST):
+                batch = names[start : start + MOST]
+                replies = zip(batch, look(client, doing, batch), strict=True)
+                found = [one for each in replies if (one := _found(*each, key_prefix))]
+                counts["missing"] += 0 if wanted is None else len(batch) - len(found)
+                yield found
 
-def _batches(
-    client: Client, keys: list[bytes] | None, key_prefix: str, counts: Counter[str]
-) -> Iterator[list[Found]]:
-    with settled(client, doing := "listing sessions"):
-        pattern = re.sub(rb"([\\*?\[\]])", rb"\\\1", key_prefix.encode()) + b"*"
-        # SCAN may answer a key twice.
-        names = list(dict.fromkeys(ask(client, doing, Scan(pattern)) if keys is None else keys))
-        for start in range(0, len(names), MOST):
-            batch = names[start : start + MOST]
-            replies = look(client, doing, batch)
-            found = [
-                (session, reply[-1])
-                for name, reply in zip(batch, replies, strict=True)
-                if (session := _session(name, reply, key_prefix))
-            ]
-            if keys is not None:
-                counts["missing"] += len(batch) - len(found)
-            yield found
+    return batches()
 
 
 def look(client: Client, doing: str, names: Sequence[bytes]) -> list[Any]:
@@ -120,7 +111,7 @@ def is_message(element: bytes) -> bool:
     return True
 
 
-def _session(name: bytes, reply: list[Any], key_prefix: str) -> Session | None:
+def _found(name: bytes, reply: list[Any], key_prefix: str) -> Found | None:
     """What is under a key, if it is a session."""
     key = name.decode(errors="ignore")
     if not reply or key.encode() != name:
@@ -128,12 +119,6 @@ def _session(name: bytes, reply: list[Any], key_prefix: str) -> Session | None:
     length, ttl, size, oldest, last = reply
     if not (is_message(last) or is_message(oldest)):
         return None
-    return Session(
-        id=key[len(key_prefix) :],
-        key=key,
-        messages=length,
-        ttl=ttl if ttl >= 0 else None,
-        bytes=size,
-        first=codec.appended_at(oldest),
-        last=codec.appended_at(last),
-    )
+    times = codec.appended_at(oldest), codec.appended_at(last)
+    id_ = key[len(key_prefix) :]
+    return Session(id_, key, length, ttl if ttl >= 0 else None, size, *times), last

@@ -21,7 +21,7 @@ from memorystore_chat.errors import CorruptHistoryError
 from memorystore_chat.extras import require
 from memorystore_chat.history import MemorystoreChatMessageHistory
 from memorystore_chat.sessions.changing import check_flags, moment_before
-from memorystore_chat.sessions.moving import File, opened_for_writing
+from memorystore_chat.sessions.moving import File, opened
 from memorystore_chat.sessions.report import ThreadReport
 from memorystore_chat.sessions.servers import ask, check_client
 
@@ -108,13 +108,13 @@ def export(
     """
     counts: Counter[str] = Counter()
     found = _find(saver, ids, counts)
-    with opened_for_writing(file) as opened:
+    with opened(file, "write") as made:
         for thread in found:
             for element in codec.encode(messages_of(saver, thread.thread_id), ""):
                 record = {"thread_id": thread.thread_id, **json.loads(element)}
                 del record["id"]
                 line = json.dumps(record, ensure_ascii=False).encode() + b"\n"
-                opened.write(line)
+                made.write(line)
                 counts.update(messages=1, bytes=len(line))
             counts["sessions"] += 1
     return ThreadReport("export", False, **counts)
@@ -191,16 +191,19 @@ def _change(
         )
     counts: Counter[str] = Counter()
     for thread in _find(saver, ids, counts):
-        if before is not None and not thread.updated:
+        if before and not thread.updated:
             counts["undated"] += 1
-        elif before is not None and datetime.fromisoformat(thread.updated) > before:
             continue
-        elif before is not None and not dry_run and _updated(saver, thread) != thread.updated:
-            counts["changed"] += 1
-        else:
-            if not dry_run:
-                change(saver, thread.thread_id)
-            counts.update(sessions=1, messages=thread.checkpoints, bytes=thread.size or 0)
+        if before and datetime.fromisoformat(thread.updated) > before:
+            continue
+        if before and not dry_run:
+            again = saver.threads([thread.thread_id])
+            if [now.updated for now in again] != [thread.updated]:
+                counts["changed"] += 1
+                continue
+        if not dry_run:
+            change(saver, thread.thread_id)
+        counts.update(sessions=1, messages=thread.checkpoints, bytes=thread.size or 0)
     return ThreadReport(action, dry_run, **counts)
 
 
@@ -213,10 +216,6 @@ def _find(
     found = list(saver.threads(names))
     counts["missing"] += len(names or found) - len(found)
     return found
-
-
-def _updated(saver: MemorystoreSaver, thread: ThreadInfo) -> str | None:
-    return next((now.updated for now in saver.threads([thread.thread_id])), None)
 
 
 def _check_kind(name: str, value: object, kind: type) -> None:

@@ -1,6 +1,5 @@
 """MemorystoreStore, LangGraph's long-term memory on Memorystore."""
 
-import asyncio
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -26,10 +25,11 @@ class MemorystoreStore(base.BaseStore):
       what it reads is what was stored before its writes.
     - **Values are JSON**, and read back equal. Anything else is refused, and nothing written.
     - **Order**: without a query, the oldest item of a namespace is first; namespaces go by name.
-      No item is fetched that the limit doesn't need, unless a filter has to see it; but a search
-      of a prefix reads the names of all namespaces below it.
+      Only items within the limit are fetched, unless a filter or a query has to see them; but a
+      search of a prefix reads the names of all namespaces below it.
     - **Time to live** is in minutes. An expired item is never returned, and removed by the next
-      write. The name of an empty namespace goes when a search meets it, an hour later.
+      write. The name of an empty namespace goes when its last item is deleted; if that expired, or
+      on a cluster came within the last minutes, when a search meets it later.
     - **Search by meaning** (``index``) compares vectors in this process: all those under the prefix
       are fetched, 4 bytes a number. That is right for the memories of a user, some thousands.
       Beyond that use a vector index, such as Memorystore for Valkey's own.
@@ -85,41 +85,39 @@ class MemorystoreStore(base.BaseStore):
     def batch(self, ops: Iterable[base.Op]) -> list[base.Result]:
         """Do several operations at once, none if one is unacceptable: those that read first."""
         asked, texts, queries = self._ask(ops)
-        if self.embeddings:
-            embedded = self.embeddings.embed_documents([*texts]) if texts else []
-            texts = dict(zip(texts, embedded, strict=True))
-            queries = {query: self.embeddings.embed_query(query) for query in queries}
-        return self._sender.run("using the store", self._batch(asked, texts, queries), "abatch")
+        model: Any = self.embeddings
+        vectors = dict(zip(texts, model.embed_documents(texts) if texts else (), strict=True))
+        wanted = {query: model.embed_query(query) for query in queries}
+        return self._sender.run("using the store", self._batch(asked, vectors, wanted), "abatch")
 
     @override
     async def abatch(self, ops: Iterable[base.Op]) -> list[base.Result]:
         """``batch``, without blocking the event loop."""
         asked, texts, queries = self._ask(ops)
-        if self.embeddings:
-            embedded = await self.embeddings.aembed_documents([*texts]) if texts else []
-            texts = dict(zip(texts, embedded, strict=True))
-            found = await asyncio.gather(*map(self.embeddings.aembed_query, queries))
-            queries = dict(zip(queries, found, strict=True))
-        return await self._sender.arun("using the store", self._batch(asked, texts, queries))
+        model: Any = self.embeddings
+        found = await model.aembed_documents(texts) if texts else ()
+        vectors = dict(zip(texts, found, strict=True))
+        wanted = {query: await model.aembed_query(query) for query in queries}
+        return await self._sender.arun("using the store", self._batch(asked, vectors, wanted))
 
-    def _ask(self, ops: Iterable[base.Op]) -> tuple[list[Any], dict[Any, Any], dict[Any, Any]]:
+    def _ask(self, ops: Iterable[base.Op]) -> tuple[list[Any], list[str], set[str]]:
         """Check operations; beside them, the texts and the queries to embed."""
         asked = [_checked(op) for op in ops]
-        if self._vectors is None:
-            return asked, {}, {}
-        puts = [op for op in asked if isinstance(op, base.PutOp)]
+        if not self._vectors:
+            return asked, [], set()
+        puts = (op for op in asked if isinstance(op, base.PutOp))
         texts = dict.fromkeys(text for op in puts for text in self._vectors.texts(op))
-        return asked, texts, {op.query: None for op in asked if getattr(op, "query", None)}
+        return asked, [*texts], {op.query for op in asked if getattr(op, "query", None)}
 
-    def _batch(self, asked: list[Any], texts: Any, queries: Any) -> Steps[list[base.Result]]:
+    def _batch(self, asked: list[Any], vectors: Any, wanted: Any) -> Steps[list[base.Result]]:
         writes: dict[Any, Steps[None]] = {}  # of several to an item, the last
         reads: dict[Any, Steps[Any]] = {}
         for place, op in enumerate(asked):
             if isinstance(op, base.PutOp):
-                vectors = self._vectors.pack(op, texts) if self._vectors else b""
-                writes[op.namespace, op.key] = self._steps.write(op, vectors)
+                packed = self._vectors.pack(op, vectors) if self._vectors else b""
+                writes[op.namespace, op.key] = self._steps.write(op, packed)
             else:
-                reads[place] = self._steps.read(op, queries)
+                reads[place] = self._steps.read(op, wanted)
         one_trip = all(isinstance(asked[place], base.GetOp) for place in reads)
         found = yield from together(reads | writes if one_trip else reads)
         yield from together({} if one_trip else writes)

@@ -6,7 +6,6 @@ import operator
 import zlib
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
-from functools import partial
 from itertools import islice, takewhile
 from typing import Any, NamedTuple, TypeAlias, TypeVar
 from urllib.parse import quote, unquote
@@ -27,28 +26,24 @@ _ORDER = {"$gt": operator.gt, "$gte": operator.ge, "$lt": operator.lt, "$lte": o
 
 
 class Record(NamedTuple):
-    """An item as store.lua answers it; without text and vectors, only its name."""
+    """An item as store.lua answers it, or a part of one."""
 
     namespace: Namespace
     key: bytes = b""
-    text: bytes = b""
+    created: bytes = b""
+    updated: bytes = b""
+    ttl: bytes = b""
+    json: bytes = b""
     vectors: bytes = b""
     score: float | None = None
 
-    def value(self) -> Any:
-        """Its value: plain data."""
-        return json.loads(self.text.split(b" ", 4)[4])
-
-    def stale(self) -> "Record":
-        """Without its text, if it has a time to live."""
-        return self if self.text.split(b" ", 3)[2] == b"0" else self._replace(text=b"")
-
     def item(self, kind: type[AnItem], **more: Any) -> AnItem:
         """It as an item of LangGraph."""
-        times = (int(each) / 1e6 for each in self.text.split(b" ", 2)[:2])
+        times = (int(each) / 1e6 for each in (self.created, self.updated))
         created, updated = (datetime.fromtimestamp(each, UTC) for each in times)
-        named = {"namespace": self.namespace, "key": self.key.decode(), "value": self.value()}
-        return kind(**named, created_at=created, updated_at=updated, **more)
+        key, value = self.key.decode(), json.loads(self.json)
+        more |= {"namespace": self.namespace, "created_at": created, "updated_at": updated}
+        return kind(key=key, value=value, **more)
 
 
 class Vectors:
@@ -102,49 +97,46 @@ class StoreSteps:
         if isinstance(op, base.ListNamespacesOp):
             return (yield from self._namespaces(op))
         [found] = yield from self._fetch([Record(op.namespace, op.key.encode())], op.refresh_ttl)
-        return found.item(base.Item) if found.text else None
+        return found.item(base.Item) if found.json else None
 
     def write(self, op: base.PutOp, vectors: bytes) -> Steps[None]:
         """Remove an item, or store it after noting its namespace in the index of those above."""
-        key, path, noted, reply = self._key(op.namespace), _path(op.namespace), 0, b""
+        path, shards, noted = _path(op.namespace), self._shards(op.namespace), 0
+        keys = [self._key(op.namespace), *(shards if self._one_server else ())]
         if op.value is None:
-            yield [_call("delete", key, op.key)]
+            if (yield [_call("delete", keys, op.key, path)]) == [b"EMPTY"]:
+                yield self._forgetting({op.namespace: False})
             return
         ttl = 0 if op.ttl is None else max(1, round(op.ttl * 60_000))
         value = json.dumps(op.value, ensure_ascii=False, separators=(",", ":"))
-        shards = [self._shard(op.namespace[:depth], path) for depth in range(len(op.namespace))]
-        more = shards if self._one_server else ()
-        while reply != b"OK":
-            if reply:
-                noted = min((yield [_call("note", each, path, kind=int) for each in shards]))
-            item = (op.key, ttl, noted, path, vectors, value)
-            [reply] = yield [_call("put", key, *item, more=more)]
+        while (yield [_call("put", keys, op.key, path, ttl, value, vectors, noted)]) == [b"NEW"]:
+            noted = min((yield [_call("note", [shard], path, kind=int) for shard in shards]))
 
     def _search(self, op: base.SearchOp, query: Any) -> Steps[list[base.SearchItem]]:
         prefix, wanted = op.namespace_prefix, op.filter or {}
         what = "j" * bool(wanted) + "v" * (query is not None)
         most = op.offset + op.limit if query is None else _ALL
-        read = partial(self._page, what=what, wanted=wanted, skip=0)
-        first = read(prefix, most)
+        first = self._page(prefix, 0, most, what, wanted)
         if not what:  # nothing is fetched that is not handed out
-            first = self._page(prefix, op.limit, "j" + "r" * op.refresh_ttl, {}, op.offset)
-        own, names = (yield from together({0: first, 1: self._below(prefix)})).values()
-        found = [Record(prefix)] * own[0] + own[2]
+            first = self._page(prefix, op.offset, most, "j" + "r" * op.refresh_ttl, wanted)
+        (_, found), names = (yield from together({0: first, 1: self._below(prefix)})).values()
         while names and len(found) < most:
             size = TOGETHER if what else min(TOGETHER, most - len(found))
             group, names = names[:size], names[size:]
-            pages = yield from together({name: read(name, most - len(found)) for name in group})
-            yield self._forgetting(prefix, group, [there for _, there, _ in pages.values()])
-            found += [record for _, _, records in pages.values() for record in records]
+            left = most - len(found)
+            pages = {name: self._page(name, 0, left, what, wanted) for name in group}
+            replies = yield from together(pages)
+            yield self._forgetting({name: there for name, (there, _) in replies.items()})
+            found += [record for _, records in replies.values() for record in records]
         if query is not None and self._vectors:
             scores = self._vectors.scores(query, [record.vectors for record in found])
             found = [one._replace(score=score) for one, score in zip(found, scores, strict=True)]
             found.sort(key=lambda one: -math.inf if one.score is None else one.score, reverse=True)
         best = found[op.offset :][: op.limit]
         if wanted and op.refresh_ttl:  # those that expire are read again
-            best = [one.stale() for one in best]
+            best = [one if one.ttl == b"0" else one._replace(json=b"") for one in best]
         best = yield from self._fetch(best, op.refresh_ttl)
-        return [one.item(base.SearchItem, score=one.score) for one in best if one.text]
+        return [one.item(base.SearchItem, score=one.score) for one in best if one.json]
 
     def _namespaces(self, op: base.ListNamespacesOp) -> Steps[list[Namespace]]:
         conditions, most = op.match_conditions or (), op.offset + op.limit
@@ -155,30 +147,32 @@ class StoreSteps:
         found: dict[Namespace, None] = {}
         while names and len(found) < most:
             group = names[: min(TOGETHER, most - len(found))]
-            there = yield [Command("EXISTS", (self._key(name),), kind=int) for name in group]
-            yield self._forgetting(prefix, group, there)
-            full = (name for name, one in zip(group, there, strict=True) if one)
-            found |= dict.fromkeys(name[: op.max_depth] for name in full)
+            replies = yield [Command("EXISTS", (self._key(name),), kind=int) for name in group]
+            there = dict(zip(group, replies, strict=True))
+            yield self._forgetting(there)
+            found |= dict.fromkeys(name[: op.max_depth] for name in group if there[name])
             names = [name for name in names[len(group) :] if name[: op.max_depth] not in found]
         return list(found)[op.offset :][: op.limit]
 
-    def _page(self, name: Namespace, most: int, what: str, wanted: Any, skip: int) -> Steps[Any]:
-        """Read live items, the oldest first: how many were skipped, if any are left, and some."""
-        after, skipped, there, found = b"1e13", 0, False, list[Record]()
+    def _page(self, name: Namespace, skip: int, most: int, what: str, wanted: Any) -> Steps[Any]:
+        """Read live items, the oldest first: whether there are any, and those that are wanted."""
+        after, there, found = b"1e13", False, list[Record]()
         while after and len(found) < most:
-            take = _ALL if wanted else most - len(found)
-            page = (self._key(name), after, skip - skipped, take, what)
-            [(after, passed, texts)] = yield [_call("page", *page, kind=list)]
-            new = [Record(name, *one) for one in zip(*[iter(texts)] * 3, strict=True)]
-            found += [one for one in new if not wanted or matches(one.value(), wanted)]
-            skipped, there = skipped + passed, there or bool(new)
-        return skipped, there, found
+            left = _ALL if wanted else most - len(found)
+            page = ("page", [self._key(name)], after, skip - len(found), left, what)
+            [(after, parts)] = yield [_call(*page, kind=list)]
+            new = [Record(name, *each) for each in parts]
+            found += [one for one in new if not wanted or matches(json.loads(one.json), wanted)]
+            there = there or bool(new)
+        return there, found
 
     def _fetch(self, records: Sequence[Record], refresh: bool) -> Steps[list[Record]]:
-        """Read what has no text yet; an item that went meanwhile gets none."""
-        asked = [(self._key(one.namespace), one.key) for one in records if not one.text]
-        texts = iter((yield [_call("get", *name, int(refresh)) for name in asked]))
-        return [one if one.text else one._replace(text=next(texts)) for one in records]
+        """Read what has no JSON yet; an item that went meanwhile gets none."""
+        what, lacking = "jr" if refresh else "j", [one for one in records if not one.json]
+        names = [([self._key(one.namespace)], one.key) for one in lacking]
+        replies = iter((yield [_call("get", *name, what, kind=list) for name in names]))
+        read = (Record(one.namespace, *next(replies))._replace(score=one.score) for one in lacking)
+        return [one if one.json else next(read) for one in records]
 
     def _below(self, prefix: Namespace) -> Steps[list[Namespace]]:
         """Read the namespaces below a prefix, by name, from its index."""
@@ -190,20 +184,23 @@ class StoreSteps:
                 for shard, cursor in cursors.items()
             ]
             found.update(path.decode() for _, paths in pages for path, _ in paths)
-            cursors = {
-                shard: page[0] for shard, page in zip(cursors, pages, strict=True) if page[0]
-            }
+            following = ((shard, page[0]) for shard, page in zip(cursors, pages, strict=True))
+            cursors = {shard: cursor for shard, cursor in following if cursor}
         return sorted(tuple(map(unquote, path[1:].split("/"))) for path in found)
 
-    def _forgetting(self, prefix: Namespace, names: list[Namespace], there: Any) -> list[Command]:
-        paths = [_path(name) for name, one in zip(names, there, strict=True) if not one]
-        return [_call("forget", self._shard(prefix, path), path) for path in paths]
+    def _forgetting(self, there: Mapping[Namespace, Any]) -> list[Command]:
+        """What removes the names of empty namespaces, unless they are new."""
+        empty = (name for name, one in there.items() if not one)
+        names = ((_path(name), shard) for name in empty for shard in self._shards(name))
+        return [_call("forget", [shard], path) for path, shard in names]
 
     def _key(self, namespace: Namespace) -> bytes:
         return f"{self._prefix}store:{{{_path(namespace)}}}".encode()
 
-    def _shard(self, above: Namespace, path: str) -> bytes:
-        return self._key(above) + b"#%d" % (zlib.crc32(path.encode()) % SHARDS)
+    def _shards(self, namespace: Namespace) -> list[bytes]:
+        """Where a namespace is noted: one shard of the index of each prefix that it has."""
+        number = b"#%d" % (zlib.crc32(_path(namespace).encode()) % SHARDS)
+        return [self._key(namespace[:depth]) + number for depth in range(len(namespace))]
 
 
 def together(several: Mapping[Any, Steps[Any]]) -> Steps[dict[Any, Any]]:
@@ -222,8 +219,8 @@ def together(several: Mapping[Any, Steps[Any]]) -> Steps[dict[Any, Any]]:
     return {place: outcomes[place] for place in several}
 
 
-def _call(ask: str, key: bytes, *arguments: Any, more: Any = (), kind: type = bytes) -> Command:
-    return Command("", (key, *more), (ask, *arguments), script("store/store"), kind)
+def _call(ask: str, keys: Sequence[bytes], *arguments: Any, kind: type = bytes) -> Command:
+    return Command("", tuple(keys), (ask, *arguments), script("store/store"), kind)
 
 
 def _path(namespace: Namespace) -> str:

@@ -1,15 +1,15 @@
 -- A namespace is the sorted set KEYS[1]. Each call looks at a bounded number of items. For Redis 5 and newer.
 -- SCORE                    MEMBER
--- created (microseconds)   'k' and an item's key
--- created                  'r', created, updated, time to live (ms; 0: none), length of the JSON, it, the vectors
+-- created (microseconds)   'k' and an item's key; no two items share a score
+-- created                  'r', updated, time to live (ms; 0: none), length of the JSON, it, the vectors
 -- noted (milliseconds)     'n': when the namespace was noted in the index
 -- -expiry (milliseconds)   'e' and the key of an item that expires
 --
--- No two items share a score. A shard of the index is a sorted set too: paths, by when they were noted.
+-- A shard of the index is a sorted set too: paths, by when they were noted.
 
 local key, time, ask = KEYS[1], redis.call('TIME'), {}
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
-local PROBES, BYTES, MINUTE = 1000, 1000000, 60000
+local BYTES, MINUTE = 1000000, 60000
 local ITEMS = '1e13' -- above all milliseconds, and below all microseconds
 
 local function live(name)
@@ -40,21 +40,23 @@ local function settle(most)
   end
 end
 
--- An item without its vectors, and these; if it is to be refreshed, it lives on from now.
-local function read(name, record, refresh)
-  local ttl, length, start = string.match(record, '^r%d+ %d+ (%d+) (%d+) ()')
-  if refresh and ttl ~= '0' then
+-- An item, with what has a letter in `what`: its JSON (j), its vectors (v); r begins its time to live anew.
+local function item(name, created, record, what)
+  local updated, ttl, length, start = string.match(record, '^r(%d+) (%d+) (%d+) ()')
+  if ttl ~= '0' and string.find(what, 'r') then
     redis.pcall('ZADD', key, -now - ttl, 'e' .. name) -- a server whose memory is full still reads
     settle(0)
   end
-  return string.sub(record, 2, start + length - 1), string.sub(record, start + length)
+  local json = string.find(what, 'j') and string.sub(record, start, start + length - 1) or ''
+  local vectors = string.find(what, 'v') and string.sub(record, start + length) or ''
+  return {name, created, updated, ttl, json, vectors}
 end
 
 -- Stores an item, after its namespace was noted: by this call on one server, where KEYS[2] and so on are the
--- shards; on a cluster by the caller, who says when. It is noted anew each day: a fail-over may have lost the note.
-function ask.put(name, ttl, noted, path, vectors, value)
+-- shards; on a cluster by the caller, who says when. It is noted anew each day: a failover may have lost the note.
+function ask.put(name, path, ttl, json, vectors, noted)
   if now - (redis.call('ZSCORE', key, 'n') or 0) > 1440 * MINUTE then
-    if #KEYS == 1 and now - noted > 10 * MINUTE then
+    if #KEYS == 1 and now - noted > MINUTE then
       return 'NEW'
     end
     for i = 2, #KEYS do
@@ -69,7 +71,7 @@ function ask.put(name, ttl, noted, path, vectors, value)
   local clock = string.format('%.0f', math.max(time[1] * 1000000 + time[2], newest + 1))
   local created = redis.call('ZSCORE', key, 'k' .. name) or clock
   local old = redis.call('ZRANGEBYSCORE', key, created, created)[2]
-  local record = 'r' .. table.concat({created, clock, ttl, #value, value .. vectors}, ' ')
+  local record = table.concat({'r' .. clock, ttl, #json, json .. vectors}, ' ')
   redis.call('ZADD', key, created, 'k' .. name, created, record)
   if old and old ~= record then
     redis.call('ZREM', key, old)
@@ -79,38 +81,39 @@ function ask.put(name, ttl, noted, path, vectors, value)
   return 'OK'
 end
 
-function ask.delete(name)
+function ask.delete(name, path)
   remove(name)
   settle(100)
-  return 'OK'
+  if redis.call('EXISTS', key) == 1 then
+    return 'OK'
+  end
+  for i = 2, #KEYS do
+    redis.call('ZREM', KEYS[i], path)
+  end
+  return #KEYS > 1 and 'OK' or 'EMPTY'
 end
 
-function ask.get(name, refresh)
+function ask.get(name, what)
   local created = redis.call('ZSCORE', key, 'k' .. name)
   local record = created and live(name) and redis.call('ZRANGEBYSCORE', key, created, created)[2]
-  return record and read(name, record, refresh == '1') or ''
+  return record and item(name, created, record, what) or {}
 end
 
--- Live items created after a time, the oldest first, without some: the time to go on from ('' at the end), how
--- many were skipped, and of each its key, and, if `what` has the letters, its JSON (j) and vectors (v); r refreshes.
-function ask.page(after, skip, take, what)
-  local found, skipped, bytes, probes = {}, 0, 0, 0
-  while #found < 3 * take and bytes < BYTES and probes < PROBES do
+-- The time to go on from ('' at the end), and live items created after one, the oldest first; {} for those to skip.
+function ask.page(after, skip, most, what)
+  local found, bytes = {}, 0
+  while #found < tonumber(most) and bytes < BYTES do
     local members = redis.call('ZRANGEBYSCORE', key, '(' .. after, '+inf', 'WITHSCORES', 'LIMIT', 0, 2)
     if #members == 0 then
-      return {'', skipped, found}
+      return {'', found}
     end
     local name, record = string.sub(members[1], 2), members[3]
-    after, bytes, probes = members[2], bytes + #record, probes + 1
-    if live(name) and skipped < tonumber(skip) then
-      skipped = skipped + 1
-    elseif live(name) then
-      local item, vectors = read(name, record, string.find(what, 'r'))
-      item, vectors = string.find(what, 'j') and item or '', string.find(what, 'v') and vectors or ''
-      found[#found + 1], found[#found + 2], found[#found + 3] = name, item, vectors
+    after, bytes = members[2], bytes + #record + 1000 -- as long as a small item takes
+    if live(name) then
+      found[#found + 1] = #found < tonumber(skip) and {} or item(name, after, record, what)
     end
   end
-  return {after, skipped, found}
+  return {after, found}
 end
 
 function ask.note(path)
@@ -118,9 +121,9 @@ function ask.note(path)
   return now
 end
 
--- Nobody forgets what is younger than an hour, and so nothing between its being noted and its item.
+-- Nobody forgets what is younger than ten minutes, and so nothing between its being noted and its item.
 function ask.forget(path)
-  if now - (redis.call('ZSCORE', key, path) or now) > 60 * MINUTE then
+  if now - (redis.call('ZSCORE', key, path) or now) > 10 * MINUTE then
     redis.call('ZREM', key, path)
   end
   return 'OK'
