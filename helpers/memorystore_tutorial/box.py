@@ -9,7 +9,7 @@ from collections.abc import Callable
 from html import escape
 from typing import Any
 
-from langchain_core.messages import AIMessage, BaseMessage, HumanMessage
+from langchain_core.messages import AIMessage, HumanMessage
 
 from memorystore_chat.arguments import type_name
 from memorystore_chat.errors import MemorystoreChatError
@@ -34,16 +34,12 @@ class ChatBox:
 
     def __init__(self, reply: Reply, history: MemorystoreChatMessageHistory) -> None:
         self.error: BaseException | None = None
+        self._widgets = require("ipywidgets", extra="tutorial")
         self._reply, self._history = reply, history
-        self._said: list[BaseMessage] = []
-        self._note = self._stored = ""
+        self._said = list(history.messages)
+        self._stored, self._note = self._list_on_the_server(), ""
         self._views: list[Callable[[], None]] = []
         self._name = f"chat-box-{hashlib.sha256(history.key.encode()).hexdigest()[:8]}"
-        try:
-            self._said = list(history.messages)
-            self._stored = self._list_on_the_server()
-        except MemorystoreChatError as error:
-            self._fail(error)
 
     def __repr__(self) -> str:
         return f"{transcript(self._said)}\n{self._note}".rstrip("\n")
@@ -61,13 +57,11 @@ class ChatBox:
 
         handle = display(static(), raw=True, display_id=True)
         self._views.append(lambda: handle.update(static(), raw=True))
-        try:
-            display(self._live(require("ipywidgets", extra="tutorial")))
-        except ModuleNotFoundError as error:
-            display(f"This box is for reading only: {error}")
+        display(self._live())
 
-    def _live(self, widgets: Any) -> Any:
+    def _live(self) -> Any:
         """Make the widgets of one view of the box."""
+        widgets = self._widgets
         conversation, stored = widgets.HTML(), widgets.HTML()
         typed = widgets.Text(
             placeholder="Type here, then press Enter",
@@ -119,12 +113,9 @@ class ChatBox:
             self._said.append(AIMessage(answer) if isinstance(answer, str) else answer)
             self._note = ""
         except (Exception, KeyboardInterrupt) as error:  # noqa: BLE001 - of the reader's function
-            self._fail(error)
+            kind = "" if isinstance(error, MemorystoreChatError) else f"{type(error).__name__}: "
+            self.error, self._note = error, f"{kind}{error}"
         self._show()
-
-    def _fail(self, error: BaseException) -> None:
-        kind = "" if isinstance(error, MemorystoreChatError) else f"{type(error).__name__}: "
-        self.error, self._note = error, f"{kind}{error}"
 
     def _show(self) -> None:
         for view in self._views:
@@ -164,6 +155,8 @@ def chat_box(reply: Reply, history: MemorystoreChatMessageHistory) -> ChatBox:
 
     Raises:
         TypeError: An argument is not of its kind.
+        MemorystoreChatError: The session cannot be read.
+        ModuleNotFoundError: ipywidgets is missing.
 
     Example:
         >>> from memorystore_chat import MemorystoreChatMessageHistory, connect

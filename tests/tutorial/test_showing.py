@@ -149,6 +149,7 @@ def test_whatever_is_shown_is_bounded() -> None:
     assert str(many).startswith("100 earlier messages are not shown.\nHuman  message 100\n")
     assert str(many).endswith("[8,012 more characters]")
     assert Page(many).messages == 200
+    assert str(transcript([HumanMessage("x" * 1_000)])).endswith("x")
     rows = table([{"n": n} for n in range(1_234)])
     assert Page(rows).tags["tr"] == 201
     assert str(rows).endswith("199\n1,034 more rows are not shown.")
