@@ -1,6 +1,7 @@
 """What transcript(), table() and picture() show, as HTML and as plain text."""
 
 from datetime import UTC, datetime
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -19,7 +20,7 @@ from langchain_core.messages import (
 from langchain_core.messages.tool import tool_call
 
 from html_page import Page
-from memorystore_tutorial import picture, table, transcript
+from memorystore_tutorial import checkpoint_chain, picture, table, transcript
 from memorystore_tutorial.tables import Table
 from memorystore_tutorial.text import visible
 
@@ -212,3 +213,30 @@ def test_a_picture_is_a_png_with_words() -> None:
         assert len(metadata["image/png"]["alt"]) > 40
     with pytest.raises(ValueError, match=r"there are .*turn"):
         picture("map")
+
+
+def test_a_chain_of_checkpoints_is_told_in_words() -> None:
+    def state(own: int, parent: int, then: str = "", **more: Any) -> Any:
+        config, before = ({"configurable": {"checkpoint_id": each}} for each in (own, parent))
+        steps = (then,) if then else ()
+        values = {"messages": more.get("messages", [])}
+        return SimpleNamespace(
+            config=config, parent_config=before if parent else None, next=steps, values=values,
+            interrupts=more.get("interrupts", ()),
+        )  # fmt: skip
+
+    asked = [HumanMessage("x"), AIMessage("", tool_calls=[tool_call(name="a", args={}, id="1")])]
+    line = [
+        state(1, 0, "__start__"),
+        state(2, 1, "tools.before", messages=asked, interrupts=(1,)),
+        state(3, 2, messages=[*asked, ToolMessage("y", tool_call_id="1"), AIMessage("z")]),
+    ]
+    fork = state(4, 2, messages=asked[:1])
+    _, metadata = DisplayFormatter().format(checkpoint_chain([fork, *line[::-1]]))
+    assert metadata["image/png"]["alt"] == (
+        "Checkpoints, the oldest first. next: start · 0 messages; pauses for a yes · 2 messages, "
+        "the last a call; end of the turn · 4 messages, the last an answer; end of the turn · "
+        "1 message, the last a question."
+    )
+    with pytest.raises(ValueError, match="no checkpoints"):
+        checkpoint_chain([])
