@@ -113,7 +113,8 @@ def test_forged_cookie_is_a_new_guest(shared: Replica) -> None:
     ada.ask("My name is Ada.")
     good = ada.http.cookies["guest"]
     name, _, rest = good.partition(".")
-    for forged in (name, f"{uuid4().hex}.{rest}", good[:-1] + "_", "x" * 3000, f"{name}.{rest}.x"):
+    cut = f"{good[:-4]}AAAA"
+    for forged in (name, f"{uuid4().hex}.{rest}", cut, "x" * 3000, f"{name}.{rest}.x"):
         answer = httpx.get(f"{shared.url}/api/conversations", cookies={"guest": forged})
         assert answer.json() == []
         assert answer.cookies["guest"].partition(".")[0] != name
@@ -213,33 +214,15 @@ def test_health(shared: Replica, valkey_server: Any) -> None:
     assert shared.ready()
 
 
-def test_ended_replica_finishes_a_short_answer(start: Start) -> None:
-    replica = start(DEMO_MODEL_DELAY="0.05")
-    with Visitor(replica.url).begun("help") as (_, rest):
+def test_ended_replica_finishes_a_short_answer(start: Start, shared: Replica) -> None:
+    """A long one is left to the other replica, and at once."""
+    replica = start(DEMO_MODEL_DELAY="0.2")
+    ada, grace = Visitor(replica.url), Visitor(replica.url)
+    with ada.begun("My name is Ada.") as (_, rest), grace.begun("help") as (chat, _):
         replica.process.send_signal(signal.SIGTERM)
-        assert "remember" in text_of(list(rest))
+        assert "Ada" in text_of(list(rest))
     assert replica.process.wait(10) in ENDED
-
-
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
-def test_other_replica_gives_the_rest(start: Start, shared: Replica, number: int) -> None:
-    """A long answer is left to the other one: at once after SIGTERM, else when its lock ends."""
-    replica = start(DEMO_MODEL_DELAY="1")
-    ada, twin = Visitor(replica.url), Visitor(shared.url)
-    with ada.begun("help") as (chat, _):
-        began = time.monotonic()
-        replica.end(number)
-        assert time.monotonic() - began < 9.5
-    twin = ada.at(shared)
-    if number == signal.SIGKILL:
-        assert twin.refused("Hello", conversation=chat) == 409
-        servers.wait_until(lambda: twin.shown(chat)["waits"] != "a turn", "the lock's end", 40)
-    assert twin.shown(chat)["waits"] == "the rest"
-    assert "remember" in text_of(twin.ask(conversation=chat))
-    assert [line["type"] for line in twin.shown(chat)["lines"]] == ["guest", "concierge"]
-
-
-# Identity-Aware Proxy
+    assert "remember" in text_of(grace.at(shared).ask(conversation=chat))
 
 
 def test_cookies_are_refused_on_cloud_run() -> None:

@@ -51,9 +51,9 @@ class Replica:
         return False
 
     def end(self, number: int = signal.SIGTERM) -> int:
-        """Send a signal, and return the exit status."""
+        """Send a signal, and return the exit status; Cloud Run grants ten seconds."""
         self.process.send_signal(number)
-        return self.process.wait(15)
+        return self.process.wait(10)
 
 
 class Visitor:
