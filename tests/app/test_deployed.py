@@ -49,7 +49,7 @@ def installed(folder: Path, *requirements: str) -> Path:
 
 @contextmanager
 def running(command: list[Any], folder: Path, ready: str, **options: Any) -> Iterator[None]:
-    """Run a program in the app's folder as soon as it is ready; SIGTERM ends it in 10 seconds."""
+    """Run a program in the app's folder as soon as it is ready; SIGTERM ends it."""
 
     def answers() -> Any:
         with suppress(httpx.TransportError):
@@ -61,7 +61,7 @@ def running(command: list[Any], folder: Path, ready: str, **options: Any) -> Ite
         servers.wait_until(answers, str(command[0]), 100)
         yield
         process.terminate()
-        process.wait(10)
+        process.wait(30)
     finally:
         process.kill()
         process.wait()
