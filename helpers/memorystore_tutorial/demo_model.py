@@ -175,7 +175,7 @@ class _Talk:
         if re.fullmatch(r"Which [\w ]+ do you mean\?", self.last):
             if _NEVER_MIND.match(self.text):
                 return "All right. What else can I do for you?"
-            if not _ASKS.search(self.text) and len(self.text.split()) < 7:
+            if self.said and not _ASKS.search(self.text) and len(self.text.split()) < 7:
                 self.text = f"{self.said[-1].rstrip(' .?!')} {self.text}"
         return self._recall() or self._use(tools) or self.unknown or self._chat()
 

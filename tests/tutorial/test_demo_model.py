@@ -190,6 +190,8 @@ def test_summarizes_for_the_summarization_middleware() -> None:
 
 def test_answers_without_words_of_the_guest() -> None:
     assert DemoChatModel().invoke([SystemMessage("Be kind.")]).text in FALLBACKS
+    asked: list[BaseMessage] = [AIMessage("Which city do you mean?"), HumanMessage("Kyoto")]
+    assert DemoChatModel().invoke(asked).text in FALLBACKS
 
 
 async def test_streams_at_the_pace_of_reading(monkeypatch: pytest.MonkeyPatch) -> None:
