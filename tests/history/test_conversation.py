@@ -102,6 +102,9 @@ def test_a_window_begins_at_a_users_message(make: Make) -> None:
         history = make(f"{number}", window=window)
         history.add_messages(stored)
         assert history.messages == stored[len(stored) - read :], number
+    capped = make("capped", max_messages=3)
+    capped.add_messages([ask, end, ask, end])
+    assert capped.messages == [ask, end]
 
 
 ids = st.sampled_from(["a", "b", "c"])
