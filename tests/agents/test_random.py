@@ -24,7 +24,7 @@ from langchain_core.messages import (
     SystemMessage,
     ToolMessage,
 )
-from langchain_core.tools import InjectedToolCallId, tool
+from langchain_core.tools import InjectedToolCallId
 from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.types import Command
 
@@ -39,69 +39,82 @@ RUNS = int(os.environ.get("MEMORYSTORE_TEST_AGENTS", "100"))
 REMINDER = "(a reminder)"
 
 
-@tool
 def look(thing: str) -> str:
     """Look."""
     return f"seen {thing}"
 
 
-@tool
 def pay(thing: str) -> str:
     """Pay."""
     return f"paid {thing} to ada@example.com"
 
 
-@tool
 def tell(thing: str, tool_call_id: Annotated[str, InjectedToolCallId]) -> Any:
     """Tell more than a result."""
     result = ToolMessage(f"told {thing}", tool_call_id=tool_call_id)
     return Command(update={"messages": [result, HumanMessage(f"a word about {thing}")]})
 
 
-@tool
 def fail(thing: str) -> str:
     """Fail."""
     raise ConnectionError(thing)
 
 
-def guard(rng: random.Random) -> Hooks:
-    """Ends a turn at one of the hooks, and may take back what stands last."""
+def hooks(name: str, **hooks: Any) -> Any:
+    """Hooks under a name of their own, as LangChain asks for."""
+    return type(name, (Hooks,), {})(**hooks)
+
+
+def middleware_of(rng: random.Random, make: Make, saver: Any) -> list[Any]:
+    """Some middleware of each kind around the one that is tested."""
 
     def end(messages: Sequence[BaseMessage]) -> Any:
+        """Ends a turn, and may take back what stands last."""
         last = messages[-1]
         if rng.random() < 0.7 or getattr(last, "tool_calls", []):
             return None
-        back = (
-            [RemoveMessage(id=last.id or "")] if rng.random() < 0.5 and last.type != "tool" else []
-        )
+        taken = rng.random() < 0.5 and last.type != "tool"
+        back = [RemoveMessage(id=last.id or "")] if taken else []
         return {"messages": [*back, AIMessage("I must not say that.")], "jump_to": "end"}
 
-    return Hooks(**{rng.choice(["before_agent", "before_model", "after_model"]): end})
+    def remind(messages: Sequence[BaseMessage]) -> Any:
+        new = [SystemMessage("be brief"), HumanMessage(REMINDER)]
+        return {"messages": new} if rng.random() < 0.4 else None
 
+    def exchange(messages: Sequence[BaseMessage]) -> Any:
+        """Puts another message in the place of a question or a result."""
+        last = messages[-1]
+        if last.text.startswith("[exchanged]") or last.type == "ai" or rng.random() < 0.5:
+            return None
+        new = last.model_copy(update={"id": None, "content": f"[exchanged] {last.text}"})
+        return {"messages": [RemoveMessage(id=last.id or ""), new]}
 
-class Reminds(Hooks):
-    """Adds a message and an instruction before a model is asked."""
-
-    def __init__(self, rng: random.Random) -> None:
-        def remind(messages: Sequence[BaseMessage]) -> Any:
-            new = [SystemMessage("be brief"), HumanMessage(REMINDER)]
-            return {"messages": new} if rng.random() < 0.4 else None
-
-        super().__init__(before_model=remind)
-
-
-class Exchanges(Hooks):
-    """Puts another message in the place of a question or a result."""
-
-    def __init__(self, rng: random.Random) -> None:
-        def exchange(messages: Sequence[BaseMessage]) -> Any:
-            last = messages[-1]
-            if last.text.startswith("[exchanged]") or last.type == "ai" or rng.random() < 0.5:
-                return None
-            new = last.model_copy(update={"id": None, "content": f"[exchanged] {last.text}"})
-            return {"messages": [RemoveMessage(id=last.id or ""), new]}
-
-        super().__init__(before_model=exchange)
+    sizes: Any = {
+        "trigger": ("messages", rng.randint(3, 9)),
+        "keep": ("messages", rng.randint(1, 4)),
+    }
+    before = [
+        PIIMiddleware("email", apply_to_tool_results=True),
+        hooks("Exchanges", before_model=exchange),
+    ]
+    after: list[Any] = [
+        ModelCallLimitMiddleware(run_limit=rng.randint(1, 4)),
+        ToolCallLimitMiddleware(run_limit=2, exit_behavior=rng.choice(["continue", "end"])),
+        ToolCallLimitMiddleware(tool_name="look", run_limit=1, exit_behavior="continue"),
+        hooks("Guard", **{rng.choice(["before_agent", "before_model", "after_model"]): end}),
+        hooks("Reminds", before_model=remind),
+        SummarizationMiddleware(Scripted(replies=["SUMMARY"] * 99), **sizes),
+        ModelRetryMiddleware(max_retries=1, initial_delay=0),
+    ]
+    if saver is not None:
+        after.append(HumanInTheLoopMiddleware({"pay": True, "tell": rng.random() < 0.5}))
+    rng.shuffle(after)
+    return [
+        *(one for one in before if rng.random() < 0.4),
+        ChatHistoryMiddleware(make),
+        *(one for one in after if rng.random() < 0.5),
+        ToolRetryMiddleware(max_retries=1, initial_delay=0, on_failure="continue"),
+    ]
 
 
 class Random(Scripted):
@@ -128,36 +141,6 @@ class Random(Scripted):
             for i, name in enumerate(names)
         ]
         return AIMessage("", tool_calls=calls)
-
-
-def agent_of(rng: random.Random, make: Make, saver: Any) -> Any:
-    """An agent with some middleware of each kind around the one that is tested."""
-    sizes: Any = {
-        "trigger": ("messages", rng.randint(3, 9)),
-        "keep": ("messages", rng.randint(1, 4)),
-    }
-    before: list[Any] = [PIIMiddleware("email", apply_to_tool_results=True), Exchanges(rng)]
-    after: list[Any] = [
-        ModelCallLimitMiddleware(run_limit=rng.randint(1, 4)),
-        ToolCallLimitMiddleware(run_limit=2, exit_behavior=rng.choice(["continue", "end"])),
-        ToolCallLimitMiddleware(tool_name="look", run_limit=1, exit_behavior="continue"),
-        guard(rng),
-        Reminds(rng),
-        SummarizationMiddleware(Scripted(replies=["SUMMARY"] * 99), **sizes),
-        ModelRetryMiddleware(max_retries=1, initial_delay=0),
-    ]
-    if saver is not None:
-        after.append(HumanInTheLoopMiddleware({"pay": True, "tell": rng.random() < 0.5}))
-    rng.shuffle(after)
-    middleware = [
-        *(one for one in before if rng.random() < 0.4),
-        ChatHistoryMiddleware(make),
-        *(one for one in after if rng.random() < 0.5),
-        ToolRetryMiddleware(max_retries=1, initial_delay=0, on_failure="continue"),
-    ]
-    schema: Any = DeepState if rng.random() < 0.3 else None
-    options = {"middleware": middleware, "checkpointer": saver, "state_schema": schema}
-    return create_agent(Random(rng=rng), [look, pay, tell, fail], **options)
 
 
 def decide(rng: random.Random, interrupts: Any) -> Any:
@@ -227,7 +210,11 @@ async def run(seed: int, make: Make, client: Any, key_prefix: str) -> None:
     if saver is not None:
         options["durability"] = rng.choice(["sync", "async", "exit"])
     way = rng.choice(["stream", "astream"])
-    agent, config, history = agent_of(rng, make, saver), thread(f"r{seed}"), make(f"r{seed}")
+    middleware = middleware_of(rng, make, saver)
+    schema: Any = DeepState if rng.random() < 0.3 else None
+    parts: Any = {"middleware": middleware, "checkpointer": saver, "state_schema": schema}
+    agent = create_agent(Random(rng=rng), [look, pay, tell, fail], **parts)
+    config, history = thread(f"r{seed}"), make(f"r{seed}")
     seen: set[str | None] = set()
     expected: list[Any] = []
     for number in range(rng.randint(2, 5)):
