@@ -24,6 +24,7 @@ from memorystore_chat import (
 from memorystore_chat.commands import Command, Steps, arun, run
 from memorystore_chat.history import CLOCK_ALLOWANCE, SEARCHED_ALWAYS, SEARCHED_AT_MOST
 from proxy import Proxy
+from reshaping import move_slots
 from servers import Cluster, Server
 
 
@@ -227,34 +228,20 @@ async def test_commands_of_one_round_trip_wait_for_an_outage_to_end() -> None:
 
 async def test_a_session_whose_slot_moves_is_followed(valkey_cluster: Cluster) -> None:
     """Appends and reads go on at every step of a resharding."""
-    slot = key_slot(b"moving")
     source = valkey_cluster.node_of("moving")
     target = next(n for n in valkey_cluster.nodes[: valkey_cluster.primaries] if n is not source)
-    url, turn = valkey_cluster.url, itertools.count()
-    with connect(url) as client, source.admin() as one, target.admin() as other:
-        async with await connect_async(url) as async_client:
+    with connect(valkey_cluster.url) as client:
+        async with await connect_async(valkey_cluster.url) as async_client:
             histories = [
                 MemorystoreChatMessageHistory(used, f"{{moving}}{number}")
                 for number, used in enumerate((client, async_client))
             ]
-
-            async def turns() -> None:
-                for number in itertools.islice(turn, 3):
-                    for history in histories:
-                        await history.aadd_messages(batch_of("a", 1, number))
-                        assert await history.aget_messages() == batch_of("a", number + 1)
-
-            ids = [node.execute_command("CLUSTER MYID").decode() for node in (one, other)]
-            await turns()
-            other.execute_command("CLUSTER SETSLOT", slot, "IMPORTING", ids[0])
-            one.execute_command("CLUSTER SETSLOT", slot, "MIGRATING", ids[1])
-            await turns()
-            one.migrate(target.host, target.port, [h.key for h in histories], 0, 5000)
-            await turns()
-            for owner in reversed(ids):  # there, and when the sessions are deleted back again
-                for node in (other, one):
-                    node.execute_command("CLUSTER SETSLOT", slot, "NODE", owner)
-                if owner == ids[1]:
-                    await turns()
-                    for history in histories:
-                        await history.aclear()
+            places = (source, target), (target, source)  # there, and back again
+            steps = itertools.product(places, ("open", "keys", "close"))
+            for number, (place, step) in enumerate(steps):
+                move_slots([key_slot(b"moving")], *place, step)
+                for history in histories:
+                    await history.aadd_messages(batch_of("a", 1, number))
+                    assert await history.aget_messages() == batch_of("a", number + 1)
+            for history in histories:
+                await history.aclear()
