@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import redis
 from redis.crc import key_slot
 
-from memorystore_chat.arguments import check_seconds, check_text
+from memorystore_chat.arguments import check_seconds, type_name
 from memorystore_chat.embedded.launcher import check_platform, quoted
 from memorystore_chat.extras import require
 from memorystore_tutorial import launching
@@ -76,8 +76,8 @@ class Server(_Running):
         self, *, password: str | None = None, tls: bool = False, iam: bool = False
     ) -> None:
         check_platform()
-        if password is not None:
-            check_text("password", password)
+        if not isinstance(password, str | None):
+            raise TypeError(f"password is a {type_name(password)}; it takes text (str) or None.")
         if password == "" or (iam and password is not None):
             raise ValueError("password= is empty or given beside iam=True; it takes text, or None.")
         self.ca_cert: str | None = None
