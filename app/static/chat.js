@@ -78,7 +78,7 @@ async function show(id) {
       for (const line of found.lines) say(line, lines);
       if (lines.innerHTML !== said.innerHTML) said.replaceChildren(...lines.childNodes);
       said.scrollTop = said.scrollHeight;
-      list.replaceChildren(new Option("New conversation", ""));
+      list.replaceChildren(new Option("Your conversations", ""));
       for (const { id: value, title } of titles) list.add(new Option(title, value));
       list.value = id;
       if (found.waits === "the rest") return turn({});

@@ -70,7 +70,7 @@ def test_two_guests_and_forgetting(shared: Replica, open_page: Callable[..., Any
     ada.click("#forget")
     ada.wait_for_selector("#status >> text=Deleted conversations: 2, memories: 1.")
     assert ada.locator("#said p").count() == 0
-    assert ada.locator("#list option").all_inner_texts() == ["New conversation"]
+    assert ada.locator("#list option").all_inner_texts() == ["Your conversations"]
     assert "green tea" not in ask(ada, "What do I like?")
     assert grace.locator("#list option").count() == 2
 
