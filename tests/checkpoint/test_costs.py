@@ -1,6 +1,8 @@
-"""What MemorystoreSaver costs: round trips counted on the wire, and bytes on the server."""
+"""What MemorystoreSaver costs: round trips counted on the wire, bytes, and the server's time."""
 
+import tracemalloc
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import pytest
@@ -10,37 +12,14 @@ from langchain_core.messages import HumanMessage
 from langgraph.checkpoint.base import empty_checkpoint
 
 import servers
+from checkpoints import CONFIG, THREAD
 from memorystore_chat.checkpoint import MemorystoreSaver
+from memorystore_chat.checkpoint.values import Remembered
 from memorystore_tutorial import DemoChatModel
 from proxy import Proxy
 from servers import Server
 
-CONFIG: Any = {"configurable": {"thread_id": "ada/{1}"}}
 SMALL_TALK = "My favorite number is 7, and this is a sentence of a usual length."
-
-
-@pytest.fixture
-def proxy(server: Server) -> Iterator[Proxy]:
-    with Proxy(server.host, server.port) as running:
-        yield running
-
-
-@pytest.fixture
-def counted(server: Server, proxy: Proxy) -> Iterator[redis.Redis]:
-    """A client through the proxy, with its connections open and every script on the server."""
-    pool = redis.BlockingConnectionPool(
-        host=server.host, port=proxy.port, protocol=2, max_connections=1
-    )
-    with redis.Redis(connection_pool=pool) as client:
-        saver = MemorystoreSaver(client, key_prefix="warm-up:")
-        talk(saver, 1)
-        saver.prune(["ada/{1}"])
-        list(saver.list(CONFIG))
-        saver.delete_thread("copy")
-        saver.copy_thread("ada/{1}", "copy")
-        for thread_id in ("ada/{1}", "copy"):
-            saver.delete_thread(thread_id)
-        yield client
 
 
 def get_weather(city: str) -> str:
@@ -49,7 +28,7 @@ def get_weather(city: str) -> str:
 
 
 def talk(saver: Any, turns: int, *, every: int = 5, **options: Any) -> Any:
-    """Turns of which every fifth calls a tool; `every=1` for each."""
+    """Have turns of an agent of which every fifth calls a tool; `every=1` for each."""
     agent = create_agent(DemoChatModel(), [get_weather], checkpointer=saver)
     for turn in range(turns):
         text = SMALL_TALK if turn % every != every - 1 else "What is the weather in Paris?"
@@ -57,74 +36,67 @@ def talk(saver: Any, turns: int, *, every: int = 5, **options: Any) -> Any:
     return agent
 
 
-class TestRoundTrips:
-    """One for each call that LangGraph makes."""
+@pytest.fixture
+def proxy(valkey_server: Server) -> Iterator[Proxy]:
+    with Proxy(valkey_server.host, valkey_server.port) as running:
+        yield running
 
-    @pytest.mark.parametrize(
-        ("durability", "with_tool", "expected"),
-        [
-            ("sync", False, 6),
-            ("async", False, 6),
-            ("exit", False, 2),
-            ("sync", True, 10),
-            ("async", True, 10),
-            ("exit", True, 2),
-        ],
+
+@pytest.fixture
+def counted(valkey_server: Server, proxy: Proxy) -> Iterator[redis.Redis]:
+    """A client through the proxy, with its connection open and the script on the server."""
+    pool = redis.BlockingConnectionPool(
+        host=valkey_server.host, port=proxy.port, protocol=2, max_connections=1
     )
-    @pytest.mark.parametrize("keep", [None, 1])
-    def test_of_a_turn(
-        self,
-        counted: redis.Redis,
-        proxy: Proxy,
-        key_prefix: str,
-        durability: Any,
-        with_tool: bool,
-        expected: int,
-        keep: int | None,
-    ) -> None:
-        """A turn is 6 round trips, 10 with a tool, and 2 where only the end is stored."""
-        saver = MemorystoreSaver(counted, key_prefix=key_prefix, ttl=60, keep=keep)
-        talk(saver, 10)
-        proxy.reset()
-        talk(saver, 2, every=1 if with_tool else 5, durability=durability)
-        assert proxy.round_trips == 2 * expected
-
-    def test_of_each_method(self, counted: redis.Redis, proxy: Proxy, key_prefix: str) -> None:
-        """Each method that a turn uses is one, however long the thread is."""
-        saver = MemorystoreSaver(counted, key_prefix=key_prefix)
-        messages = [HumanMessage(f"message {number}", id=str(number)) for number in range(200)]
-        agent = create_agent(DemoChatModel(), checkpointer=saver)
-        agent.update_state(CONFIG, {"messages": messages})
-        state = saver.get_tuple(CONFIG)
-        assert state is not None
-        calls: list[Callable[[], Any]] = [
-            lambda: saver.get_tuple(CONFIG),
-            lambda: saver.put_writes(state.config, [("messages", messages)], "task"),
-            lambda: saver.put(CONFIG, state.checkpoint, state.metadata, {"messages": "1"}),
-            lambda: saver.delete_thread("ada/{1}"),
-        ]
-        for call in calls:
-            proxy.reset()
-            call()
-            assert proxy.round_trips == 1
+    with redis.Redis(connection_pool=pool) as client:
+        saver = MemorystoreSaver(client, key_prefix="warm-up:")
+        talk(saver, 1)
+        saver.delete_thread(THREAD)
+        yield client
 
 
-def test_what_is_sent(server: Server, key_prefix: str) -> None:
+@pytest.mark.parametrize(
+    ("durability", "with_tool", "keep", "expected"),
+    [
+        ("sync", False, None, 6),
+        ("async", False, 1, 6),
+        ("exit", False, None, 2),
+        ("sync", True, 1, 10),
+        ("async", True, None, 10),
+        ("exit", True, 1, 2),
+    ],
+)
+def test_round_trips_of_a_turn(
+    counted: redis.Redis,
+    proxy: Proxy,
+    key_prefix: str,
+    durability: Any,
+    with_tool: bool,
+    keep: int | None,
+    expected: int,
+) -> None:
+    """A turn is 6 round trips, 10 with a tool, and 2 where only the end is stored."""
+    saver = MemorystoreSaver(counted, key_prefix=key_prefix, ttl=60, keep=keep)
+    talk(saver, 10)
+    proxy.reset()
+    talk(saver, 2, every=1 if with_tool else 5, durability=durability)
+    assert proxy.round_trips == 2 * expected
+
+
+def test_what_is_sent(client: redis.Redis, saver: MemorystoreSaver) -> None:
     """A put of one new message to 10,000 sends 25 kB at most."""
-    with server.client() as client:
-        saver = MemorystoreSaver(client, key_prefix=key_prefix)
-        messages = [HumanMessage(f"message {number} " + "x" * 200) for number in range(10_000)]
-        config, sent = CONFIG, 0
-        for number in (1, 2):
-            checkpoint: Any = empty_checkpoint() | {
-                "channel_values": {"messages": messages},
-                "channel_versions": {"messages": number},
-            }
-            before = client.info("stats")["total_net_input_bytes"]
-            config = saver.put(config, checkpoint, {}, {"messages": number})
-            sent = client.info("stats")["total_net_input_bytes"] - before
-            messages.append(HumanMessage("new"))
-        assert sent <= 25_000
+    messages = [HumanMessage(f"message {number} " + "x" * 200) for number in range(10_000)]
+    config, sent = CONFIG, 0
+    for number in (1, 2):
+        checkpoint: Any = empty_checkpoint() | {
+            "channel_values": {"messages": messages},
+            "channel_versions": {"messages": number},
+        }
+        before = client.info("stats")["total_net_input_bytes"]
+        config = saver.put(config, checkpoint, {}, {"messages": number})
+        sent = client.info("stats")["total_net_input_bytes"] - before
+        messages.append(HumanMessage("new"))
+    assert sent <= 25_000
 
 
 @pytest.mark.parametrize(("keep", "most"), [(None, 1_000_000), (1, 240_000)])
@@ -134,9 +106,77 @@ def test_what_is_stored(keep: int | None, most: int) -> None:
         saver, used = MemorystoreSaver(client, keep=keep), []
         for turns in (20, 180):
             agent = talk(saver, turns)
-            used.append(client.memory_usage("checkpoints:ada/{1}", samples=0))
+            used.append(client.memory_usage(f"checkpoints:{THREAD}", samples=0))
         assert used[0] <= (80_000 if keep else 400_000)
         assert used[1] <= min(most, 13 * used[0])
-        values = client.hgetall("checkpoints:ada/{1}").values()
+        values = client.hgetall(f"checkpoints:{THREAD}").values()
         for message in agent.get_state(CONFIG).values["messages"][-5:]:
             assert sum(message.id.encode() in value for value in values) == 1
+
+
+def test_what_is_remembered_is_bounded() -> None:
+    """A saver remembers 8 MB at most, and what was used last."""
+    remembered = Remembered()
+    names = [b"%016d" % number for number in range(100_000)]
+    tracemalloc.start()
+    for name in names:
+        remembered.note([(bytes(bytearray(name)), b"s" + name), (names[0], b"s" + names[0])])
+    used, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert used <= 8 * 2**20
+    assert names[0] in remembered
+    assert names[1] not in remembered
+    assert names[-1] in remembered
+
+
+def test_no_call_blocks_the_server() -> None:
+    """With 3,000 checkpoints of 3,000 messages no command takes longer than 25 ms, or 50 ms."""
+    slowlog: Any = {"slowlog_log_slower_than": 0, "slowlog_max_len": 20_000}
+    with servers.valkey(**slowlog) as server, server.client() as client:
+        messages = [HumanMessage(f"{number} " + "x" * 200) for number in range(3000)]
+        config, number = CONFIG, 0
+
+        def add(keep: int | None = None) -> None:
+            nonlocal config, number
+            number += 1
+            count = min(3000, number // 10 * 10)
+            checkpoint: Any = empty_checkpoint() | {
+                "id": f"{number:06}",
+                "channel_values": {"messages": messages[:count]},
+                "channel_versions": {"messages": count},
+            }
+            new: Any = {"messages": count} if number % 10 == 0 else {}
+            metadata: Any = {"step": number, "run_id": f"r{number % 10}"}
+            config = savers[keep].put(config, checkpoint, metadata, new)
+
+        savers = {keep: MemorystoreSaver(client, keep=keep) for keep in (None, 2000, 1500, 100, 1)}
+        saver = savers[None]
+        for _ in range(3000):
+            add()
+        calls: list[tuple[int, Callable[[int], Any]]] = [
+            (25, lambda _: saver.get_tuple(CONFIG)),
+            (25, lambda _: next(saver.list(CONFIG))),
+            (25, lambda _: [*saver.list(CONFIG, filter={"step": 3}, limit=1)]),
+            (50, lambda attempt: saver.copy_thread(THREAD, f"copy {attempt}")),
+            (50, lambda attempt: saver.prune([f"copy {attempt}"])),
+            (50, lambda attempt: saver.delete_for_runs([f"r{attempt}"])),
+            *[(25, partial(lambda keep, _: add(keep), keep)) for keep in savers],
+        ]
+        for most, call in calls:
+            for attempt in range(5):
+                client.slowlog_reset()
+                before = processor_time(client)
+                call(attempt)
+                busy = processor_time(client) - before
+                times = [each["duration"] for each in client.slowlog_get(20_000)]
+                # A busy machine stops the server now and then, which its log counts, too.
+                worst = max(times) * min(1.0, busy / sum(times))
+                if worst < 1000 * most:
+                    break
+            assert worst < 1000 * most, calls.index((most, call))
+
+
+def processor_time(client: Any) -> float:
+    """Microseconds that the server has worked."""
+    used = client.info("cpu")
+    return float(1e6 * (used["used_cpu_user"] + used["used_cpu_sys"]))

@@ -2,135 +2,82 @@
 -- than Redis 5.
 --
 -- KEYS[1]  the hash that holds all of the thread
--- ARGV     the name of what is asked for, and its arguments, taken one after the other
+-- ARGV     the name of what is asked for, its arguments as one MessagePack array, and fields that
+--          the thread may lack, each with its text
 --
 -- Fields of the hash. NAME is a namespace, a NUL, and a checkpoint's ID; a digest is 16 bytes.
---   s DIGEST  an element of a list
---   k DIGEST  a node of eight elements or of eight nodes, as `references` describes it
---   v DIGEST  a value, described there, too
---   c NAME    a checkpoint: {place, parent, "1" if it counts its parent, delta channels without a
---             value, checkpoint, metadata, channel, version, value, ...}
---   w NAME    what its tasks wrote: {task, path, index, channel, value, ...}
+--   s DIGEST  an element of a list, or all of another value
+--   k DIGEST  a node of a list: the names of eight elements, or of eight nodes
+--   c NAME    a checkpoint; `deltas` are its delta channels without a value, and with `needs` it is
+--             computed from its parent
+--   w NAME    what its tasks wrote: {{task, path, index, channel, names, rest}, ...}
 --   h NAME    the namespaces of sub-graphs that go when this checkpoint goes
 --   i NAMESPACE NUL PLACE  the ID that was put there, and after a NUL its rank if that isn't the ID
---   n NAMESPACE  {first place, last place, count, head's ID, head's rank, IDs that went last, ...}
+--   n NAMESPACE  its first and last place, its count, the head's ID and rank, and IDs that went last
 --   r FIELD   how many others refer to a field, where that isn't one
 --   d         the namespaces that wait to be dropped
---   #         {number of checkpoints, number of changes, name of the checkpoint that was put last}
--- What is in braces, and h and d, is a record: texts after a checksum.
+--   #         the count of all checkpoints
+-- c, w, h, n, and d are records: a checksum, and MessagePack. A channel is {name, version, names,
+-- rest}: the fields that its value refers to, one after the other, and what is the client's own;
+-- or {name, version} without a value.
 --
--- An element, node, value or checkpoint goes with the last that refers to it, so nothing is ever
--- searched for what may go. All changes are planned in memory and written at the end.
+-- A field goes with the last that refers to it, so nothing is ever searched for what may go. All
+-- changes are planned in memory and written at the end.
 
 local BUDGET = 1500 -- what a call may drop, counted in fields; the rest waits for the next one
 local LATE = 8      -- IDs of a namespace that tasks may write to after their checkpoint went
-local PLACE, PARENT, COUNTS_PARENT, WITHOUT, VALUES = 1, 2, 3, 4, 7  -- in a checkpoint
-local FIRST, LAST, COUNT, HEAD, RANK, GONE = 1, 2, 3, 4, 5, 6        -- in a namespace's record
 
-local key, argument = KEYS[1], 1
-local staged, found = {}, {}    -- fields to write (false: to remove), and fields as read
-local records, changed = {}, {} -- records as texts, and which of them to write
+local key = KEYS[1]
+local cache, dirty = {}, {} -- fields as read or to be written, false for none; and which to write
 local sent, lacking, broken = {}, false, nil
 local work = 0
 
-local function take()
-  argument = argument + 1
-  return ARGV[argument]
-end
-
--- Texts in one string: each after its length, which is a byte, or 255 and four bytes.
-local function frame(parts)
-  local out = {}
-  for _, part in ipairs(parts) do
-    part = tostring(part)
-    out[#out + 1] = #part < 255 and string.char(#part) or '\255' .. struct.pack('>I4', #part)
-    out[#out + 1] = part
-  end
-  return table.concat(out)
-end
-
-local function unframe(text)
-  local parts, at = {}, 1
-  while at <= #text do
-    local size = text:byte(at)
-    at = at + 1
-    if size == 255 then size, at = struct.unpack('>I4', text, at) end
-    parts[#parts + 1] = text:sub(at, at + size - 1)
-    at = at + size
-  end
-  return parts
-end
-
--- Runs a command on so many values that a script cannot pass them at once; answers all replies.
-local function in_parts(command, values)
-  local replies = {}
-  for first = 1, #values, 7000 do
-    local last = math.min(first + 6999, #values)
-    local reply = redis.call(command, key, unpack(values, first, last))
-    for index = 1, command == 'HMGET' and last - first + 1 or 0 do
-      replies[first + index - 1] = reply[index]
-    end
-  end
-  return replies
-end
-
 local function get(field)
-  if staged[field] ~= nil then return staged[field] end
-  if found[field] == nil then found[field] = redis.call('HGET', key, field) end
-  return found[field]
+  if cache[field] == nil then cache[field] = redis.call('HGET', key, field) end
+  return cache[field]
 end
 
--- Reads the counts of fields in one command, for `get` to find.
-local function fetch_counts(fields)
-  local unread = {}
-  for _, field in ipairs(fields) do
-    local count = 'r' .. field
-    if found[count] == nil then
-      found[count] = false
-      unread[#unread + 1] = count
-    end
-  end
-  for index, value in ipairs(in_parts('HMGET', unread)) do found[unread[index]] = value end
-end
-
-local function damaged(field)
-  broken = field
-  error('damaged')
+local function set(field, value)
+  cache[field], dirty[field] = value, true
 end
 
 -- A record, {} if there is none.
 local function record(field)
-  if not records[field] then
-    local sealed = get(field)
-    local text = sealed and sealed:sub(9)
-    if text and redis.sha1hex(text):sub(1, 8) ~= sealed:sub(1, 8) then damaged(field) end
-    records[field] = unframe(text or '')
+  local found = get(field) or {}
+  if type(found) == 'string' then
+    local text = found:sub(9)
+    if redis.sha1hex(text):sub(1, 8) ~= found:sub(1, 8) then
+      broken = field
+      error('damaged')
+    end
+    found = cmsgpack.unpack(text)
   end
-  return records[field]
+  cache[field] = found
+  return found
 end
 
--- A record that is going to be changed in place.
-local function change(field)
-  changed[field] = true
-  return record(field)
-end
-
-local function remove(field)
-  records[field], changed[field], staged[field] = {}, nil, false
+-- Adds to the end of a record.
+local function append(field, value)
+  set(field, record(field))
+  table.insert(cache[field], value)
 end
 
 -- A namespace's record.
 local function space(ns)
-  local numbers = record('n' .. ns)
-  for index, default in ipairs({1, 0, 0}) do
-    numbers[index] = tonumber(numbers[index] or default)
+  local found = record('n' .. ns)
+  if not found.first then
+    found.first, found.last, found.count, found.head, found.rank, found.gone = 1, 0, 0, '', '', {}
   end
-  numbers[HEAD], numbers[RANK] = numbers[HEAD] or '', numbers[RANK] or ''
-  return numbers
+  return found
 end
 
 local function place_field(ns, place)
   return 'i' .. ns .. '\0' .. string.format('%d', place)
+end
+
+-- The field of a checkpoint's place, which is there as long as it is listed.
+local function place_of(ns, id)
+  return place_field(ns, record('c' .. ns .. '\0' .. id).place or 0)
 end
 
 -- The ID and the rank that a place's field holds.
@@ -139,77 +86,42 @@ local function id_and_rank(there)
   return id, rank ~= '' and rank or id
 end
 
--- The field of the place of a checkpoint that is listed; what only a delta needs is not.
-local function listed(ns, id)
-  local place = record('c' .. ns .. '\0' .. id)[PLACE]
-  local field = place and place_field(ns, place)
-  local there = field and get(field)
-  return there and id_and_rank(there) == id and field or nil
-end
-
 -- Counts that a namespace has a checkpoint more or less.
 local function count(ns, by)
-  local header = change('#')
-  header[1] = (header[1] or 0) + by
-  changed['n' .. ns] = true
-  space(ns)[COUNT] = space(ns)[COUNT] + by
+  local numbers = space(ns)
+  numbers.count, dirty['n' .. ns] = numbers.count + by, true
+  set('#', (get('#') or 0) + by)
 end
 
--- Whether one text is above another by its bytes: Lua itself compares as the server's locale does.
-local function is_above(one, other)
-  local at = 1
-  while at <= #one and one:byte(at) == other:byte(at) do at = at + 1 end
-  return (one:byte(at) or -1) > (other:byte(at) or -1)
-end
-
--- The fields that a value refers to. It is "b" and bytes; or "v" and the digest of a value that is
--- stored apart; or "l" or "L", a number of nodes, a number of elements, their digests, and what is
--- the client's own.
-local function references(value, into)
-  local kind = value:sub(1, 1)
-  if kind == 'v' then
-    into[#into + 1] = value:sub(1, 17)
-  elseif kind ~= 'b' and #value >= 5 then
-    local nodes, elements = struct.unpack('>I2I2', value, 2)
-    for index = 0, nodes + elements - 1 do
-      into[#into + 1] = (index < nodes and 'k' or 's') .. value:sub(6 + 16 * index, 21 + 16 * index)
-    end
-  end
+-- Adds the names of fields in a text to a list.
+local function cut(names, into)
+  for at = 1, #names - 16, 17 do into[#into + 1] = names:sub(at, at + 16) end
   return into
 end
 
--- The same for the values of a checkpoint or of writes: every so many parts.
-local function references_of_parts(parts, first, step, into)
-  for index = first, #parts, step do references(parts[index], into) end
+-- Adds the fields that channels refer to, or at another index what writes do.
+local function references(channels, index, into)
+  for _, channel in ipairs(channels or {}) do cut(channel[index] or '', into) end
   return into
 end
 
--- The same for an element, a node or a value that is stored apart.
-local function references_of_field(field, text)
-  return text and field:sub(1, 1) ~= 's' and references(text, {}) or {}
-end
-
--- The same for a checkpoint, which may refer to its parent.
-local function references_of_checkpoint(name, parts)
-  local into = references_of_parts(parts, VALUES + 2, 3, {})
-  if parts[COUNTS_PARENT] == '1' then
-    into[#into + 1] = 'c' .. name:match('^[^%z]*') .. '\0' .. parts[PARENT]
-  end
-  return into
+-- Adds the fields that a checkpoint refers to, perhaps its parent.
+local function references_of_checkpoint(ns, one, into)
+  if one.needs then into[#into + 1] = 'c' .. ns .. '\0' .. one.parent end
+  return references(one.channels, 3, into)
 end
 
 -- Counts one more reference to each field, and stores those that are new, from what was sent.
 local function retain(fields)
-  fetch_counts(fields)
   for _, field in ipairs(fields) do
     local number = get('r' .. field)
     if number then
-      staged['r' .. field] = tostring(number + 1)
-    elseif staged[field] or staged[field] == nil and redis.call('HEXISTS', key, field) == 1 then
-      staged['r' .. field] = '2'
+      set('r' .. field, number + 1)
+    elseif get(field) then
+      set('r' .. field, 2)
     elseif sent[field] then
-      staged[field] = sent[field]
-      retain(references_of_field(field, sent[field]))
+      set(field, sent[field])
+      if field:sub(1, 1) == 'k' then retain(cut(sent[field], {})) end
     else
       lacking = true
     end
@@ -218,39 +130,34 @@ end
 
 -- Counts one reference less to each field. What has none left goes, with all that hangs on it.
 local function release(fields)
-  local stack = {fields}
-  while #stack > 0 do
-    local batch = table.remove(stack)
-    fetch_counts(batch)
-    for _, field in ipairs(batch) do
-      work = work + 1
-      local number, kind, below = get('r' .. field), field:sub(1, 1), {}
-      if number then
-        staged['r' .. field] = tonumber(number) > 2 and tostring(number - 1) or false
+  while #fields > 0 do
+    local field = table.remove(fields)
+    local number, kind, name = get('r' .. field), field:sub(1, 1), field:sub(2)
+    work = work + 1
+    if number then
+      set('r' .. field, tonumber(number) > 2 and number - 1)
+    else
+      if kind == 'k' then
+        cut(get(field) or '', fields)
       elseif kind == 'c' then
-        local name = field:sub(2)
-        below = references_of_checkpoint(name, record(field))
-        references_of_parts(record('w' .. name), 5, 5, below)
-        for _, ns in ipairs(record('h' .. name)) do table.insert(change('d'), ns) end
-        remove('w' .. name)
-        remove('h' .. name)
-        remove(field)
-      else
-        below = kind ~= 's' and references_of_field(field, get(field)) or {}
-        staged[field] = false
+        references_of_checkpoint(name:match('^[^%z]*'), record(field), fields)
+        references(record('w' .. name), 5, fields)
+        for _, ns in ipairs(record('h' .. name)) do append('d', ns) end
+        set('w' .. name, false)
+        set('h' .. name, false)
       end
-      stack[#stack + 1] = below
+      set(field, false)
     end
   end
 end
 
--- Takes a checkpoint off the list; it goes, unless others are computed from it.
+-- Takes a checkpoint off the list, by the field of its place; it goes, unless others need it.
 local function drop(ns, id, place)
-  local numbers = space(ns)
+  local gone = space(ns).gone
   count(ns, -1)
-  staged[place] = false
-  numbers[#numbers + 1] = id
-  if #numbers >= GONE + LATE then table.remove(numbers, GONE) end
+  set(place, false)
+  table.insert(gone, id)
+  if #gone > LATE then table.remove(gone, 1) end
   release({'c' .. ns .. '\0' .. id})
 end
 
@@ -258,14 +165,14 @@ end
 -- Answers whether it is done.
 local function thin(ns, keep, spared)
   local numbers = space(ns)
-  while numbers[COUNT] > keep and numbers[FIRST] <= numbers[LAST] do
+  while numbers.count > keep and numbers.first <= numbers.last do
     if work >= BUDGET then return false end
     work = work + 1
-    local place = place_field(ns, numbers[FIRST])
+    local place = place_field(ns, numbers.first)
     local id = get(place) and id_and_rank(get(place))
-    if id and (id == spared or id == numbers[HEAD]) then return true end
-    numbers[FIRST] = numbers[FIRST] + 1
-    changed['n' .. ns] = true
+    if id and (id == spared or id == numbers.head) then return true end
+    numbers.first = numbers.first + 1
+    dirty['n' .. ns] = true
     if id then drop(ns, id, place) end
   end
   return true
@@ -276,23 +183,31 @@ local function drop_waiting()
   local waiting = record('d')
   while #waiting > 0 do
     local ns = waiting[#waiting]
-    space(ns)[HEAD] = ''
+    space(ns).head = ''
     if not thin(ns, 0) then return false end
-    table.remove(change('d'))
-    remove('n' .. ns)
+    table.remove(waiting)
+    set('d', waiting)
+    set('n' .. ns, false)
   end
   return true
 end
 
+-- Runs a command on so many values that a script cannot pass them at once.
+local function write(command, values)
+  for first = 1, #values, 7000 do
+    redis.call(command, key, unpack(values, first, math.min(first + 6999, #values)))
+  end
+end
+
 -- Writes what was planned, once all that follows is found to be allowed.
 local function flush(ttl)
-  local header, sets, gone = change('#'), {}, {}
-  header[1], header[2], header[3] = header[1] or 0, (header[2] or 0) + 1, header[3] or ''
-  for field in pairs(changed) do
-    local text = frame(records[field])
-    staged[field] = text ~= '' and redis.sha1hex(text):sub(1, 8) .. text
-  end
-  for field, value in pairs(staged) do
+  local sets, gone = {}, {}
+  for field in pairs(dirty) do
+    local value = cache[field]
+    if type(value) == 'table' then
+      local text = cmsgpack.pack(value)
+      value = next(value) ~= nil and redis.sha1hex(text):sub(1, 8) .. text
+    end
     if value then
       sets[#sets + 1] = field
       sets[#sets + 1] = value
@@ -301,87 +216,79 @@ local function flush(ttl)
     end
   end
   if #gone > 0 then demand('HDEL', key, gone[1]) end
-  if ttl ~= '0' then demand('EXPIRE', key, ttl) end
-  in_parts('HSET', sets)
-  in_parts('HDEL', gone)
-  if ttl ~= '0' then redis.call('EXPIRE', key, ttl) end
+  if ttl > 0 then demand('EXPIRE', key, ttl) end
+  write('HSET', sets)
+  write('HDEL', gone)
+  if ttl > 0 then redis.call('EXPIRE', key, ttl) end
 end
 
-local function take_sent()
-  while ARGV[argument + 1] do
-    local field = take()
-    sent[field] = take()
-  end
-end
-
--- Fields that are there: the name, the length of the text, and the text of each. What they refer to
--- is added to `below`.
-local function read_fields(fields, into, below)
-  for index, text in ipairs(in_parts('HMGET', fields)) do
-    if text then
-      local field, at = fields[index], #into
-      into[at + 1], into[at + 2], into[at + 3] = field, struct.pack('>I4', #text), text
-      if field:byte() ~= 115 then references(text, below) end -- an "s" refers to nothing
+-- The name of each field that is there, the length of its text, and the text; if deep, also of all
+-- that they refer to.
+local function contents(names, is_deep)
+  local out, seen, first = {}, {}, 1
+  while first <= #names do
+    local part = {unpack(names, first, math.min(first + 6999, #names))}
+    first = first + #part
+    for index, text in ipairs(redis.call('HMGET', key, unpack(part))) do
+      local name = part[index]
+      if text and not seen[name] then
+        seen[name] = true
+        out[#out + 1] = name .. struct.pack('>I4', #text)
+        out[#out + 1] = text
+        if is_deep and name:byte() == 107 then cut(text, names) end -- a "k"
+      end
     end
   end
+  return table.concat(out)
 end
 
 local ask = {}
 
--- Stores a checkpoint. "=" stands for the value that its parent has in a channel, and "?" for that
--- or none. Asks for all values if something that is neither sent nor stored is needed.
-function ask.put()
-  local ttl, keep, ns, id, parent, root = take(), tonumber(take()), take(), take(), take(), take()
-  local deltas, metadata, body, channels = unframe(take()), take(), take(), unframe(take())
-  take_sent()
+-- Stores a checkpoint. A channel with "=" has the value that its parent has of that version, and
+-- with "?" that or none. Asks for all values if what is needed is neither sent nor stored.
+function ask.put(ttl, keep, ns, id, parent, root, deltas, metadata, body, channels)
   local name, numbers = ns .. '\0' .. id, space(ns)
   local old = record('c' .. name)
-  parent = old[PARENT] or parent
+  parent = old.parent or parent
   local before = record('c' .. ns .. '\0' .. parent)
-  local inherited, is_delta, without = {}, {}, {}
-  for _, parts in ipairs({before, old}) do
-    for index = VALUES, #parts, 3 do
-      inherited[parts[index] .. '\0' .. parts[index + 1]] = parts[index + 2]
+  local known, is_delta, without = {}, {}, {}
+  for _, one in ipairs({before, old}) do
+    for _, channel in ipairs(one.channels or {}) do
+      if channel[4] then known[channel[1] .. '\0' .. channel[2]] = channel end
     end
   end
   for _, channel in ipairs(deltas) do is_delta[channel] = true end
-  for _, channel in ipairs(unframe(before[WITHOUT] or '')) do is_delta[channel] = true end
-  for index = 1, #channels, 3 do
-    local value = channels[index + 2]
-    if value == '=' or value == '?' then
-      channels[index + 2] = inherited[channels[index] .. '\0' .. channels[index + 1]] or ''
-      lacking = lacking or (value == '=' and channels[index + 2] == '')
+  for _, channel in ipairs(before.deltas or {}) do is_delta[channel] = true end
+  for index, channel in ipairs(channels) do
+    local mark = channel[3]
+    if mark and not channel[4] then
+      channel = known[channel[1] .. '\0' .. channel[2]] or {channel[1], channel[2]}
+      channels[index] = channel
+      lacking = lacking or mark == '=' and not channel[4]
     end
-    if channels[index + 2] == '' and is_delta[channels[index]] then
-      without[#without + 1] = channels[index]
-    end
+    if not channel[4] and is_delta[channel[1]] then without[#without + 1] = channel[1] end
   end
-  local needs = #without > 0 and #before > 0 and '1' or ''
-  local parts = {'', parent, needs, frame(without), body, metadata, unpack(channels)}
-  retain(references_of_checkpoint(name, parts))
+  local new = {parent = parent, body = body, metadata = metadata, channels = channels}
+  if #without > 0 then new.deltas, new.needs = without, before.place and true end
+  retain(references_of_checkpoint(ns, new, {}))
   if lacking then return {'RESEND'} end
-  release(references_of_checkpoint(name, old))
-  if #old > 0 then
-    parts[PLACE] = old[PLACE]
-  else
+  release(references_of_checkpoint(ns, old, {}))
+  new.place = old.place
+  if not new.place then
     count(ns, 1)
-    numbers[LAST] = numbers[LAST] + 1
-    parts[PLACE] = numbers[LAST]
+    numbers.last = numbers.last + 1
+    new.place = numbers.last
     local rank = id
-    if parent ~= '' and parent == numbers[HEAD] and not is_above(id, numbers[RANK]) then
-      local base, number = numbers[RANK]:match('^(.*)%z(%d+)$')
-      rank = (base or numbers[RANK]) .. '\0' .. string.format('%010d', (number or 0) + 1)
+    -- Lua compares as the locale does; that is all the same for LangGraph's IDs.
+    if parent ~= '' and parent == numbers.head and id <= numbers.rank then
+      local base, number = numbers.rank:match('^(.*)%z(%d+)$')
+      rank = (base or numbers.rank) .. '\0' .. string.format('%010d', (number or 0) + 1)
     end
-    if numbers[HEAD] == '' or is_above(rank, numbers[RANK]) then
-      numbers[HEAD], numbers[RANK] = id, rank
-    end
-    staged[place_field(ns, numbers[LAST])] = rank == id and id or id .. '\0' .. rank
+    if rank > numbers.rank then numbers.head, numbers.rank = id, rank end
+    set(place_field(ns, new.place), rank == id and id or id .. '\0' .. rank)
   end
-  records['c' .. name], changed['c' .. name] = parts, true
-  change('#')[3] = name
-  if root ~= '' and numbers[LAST] == 1 then -- the first of a sub-graph's call
-    table.insert(change('h\0' .. root), ns)
-  end
+  set('c' .. name, new)
+  if root ~= '' and numbers.last == 1 then append('h\0' .. root, ns) end -- a sub-graph's first
   if keep > 0 then thin(ns, keep, id) end
   drop_waiting()
   flush(ttl)
@@ -389,134 +296,92 @@ function ask.put()
 end
 
 -- Stores what a task wrote, before or after its checkpoint arrives, but not after that was dropped.
-function ask.put_writes()
-  local ttl, ns, id, given = take(), take(), take(), unframe(take())
-  take_sent()
-  local name, numbers, places, replaced, added = ns .. '\0' .. id, space(ns), {}, {}, {}
-  for index = GONE, #record('c' .. name) == 0 and #numbers or 0 do
-    if numbers[index] == id then return {'LATE'} end
+function ask.put_writes(ttl, ns, id, given)
+  local name, places, replaced = ns .. '\0' .. id, {}, {}
+  for _, gone in ipairs(record('c' .. name).place and {} or space(ns).gone) do
+    if gone == id then return {'LATE'} end
   end
-  local writes = change('w' .. name)
-  for index = 1, #writes, 5 do places[writes[index] .. '\0' .. writes[index + 2]] = index end
-  for index = 1, #given, 5 do
-    local at = places[given[index] .. '\0' .. given[index + 2]]
+  local writes, added = record('w' .. name), {}
+  for at, one in ipairs(writes) do places[one[1] .. '\0' .. one[3]] = at end
+  for _, one in ipairs(given) do
+    local place = one[1] .. '\0' .. one[3]
+    local at = places[place]
     -- Those with a negative index, such as an error, replace what is there.
-    if not at or given[index + 2]:sub(1, 1) == '-' then
-      references(given[index + 4], added)
-      if at then references(writes[at + 4], replaced) end
+    if not at or one[3] < 0 then
       at = at or #writes + 1
-      for part = 0, 4 do writes[at + part] = given[index + part] end
-      places[given[index] .. '\0' .. given[index + 2]] = at
+      replaced[#replaced + 1], added[#added + 1] = writes[at], one
+      writes[at], places[place] = one, at
     end
   end
-  retain(added)
+  set('w' .. name, writes)
+  retain(references(added, 5, {}))
   if lacking then return {'RESEND'} end
-  release(replaced)
+  release(references(replaced, 5, {}))
   flush(ttl)
   return {'OK'}
 end
 
--- A checkpoint: its ID, its parent if that is stored, its parts, and its writes. Parents have been
--- put before, so that no chain of them is a circle.
+-- A checkpoint as the client takes it, if it is there; the head if no ID is given. Only one that was
+-- put before is its parent, so that no chain of them is a circle.
 local function row(ns, id)
-  local parts = record('c' .. ns .. '\0' .. id)
-  local place = record('c' .. ns .. '\0' .. (parts[PARENT] or ''))[PLACE]
-  local is_before = place and tonumber(place) < tonumber(parts[PLACE])
-  return {id, is_before and parts[PARENT] or '', parts, record('w' .. ns .. '\0' .. id)}
+  id = id ~= '' and id or space(ns).head
+  local one = record('c' .. ns .. '\0' .. id)
+  if not one.place then
+    broken = id ~= '' and id == space(ns).head and 'c' .. ns .. '\0' .. id or nil
+    return broken and error('damaged')
+  end
+  local place = record('c' .. ns .. '\0' .. one.parent).place
+  local parent = place and place < one.place and one.parent or ''
+  return {id, parent, one.body, one.metadata, one.channels, record('w' .. ns .. '\0' .. id)}
 end
 
--- The ID that is meant: the head's if none is given.
-local function id_of(ns, id)
-  local head = space(ns)[HEAD]
-  if id ~= '' or head == '' then return id end
-  return listed(ns, head) and head or damaged('c' .. ns .. '\0' .. head)
-end
-
-function ask.get()
-  local ttl, ns, id, into, seen = take(), take(), take(), {}, {}
-  id = id_of(ns, id)
-  local answer = row(ns, id)
-  if #answer[3] == 0 then return {'OK'} end
-  if ttl ~= '0' then redis.call('EXPIRE', key, ttl) end
-  local level = references_of_parts(answer[3], VALUES + 2, 3, {})
-  references_of_parts(answer[4], 5, 5, level)
-  while #level > 0 do
-    local unread, below = {}, {}
-    for _, field in ipairs(level) do
-      if not seen[field] then
-        seen[field] = true
-        unread[#unread + 1] = field
-      end
+-- Checkpoints, '' for one that is not there; or deep, with all fields that they refer to.
+function ask.rows(ttl, is_deep, names)
+  local rows, fields = {}, {}
+  for index, name in ipairs(names) do
+    local found = row(name[1], name[2])
+    rows[index] = found or ''
+    if found and is_deep == 1 then
+      references(found[5], 3, fields)
+      references(found[6], 5, fields)
     end
-    read_fields(unread, into, below)
-    level = below
   end
-  return {'OK', answer, table.concat(into)}
+  if ttl > 0 and rows[1] ~= '' then redis.call('EXPIRE', key, ttl) end
+  return {'OK', rows, contents(fields, true)}
 end
 
--- Checkpoints without their values; '' for one that has gone.
-function ask.rows()
-  local answer = {'OK'}
-  for _, name in ipairs(unframe(take())) do
-    local ns, id = name:match('^([^%z]*)%z(.*)$')
-    answer[#answer + 1] = #record('c' .. name) > 0 and row(ns, id) or ''
-  end
-  return answer
+function ask.fields(names)
+  return {'OK', contents(names, false)}
 end
 
-function ask.fields()
-  local into = {}
-  read_fields(unframe(take()), into, {})
-  return {'OK', table.concat(into)}
-end
-
--- Some namespaces; and where to go on, "0" at the end. A key of another kind may be a session.
-function ask.spaces()
-  if type(redis.pcall('HLEN', key)) ~= 'number' then return {'OK', '0'} end
-  local reply = redis.call('HSCAN', key, take(), 'MATCH', 'n*', 'COUNT', '1000')
-  local answer = {'OK', reply[1]}
-  for index = 1, #reply[2], 2 do answer[#answer + 1] = reply[2][index]:sub(2) end
-  return answer
-end
-
--- What is at some places of a namespace, from the last downward; and where to go on, 0 at the end.
-function ask.names()
-  local ns, from, fields = take(), tonumber(take()), {}
-  local numbers = space(ns)
-  from = math.min(from, numbers[LAST])
-  local to = math.max(numbers[FIRST], from - 1999)
-  for place = from, to, -1 do fields[#fields + 1] = place_field(ns, place) end
-  local answer = {'OK', to > numbers[FIRST] and to - 1 or 0}
-  for _, there in ipairs(in_parts('HMGET', fields)) do
-    if there then answer[#answer + 1] = {id_and_rank(there)} end
-  end
-  return answer
+-- Some of the places; and where to go on, "0" at the end. A key of another kind may be a session.
+function ask.places(cursor)
+  if type(redis.pcall('HLEN', key)) ~= 'number' then return {'OK', {'0', {}}} end
+  return {'OK', redis.call('HSCAN', key, cursor, 'MATCH', 'i*', 'COUNT', '2000')}
 end
 
 -- Drops checkpoints, within the budget. If the head goes, `following` is the next. Answers how many
--- were looked at, whether nothing waits to be dropped, and which of them are needed by others.
-function ask.drop()
-  local ns, ids, following, looked, needed = take(), unframe(take()), take(), 0, {}
+-- were looked at, and whether nothing waits to be dropped.
+function ask.drop(ns, ids, following)
+  local looked = 0
   while looked < #ids and work < BUDGET do
     looked = looked + 1
     local id, numbers = ids[looked], space(ns)
-    local place = listed(ns, id)
-    if place then
-      if id == numbers[HEAD] then
-        local next_place = listed(ns, following)
-        numbers[HEAD], numbers[RANK] = id_and_rank(next_place and get(next_place) or '')
+    local place = place_of(ns, id)
+    if get(place) then
+      if id == numbers.head then
+        numbers.head, numbers.rank = id_and_rank(get(place_of(ns, following)) or '')
       end
       drop(ns, id, place)
-      if #record('c' .. ns .. '\0' .. id) > 0 then needed[#needed + 1] = id end
     end
   end
   local is_done = drop_waiting()
-  if is_done and tonumber(record('#')[1] or 0) == 0 then
+  if is_done and tonumber(get('#') or 0) == 0 then
     redis.call('UNLINK', key)
   else
-    flush('0')
+    flush(0)
   end
-  return {'OK', looked, is_done and 1 or 0, needed}
+  return {'OK', looked, is_done and 1 or 0}
 end
 
 function ask.delete()
@@ -525,35 +390,15 @@ function ask.delete()
   return {'OK'}
 end
 
--- What there is: {checkpoints, seconds to live, bytes, the head's parts and writes if there is one}.
+-- How many checkpoints, seconds to live, and bytes there are; and the newest, if there is one.
 function ask.about()
   local fields, bytes = redis.pcall('HLEN', key), redis.pcall('MEMORY', 'USAGE', key)
   if type(fields) ~= 'number' or fields == 0 then return {'OK'} end
-  local id = id_of('', '')
-  return {
-    'OK', tonumber(record('#')[1] or 0), redis.call('TTL', key), type(bytes) == 'number' and bytes or 0,
-    id ~= '' and row('', id) or nil,
-  }
+  local size = type(bytes) == 'number' and bytes or 0
+  return {'OK', tonumber(get('#') or 0), redis.call('TTL', key), size, row('', '')}
 end
 
-function ask.dump()
-  local header = get('#')
-  return header and {'OK', redis.call('DUMP', key), header} or {'OK'}
-end
-
--- Makes a thread of a dump; not over another thread, but again over the same.
-function ask.restore()
-  local ttl, payload, header = take(), take(), take()
-  if get('#') == header then return {'OK'} end
-  if redis.call('EXISTS', key) == 1 then return {'EXISTS'} end
-  redis.call('RESTORE', key, string.format('%d', ttl * 1000), payload)
-  return {'OK'}
-end
-
-local is_fine, reply = pcall(ask[ARGV[1]])
-if is_fine then
-  return reply
-elseif broken then
-  return {'DAMAGED', broken}
-end
-return {err = (tostring(reply):gsub('^ERR ', ''))}
+for index = 3, #ARGV, 2 do sent[ARGV[index]] = ARGV[index + 1] end
+local is_fine, reply = pcall(ask[ARGV[1]], unpack(cmsgpack.unpack(ARGV[2])))
+if broken then return {'DAMAGED', broken} end
+return is_fine and reply or {err = (tostring(reply):gsub('^ERR ', ''))}

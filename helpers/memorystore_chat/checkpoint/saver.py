@@ -1,53 +1,91 @@
 """LangGraph's persistence: a checkpointer for Memorystore. Needs the extra ``agents``."""
 
+import json
+import re
 import secrets
-from collections.abc import AsyncIterator, Iterable, Iterator
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
-from typing import Any, Self
+from functools import update_wrapper
+from typing import Any, Concatenate, ParamSpec, Self, TypeVar
 
 from langchain_core.runnables import RunnableConfig
 from typing_extensions import override
 
-from memorystore_chat.arguments import check_count, check_text
-from memorystore_chat.commands import AsyncClient, Client, Sender
+from memorystore_chat.arguments import check_count, check_ids, check_text, thread_id_of
+from memorystore_chat.commands import AsyncClient, Client, Command, Scan, Sender, Steps
 from memorystore_chat.connection import Endpoint, connect, connect_async
+from memorystore_chat.errors import CorruptCheckpointError, MemorystoreChatError
 from memorystore_chat.extras import require
 
 require("langgraph.checkpoint", extra="agents")
 
-from langgraph.checkpoint.base import CheckpointTuple  # noqa: E402
+from langgraph.checkpoint import base  # noqa: E402
 from langgraph.checkpoint.serde.base import SerializerProtocol  # noqa: E402
 from langgraph.checkpoint.serde.jsonplus import JsonPlusSerializer  # noqa: E402
 
-from memorystore_chat.checkpoint.steps import NAMESPACE, CheckpointSteps, twins  # noqa: E402
-from memorystore_chat.checkpoint.values import Remembered, Unpacking  # noqa: E402
+from memorystore_chat.checkpoint.threads import (  # noqa: E402
+    Listing,
+    Thread,
+    ThreadInfo,
+    digest_of,
+    next_found,
+)
+from memorystore_chat.checkpoint.values import Packing, Remembered  # noqa: E402
 
-LISTING = "listing checkpoints"
+NAMESPACE = "checkpoints:"
+PAGE = 100  # checkpoints that are asked for at once
+
+P = ParamSpec("P")
+T = TypeVar("T")
+Saver = TypeVar("Saver", bound="MemorystoreSaver")
 
 
-class MemorystoreSaver(CheckpointSteps):
+def twins(
+    steps: Callable[Concatenate[Saver, P], Steps[T]], doing: str
+) -> tuple[
+    Callable[Concatenate[Saver, P], T], Callable[Concatenate[Saver, P], Coroutine[Any, Any, T]]
+]:
+    """Make a method and its asynchronous twin of steps; `doing` tells errors what they do."""
+    name = steps.__name__.removeprefix("_")
+
+    def said(*given: Any, **options: Any) -> str:
+        subject = next(iter((*given, *options.values())), None)
+        if isinstance(subject, Mapping):
+            subject = subject.get("configurable", {}).get("thread_id")
+        return f"{doing} of the thread {subject!r}" if isinstance(subject, str) else doing
+
+    def ask(self: Saver, /, *given: P.args, **options: P.kwargs) -> T:
+        request = steps(self, *given, **options)
+        return self._sender.run(said(*given, **options), request, f"a{name}")
+
+    async def aask(self: Saver, /, *given: P.args, **options: P.kwargs) -> T:
+        return await self._sender.arun(said(*given, **options), steps(self, *given, **options))
+
+    update_wrapper(ask, steps).__name__ = name
+    update_wrapper(aask, steps).__name__ = f"a{name}"
+    return ask, aask
+
+
+class MemorystoreSaver(base.BaseCheckpointSaver[str]):
     """Keeps the checkpoints of LangGraph graphs in Memorystore, on one server or a cluster.
 
     A thread is one Redis hash: all of it expires together, and deleting it is one command.
-    ``put``, ``put_writes`` and ``get_tuple`` are one round trip and one atomic step each, and one
-    that is sent again because its reply was lost changes nothing. What may concern thousands of
-    checkpoints goes in pages, so that no call keeps the server from others for long.
+    ``put``, ``put_writes`` and ``get_tuple`` are one round trip and one atomic step each; sent
+    again, as after a lost reply, they change nothing. What may concern thousands of checkpoints
+    goes in pages, so that no call keeps the server from others for long.
 
     - **Each message is stored once**, whatever the number of checkpoints that show it, and a turn
       sends only what is new in it. That holds for the elements of a list, and of the lists in a
-      dict; what is nested deeper is stored whole. A list that is cut at its front sends the
-      digests of its other elements anew, 16 bytes each.
-    - **Only known types are made of what is stored**: what is plain data, LangChain's messages
-      and documents, and LangGraph's own types. Anything else is read as plain data, with a
-      warning in the log. Name the types of your own state in ``allowed_msgpack_modules``. Pickle
-      is neither written nor read.
+      dict; what is nested deeper is stored whole.
+    - **Only known types are made of what is stored**: plain data, LangChain's messages and
+      documents, and LangGraph's own types. Anything else is read as plain data, with a warning in
+      the log. For a type of your own, use ``saver.with_allowlist([("my_module", "MyType")])``.
+      Pickle is neither written nor read.
     - **The newest checkpoint** is the one with the highest ID, as with LangGraph's savers; but
       what follows the newest is newer, even if it comes from a machine whose clock is behind.
       A parent is one that was put before its child.
-    - **Two turns at once** on a thread: every single write is whole, and a checkpoint never
-      changes. But LangGraph does not lock a thread. Both turns begin at the same checkpoint, the
-      one that ends last becomes the newest, and the other remains a branch that only
-      ``get_state_history`` shows. Let a thread have one turn at a time where that matters.
+    - **Two turns at once** on a thread: every single write is whole, but LangGraph does not lock
+      a thread. The turn that ends last becomes the newest; the other remains as a branch.
     - **An outage raises** `memorystore_chat.ConnectError`; it is never an empty thread. What the
       server refuses, as when its memory is full, is a `MemorystoreChatError`, and a checkpoint
       that cannot be read a ``CorruptCheckpointError``, which names it.
@@ -66,9 +104,6 @@ class MemorystoreSaver(CheckpointSteps):
             conversation, and leaves nothing to go back to. What a ``DeltaChannel`` is still
             computed from stays as well, off the lists. None keeps all.
         serde: Another serializer, such as an ``EncryptedSerializer``.
-        allowed_msgpack_modules: Types of your own that may be made of what is stored, as
-            ``(module, name)`` or the types themselves. LangGraph's list of safe types stays
-            allowed (CVE-2026-28277).
         refresh_on_read: Let ``get_tuple``, with which each turn begins, renew the ``ttl``, too.
 
     Raises:
@@ -100,7 +135,6 @@ class MemorystoreSaver(CheckpointSteps):
         async_client: AsyncClient | None = None,
         keep: int | None = None,
         serde: SerializerProtocol | None = None,
-        allowed_msgpack_modules: Iterable[tuple[str, str] | type] | None = None,
         refresh_on_read: bool = False,
     ) -> None:
         check_text("key_prefix", key_prefix)
@@ -113,38 +147,21 @@ class MemorystoreSaver(CheckpointSteps):
             )
         if refresh_on_read and ttl is None:
             raise ValueError("refresh_on_read=True renews a ttl; give the seconds with ttl=.")
-        if serde is not None and allowed_msgpack_modules is not None:
-            raise ValueError(
-                "allowed_msgpack_modules is for the saver's own serializer; with "
-                "serde=, give it to that one."
-            )
-        if isinstance(allowed_msgpack_modules, str | bool):
-            raise TypeError("allowed_msgpack_modules takes several (module, name), or types.")
-        known = JsonPlusSerializer(allowed_msgpack_modules=allowed_msgpack_modules)
-        super().__init__(serde=serde or known)
+        super().__init__(serde=serde or JsonPlusSerializer(allowed_msgpack_modules=None))
         self._sender = Sender(client, async_client)
         self._prefix = f"{key_prefix}{NAMESPACE}".encode()
         self._ttl, self._keep = ttl or 0, keep or 0
         self._refresh = self._ttl if refresh_on_read else 0
         self._remembered = Remembered()
 
-    def __repr__(self) -> str:
-        key_prefix = self._prefix.decode().removesuffix(NAMESPACE)
-        return (
-            f"{type(self).__name__}(key_prefix={key_prefix!r}, ttl={self._ttl or None}, "
-            f"keep={self._keep or None})"
-        )
-
     @classmethod
     @contextmanager
     def from_conn_string(
         cls, endpoint: str | Endpoint | None = None, **options: Any
     ) -> Iterator[Self]:
-        """Connect to a server for as long as the context lasts.
+        """Connect as `memorystore_chat.connect` does, for as long as the context lasts.
 
-        Args:
-            endpoint: What `memorystore_chat.connect` takes.
-            **options: Those of this class; for the connection's own, use ``connect()``.
+        The options are those of this class.
 
         Example:
             >>> with MemorystoreSaver.from_conn_string("embedded", ttl=60) as saver:
@@ -163,21 +180,20 @@ class MemorystoreSaver(CheckpointSteps):
             yield cls(client, **options)
 
     def setup(self) -> None:
-        """Do nothing: a server needs no preparation. Other savers have to be set up."""
+        """Do nothing: a server needs no preparation."""
 
     async def asetup(self) -> None:
         """Do nothing, as ``setup``."""
 
-    get_tuple, aget_tuple = twins(CheckpointSteps._get_tuple, "reading a checkpoint")
-    put, aput = twins(CheckpointSteps._put, "storing a checkpoint")
-    put_writes, aput_writes = twins(CheckpointSteps._put_writes, "storing writes")
-    delete_thread, adelete_thread = twins(CheckpointSteps._delete_thread, "deleting all")
-    delete_for_runs, adelete_for_runs = twins(CheckpointSteps._delete_for_runs, "deleting runs")
-    copy_thread, acopy_thread = twins(CheckpointSteps._copy_thread, "making a copy")
-    prune, aprune = twins(CheckpointSteps._prune, "pruning threads")
-    threads, athreads = twins(CheckpointSteps._threads, "looking at threads")
-    expire, aexpire = twins(CheckpointSteps._expire, "setting the expiry")
-    persist, apersist = twins(CheckpointSteps._persist, "removing the expiry")
+    def _get_tuple(self, config: RunnableConfig) -> Steps[base.CheckpointTuple | None]:
+        """Read a checkpoint: the one the config names, or the newest of its thread."""
+        thread, ns, checkpoint_id = self._place(config)
+        found = yield from thread.read(self._refresh, ns, checkpoint_id)
+        if found is None:
+            return None
+        row, fields = found
+        self._remembered.note((digest_of(thread.key + name), name) for name in fields)
+        return row.tuple(fields)
 
     @override
     def list(
@@ -187,7 +203,7 @@ class MemorystoreSaver(CheckpointSteps):
         filter: dict[str, Any] | None = None,
         before: RunnableConfig | None = None,
         limit: int | None = None,
-    ) -> Iterator[CheckpointTuple]:
+    ) -> Iterator[base.CheckpointTuple]:
         """Read checkpoints, the newest of each namespace first, some at a time.
 
         Args:
@@ -197,13 +213,9 @@ class MemorystoreSaver(CheckpointSteps):
             before: Only those older than the checkpoint it names.
             limit: At most so many.
         """
-        names = self._sender.run(LISTING, self._listing(config, before), "alist")
-        unpacking = Unpacking(self.serde)
-        while names and limit != 0:
-            steps = self._page(names, filter, limit, unpacking)
-            page = self._sender.run(LISTING, steps, "alist")
-            limit = None if limit is None else limit - len(page)
-            yield from page
+        listing = self._listing(config, filter, before, limit)
+        while found := self._sender.run("listing checkpoints", next_found(listing), "alist"):
+            yield found
 
     @override
     async def alist(
@@ -213,15 +225,221 @@ class MemorystoreSaver(CheckpointSteps):
         filter: dict[str, Any] | None = None,
         before: RunnableConfig | None = None,
         limit: int | None = None,
-    ) -> AsyncIterator[CheckpointTuple]:
+    ) -> AsyncIterator[base.CheckpointTuple]:
         """``list``, without blocking the event loop."""
-        names = await self._sender.arun(LISTING, self._listing(config, before))
-        unpacking = Unpacking(self.serde)
-        while names and limit != 0:
-            page = await self._sender.arun(LISTING, self._page(names, filter, limit, unpacking))
-            limit = None if limit is None else limit - len(page)
-            for found in page:
-                yield found
+        listing = self._listing(config, filter, before, limit)
+        while found := await self._sender.arun("listing checkpoints", next_found(listing)):
+            yield found
+
+    def _listing(
+        self, config: RunnableConfig | None, wanted: Any, before: Any, limit: int | None
+    ) -> Listing:
+        place = (config or {}).get("configurable", {})
+        only, one = place.get("checkpoint_ns"), place.get("checkpoint_id")
+        earlier = (base.get_checkpoint_id(before) if before else None) or ""
+        for thread in (yield from self._all(config)):
+            if limit == 0:
+                return
+            spaces = yield from thread.spaces(earlier)
+            names = [(ns, name) for ns in spaces if only in (None, ns) for name in spaces[ns]]
+            names = [each for each in names if one in (None, "", each[1])]
+            fields: Any = {}
+            while names and limit != 0:
+                size = PAGE if wanted or limit is None else min(limit, PAGE)
+                rows = yield from thread.rows(names[:size])
+                if wanted:
+                    rows = [row for row in rows if wanted.items() <= row.metadata().items()]
+                for found in (yield from thread.tuples(rows[:limit], fields)):
+                    yield found
+                    limit = limit and limit - 1
+                del names[:size]
+
+    def _put(
+        self,
+        config: RunnableConfig,
+        checkpoint: base.Checkpoint,
+        metadata: base.CheckpointMetadata,
+        new_versions: base.ChannelVersions,
+    ) -> Steps[RunnableConfig]:
+        """Store a checkpoint after the one that the config names.
+
+        Put again, it keeps its place and its parent.
+
+        Raises:
+            TypeError: A value cannot be serialized; the message says of which channel.
+        """
+        thread, ns, parent_id = self._place(config)
+        checkpoint_id = _named("checkpoint['id']", checkpoint["id"])
+        if checkpoint_id == parent_id:
+            raise ValueError(f"The checkpoint {parent_id!r} names itself as its parent.")
+        known: Any = dict(base.get_checkpoint_metadata(config, metadata))
+        root = known.get("parents", {}).get("", "") if ":" in ns else ""
+        deltas = [*(known.get("counters_since_delta_snapshot") or ())]
+        apart = ("id", "channel_values", "channel_versions")
+        body = {name: value for name, value in checkpoint.items() if name not in apart}
+        values, versions = checkpoint["channel_values"], checkpoint["channel_versions"]
+
+        def pack(packing: Packing) -> Sequence[Any]:
+            channels = []
+            for channel, version in versions.items():
+                is_new = channel in new_versions or (packing.anew and channel in values)
+                packed: Sequence[str | bytes] = () if is_new else "=" if channel in values else "?"
+                if is_new and channel in values:
+                    packed = packing.pack(channel, values[channel])
+                channels.append((_named("channel", channel), json.dumps(version), *packed))
+            parts = packing.typed("its metadata", known), packing.typed("the checkpoint", body)
+            what = (self._ttl, self._keep, ns, checkpoint_id, parent_id, root, deltas)
+            return (*what, *parts, channels)
+
+        yield from self._store(thread, "put", pack)
+        return thread.config(ns, checkpoint_id)
+
+    def _put_writes(
+        self,
+        config: RunnableConfig,
+        writes: Sequence[tuple[str, Any]],
+        task_id: str,
+        task_path: str = "",
+    ) -> Steps[None]:
+        """Store what a task wrote, beside the checkpoint that the config names.
+
+        A write may arrive before its checkpoint. So one that arrives after ``delete_thread`` is
+        stored, too: ``threads`` lists it, as a thread without checkpoints.
+
+        Raises:
+            TypeError: A value cannot be serialized; the message says of which channel.
+        """
+        thread, ns, checkpoint_id = self._place(config)
+        if not checkpoint_id:
+            raise ValueError("config names no checkpoint_id, beside which to store the writes.")
+        _named("task_id", task_id)
+
+        def pack(packing: Packing) -> Sequence[Any]:
+            packed = []
+            for at, (channel, value) in enumerate(writes):
+                place = base.WRITES_IDX_MAP.get(channel, at)
+                packed.append((task_id, task_path, place, channel, *packing.pack(channel, value)))
+            return (self._ttl, ns, checkpoint_id, packed)
+
+        yield from self._store(thread, "put_writes", pack)
+
+    def _store(
+        self, thread: Thread, name: str, pack: Callable[[Packing], Sequence[Any]]
+    ) -> Steps[None]:
+        """Send what is packed; in full if the server lacks what it was thought to have."""
+        for anew in (False, True):
+            packing = Packing(thread, self._remembered, anew=anew)
+            given = pack(packing)
+            (status,) = yield from thread.ask(name, *given, sent=packing.sent)
+            if status == b"OK":
+                self._remembered.note(packing.known.items())
+            if status != b"RESEND":  # "LATE": the checkpoint was dropped
+                return
+        raise CorruptCheckpointError(thread.id, "", "", "a part that it needs is missing")
+
+    def _delete_thread(self, thread_id: str) -> Steps[None]:
+        """Delete a thread, which leaves no key. Deleting one that is not there is fine.
+
+        End its turn first: what a turn writes after this is stored anew, and listed by
+        ``threads``. Give the saver a ``ttl``, and such a rest expires.
+        """
+        yield from self._thread(thread_id).ask("delete")
+
+    def _prune(self, thread_ids: Sequence[str], *, strategy: str = "keep_latest") -> Steps[None]:
+        """Delete old checkpoints.
+
+        Args:
+            thread_ids: The threads.
+            strategy: ``"keep_latest"`` keeps the newest checkpoint of each namespace, and those
+                that its ``DeltaChannel`` values are computed from; finished calls of sub-graphs
+                go with the checkpoint they belong to. ``"delete"`` deletes all.
+        """
+        if strategy not in ("keep_latest", "delete"):
+            raise ValueError(f'strategy is {strategy!r}; it takes "keep_latest" or "delete".')
+        for thread_id in check_ids("thread_ids", thread_ids):
+            thread = self._thread(thread_id)
+            if strategy == "delete":
+                yield from thread.ask("delete")
+                continue
+            for ns, names in (yield from thread.spaces()).items():
+                yield from thread.drop(ns, names, names[1:])
+            yield from thread.drop("", [], [])  # also where there are late writes alone
+
+    def _delete_for_runs(self, run_ids: Sequence[str]) -> Steps[None]:
+        """Delete the checkpoints of some runs, in every thread under the prefix.
+
+        One from which a ``DeltaChannel`` of a later run is computed is listed no more, but stays
+        stored until that run is deleted, too.
+        """
+        runs = {*check_ids("run_ids", run_ids)}
+        for thread in (yield from self._all()) if runs else ():
+            for ns, names in (yield from thread.spaces()).items():
+                chosen = []
+                for at in range(0, len(names), PAGE):
+                    rows = yield from thread.rows([(ns, name) for name in names[at : at + PAGE]])
+                    chosen += [row.id for row in rows if row.metadata().get("run_id") in runs]
+                yield from thread.drop(ns, names, chosen)
+
+    def _copy_thread(self, source_thread_id: str, target_thread_id: str) -> Steps[None]:
+        """Copy a whole thread under a new id, with this saver's time to live.
+
+        One command reads it and one writes it, so that it is copied as it is at one moment. A
+        thread of many MB keeps the server from others for as long as that takes. Let nothing
+        else begin the new thread meanwhile: it would be overwritten.
+
+        Raises:
+            MemorystoreChatError: There is a thread of that id already.
+        """
+        source, target = self._thread(source_thread_id), self._thread(target_thread_id)
+        if source.key == target.key:
+            raise ValueError("source_thread_id and target_thread_id are the same.")
+        dump, exists = Command("DUMP", (source.key,), kind=object), Command("EXISTS", (target.key,))
+        payload, is_there = yield [dump, exists._replace(kind=int)]
+        if payload is not None and is_there:
+            raise MemorystoreChatError(
+                f"There is a thread {target_thread_id!r} already, so it was not copied to. "
+                "Choose another id, or delete it first with delete_thread()."
+            )
+        if payload is not None:  # "REPLACE", as it may be sent again
+            given = (1000 * self._ttl, payload, "REPLACE")
+            yield [Command("RESTORE", (target.key,), given)]
+
+    def _threads(self, thread_ids: Sequence[str] | None = None) -> Steps[Sequence[ThreadInfo]]:
+        """Say what there is of some threads, or of all under the prefix, by their ids.
+
+        A round trip for each thread. Those that are not there are left out.
+        """
+        if thread_ids is None:
+            threads = yield from self._all()
+        else:
+            threads = [self._thread(each) for each in check_ids("thread_ids", thread_ids)]
+        found = []
+        for thread in threads:
+            about = yield from thread.about()
+            found += [about] if about else []
+        return found
+
+    def _expire(self, thread_id: str, ttl: int) -> Steps[bool]:
+        """Let a thread expire in so many seconds; False if there is none."""
+        check_count("ttl", ttl, "seconds")
+        (done,) = yield [Command("EXPIRE", (self._thread(thread_id).key,), (ttl,), kind=int)]
+        return bool(done)
+
+    def _persist(self, thread_id: str) -> Steps[bool]:
+        """Remove a thread's time to live, until its next write; False if it had none."""
+        (done,) = yield [Command("PERSIST", (self._thread(thread_id).key,), kind=int)]
+        return bool(done)
+
+    get_tuple, aget_tuple = twins(_get_tuple, "reading a checkpoint")
+    put, aput = twins(_put, "storing a checkpoint")
+    put_writes, aput_writes = twins(_put_writes, "storing writes")
+    delete_thread, adelete_thread = twins(_delete_thread, "deleting all")
+    delete_for_runs, adelete_for_runs = twins(_delete_for_runs, "deleting runs")
+    copy_thread, acopy_thread = twins(_copy_thread, "making a copy")
+    prune, aprune = twins(_prune, "pruning threads")
+    threads, athreads = twins(_threads, "looking at threads")
+    expire, aexpire = twins(_expire, "setting the expiry")
+    persist, apersist = twins(_persist, "removing the expiry")
 
     @override
     def get_next_version(self, current: str | None, channel: None) -> str:
@@ -229,3 +447,33 @@ class MemorystoreSaver(CheckpointSteps):
         number, _, _ = str(current or 0).partition(".")
         # As many digits as the current one has, which may be another saver's.
         return f"{int(number) + 1:0{max(len(number), 8)}}.{secrets.token_urlsafe(4)}"
+
+    def _all(self, config: RunnableConfig | None = None) -> Steps[Sequence[Thread]]:
+        """All threads under the prefix, or the one that a config names."""
+        if config is not None:
+            return [self._place(config)[0]]
+        pattern = re.sub(rb"([*?\[\]\\])", rb"\\\1", self._prefix) + b"*"
+        keys = sorted({*(yield Scan(pattern))})
+        ids = [key.removeprefix(self._prefix).decode(errors="replace") for key in keys]
+        return [Thread(id_, key, self.serde) for id_, key in zip(ids, keys, strict=True)]
+
+    def _thread(self, thread_id: str) -> Thread:
+        check_text("thread_id", thread_id)
+        if not thread_id:
+            raise ValueError("thread_id is empty; it takes text that names one thread.")
+        return Thread(thread_id, self._prefix + thread_id.encode(), self.serde)
+
+    def _place(self, config: RunnableConfig) -> tuple[Thread, str, str]:
+        """The thread, namespace and checkpoint that a config names."""
+        ns = config.get("configurable", {}).get("checkpoint_ns") or ""
+        thread = self._thread(thread_id_of(config, type(self).__name__))
+        checkpoint_id = base.get_checkpoint_id(config) or ""
+        return thread, _named("checkpoint_ns", ns), _named("checkpoint_id", checkpoint_id)
+
+
+def _named(name: str, value: str) -> str:
+    """A part of a field's name, checked."""
+    check_text(name, value)
+    if "\0" in value:
+        raise ValueError(f"{name} is {value!r}; it takes text without a NUL.")
+    return value

@@ -1,0 +1,286 @@
+"""One thread on the server: what a saver asks of it, and what it makes of the answers."""
+
+import hashlib
+import json
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple, TypeAlias
+
+from langchain_core.runnables import RunnableConfig
+from langgraph.checkpoint.base import CheckpointTuple
+from langgraph.checkpoint.serde.base import SerializerProtocol
+from langgraph.checkpoint.serde.jsonplus import JsonPlusSerializer
+
+from memorystore_chat.commands import Command, Scan, Steps, script
+from memorystore_chat.errors import CorruptCheckpointError, MemorystoreChatError
+
+INTERRUPT = b"__interrupt__"  # the channel to which a task writes that it waits
+NAME = 17  # bytes of a field's name: its kind, and a digest
+FIELDS = 1000  # that are asked for at once
+
+Fields = dict[bytes, bytes | None]
+"""What was fetched; None stands for a field that was altered."""
+
+
+Listing: TypeAlias = Generator[list[Command] | Scan | CheckpointTuple, Any, None]
+"""Steps that yield what they find between their requests."""
+
+
+class ThreadInfo(NamedTuple):
+    """What there is of a thread.
+
+    Attributes:
+        thread_id: Its name.
+        checkpoints: How many it has, those of sub-graphs included; 0 where only a late write is.
+        size: Bytes on the server, estimated by it; None if it does not say.
+        ttl: Seconds until it expires; None for never.
+        updated: When its newest checkpoint was made, as ISO 8601; "" if it has none.
+        is_waiting: Whether it is interrupted, and waits for a person's answer.
+    """
+
+    thread_id: str
+    checkpoints: int
+    size: int | None
+    ttl: int | None
+    updated: str
+    is_waiting: bool
+
+
+class Thread:
+    """A thread by its id, its Redis key, and what its values are read with."""
+
+    def __init__(self, id_: str, key: bytes, serde: SerializerProtocol) -> None:
+        self.id, self.key, self.serde = id_, key, serde
+
+    def config(self, ns: str, checkpoint_id: str) -> RunnableConfig:
+        """What names a checkpoint of it."""
+        place = {"thread_id": self.id, "checkpoint_ns": ns, "checkpoint_id": checkpoint_id}
+        return {"configurable": place}
+
+    def ask(self, name: str, *given: Any, sent: Mapping[bytes, bytes] | None = None) -> Steps[Any]:
+        """Run the script, which may be sent fields to store, and name what is damaged."""
+        fields = [part for pair in (sent or {}).items() for part in pair]
+        call = script("demand", "checkpoint/checkpoint")
+        (reply,) = yield [Command("", (self.key,), (name, _packed(given), *fields), call, list)]
+        if reply[0] == b"DAMAGED":
+            kind, name = chr(reply[1][0]), reply[1][1:].decode(errors="replace")
+            ns, _, checkpoint_id = name.partition("\0")
+            what = f"its record {kind!r} is altered"
+            raise CorruptCheckpointError(self.id, ns, checkpoint_id, what)
+        return reply
+
+    def spaces(self, before: str = "") -> Steps[dict[str, list[str]]]:
+        """Its checkpoints by namespace, the newest first; only those older than one."""
+        places: dict[str, set[tuple[bytes, str]]] = {}
+        cursor: int | bytes = 0
+        while cursor != b"0":
+            _, (cursor, found) = yield from self.ask("places", cursor)
+            for field, there in zip(found[::2], found[1::2], strict=True):
+                name, _, rank = there.partition(b"\0")
+                ns = field[1:].decode().rpartition("\0")[0]
+                places.setdefault(ns, set()).add((rank or name, name.decode()))
+        spaces = {}
+        for ns, ranks in sorted(places.items()):
+            last = next((rank for rank, name in ranks if name == before), before.encode())
+            newest_first = sorted(ranks, reverse=True)
+            spaces[ns] = [name for rank, name in newest_first if not last or rank < last]
+        return spaces
+
+    def rows(self, names: Sequence[tuple[str, str]]) -> "Steps[list[Row]]":
+        """Checkpoints by namespace and ID; without those that have gone."""
+        _, answers, _ = yield from self.ask("rows", 0, 0, names)
+        return [Row(self, ns, each) for (ns, _), each in zip(names, answers, strict=True) if each]
+
+    def read(self, ttl: int, ns: str, checkpoint_id: str) -> "Steps[tuple[Row, Fields] | None]":
+        """A checkpoint with its fields, the newest if none is named; it sets a time to live."""
+        _, (answer,), reply = yield from self.ask("rows", ttl, 1, [(ns, checkpoint_id)])
+        return (Row(self, ns, answer), _fields(reply)) if answer else None
+
+    def tuples(self, rows: "Sequence[Row]", fields: Fields) -> Steps[list[CheckpointTuple]]:
+        """All of some checkpoints, without those that have gone; adds to the fields it is given."""
+        names = [name for row in rows for name in row.names()]
+        while names:
+            lacking = [name for name in dict.fromkeys(names) if name not in fields]
+            for at in range(0, len(lacking), FIELDS):
+                _, reply = yield from self.ask("fields", lacking[at : at + FIELDS])
+                fields |= _fields(reply)
+            nodes = [fields.get(name) or b"" for name in {*names} if name[:1] == b"k"]
+            names = [name for node in nodes for name in cut(node)]
+        found = []
+        for row in rows:
+            try:
+                found.append(row.tuple(fields))
+            except CorruptCheckpointError:
+                if (yield from self.rows([(row.ns, row.id)])):
+                    raise
+        return found
+
+    def drop(self, ns: str, names: Sequence[str], chosen: Sequence[str]) -> Steps[None]:
+        """Drop checkpoints of a namespace, of all of its names."""
+        gone, left, is_done = {*chosen}, [*chosen], 0
+        following = next((name for name in names if name not in gone), "")
+        while left or not is_done:
+            _, looked, is_done = yield from self.ask("drop", ns, left[:64], following)
+            del left[:looked]
+
+    def about(self) -> Steps[ThreadInfo | None]:
+        """What there is of it."""
+        _, *answer = yield from self.ask("about")
+        if not answer:
+            return None
+        checkpoints, ttl, size, *head = answer
+        updated, is_waiting = "", False
+        if head:
+            row = Row(self, "", head[0])
+            updated, is_waiting = row.body().get("ts", ""), row.is_waiting()
+        expires = ttl if ttl >= 0 else None
+        return ThreadInfo(self.id, checkpoints, size or None, expires, updated, is_waiting)
+
+
+class Row:
+    """A checkpoint as the server has it, without the fields that its values refer to.
+
+    Reading it raises a ``CorruptCheckpointError`` for what is missing or altered, and a
+    `MemorystoreChatError` for what the serializer refuses.
+    """
+
+    def __init__(self, thread: Thread, ns: str, answer: Sequence[Any]) -> None:
+        name, parent, self._body, self._metadata, self._channels, self._writes = answer
+        self.ns, self.id, self._parent_id = ns, name.decode(), parent.decode()
+        self._thread = thread
+
+    def names(self) -> list[bytes]:
+        """The fields that its values refer to."""
+        packed = [one[2] for one in self._channels if len(one) > 2]
+        packed += [one[4] for one in self._writes]
+        return [name for names in packed for name in cut(names)]
+
+    def is_waiting(self) -> bool:
+        """Whether a task waits for a person."""
+        return any(one[3] == INTERRUPT for one in self._writes)
+
+    def metadata(self) -> Any:
+        """Its metadata."""
+        return self._load(self._metadata)
+
+    def body(self) -> Any:
+        """The checkpoint itself, without its ID, values, and versions."""
+        return self._load(self._body)
+
+    def tuple(self, fields: Fields) -> CheckpointTuple:
+        """All of it."""
+        versions, values = {}, {}
+        for channel, version, *packed in self._channels:
+            versions[channel.decode()] = json.loads(version)
+            if packed:
+                values[channel.decode()] = self._value(fields, *packed)
+        own = {"id": self.id, "channel_values": values, "channel_versions": versions}
+        # In the order of LangGraph: by path, task and place.
+        ordered = sorted(self._writes, key=lambda one: (one[1], one[0], one[2]))
+        writes = [
+            (task.decode(), channel.decode(), self._value(fields, *packed))
+            for task, _, _, channel, *packed in ordered
+        ]
+        config, parent = (self._thread.config(self.ns, id_) for id_ in (self.id, self._parent_id))
+        return CheckpointTuple(
+            config,
+            self.body() | own,
+            self.metadata(),
+            parent if self._parent_id else None,
+            writes,
+        )
+
+    def _value(self, fields: Fields, packed: bytes, rest: bytes) -> Any:
+        names = cut(packed)
+        value = self._load(rest or self._field(fields, names.pop()))
+        if not names:
+            return value
+        value, sizes = value
+        for name, count in sizes:
+            found = self._list([*self._elements(fields, names[:count])])
+            if value is None:
+                return found
+            value[name] = found
+            del names[:count]
+        return value
+
+    def _list(self, elements: list[bytes]) -> Any:
+        # The bytes of a list are those of its elements one after the other.
+        is_plain = type(self._thread.serde) is JsonPlusSerializer
+        if not is_plain or not all(element.startswith(b"m:") for element in elements):
+            return [self._load(element) for element in elements]
+        joined = b"".join([element[2:] for element in elements])
+        return self._load(b"m:\xdd" + len(elements).to_bytes(4, "big") + joined)
+
+    def _elements(self, fields: Fields, names: list[bytes]) -> Iterator[bytes]:
+        for name in names:
+            if name[:1] == b"s":
+                yield self._field(fields, name)
+            else:
+                yield from self._elements(fields, cut(self._field(fields, name)))
+
+    def _field(self, fields: Fields, name: bytes) -> bytes:
+        content = fields.get(name)
+        if content is None:
+            what = "altered" if name in fields else "missing"
+            part = f"its part {name[:1].decode()}{name[1:].hex()} is {what}"
+            raise CorruptCheckpointError(self._thread.id, self.ns, self.id, part)
+        return content
+
+    def _load(self, stored: bytes) -> Any:
+        short, _, data = stored.partition(b":")
+        kind = "msgpack" if short == b"m" else short.decode(errors="replace")
+        try:
+            return self._thread.serde.loads_typed((kind, data))
+        except Exception as error:
+            raise MemorystoreChatError(
+                f"The checkpoint {self.id!r} of the thread {self._thread.id!r}, namespace "
+                f"{self.ns!r}, is stored as it was written, but the serializer cannot read it "
+                f"({kind}: {type(error).__name__}: {error}). It is not damaged: give "
+                "MemorystoreSaver the serde= that it was written with, and an "
+                "EncryptedSerializer the same key."
+            ) from error
+
+
+def next_found(listing: Listing) -> Steps[CheckpointTuple | None]:
+    """Ask until the listing finds a checkpoint; None comes after the last."""
+    replies: Any = None
+    while True:
+        try:
+            request = listing.send(replies)
+        except StopIteration:
+            return None
+        if isinstance(request, CheckpointTuple):
+            return request
+        replies = yield request
+
+
+def cut(names: bytes) -> list[bytes]:
+    """The names in a text."""
+    return [names[at : at + NAME] for at in range(0, len(names), NAME)]
+
+
+def digest_of(content: bytes) -> bytes:
+    """What names an element or a node."""
+    return hashlib.blake2b(content, digest_size=NAME - 1).digest()
+
+
+def _fields(reply: bytes) -> Fields:
+    """The fields in a reply: of each the name, four bytes of length, and so many."""
+    fields: Fields = {}
+    at = 0
+    while at < len(reply):
+        name, start = reply[at : at + NAME], at + NAME + 4
+        at = start + int.from_bytes(reply[start - 4 : start], "big")
+        content = reply[start:at]
+        fields[name] = content if digest_of(content) == name[1:] else None
+    return fields
+
+
+def _packed(value: Any) -> bytes:
+    """MessagePack with one kind of text, the only one that Redis's Lua reads."""
+    if isinstance(value, str | bytes):
+        text = value.encode() if isinstance(value, str) else value
+        return b"\xdb" + len(text).to_bytes(4, "big") + text
+    if isinstance(value, int):
+        return b"\xd3" + value.to_bytes(8, "big", signed=True)
+    return b"\xdd" + len(value).to_bytes(4, "big") + b"".join(map(_packed, value))
