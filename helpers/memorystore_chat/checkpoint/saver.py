@@ -285,9 +285,11 @@ class MemorystoreSaver(base.BaseCheckpointSaver[str]):
                 is_new = channel in new_versions or (packing.anew and channel in values)
                 packed: Sequence[str | bytes] = () if is_new else "=" if channel in values else "?"
                 if is_new and channel in values:
-                    packed = packing.pack(channel, values[channel])
+                    with packing.naming(channel, values[channel]):
+                        packed = packing.pack(values[channel])
                 channels.append((_named("channel", channel), json.dumps(version), *packed))
-            parts = packing.typed("its metadata", known), packing.typed("the checkpoint", body)
+            with packing.naming("the checkpoint's metadata", known):
+                parts = packing.typed(known), packing.typed(body)
             what = (self._ttl, self._keep, ns, checkpoint_id, parent_id, root, deltas)
             return (*what, *parts, channels)
 
@@ -318,7 +320,8 @@ class MemorystoreSaver(base.BaseCheckpointSaver[str]):
             packed = []
             for at, (channel, value) in enumerate(writes):
                 place = base.WRITES_IDX_MAP.get(channel, at)
-                packed.append((task_id, task_path, place, channel, *packing.pack(channel, value)))
+                with packing.naming(channel, value):
+                    packed.append((task_id, task_path, place, channel, *packing.pack(value)))
             return (self._ttl, ns, checkpoint_id, packed)
 
         yield from self._store(thread, "put_writes", pack)
@@ -393,16 +396,17 @@ class MemorystoreSaver(base.BaseCheckpointSaver[str]):
         source, target = self._thread(source_thread_id), self._thread(target_thread_id)
         if source.key == target.key:
             raise ValueError("source_thread_id and target_thread_id are the same.")
-        dump, exists = Command("DUMP", (source.key,), kind=object), Command("EXISTS", (target.key,))
-        payload, is_there = yield [dump, exists._replace(kind=int)]
-        if payload is not None and is_there:
+        (is_there,) = yield [Command("EXISTS", (target.key,), kind=int)]
+        (payload,) = yield [Command("DUMP", (source.key,), kind=object)]
+        if payload is None:
+            return
+        if is_there:
             raise MemorystoreChatError(
                 f"There is a thread {target_thread_id!r} already, so it was not copied to. "
                 "Choose another id, or delete it first with delete_thread()."
             )
-        if payload is not None:  # "REPLACE", as it may be sent again
-            given = (1000 * self._ttl, payload, "REPLACE")
-            yield [Command("RESTORE", (target.key,), given)]
+        # As it may be sent again.
+        yield [Command("RESTORE", (target.key,), (1000 * self._ttl, payload, "REPLACE"))]
 
     def _threads(self, thread_ids: Sequence[str] | None = None) -> Steps[Sequence[ThreadInfo]]:
         """Say what there is of some threads, or of all under the prefix, by their ids.

@@ -2,7 +2,8 @@
 
 import marshal
 from collections import OrderedDict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 from langchain_core.messages import BaseMessage
@@ -42,43 +43,28 @@ class Packing:
         self.known: dict[bytes, bytes] = {}
         self.anew, self._thread, self._remembered = anew, thread, remembered
 
-    def typed(self, place: str, value: Any) -> bytes:
-        """A value's bytes, after the name of their format; "m" is short for msgpack.
-
-        Raises:
-            TypeError: The serializer refuses a part of it; the message says which.
-        """
-        try:
-            return self._typed(value)
-        except (TypeError, ValueError) as error:
-            raise self._refusal(place, value, error) from error
-
-    def pack(self, place: str, value: Any) -> tuple[bytes, bytes]:
+    def pack(self, value: Any) -> tuple[bytes, bytes]:
         """Take a value apart: a list, or the lists of a dict, into their elements.
 
         Returns:
             The names of the fields that hold its parts, one after the other; and the rest of it.
         """
-        try:
-            lists = value if type(value) is dict else {"": value}
-            trees = {
-                name: names
-                for name, part in lists.items()
-                if type(name) is str and type(part) is list and (names := self._tree(part))
-            }
-            names = [name for tree in trees.values() for name in tree]
-            rest = value
-            if trees:
-                sizes = [(name, len(tree)) for name, tree in trees.items()]
-                others = {name: None if name in trees else part for name, part in lists.items()}
-                rest = [others if lists is value else None, sizes]
-            packed = self._typed(rest)
-        except (TypeError, ValueError) as error:
-            raise self._refusal(place, value, error) from error
-        if len(packed) > SMALL:
-            names.append(self._field(b"s", packed))
-            packed = b""
-        return b"".join(names), packed
+        lists = value if type(value) is dict else {"": value}
+        trees = {
+            name: names
+            for name, part in lists.items()
+            if type(name) is str and type(part) is list and (names := self._tree(part))
+        }
+        names = [name for tree in trees.values() for name in tree]
+        if trees:
+            sizes = [(name, len(tree)) for name, tree in trees.items()]
+            others = {name: None if name in trees else part for name, part in lists.items()}
+            value = [others if lists is value else None, sizes]
+        rest = self.typed(value)
+        if len(rest) > SMALL:
+            names.append(self._field(b"s", rest))
+            rest = b""
+        return b"".join(names), rest
 
     def _tree(self, values: list[Any]) -> list[bytes]:
         """Store a list by its elements; answers no names for one of small elements.
@@ -86,7 +72,7 @@ class Packing:
         Eight elements make a node, and eight nodes of a kind one above them.
         """
         is_small = values and not isinstance(values[0], BaseMessage)
-        if is_small and len(self._typed(values)) < SMALL * len(values):
+        if is_small and len(self.typed(values)) < SMALL * len(values):
             return []
         names, at, size = list[bytes](), 0, 1
         while size * FAN <= len(values):
@@ -108,7 +94,7 @@ class Packing:
         digest = content and digest_of(self._thread.key + content)
         name = self._remembered.get(digest) if digest and not self.anew else None
         if not name and len(values) == 1:
-            name = self._field(b"s", self._typed(values[0]))
+            name = self._field(b"s", self.typed(values[0]))
         elif not name:
             size = len(values) // FAN
             parts = [values[at : at + size] for at in range(0, len(values), size)]
@@ -125,17 +111,23 @@ class Packing:
         self.known[digest] = name
         return name
 
-    def _typed(self, value: Any) -> bytes:
+    def typed(self, value: Any) -> bytes:
+        """A value's bytes, after the name of their format; "m" is short for msgpack."""
         kind, data = self._thread.serde.dumps_typed(value)
         return b"%b:%b" % (b"m" if kind == "msgpack" else kind.encode(), data)
 
-    def _refusal(self, place: str, value: object, error: Exception) -> TypeError:
-        return TypeError(
-            f"The thread {self._thread.id!r} cannot be stored: {self._refused(place, value)}, "
-            f"which the serializer refuses ({error}). Make it plain data before it gets into the "
-            "state (a number of numpy's with .item()), or give MemorystoreSaver a serde= that "
-            "takes it."
-        )
+    @contextmanager
+    def naming(self, place: str, value: object) -> Iterator[None]:
+        """Say which part of a value the serializer refuses."""
+        try:
+            yield
+        except (TypeError, ValueError) as error:
+            raise TypeError(
+                f"The thread {self._thread.id!r} cannot be stored: {self._refused(place, value)}, "
+                f"which the serializer refuses ({error}). Make it plain data before it gets into "
+                "the state (a number of numpy's with .item()), or give MemorystoreSaver a serde= "
+                "that takes it."
+            ) from error
 
     def _refused(self, place: str, value: object) -> str:
         """Find the innermost part that the serializer refuses: its place and its type."""
@@ -148,7 +140,7 @@ class Packing:
             parts = [(f"{place}.{name}", part) for name, part in fields.items()]
         for inner, part in parts:
             try:
-                self._typed(part)
+                self.typed(part)
             except (TypeError, ValueError):
                 return self._refused(inner, part)
         return f"{place} is a {type_name(value)}"
