@@ -1,5 +1,6 @@
-"""A saver on one server. What depends on the server asks for `place` or `target`."""
+"""Savers on one server; what is to run on several asks for `place`."""
 
+import os
 from collections.abc import Iterator
 from functools import partial
 from typing import Any
@@ -7,16 +8,20 @@ from typing import Any
 import pytest
 import redis
 
+import servers
 from checkpoints import THREAD, Make, Stored
 from memorystore_chat.checkpoint import MemorystoreSaver
-from servers import Server
 
 
 @pytest.fixture
-def client(valkey_server: Server) -> Iterator[redis.Redis]:
-    """A client of a Valkey 9."""
-    with valkey_server.client() as connected:
+def client(request: pytest.FixtureRequest, key_prefix: str) -> Iterator[redis.Redis]:
+    """A client of $MEMORYSTORE_TEST_SERVER, or of a Valkey 9."""
+    url = os.environ.get("MEMORYSTORE_TEST_SERVER")
+    server = servers.external(url) if url else request.getfixturevalue("valkey_server")
+    with server.client() as connected:
         yield connected
+        for key in connected.scan_iter(match=f"{key_prefix}*", count=1000):
+            connected.unlink(key)
 
 
 @pytest.fixture

@@ -37,22 +37,15 @@ def talk(saver: Any, turns: int, *, every: int = 5, **options: Any) -> Any:
 
 
 @pytest.fixture
-def proxy(valkey_server: Server) -> Iterator[Proxy]:
-    with Proxy(valkey_server.host, valkey_server.port) as running:
-        yield running
-
-
-@pytest.fixture
-def counted(valkey_server: Server, proxy: Proxy) -> Iterator[redis.Redis]:
-    """A client through the proxy, with its connection open and the script on the server."""
-    pool = redis.BlockingConnectionPool(
-        host=valkey_server.host, port=proxy.port, protocol=2, max_connections=1
-    )
-    with redis.Redis(connection_pool=pool) as client:
-        saver = MemorystoreSaver(client, key_prefix="warm-up:")
-        talk(saver, 1)
-        saver.delete_thread(THREAD)
-        yield client
+def counted(valkey_server: Server) -> Iterator[tuple[redis.Redis, Proxy]]:
+    """A client through a proxy, with its connection open and the script on the server."""
+    with Proxy(valkey_server.host, valkey_server.port) as proxy:
+        pool = redis.BlockingConnectionPool(port=proxy.port, protocol=2, max_connections=1)
+        with redis.Redis(connection_pool=pool) as client:
+            saver = MemorystoreSaver(client, key_prefix="warm-up:")
+            talk(saver, 1)
+            saver.delete_thread(THREAD)
+            yield client, proxy
 
 
 @pytest.mark.parametrize(
@@ -67,16 +60,11 @@ def counted(valkey_server: Server, proxy: Proxy) -> Iterator[redis.Redis]:
     ],
 )
 def test_round_trips_of_a_turn(
-    counted: redis.Redis,
-    proxy: Proxy,
-    key_prefix: str,
-    durability: Any,
-    with_tool: bool,
-    keep: int | None,
-    expected: int,
+    counted: Any, key_prefix: str, durability: Any, with_tool: bool, keep: Any, expected: int
 ) -> None:
     """A turn is 6 round trips, 10 with a tool, and 2 where only the end is stored."""
-    saver = MemorystoreSaver(counted, key_prefix=key_prefix, ttl=60, keep=keep)
+    client, proxy = counted
+    saver = MemorystoreSaver(client, key_prefix=key_prefix, ttl=60, keep=keep)
     talk(saver, 10)
     proxy.reset()
     talk(saver, 2, every=1 if with_tool else 5, durability=durability)

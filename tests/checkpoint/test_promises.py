@@ -257,7 +257,8 @@ class Cipher(NamedTuple):
         return "toy", self.key + uuid4().bytes + plaintext[::-1]
 
     def decrypt(self, ciphername: str, ciphertext: bytes) -> bytes:
-        assert ciphertext.startswith(self.key), "MAC check failed"
+        if not ciphertext.startswith(self.key):
+            raise ValueError("MAC check failed")
         return ciphertext[32:][::-1]
 
 
@@ -330,7 +331,7 @@ class TestUnreadable:
             assert "elete" not in str(raised.value)
 
     @pytest.mark.parametrize(
-        ("kind", "value", "name"),
+        "damage",
         [
             (b"s", None, "0001"),
             (b"s", b"", "0001"),
@@ -345,16 +346,10 @@ class TestUnreadable:
         ],
     )
     async def test_damage_is_named(
-        self,
-        saver: MemorystoreSaver,
-        stored: Stored,
-        client: redis.Redis,
-        key: str,
-        kind: bytes,
-        value: bytes | None,
-        name: str,
+        self, saver: MemorystoreSaver, stored: Stored, client: redis.Redis, key: str, damage: Any
     ) -> None:
         """What is gone, empty or altered is an error, and never a shorter or an empty thread."""
+        kind, value, name = damage
         config = put(saver, CONFIG, "0001", list=[str(number) * 300 for number in range(40)])
         saver.put_writes(config, [("list", ["c"])], "task")
         field = next(field for field in stored() if field[:1] == kind)

@@ -62,7 +62,7 @@ class Packing:
             value = [others if lists is value else None, sizes]
         rest = self.typed(value)
         if len(rest) > SMALL:
-            names.append(self._field(b"s", rest))
+            names.append(self._field(b"s", rest, is_new=True))
             rest = b""
         return b"".join(names), rest
 
@@ -74,17 +74,18 @@ class Packing:
         is_small = values and not isinstance(values[0], BaseMessage)
         if is_small and len(self.typed(values)) < SMALL * len(values):
             return []
+        is_new = self.anew or len(values) == 1  # one message is new, as a rule
         names, at, size = list[bytes](), 0, 1
         while size * FAN <= len(values):
             size *= FAN
         while at < len(values):
             while at + size > len(values):
                 size //= FAN
-            names.append(self._stored(values[at : at + size]))
+            names.append(self._stored(values[at : at + size], is_new=is_new))
             at += size
         return names
 
-    def _stored(self, values: list[Any]) -> bytes:
+    def _stored(self, values: list[Any], *, is_new: bool) -> bytes:
         """Store an element, or the node above 8, 64, 512, ... of them; answers its name.
 
         Messages that have been stored are not serialized again. They are compared by all they
@@ -92,21 +93,22 @@ class Packing:
         """
         content = _content(values) if len(values) in (1, GROUP) else b""
         digest = content and digest_of(self._thread.key + content)
-        name = self._remembered.get(digest) if digest and not self.anew else None
+        name = self._remembered.get(digest) if digest and not is_new else None
         if not name and len(values) == 1:
-            name = self._field(b"s", self.typed(values[0]))
+            name = self._field(b"s", self.typed(values[0]), is_new=is_new)
         elif not name:
             size = len(values) // FAN
-            parts = [values[at : at + size] for at in range(0, len(values), size)]
-            name = self._field(b"k", b"".join(map(self._stored, parts)))
+            parts = (values[at : at + size] for at in range(0, len(values), size))
+            below = b"".join([self._stored(part, is_new=is_new) for part in parts])
+            name = self._field(b"k", below, is_new=is_new)
         if digest:
             self.known[digest] = name
         return name
 
-    def _field(self, kind: bytes, content: bytes) -> bytes:
+    def _field(self, kind: bytes, content: bytes, *, is_new: bool) -> bytes:
         name = kind + digest_of(content)
         digest = digest_of(self._thread.key + name)
-        if self.anew or digest not in self._remembered:
+        if is_new or digest not in self._remembered:
             self.sent[name] = content
         self.known[digest] = name
         return name
