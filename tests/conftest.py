@@ -15,7 +15,8 @@ from memorystore_chat import MemorystoreChatMessageHistory
 from scripted import Make
 from servers import Cluster, Server
 
-os.environ.setdefault("DEMO_MODEL_DELAY", "0")  # it streams at once
+# It streams at once, and yet so that notebook 10 can end a replica in the middle of an answer.
+os.environ.setdefault("DEMO_MODEL_DELAY", "0.002")
 EXTERNAL = os.environ.get("MEMORYSTORE_TEST_SERVER")
 PLACES = ["valkey_server-sync", "redis_server-async", "valkey_cluster-sync", "valkey_cluster-async"]
 
