@@ -190,6 +190,13 @@ class TestDeltaChannel:
 class TestKeep:
     """`keep` drops what is older, in the same write."""
 
+    def test_the_newest_stays(self, make_saver: Make) -> None:
+        """What is put last with a lower ID, as a branch, does not push out the newest."""
+        saver = make_saver(keep=1)
+        put(saver, CONFIG, "5", x=5)
+        put(saver, CONFIG, "3", x=3)
+        assert newest(saver).checkpoint["id"] == "5"
+
     def test_late_writes_leave_nothing(self, make_saver: Make, stored: Stored) -> None:
         """What is written to a checkpoint that `keep` dropped is forgotten; early writes wait."""
         saver = make_saver(keep=1)
