@@ -150,6 +150,19 @@ def test_costs_do_not_depend_on_what_is_stored(valkey_server: Server, key_prefix
         assert direct.info("commandstats")["cmdstat_evalsha"]["usec_per_call"] < 2000
 
 
+def test_a_clock_that_is_behind(client: Any, key_prefix: str) -> None:
+    """After a failover to it, new items still come last, and no two share a score."""
+    store, key = MemorystoreStore(client, key_prefix=key_prefix), f"{key_prefix}store:{{/a}}"
+    store.put(("a",), "old", {"n": 1})
+    for member in client.zrangebyscore(key, 1e13, "+inf"):
+        client.zincrby(key, 3.6e9, member)
+    store.put(("a",), "new", {"n": 2})
+    assert [(item.key, item.value["n"]) for item in store.search(("a",))] == [
+        ("old", 1),
+        ("new", 2),
+    ]
+
+
 async def test_a_namespace_is_found_while_its_slot_moves(
     valkey_cluster: Cluster, key_prefix: str
 ) -> None:
