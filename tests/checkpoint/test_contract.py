@@ -113,14 +113,17 @@ class TestLists:
         texts = [words(each.get("messages", [])) for each in values]
         assert texts == [["changed", "second"], ["first", "second"], []]
 
-    def test_what_is_known_is_checked(self, saver: MemorystoreSaver, make_saver: Make) -> None:
+    @pytest.mark.parametrize("value", [["a" * 99, "b" * 99], ["b" * 99]])
+    def test_what_is_known_is_checked(
+        self, saver: MemorystoreSaver, make_saver: Make, value: Any
+    ) -> None:
         """A thread that was deleted between two turns' writes is stored in full again."""
         config = put(saver, CONFIG, "1", list=["a" * 99], other="x" * 99)
         make_saver().delete_thread(THREAD)
         checkpoint: Checkpoint = {
             **empty_checkpoint(),
             "id": "2",
-            "channel_values": {"list": ["a" * 99, "b" * 99], "other": "x" * 99},
+            "channel_values": {"list": value, "other": "x" * 99},
             "channel_versions": {"list": "2", "other": "1"},
         }
         saver.put(config, checkpoint, {}, {"list": "2"})

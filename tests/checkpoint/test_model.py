@@ -112,7 +112,8 @@ class Threads(RuleBasedStateMachine):
         }
         root = max(self.ids(""), default="")
         metadata: Any = {"step": self.number, "parents": {"": root} if ":" in ns else {}}
-        metadata |= {"counters_since_delta_snapshot": {"delta": (1, 1)}} if ns == "node" else {}
+        if ns == "node" and not (only and parent):  # a child has its parent's delta channels
+            metadata["counters_since_delta_snapshot"] = {"delta": (1, 1)}
         for saver in (self.model, self.saver, *([self.saver] if again else [])):
             saver.put(place(ns, parent), checkpoint, metadata, new)
         self.known[ns, name] = {"values": values, "versions": versions, "parent": parent}
