@@ -8,7 +8,7 @@ import asyncio
 import re
 import time
 import traceback
-from collections.abc import Awaitable, Callable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterator
 from contextvars import ContextVar
 from typing import Any, Self, TypeVar, cast
 
@@ -211,11 +211,12 @@ class OutageRetry(_Policy, Retry):
             return do()
         # All, as after a second Ctrl-C a reply may still be to come.
         call = _Call(self, BaseException)
+        count = (1,) if options.get("with_failure_count") else ()
         while True:
             with call:
                 return do()
             if call.breaks:
-                fail(call.error, *_count(options))
+                fail(call.error, *count)
             signals.pause(call.wait())
 
 
@@ -229,14 +230,10 @@ class AsyncOutageRetry(_Policy, AsyncRetry):
         if _current.get() is not None:
             return await do()
         call = _Call(self, *FAILURES)
+        count = (1,) if options.get("with_failure_count") else ()
         while True:
             with call:
                 return await do()
             if call.breaks:
-                await fail(call.error, *_count(options))
+                await fail(call.error, *count)
             await asyncio.sleep(call.wait())
-
-
-def _count(options: Mapping[str, Any]) -> tuple[int, ...]:
-    """Return what ``fail`` takes beside an error: redis-py only counts with it."""
-    return (1,) if options.get("with_failure_count") else ()
