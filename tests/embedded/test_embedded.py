@@ -2,14 +2,13 @@
 
 import fcntl
 import os
-import re
 import shutil
 import signal
 import stat
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
@@ -195,27 +194,24 @@ def test_clients_of_a_server_that_ended_work_again(folder: Path) -> None:
                 assert after.get("name") == before.get("name") == b"Ada"
 
 
-@pytest.mark.parametrize(
-    ("file", "damage", "said"),
-    [
-        ("incr.aof", lambda old: old[:500] + b"garbage" + old[500:], "Bad file format"),
-        ("base.rdb", lambda old: old[:6] + b"999" + old[9:], "Can't handle RDB format version 999"),
-    ],
-)
-def test_unreadable_data_are_reported_and_left_alone(
-    folder: Path, file: str, damage: Callable[[bytes], bytes], said: str
-) -> None:
+def test_unreadable_data_are_reported_and_left_alone(folder: Path) -> None:
     with client(folder) as one:
         for number in range(100):
             one.rpush("session1", f"message {number}")
     stop(folder)
-    path = folder / "appendonlydir" / f"appendonly.aof.1.{file}"
-    path.write_bytes(damage(path.read_bytes()))
-    before = {each: each.read_bytes() for each in sorted(path.parent.iterdir())}
-    for _ in range(2):
-        with pytest.raises(ConnectError, match=rf"left as they were[\s\S]*{re.escape(said)}"):
-            ensure_running(folder)
-    assert {each: each.read_bytes() for each in sorted(path.parent.iterdir())} == before
+    for file, at, text, said in (
+        ("incr.aof", 500, b"garbage", "Bad file format"),
+        ("base.rdb", 6, b"999", "Can't handle RDB format version 999"),
+    ):
+        path = folder / "appendonlydir" / f"appendonly.aof.1.{file}"
+        sound = path.read_bytes()
+        damaged = sound[:at] + text + sound[at + len(text) :]
+        path.write_bytes(damaged)
+        for _ in range(2):
+            with pytest.raises(ConnectError, match=rf"left as they were[\s\S]*{said}"):
+                ensure_running(folder)
+        assert path.read_bytes() == damaged
+        path.write_bytes(sound)
 
 
 def test_a_server_that_loads_is_waited_for(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

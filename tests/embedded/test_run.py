@@ -80,29 +80,21 @@ def test_temporary(folder: Path) -> None:
     assert not folder.exists()
 
 
-@pytest.mark.parametrize(
-    ("command", "status", "said"),
-    [
+def test_exit_status(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """The command's exit status is passed on, as a shell would say it; no server is started."""
+    monkeypatch.setenv("MEMORYSTORE_ENDPOINT", "redis://192.0.2.1:6379")
+    monkeypatch.setattr(__main__, "_on_signals", lambda _: None)  # they are the test runner's
+    for command, status, said in (
         (["sh", "-c", "exit 7"], 7, ""),
         (["sh", "-c", "kill -TERM $$"], 143, ""),
         (["sh", "-c", "test $MEMORYSTORE_ENDPOINT = redis://192.0.2.1:6379"], 0, ""),
         (["/"], 126, "Permission denied"),
         (["no-such-command"], 127, "No such file"),
-    ],
-)
-def test_exit_status(
-    folder: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capfd: pytest.CaptureFixture[str],
-    command: list[str],
-    status: int,
-    said: str,
-) -> None:
-    """The command's exit status is passed on, as a shell would say it; no server is started."""
-    monkeypatch.setenv("MEMORYSTORE_ENDPOINT", "redis://192.0.2.1:6379")
-    monkeypatch.setattr(__main__, "_on_signals", lambda _: None)  # they are the test runner's
-    assert __main__.main(["run", "--", *command]) == status
-    assert said in capfd.readouterr().err
+    ):
+        assert __main__.main(["run", "--", *command]) == status
+        assert said in capfd.readouterr().err
     assert not folder.exists()
 
 
