@@ -122,7 +122,7 @@ def test_failed_renewal_keeps_the_good_token(tokens: Tokens, google: Any) -> Non
     provider = tokens.login()
     provider.get_credentials()
     tokens.status = 404
-    for ahead, asked in ((3500, 2), (3505, 2), (3511, 3)):
+    for ahead, asked in ((3500, 2), (3501, 2), (3530, 3)):
         tokens.ahead = ahead
         with ThreadPoolExecutor(16) as pool:
             logins = list(pool.map(lambda _: provider.get_credentials(), range(64)))

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -215,7 +216,7 @@ def test_unreadable_data_are_reported_and_left_alone(folder: Path) -> None:
 
 
 def test_a_server_that_loads_is_waited_for(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    loading = iter(range(100))
+    loading = iter(range(30))
     ping: Any = redis.Redis.ping
 
     def busy(self: redis.Redis) -> Any:
@@ -224,7 +225,9 @@ def test_a_server_that_loads_is_waited_for(folder: Path, monkeypatch: pytest.Mon
         return ping(self)
 
     ensure_running(folder)
-    monkeypatch.setattr(embedded, "PATIENCE", 0.5)  # 100 of its pauses are longer
+    slept: list[float] = []  # two seconds each, and ten would be too many
+    clock = SimpleNamespace(monotonic=lambda: 2.0 * len(slept), sleep=slept.append)
+    monkeypatch.setattr(embedded, "time", clock)
     monkeypatch.setattr(redis.Redis, "ping", busy)
     assert ensure_running(folder)
 
