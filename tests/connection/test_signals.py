@@ -35,20 +35,26 @@ def handlers() -> Iterator[None]:
         signal.signal(number, handler)
 
 
-def once(monkeypatch: pytest.MonkeyPatch, owner: Any, name: str, number: int, when: str) -> None:
-    """Send a signal to this thread as it enters or leaves a method for the first time."""
+def once(
+    monkeypatch: pytest.MonkeyPatch, owner: Any, name: str, numbers: list[int], when: str
+) -> None:
+    """Send signals to this thread as it enters or leaves a method for the first time."""
     real = getattr(owner, name)
     sent = False
+
+    def signals() -> None:
+        for number in numbers:
+            signal.raise_signal(number)
 
     def method(*given: Any, **options: Any) -> Any:
         nonlocal sent
         if when == "before" and not sent:
             sent = True
-            signal.raise_signal(number)
+            signals()
         answer = real(*given, **options)
         if not sent:
             sent = True
-            signal.raise_signal(number)
+            signals()
         return answer
 
     monkeypatch.setattr(owner, name, method)
@@ -73,7 +79,7 @@ def test_a_signal_at_any_moment_of_a_command(
                 for key in ("a", "b"):
                     client.set(key, f"{name} {when} {key}", ex=60)
                 with monkeypatch.context() as signaling:
-                    once(signaling, owner, name, number, when)
+                    once(signaling, owner, name, [number], when)
                     with pytest.raises(Alarm):
                         client.append("a", "!")
                 answers = [client.get(key) for key in ("b", "a")]
@@ -82,6 +88,21 @@ def test_a_signal_at_any_moment_of_a_command(
         for node in nodes:
             pool: Any = getattr(node, "redis_connection", node).connection_pool
             assert pool.pool.qsize() == 2, "a connection was lost"
+
+
+@pytest.mark.parametrize("kind", ["server", "cluster"])
+def test_a_second_interrupt_leaves_no_reply(
+    request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    """It raises where it comes, here between sending and reading; the connection is dropped."""
+    with connect(request.getfixturevalue(f"valkey_{kind}").url, max_connections=2) as client:
+        client.set("a", "a", ex=60)
+        client.delete("{a}b")
+        with monkeypatch.context() as signaling:
+            once(signaling, Connection, "send_packed_command", [signal.SIGINT] * 2, "after")
+            with pytest.raises(Alarm):
+                client.get("a")
+        assert [client.get("{a}b") for _ in range(3)] == [None] * 3
 
 
 def test_a_second_interrupt_raises_at_once_and_drops_the_connection() -> None:
