@@ -56,7 +56,8 @@ USUAL[INSTANCE] = USUAL[REDIS]
 TLS = {"transitEncryptionMode": "SERVER_AUTHENTICATION"}
 CLUSTER_TLS = {"transitEncryptionMode": "TRANSIT_ENCRYPTION_MODE_SERVER_AUTHENTICATION"}
 AUTH = {"authEnabled": True, "serverCaCerts": [{"cert": pem} for pem in PEMS]}
-BY_HAND = {"endpoints": [{"connections": [psc("UNSPECIFIED", "10.1.0.1", "pscConnection")]}]}
+UNSPECIFIED = psc("UNSPECIFIED", "10.1.0.1", "pscConnection")
+BY_HAND = {"endpoints": [{"connections": [PLACES[0], UNSPECIFIED]}]}
 DEPRECATED = {"endpoints": [], "discoveryEndpoints": [{"address": "10.1.0.3"}]}
 
 
