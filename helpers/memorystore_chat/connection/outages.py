@@ -109,9 +109,10 @@ class _Call:
     def _presentable(self) -> BaseException:
         """Return the error, or another one if it tells a secret or is none of redis-py's."""
         error = self.error
-        texts = [str(link) for link in chain_of(error)]
+        texts, secret = [str(link) for link in chain_of(error)], self.secret or ""
         # Six characters of a password or token in a row are no coincidence.
-        if self.secret and any(self.secret[:6] in text for text in texts):
+        pieces = {secret[at : at + 6] for at in range(max(1, len(secret) - 5))} - {""}
+        if any(piece in text for piece in pieces for text in texts):
             kind = type(error) if isinstance(error, RedisError) else redis.ConnectionError
             return kind("the answer repeats the login, so it is not shown")
         if isinstance(error, MaxConnectionsError) and not texts[0]:
