@@ -180,8 +180,10 @@ class TestDeltaChannel:
     def test_deleting_runs_does_not_break_it(self, saver: MemorystoreSaver, stored: Stored) -> None:
         """A run whose writes a later checkpoint is computed from goes when that goes."""
         graph = parallel(saver)
-        for run in ("r1", "r2"):
+        for run in ("r1", "r2", "r3"):
             graph.invoke({"items": ["in"]}, {**CONFIG, "metadata": {"run_id": run}})
+        saver.delete_for_runs(["r3"])
+        assert items(graph) == [*self.TURN] * 2
         saver.delete_for_runs(["r1"])
         assert items(graph) == [*self.TURN] * 2
         assert {each.metadata["run_id"] for each in saver.list(CONFIG)} == {"r2"}
