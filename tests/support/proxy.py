@@ -3,9 +3,9 @@
 Example:
     >>> import servers
     >>> with servers.valkey() as server, Proxy(server.host, server.port) as proxy:
-    ...     client = server.client(port=proxy.port)
-    ...     client.ping(), proxy.round_trips
-    (True, 1)
+    ...     client, before = server.client(port=proxy.port), proxy.round_trips
+    ...     client.ping(), proxy.round_trips > before
+    (True, True)
 """
 
 import io
