@@ -213,6 +213,10 @@ class ChatHistoryMiddleware(AgentMiddleware[AgentState[Any], Any, Any]):
             old, new = yield from self._loaded(messages, call)
         else:
             present = yield from self._present(before, messages)
+            if not unfinished and any(isinstance(message, AIMessage) for message in present):
+                # Added by hand, or by turns at the same time, which stored it themselves.
+                stored = yield _Request(self._history(window=False))
+                present = [*_unknown(present[:-1], stored), *present[-1:]]
             calls = set[str | None]().union(*map(_calls, present))
             if unfinished and last and _answers(last) in calls:
                 return unfinished, messages  # it goes on with a result of a front end

@@ -427,16 +427,20 @@ def test_question_of_a_call_at_the_same_time_is_left_to_it(make: Make) -> None:
     assert pairs(make) == {(q, f"answer to {q}"): 1 for q in "12"}
 
 
-@pytest.mark.parametrize(("schema", "turns_before"), [(None, 0), (DeepState, 1)])
+@pytest.mark.parametrize(
+    ("schema", "turns_before", "durability"),
+    [(None, 0, "async"), (DeepState, 1, "async"), (DeepState, 1, "exit")],
+)
 def test_eight_streams_at_once(
-    make: Make, checkpointer: Any, schema: Any, turns_before: int
+    make: Make, checkpointer: Any, schema: Any, turns_before: int, durability: Any
 ) -> None:
     """Each question is recorded once, before its own answer."""
     options = {"middleware": [ChatHistoryMiddleware(make)], "state_schema": schema}
     agent: Any = create_agent(Echo(), checkpointer=checkpointer, **options)
     asked = ["before"] * turns_before + [f"q{number}" for number in range(8)]
     say(agent, *asked[:turns_before])
+    stream = lambda q: [*agent.stream(ask(q), THREAD, durability=durability)]  # noqa: E731
     with ThreadPoolExecutor(8) as threads:
-        list(threads.map(lambda q: [*agent.stream(ask(q), THREAD)], asked[turns_before:]))
+        list(threads.map(stream, asked[turns_before:]))
     say(agent, "after")
     assert pairs(make) == {(q, f"answer to {q}"): 1 for q in [*asked, "after"]}
