@@ -3,6 +3,7 @@
 import asyncio
 import linecache
 from typing import Any
+from unittest import mock
 
 import pytest
 import redis
@@ -108,4 +109,10 @@ def test_ids_and_extras() -> None:
             check_ids("session_ids", wrong)
     with pytest.raises(ModuleNotFoundError, match=r'pip install "memorystore-chat\[agents\]"'):
         require("no_such_library.at_all", extra="agents")
+    missing = ModuleNotFoundError("No module named 'one_it_needs'", name="one_it_needs")
+    with (
+        mock.patch("memorystore_chat.extras.import_module", side_effect=missing),
+        pytest.raises(ModuleNotFoundError, match=r'^one_it_needs is not.*\[agents\]"'),
+    ):
+        require("installed", extra="agents")
     assert require("threading", extra="agents").__name__ == "threading"

@@ -13,15 +13,14 @@ def require(module: str, *, extra: str = "", install: str = "") -> ModuleType:
         install: What to hand to ``pip install`` instead, for a library that no extra has.
 
     Raises:
-        ModuleNotFoundError: The library is missing; the text names the command that installs it.
-            An import error inside an installed library is passed on as it is.
+        ModuleNotFoundError: The library, or one that it needs, is missing; the text names the
+            command that installs it.
     """
     try:
         return import_module(module)
     except ModuleNotFoundError as error:
-        if error.name is None or not f"{module}.".startswith(f"{error.name}."):
-            raise
         package = f'"memorystore-chat[{extra}]"' if extra else install
         raise ModuleNotFoundError(
-            f"{module} is not installed. Install it with: pip install {package}", name=error.name
+            f"{error.name or module} is not installed. Install it with: pip install {package}",
+            name=error.name,
         ) from error
