@@ -191,6 +191,7 @@ WITH_NUL: Any = {"configurable": {"thread_id": "t", "checkpoint_ns": "a\0b"}}
         (lambda s: s.prune(["a"], strategy="oldest"), ValueError, "keep_latest"),
         (lambda s: s.delete_for_runs("ab"), TypeError, "run_ids"),
         (lambda s: s.get_tuple(SURROGATE), ValueError, "checkpoint_ns"),
+        (lambda s: [*s.list(None, before=at("\ud800"))], ValueError, "checkpoint_id"),
         (lambda s: s.delete_thread(""), ValueError, "thread_id"),
         (lambda s: s.get_tuple({"configurable": {}}), ValueError, "thread_id"),
         (lambda s: s.put_writes(CONFIG, [], "task"), ValueError, "checkpoint_id"),

@@ -8,7 +8,12 @@ from typing import Any, TypeAlias
 import pytest
 import redis
 from langchain_core.embeddings import Embeddings
-from langgraph.store.base import InvalidNamespaceError, PutOp
+from langgraph.store.base import (
+    InvalidNamespaceError,
+    ListNamespacesOp,
+    MatchCondition,
+    PutOp,
+)
 
 import servers
 from memorystore_chat import ConnectError, MemorystoreChatError
@@ -17,6 +22,7 @@ from scripted import nowhere
 
 Place: TypeAlias = Any  # of conftest.py
 ADA = ("users", "ada")
+AB: Any = "ab"
 SOME = pytest.mark.parametrize(
     "place", ["redis_server-async", "valkey_cluster-sync"], indirect=True
 )
@@ -179,6 +185,7 @@ async def test_search_by_meaning(place: Place, key_prefix: str) -> None:
         ("empty", InvalidNamespaceError, {}, [((), "k", {})]),
         ("empty", InvalidNamespaceError, {}, [(("a", ""), "k", None)]),
         ("tuple", TypeError, {}, [("ab", "k", None)]),
+        ("tuple", TypeError, {}, [ListNamespacesOp((MatchCondition("prefix", AB),))]),
         ("ttl", ValueError, {}, [(("a",), "k", {}, None, 0)]),
         ("ttl", TypeError, {"ttl": 60}, []),
         ("ttl", ValueError, {"ttl": {"default_ttl": 0}}, []),
@@ -192,7 +199,9 @@ def test_what_is_not_acceptable_is_refused(
 ) -> None:
     """A wrong option is refused when the store is made, a wrong operation before all are sent."""
     with pytest.raises(error, match=told):
-        MemorystoreStore(nowhere(), **options).batch([PutOp(*op) for op in ops])
+        MemorystoreStore(nowhere(), **options).batch(
+            [PutOp(*op) if type(op) is tuple else op for op in ops]
+        )
 
 
 async def test_clients_of_every_kind(valkey_server: servers.Server, key_prefix: str) -> None:

@@ -237,6 +237,7 @@ class MemorystoreSaver(base.BaseCheckpointSaver[str]):
         place = (config or {}).get("configurable", {})
         only, one = place.get("checkpoint_ns"), place.get("checkpoint_id")
         earlier = (base.get_checkpoint_id(before) if before else None) or ""
+        check_text("checkpoint_id", earlier)
         for thread in (yield from self._all(config)):
             if limit == 0:
                 return

@@ -132,7 +132,11 @@ def _checked(op: Any) -> Any:
         if not isinstance(op.value, dict):
             raise TypeError(f"value is a {type_name(op.value)}; it takes a dict, or None.")
         check_json(op.value)
-    namespace = () if isinstance(op, base.ListNamespacesOp) else op[0]
+    if isinstance(op, base.ListNamespacesOp):
+        if any(isinstance(condition.path, str) for condition in op.match_conditions or ()):
+            raise TypeError("A prefix or suffix is a str; it takes a tuple of texts.")
+        return op
+    namespace = op[0]
     if not isinstance(namespace, tuple):
         raise TypeError(f"A namespace is a {type_name(namespace)}; it takes a tuple of texts.")
     for part in namespace:
