@@ -136,6 +136,7 @@ CHECKS: dict[str, tuple[str, list[tuple[str, str]]]] = {
             ("ask_for = lambda guest, text: DemoChatModel().invoke(text)", "reply.text"),
             ("ask_for = lambda guest, text: DemoChatModel().invoke(text).text", "Load notes"),
             ("ask_for = lambda text: ''", "error"),
+            ("ask_for = lambda guest, text: ask(history(text), text)", "Load notes"),
         ],
     ),
     "check_pages(history, pages)": (
@@ -147,6 +148,7 @@ CHECKS: dict[str, tuple[str, list[tuple[str, str]]]] = {
             ("pages = {'chat': {'window': 4}, 'kiosk': {'ttl': 3600}, 'door': {'window': 6}}",
              "only reads"),
             ("pages = {'chat': {'windows': 4}}", "error"),
+            ("pages = {'chat': {'window': 4}, 'kiosk': {'max_messages': 3600}}", "in seconds"),
         ],
     ),
     "check_cleaner(report)": (
@@ -158,6 +160,7 @@ CHECKS: dict[str, tuple[str, list[tuple[str, str]]]] = {
             ("report = sessions.delete(client, key_prefix=prefix, idle_for=timedelta(days=365), "
              "dry_run=False)", "look first"),
             ("report = 'deleted'", "Assign"),
+            ("report = sessions.delete(client, key_prefix=prefix, idle_for=1e-6)", "days=365"),
         ],
     ),
     "check_week(client, history('grace'))": (
@@ -179,6 +182,7 @@ CHECKS: dict[str, tuple[str, list[tuple[str, str]]]] = {
             ("ask(history('kay/dinner'), 'I like C.')", '"kay/room"'),
             ("ask(history('kay'), 'I like C.')", "Begin with"),
             ("[ask(history(f'kay/{c}'), 'I like C.') for c in ('room', 'dinner')]", "something else"),
+            ("[ask(history('kay/room'), f'I like {c}.') for c in 'CD']", '"kay/dinner"'),
         ],
     ),
     "check_recent(f, history)": (
@@ -231,6 +235,7 @@ CHECKS: dict[str, tuple[str, list[tuple[str, str]]]] = {
             ("store.put(('guests', 'kay'), 'Pillow', {'fact': 'a pillow'})", "no item"),
             ("store.put(('guests', 'kay'), 'pillow', {'text': 'a pillow'})", "has no fact"),
             ("store.put(('guests', 'kay'), 'pillow', {'fact': 'hard'})", "has no fact"),
+            ("store.put(('guests', 'ada'), 'pillow', {'fact': 'a hard pillow'})", "but"),
         ],
     ),
     "check_note(note)": (
@@ -241,6 +246,7 @@ CHECKS: dict[str, tuple[str, list[tuple[str, str]]]] = {
             ("note = lambda f, r: None", "store.put"),
             ("note = lambda f, r: r.store.put(('guests', r.context.name), f, {'f': 1})", "fact"),
             ("note = lambda f: None", "error"),
+            ("note = lambda f, r: r.store.put(('guests', r.name), f, {'fact': f})", "error"),
         ],
     ),
     "check_where(w)": (
@@ -321,6 +327,7 @@ CHECKS: dict[str, tuple[str, list[tuple[str, str]]]] = {
             ("slowest = 2500", "milliseconds"),
             ("slowest = '2.5 s'", "number alone"),
             ("slowest = [2.5]", "number alone"),
+            ("slowest = 0.1", "Python's max"),
         ],
     ),
 }  # fmt: skip
