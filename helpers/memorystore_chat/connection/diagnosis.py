@@ -58,7 +58,7 @@ _CERTAIN = {
     "AuthenticationError users": "the server refuses the user or the password. Compare them with "
     "the token or the user that the instance was given; if it uses IAM, pass iam=True instead.",
     "AuthenticationError": "the server refuses the user or the password. Compare it with what "
-    "{auth_string} shows; if the instance uses IAM, pass iam=True instead.",
+    "{auth_string} shows (Memorystore for Redis); if the instance uses IAM, pass iam=True instead.",
     "ClusterDownError": "it has no primary just now, as during a failover. Try again in a minute.",
     "InvalidResponse": NO_REDIS_HINT,
     "full": MAXCLIENTS_HINT,
@@ -167,7 +167,7 @@ def _words(endpoint: Endpoint, link: BaseException, timeout: float) -> dict[str,
     region, instance = "REGION", "INSTANCE"
     if endpoint.resource:
         _, _, _, region, _, instance = endpoint.resource.split("/")
-    product = endpoint.product or ("redis" if endpoint.port != 6379 else "either")
+    product = endpoint.product or ("redis" if endpoint.port == 6378 else "either")
     authorities = _AUTHORITIES.get(product, _AUTHORITIES["redis"])
     either = "{redis-cluster} (Redis Cluster) or {valkey} (Valkey)".format(**_ROLES)
     return {
