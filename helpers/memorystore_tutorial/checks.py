@@ -27,6 +27,7 @@ from memorystore_tutorial.text import wrapped
 
 _Problems = Iterator[tuple[str, str]]
 _Judge = Callable[..., _Problems]
+_MISTAKES = (TypeError, ValueError, AttributeError, LookupError, NameError)
 DAY = 24 * 3600
 
 
@@ -50,8 +51,10 @@ def _exercise(praise: str, hint: str) -> Callable[[_Judge], Callable[..., Verdic
             unset = [(f"{name} is still None.", "") for name, value in names if value is None]
             try:
                 problem, try_this = next(iter(unset or judge(*given)), ("", ""))
-            except (MemorystoreChatError, RedisError, TypeError, ValueError, AttributeError) as e:
+            except (MemorystoreChatError, RedisError, *_MISTAKES) as e:
                 problem, try_this = f"it ended in an error, {type(e).__name__}: {e}", ""
+                if isinstance(e, NameError):
+                    try_this = "Is the name spelled right? If so, run the cell that defines it."
             if problem:
                 return Verdict(f"Not solved yet: {problem}\nHint: {try_this or hint}")
             return Verdict(f"Solved. {praise}")
@@ -141,9 +144,10 @@ def check_pages(history_of: Callable[..., History], pages: dict[str, dict[str, A
 @_exercise("A week from now, the server deletes it by itself.", "sessions.expire does it.")
 def check_week(client: Client, history: History) -> _Problems:
     """Notebook 3: one stored session expires in a week."""
-    left, again = client.ttl(history.key), "Run the notebook again from the top."
+    left, again = client.ttl(history.key), "Run the cell that stores the three guests again."
     if left == -1:
-        yield "the session has no TTL.", ""
+        how = 'sessions.expire takes ["grace"], key_prefix=KEY_PREFIX, ttl=..., and dry_run=False.'
+        yield "the session has no TTL.", how
     if left < 0:
         yield "the session is gone.", again
     if not 6.9 * DAY < left <= 7 * DAY:
@@ -167,10 +171,7 @@ def check_cleaner(report: sessions.Report) -> _Problems:
         yield "it would delete guests who wrote this year.", "idle_for=timedelta(days=365)."
 
 
-@_exercise(
-    "Neither conversation knows the other.",
-    'Begin with ask("kay/room", "..."), then tell "kay/dinner" something else.',
-)
+@_exercise("Neither knows the other.", 'Begin with ask("kay/room", "..."), then ask "kay/dinner".')
 def check_two_conversations(history_of: Callable[[str], History], guest: str) -> _Problems:
     """Notebook 4: one guest has told each of two conversations something."""
     room, dinner = (history_of(f"{guest}/{name}").messages for name in ("room", "dinner"))
@@ -194,17 +195,18 @@ def check_recent(
     turn += [ToolMessage("rain", tool_call_id="1"), AIMessage("Yes, it rains.")]
     try:
         history.add_messages([*thanks, *thanks, *turn])
-        whole = [message.type for message in recent(history.session_id)]
+        whole = recent(history.session_id)
         history.add_messages(thanks)
-        found = [message.type for message in recent(history.session_id)]
+        read = recent(history.session_id)
     finally:
         history.clear()
+    if missing := {type(None): "return", History: ".messages"}.get(type(read)):
+        yield f"{missing} is missing.", "Its last line is: return history_of(...).messages."
+    found = [message.type for message in read]
     show = f"of a tool's result and the three messages after it, it reads {found}."
-    begins = "It begins {}. Let the history cut: use its window."
-    if found[:1] == ["tool"]:
-        yield show, begins.format("with a result whose call is cut off")
-    if found[:1] == ["ai"]:
-        yield show, begins.format("in the middle of a turn")
+    begins = {"tool": "with a result whose call is cut off", "ai": "in the middle of a turn"}
+    if found and found[0] in begins:
+        yield show, f"It begins {begins[found[0]]}. Let the history cut: use its window."
     if len(found) > 4 or len(whole) > 4:
         yield "it reads more than four messages.", "At most the newest four: window=4."
     if found != ["human", "ai"]:
@@ -217,7 +219,7 @@ def check_recent(
 def check_tool(history: History, name: str) -> _Problems:
     """Notebook 5: an agent called a tool of the reader's."""
     messages = history.messages
-    make = f"Give the agent your function: agent = make_agent([{name}])."
+    make = f"Give the agent your function: agent = make_agent([*tools, {name}])."
     give = f'{make} Then ask("{history.session_id}", "...").'
     if not messages:
         yield f"nobody has asked in the conversation '{history.session_id}'.", give
@@ -230,10 +232,7 @@ def check_tool(history: History, name: str) -> _Problems:
         yield f"it returned {result!r}.", "Return a text, make the agent again, then ask it again."
 
 
-@_exercise(
-    "The cheapest memory that does what is needed.",
-    "Ask of each: what must the model still know, and does a turn have to wait?",
-)
+@_exercise("Each is the cheapest.", "Ask of each: what must the model know, and must a turn wait?")
 def check_memories(memories: Mapping[str, str]) -> _Problems:
     """Notebook 5: a window, a summary, or a checkpointer for each of three features."""
     right = {"kiosk": "window", "suite": "summary", "refunds": "checkpointer"}
@@ -255,7 +254,8 @@ def check_rejected(agent: Any, config: dict[str, Any]) -> _Problems:
     if not messages:
         yield "nobody has asked the agent anything in this thread.", ""
     if state.interrupts:
-        yield "the agent still waits.", 'Resume: agent.invoke(Command(resume=no), thread("grace")).'
+        no = 'Resume with {"decisions": [{"type": "reject"}]}. After another decision, begin again:'
+        yield "the agent still waits.", f'{no} saver.delete_thread("grace"), then ask.'
     results = [m for m in messages if isinstance(m, ToolMessage)]
     if not results:
         yield "no booking was to be canceled.", 'Ask it: "Please cancel booking 7."'
@@ -263,10 +263,7 @@ def check_rejected(agent: Any, config: dict[str, Any]) -> _Problems:
         yield "it was canceled.", 'Delete the thread and begin again. The type is "reject".'
 
 
-@_exercise(
-    "All is decided.",
-    'The list of decisions needs a {"type": "approve"} for each action that waits.',
-)
+@_exercise("All is decided.", 'The list needs a {"type": "approve"} for each action that waits.')
 def check_approve_all(approve_all: Callable[[str], object], agent: Any) -> _Problems:
     """Notebook 6: a function that approves one action that waits, and two."""
     for numbers in (("7",), ("42", "7")):
@@ -275,19 +272,18 @@ def check_approve_all(approve_all: Callable[[str], object], agent: Any) -> _Prob
         asked = f"Please {' and '.join(f'cancel booking {number}' for number in numbers)}."
         try:
             agent.invoke({"messages": [("user", asked)]}, config)
-            approve_all(name)
+            returned = approve_all(name)
             state = agent.get_state(config)
         finally:
             agent.checkpointer.delete_thread(name)
         if state.interrupts:
-            yield (
-                "the agent still waits.",
-                "Resume: agent.invoke(Command(resume=...), thread(...)).",
-            )
+            yield "the agent still waits.", "Call agent.invoke(Command(resume=...), thread(...))."
         results = [m for m in state.values["messages"] if isinstance(m, ToolMessage)]
         done = sum(result.status != "error" for result in results)
         if done != len(numbers):
             yield f"{done} of {len(numbers)} were canceled.", 'The type is "approve", for each.'
+        if returned is None:
+            yield "it returns None.", "Return the text of the last message."
 
 
 @_exercise("Each wish gets what it needs.", "The table above says what each is for.")
@@ -309,6 +305,7 @@ def check_tunnel(through_tunnel: Callable[[Endpoint, int], Any]) -> _Problems:
     """Notebook 8: a way through a tunnel to a server with IAM and TLS."""
     missing = {
         "authority": "Trust the instance's own authority: ca_certs=instance.ca_certs.",
+        "token": "Use the login in instance: iam=instance.credential_provider.",
         "password": "Log in as discover() found: iam=instance.credential_provider.",
         "listens": "The tunnel begins at 127.0.0.1, at the port that the function is given.",
         "": "valkeys:// has TLS, which the instance asks for.",
@@ -316,9 +313,8 @@ def check_tunnel(through_tunnel: Callable[[Endpoint, int], Any]) -> _Problems:
     with practice.server(iam=True, tls=True) as server:
         near, login = Endpoint.parse(server.endpoint), IamCredentials(server.credentials)
         far = replace(near, host="127.0.0.2", port=6379)  # nothing listens there
-        trusted = (str(server.ca_cert),)
         try:
-            instance = replace(far, ca_certs=trusted, credential_provider=login)
+            instance = replace(far, ca_certs=(str(server.ca_cert),), credential_provider=login)
             client = through_tunnel(instance, near.port)
         except ConnectError as error:
             told = str(error).partition(": ")[2].partition(". ")[0]
@@ -351,12 +347,20 @@ def check_note(note: Callable[..., object]) -> _Problems:
 
     store = InMemoryStore()
     for name in ("ada", "grace"):
-        note(f"I am {name}.", SimpleNamespace(store=store, context=SimpleNamespace(name=name)))
+        runtime = SimpleNamespace(store=store, context=SimpleNamespace(name=name))
+        for fact in (f"I am {name}.", f"My name is {name}."):
+            note(fact, runtime)
     facts = {name: store.search(("guests", name)) for name in ("ada", "grace")}
-    if store.search(()) and not any(facts.values()):
-        yield "the facts of all guests are in one namespace.", ""
+    used = {item.namespace for item in store.search(())}
+    if any(namespace[0] != "guests" for namespace in used):
+        yield f"it stores in {min(used)}.", 'Begin with "guests": ("guests", runtime.context.name).'
+    if len(used) == 1:
+        fixed = "The name is fixed. Take it from runtime.context.name."
+        yield f"the facts of all guests are in {min(used)}.", fixed if min(used)[1:] else ""
     if not all(facts.values()):
         yield "a fact is not where the prompt looks for it.", "Use store.put, for each guest."
+    if not all(len(found) > 1 for found in facts.values()):
+        yield "a second fact overwrites the first.", "Each fact needs a key of its own: fact[:80]."
     if not all(name in str(found[0].value.get("fact")) for name, found in facts.items()):
         yield "the value doesn't hold what the guest said.", 'Store {"fact": fact}.'
 
@@ -365,10 +369,9 @@ def check_note(note: Callable[..., object]) -> _Problems:
 def check_slowest(slowest: Any, seconds: Sequence[float]) -> _Problems:
     """Notebook 9: the longest turn of the failover, in seconds."""
     if not isinstance(slowest, int | float):
-        yield f"{slowest!r} is not a number.", "A number alone: max(...) of run.seconds."
-    if abs(slowest - max(seconds)) > 0.01:
-        is_larger = slowest > 100 * max(seconds)
-        hint = "In seconds, not milliseconds." if is_larger else "Python's max finds the largest."
+        yield f"a {type(slowest).__name__} is no number.", "A number alone: max of run.seconds."
+    if abs(slowest - max(seconds)) > 0.01 and slowest != round(max(seconds), 1):
+        hint = "Python's max does it." if slowest < 100 * max(seconds) else "Not in milliseconds."
         yield "this is not the time of the longest turn.", hint
 
 
@@ -408,10 +411,7 @@ def check_where(where: Mapping[str, str]) -> _Problems:
     yield from _choices(where, places, why)
 
 
-@_exercise(
-    "The concierge has a new tool, and the page shows that it was used.",
-    "Change the last line of get_weather, and run the cells below it again.",
-)
+@_exercise("The concierge used it.", "Change the last line of get_weather, and run both cells.")
 def check_weather(weather: str, used: Sequence[Mapping[str, Any]]) -> _Problems:
     """Notebook 10: what the app answers when it is asked for the weather in Kyoto."""
     if any(event["type"] == "error" for event in used):

@@ -49,6 +49,7 @@ _TALK = {
     r"\b(?:bye|goodbye|good night)\b": "Goodbye{name}. I will be here when you return.",
     r"\bi am (?:so |very )?(?:tired|sad|ill|hungry|bored|cold)\b": "I am sorry to hear that{name}.",
     r"\bi am (?:fine|good|great|happy|well)\b": "I am glad to hear that{name}.",
+    r"(?:^|please |you )forget (?!it\b)": "I can't unsay what is in our conversation{name}.",
     r"\bjoke\b": "Why do caches make good friends{name}? They remember you, for a while.",
     r"\bwhen is it\b|\bwhat (?:day|date)\b": "I have no clock, so ask your own{name}.",
     r"\bgood (?:morning|afternoon|evening)\b": "{it}{name}.{hello}",
@@ -57,8 +58,8 @@ _TALK = {
     r"^when\b|\bweather\b|\bopen\b": "I don't know that{name}: no tool of mine tells me.",
 }  # fmt: skip
 _SPELLED = {
-    "i'm": "I am", "what'?s": "what is", "wat": "what", "what time": "when",
-    "who am i": "what is my name",
+    "i'm": "I am", "what'?s": "what is", "wat": "what", "what time": "when", "dont": "don't",
+    "who am i": "what is my name", r"how much (?:is|are|do|does)(?! \d)": "what is the price of",
 }  # fmt: skip
 # What a misspelled word may stand for; with more, words of a guest's own would be changed.
 _WORDS = "called color favorite hello morning please remember summarize weather".split()  # noqa: SIM905
@@ -66,13 +67,16 @@ _ASKS = re.compile(
     r"(?i)\?|(?:^|[.!]\s)\W*(?:please )?(?:what|which|who|when|where|why|how|do|does|did|is|are|am"
     r"|can|could|will|would|call|find|get|give|look|show|tell|use|i want|i need|i would like)\b"
 )
+_REQUEST = re.compile(rf"{_ASKS.pattern}|^(?!.*\b(?:i|my)\b)[\w ]+ (?:#?\d+|please)\W*$")
 _NEXT = re.compile(r"(?i)(?<=[.!?])\s+|,?\s+(?:and|then)\s+(?=(?:what|when|how|is|cancel)\b)")
 _NEVER_MIND = re.compile(r"(?i)\W*(?:never ?mind|forget it|no|nothing|stop)\b[\w\s,]{0,12}[.!]?$")
 
 # What guests say about themselves, clause by clause: a name, "my ... is ...", "I like ...".
+_TASTE = re.compile(r"\b(?:like|love|enjoy|prefer)s?\b")
+_NOT = re.compile(r"(?i)\b(?:never|not)\b|n't\b")
 _CLAUSE = re.compile(r"(?i)(?<=[.!?;])\s+|\n|,? (?:and|but) (?=i |my )|, (?=i |my )")
 _LEAD = re.compile(
-    r"(?i)(?:(?:hi|hello|hey|oh|well|ok|yes|please|the user said)\b[\s,!:]*)*"
+    r"(?i)(?:(?:hi|hello|hey|oh|well|ok|yes|actually|please|the user said)\b[\s,!:]*)*"
     r"((?:remember|note|don't forget)\b(?: that)?:?\s*)?"
 )
 _WORD = r"[^\W\d_][\w'-]*"
@@ -83,9 +87,15 @@ _NAMED = re.compile(
 _ABOUT_ME = re.compile(
     r"(?i)(?:my ((?!name\b)[\w' -]{2,40}?)(?:'s name)? (?:is|are|was|were) \w|i (?:(?:really|also"
     r"|do not|don't|can't|never) )*((?:like|love|hate|prefer|enjoy|live|work|play|speak|have|drink"
-    r"|eat|am from|am an?|am allergic) (?!you\b|a question\b).+))"
+    r"|eat|am from|am an?|am allergic) (?!you\b|a question\b).+|am (?:vegetarian|vegan|\d+(?: years"
+    r" old)?)$)|my ([\w' -]{2,40}? (?:like|love|hate|prefer|enjoy)s?) \w)"
 )
-_MINE = re.compile(r"\bmy ((favorite )?[\w' -]+?)(?:'s name| is| are| called| named)*\W*$")
+_MINE = r"\bmy ((favorite )?[\w' -]+?)(?:'s name| is| are| called| named| like| hate)*\W*$"
+# A question about what the guest may have said: "I" alone doesn't make it one.
+_PERSONAL = re.compile(
+    r"about|\b(?:(?:wh\w+|how) (?:is|are|was|does)|tell|know|remember) .*\bmy\b|(?:what|old) am i"
+    r"|\bam i (?:an? |from|allerg|veg)|\bdo(?:n't)? i (?:like|hate|live|work|eat|drink|have(?! to))"
+)
 _YOU = {"i": "you", "my": "your", "me": "you", "mine": "yours", "am": "are", "myself": "yourself"}
 
 
@@ -181,7 +191,8 @@ class _Talk:
 
     def _recall(self) -> str:
         """Answer a question about what was said, or note what is not known."""
-        text, words = self.text.lower(), _stems(self.text)
+        text = _TASTE.sub("like", self.text.lower())
+        words, negative = _stems(text), bool(_NOT.search(text))
         if re.search(r"\bsummar[iy]|\brecap\b", text):
             return self._summary()
         if asked := re.search(r"\bwhat (?:did i|have i|was my) .*(ask|question|said|say)", text):
@@ -196,16 +207,20 @@ class _Talk:
             if told := [f'"{line}"' for line in lines if _stems(about[1]) & _stems(line)]:
                 return " ".join(told)
             none = f"anything about {about[1]}"
-        elif _ASKS.search(text) and (mine := _MINE.search(text)):
+        elif _ASKS.search(text) and (mine := re.search(_MINE, text)):
             told = [self.facts[key] for key in self.facts if _stems(key) <= words][-1:]
             none = f"{'' if mine[2] or mine[1] == 'name' else 'about '}your {mine[1]}"
-        elif re.search(r"\b(?:do|did|am|have|can) i\b", text):
-            about_what = words - _LITTLE | words & {"lik"}
-            told = [self.facts[key] for key in self.facts if _stems(key) & about_what]
+        elif re.search(r"\b(?:do|don't|did|am|have|can) i\b", text):
+            topics = (words - _LITTLE or words & {"am"}) | words & {"lik"}
+            fit = {fact: len(_stems(key) & topics) for key, fact in self.facts.items()}
+            best = max(fit.values(), default=0)
+            told = [fact for fact in fit if fit[fact] == best > 0]
+            if best == 1 and "lik" in topics:  # what they like themselves, or what they don't
+                told = [f for f in told if f[0] in "Ii" and bool(_NOT.search(f)) == negative]
             none = "that"
         else:
             return ""
-        self.unknown = f"You have not told me {none} yet."
+        self.unknown = f"You have not told me {none} yet." if _PERSONAL.search(text) else ""
         return " ".join(map(_sentence, map(_you, told)))
 
     def _summary(self) -> str:
@@ -308,7 +323,7 @@ def _facts(texts: Iterable[str]) -> dict[str, str]:
             name = (named[1] or named[2]).strip()
             facts["name"] = f"my name is {name[0].upper()}{name[1:]}"
         elif about := _ABOUT_ME.match(said):
-            facts[(about[1] or about[2]).lower()] = said
+            facts[_TASTE.sub("like", about[about.lastindex or 1].lower())] = said
         elif note and said:
             facts[said.lower()] = said
     return facts
@@ -338,7 +353,7 @@ _LITTLE = _READS | _stems("""
     give guest has have he how i in is it its like make many me mean much my name number now of on
     one or please return run s some that thanks the their there they this to today tomorrow tool up
     use user value want was we what when where which who why will with would you your monday
-    tuesday wednesday thursday friday saturday sunday
+    tuesday wednesday thursday friday saturday sunday cost don t
 """)
 
 
@@ -359,7 +374,7 @@ class _Tool:
     def fit(self, text: str) -> int:
         """Say how well a text fits what the tool does: more is better, and 0 not at all."""
         words = _stems(text)
-        if self.verb not in [*words][:2] and self.name not in text and not _ASKS.search(text):
+        if not (self.verb in [*words][:2] or self.name in text or _REQUEST.search(text)):
             return 0
         about = len(self.topics & words)
         if (named := len(self.words & words)) and (self.verb in _LITTLE or self.verb in words):

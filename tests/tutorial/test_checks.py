@@ -137,6 +137,9 @@ CHECKS: dict[str, tuple[str, list[tuple[str, str]]]] = {
             ("ask_for = lambda guest, text: DemoChatModel().invoke(text).text", "Load notes"),
             ("ask_for = lambda text: ''", "error"),
             ("ask_for = lambda guest, text: ask(history(text), text)", "Load notes"),
+            ("ask_for = lambda guest, text: aks(guest, text)", "NameError: name 'aks'"),
+            ("ask_for = lambda guest, text: {}[guest]", "KeyError"),
+            ("ask_for = lambda guest, text: [][1]", "IndexError"),
         ],
     ),
     "check_pages(history, pages)": (
@@ -166,12 +169,12 @@ CHECKS: dict[str, tuple[str, list[tuple[str, str]]]] = {
     "check_week(client, history('grace'))": (
         "expire('grace', ttl=7 * DAY)",
         [
-            ("", "no TTL"),
-            ("expire('grace', ttl=7 * DAY, dry_run=True)", "no TTL"),
+            ("", 'takes ["grace"], key_prefix=KEY_PREFIX,'),
+            ("expire('grace', ttl=7 * DAY, dry_run=True)", "dry_run=False"),
             ("expire('ada', ttl=7 * DAY)", "no TTL"),
-            ("expire(ttl=7 * DAY)", "names the sessions"),
+            ("expire(ttl=7 * DAY)", "three guests again. The second argument names the sessions"),
             ("expire('grace', ttl=7 * 24)", "in seconds"),
-            ("history('grace').clear()", "from the top"),
+            ("history('grace').clear()", "three guests again"),
         ],
     ),
     "check_two_conversations(history, 'kay')": (
@@ -195,14 +198,16 @@ CHECKS: dict[str, tuple[str, list[tuple[str, str]]]] = {
             (RECENT.format("[:4]"), "last question"),
             ("f = lambda c: history(c, window=2).messages", "Four messages fit"),
             ("f = lambda c: history(c, window=8).messages", "window=4"),
-            ("f = lambda c: history(c, window=4)", "error"),
+            ("f = lambda c: history(c, window=4)", ".messages is missing"),
+            ("f = lambda c: None", ": return is missing"),
+            ("f = lambda c: 4", "error"),
         ],
     ),
     "check_tool(history('agent/tool'), 'get_price')": (
         "say(with_tools(get_price), 'tool', 'What is the price of room 12?')",
         [
             ("", "Give the agent"),
-            ("with_tools(get_price)", "Give the agent"),
+            ("with_tools(get_price)", "make_agent([*tools, get_price])"),
             ("say(with_tools(), 'tool', 'What is the price of room 12?')", "Give the agent"),
             ("say(with_tools(get_price), 'tool', 'Hello!')", "Give the agent"),
             ("get_price.__name__ = 'price'\n"
@@ -241,8 +246,13 @@ CHECKS: dict[str, tuple[str, list[tuple[str, str]]]] = {
     "check_note(note)": (
         "note = lambda f, r: r.store.put(('guests', r.context.name), f, {'fact': f})",
         [
-            ("note = lambda f, r: r.store.put(('guests',), f, {'fact': f})", "one namespace"),
-            ("note = lambda f, r: r.store.put(('guests', 'ada'), f, {'fact': f})", "store.put"),
+            ("note = lambda f, r: r.store.put(('guests',), f, {'fact': f})", "does remember use"),
+            ("note = lambda f, r: r.store.put((r.context.name,), f, {'fact': f})", 'Begin with "guests"'),
+            ("note = lambda f, r: r.store.put(('guests', 'ada'), f, {'fact': f})", "name is fixed"),
+            ("note = lambda f, r: r.store.put(('guests', r.context.name), 'fact', {'fact': f})",
+             "overwrites the first"),
+            ("note = lambda f, r: r.store.put(('guests', r.context.name, 'x'), 'fact', {'fact': f})",
+             "overwrites the first"),
             ("note = lambda f, r: None", "store.put"),
             ("note = lambda f, r: r.store.put(('guests', r.context.name), f, {'f': 1})", "fact"),
             ("note = lambda f: None", "error"),
@@ -280,7 +290,8 @@ CHECKS: dict[str, tuple[str, list[tuple[str, str]]]] = {
             ("say(agent, 'grace', 'Hi!')", "cancel booking 7"),
             ("say(agent, 'grace', 'Please cancel booking 7.')", "Resume"),
             (REJECT.format("approve"), "type is"),
-            (REJECT.format("refuse"), "Resume"),
+            (REJECT.format("refuse"),
+             '[{"type": "reject"}]}. After another decision, begin again: saver.delete_thread("grace")'),
         ],
     ),
     "check_approve_all(f, agent)": (
@@ -291,6 +302,8 @@ CHECKS: dict[str, tuple[str, list[tuple[str, str]]]] = {
             (APPROVE.format("[{'type': 'reject'}] * len(pauses(c))"), "0 of 1"),
             (APPROVE.format("[{'type': 'yes'}] * len(pauses(c))"), "for each action"),
             ("f = pauses", "still waits"),
+            ("g = " + APPROVE.format("[{'type': 'approve'}] * len(pauses(c))")[4:]
+             + "; f = lambda c: [g(c), None][1]", "returns None"),
             ("f = lambda: None", "error"),
         ],
     ),
@@ -311,6 +324,7 @@ CHECKS: dict[str, tuple[str, list[tuple[str, str]]]] = {
             (f"f = lambda i, port: {TUNNEL.format('')}", "ca_certs=instance.ca_certs"),
             (f"f = lambda i, port: {TUNNEL.format('ca_certs=i.ca_certs')}", "iam=instance"),
             (f"f = lambda i, port: {TUNNEL.format('iam=i.credential_provider')}", "ca_certs="),
+            (f"f = lambda i, port: {TUNNEL.format('ca_certs=i.ca_certs, iam=True')}", "login in instance"),
             ("f = lambda i, port: connect(i)", "begins at 127.0.0.1"),
             ("f = lambda i, port: connect(f'127.0.0.1:{port}')", "has TLS"),
             ("f = lambda i, port: client", "another server"),
@@ -319,15 +333,15 @@ CHECKS: dict[str, tuple[str, list[tuple[str, str]]]] = {
             ("f = None", "still None"),
         ],
     ),
-    "check_slowest(slowest, [0.1, 2.5])": (
+    "check_slowest(slowest, [0.1, 2.4567])": (
         "slowest = 2.5",
         [
             ("slowest = None", "still None"),
             ("slowest = 2.6", "Python's max"),
             ("slowest = 2500", "milliseconds"),
             ("slowest = '2.5 s'", "number alone"),
-            ("slowest = [2.5]", "number alone"),
             ("slowest = 0.1", "Python's max"),
+            ("slowest = [0.1, 2.4567]", "a list is no number"),
         ],
     ),
 }  # fmt: skip

@@ -20,6 +20,8 @@ TOLD = (
     "My favorite color is green. I like pizza.",
     "I live in Oslo, and my dog is called Rex.",
     "I am allergic to nuts.",
+    "I love hiking and jazz, but I don't like fish. My girlfriend hates fish.",
+    "I'm vegetarian, and I'm 34 years old.",
     "Is breakfast included?",
 )
 # What a guest types, and what a good answer holds; with "told" after what TOLD says.
@@ -77,7 +79,24 @@ INPUTS = [
     ("told what did I tell you about my dog?", '"I live in Oslo, and my dog is called Rex."'),
     ("told what's my dog called?", "Your dog is called Rex"),
     ("told Where do I live?", "You live in Oslo"),
-    ("told what do I like?", "You like pizza"),
+    ("told what do I like?", "^You like pizza. You love hiking and jazz.$"),
+    ("told What don't I like?", "^You don't like fish.$"),
+    ("told Do I like fish?", "^You don't like fish."),
+    ("My girlfriend hates fish", "that your girlfriend hates fish"),
+    ("told What does my girlfriend hate?", "^Your girlfriend hates fish.$"),
+    ("told What do I like to eat?", "^You like pizza. You love hiking and jazz.$"),
+    ("I'm vegetarian", "that you are vegetarian"),
+    ("told What am I?", "allergic.*You are vegetarian"),
+    ("I'm 34 years old", "that you are 34 years old"),
+    ("told How old am I?", "^You are 34"),
+    ("Actually I prefer coffee", "that you prefer coffee"),
+    ("told Please forget my favorite color", "can't unsay"),
+    ("don't forget my birthday is May 4", "your birthday is May 4"),
+    ("Can I get a taxi to the airport tomorrow at 6?", ""),
+    ("what can I eat?", ""),
+    ("Am I allowed to smoke?", ""),
+    ("Can I cancel my booking?", ""),
+    ("What am I allergic to?", "not told me that"),
     ("told am i allergic to anything", "allergic to nuts"),
     ("Can you recommend something to eat?", ""),
     ("told what do you know about me?", "Ada.*green.*pizza.*Oslo.*Rex.*nuts"),
@@ -243,6 +262,7 @@ HOTEL = [
     function("count_residents", "Tell how many people live in a city.", city="string"),
     function("cancel_booking", "Cancel a booking.", number="integer"),
     function("get_booking", "Show a booking.", number="integer"),
+    function("get_price", "Tell the price of a room.", room="string"),
 ]
 KYOTO = {"city": "Kyoto"}
 CALLS: list[tuple[str, list[tuple[str, dict[str, Any]]]]] = [
@@ -276,6 +296,12 @@ CALLS: list[tuple[str, list[tuple[str, dict[str, Any]]]]] = [
     ("When is my birthday?", []),
     ("Is the museum open on Sunday?", [("get_opening_hours", {"place": "museum"})]),
     ("I like the museum", []),
+    ("booking 7", [("get_booking", {"number": 7})]),
+    ("I had booking 7", []),
+    ("museum hours please", [("get_opening_hours", {"place": "museum"})]),
+    ("How much is room 12?", [("get_price", {"room": "12"})]),
+    ("How much does room 12 cost?", [("get_price", {"room": "12"})]),
+    ("What can I eat?", []),
 ]  # fmt: skip
 
 
