@@ -137,7 +137,7 @@ CHECKS: dict[str, tuple[str, list[tuple[str, str]]]] = {
             ("ask_for = lambda guest, text: DemoChatModel().invoke(text).text", "Load notes"),
             ("ask_for = lambda text: ''", "error"),
             ("ask_for = lambda guest, text: ask(history(text), text)", "Load notes"),
-            ("ask_for = lambda guest, text: aks(guest, text)", "NameError: name 'aks'"),
+            ("ask_for = lambda guest, text: reply_to(guest, text)", "NameError: name 'reply_to'"),
             ("ask_for = lambda guest, text: {}[guest]", "KeyError"),
             ("ask_for = lambda guest, text: [][1]", "IndexError"),
         ],
