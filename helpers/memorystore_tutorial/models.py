@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 from langchain_core.exceptions import ContextOverflowError
 from langchain_core.language_models import BaseChatModel
-from langchain_core.messages import AIMessage, BaseMessage, ToolMessage
+from langchain_core.messages import AIMessage, BaseMessage, ToolMessage, merge_message_runs
 
 from memorystore_chat.errors import MemorystoreChatError
 from memorystore_chat.extras import require
@@ -138,7 +138,10 @@ class _Gemini:
 
 
 def _acceptable(messages: list[BaseMessage]) -> list[BaseMessage]:
-    """Leave out what Gemini refuses: an empty answer, and the result of a malformed call."""
+    """Leave out an empty answer and a malformed call's result, and join answers in a row.
+
+    Gemini refuses the first two, and an answer directly before one that calls a tool.
+    """
     calls = [call for message in messages for call in getattr(message, "tool_calls", ())]
     called = {call["id"] for call in calls}
 
@@ -148,7 +151,15 @@ def _acceptable(messages: list[BaseMessage]) -> list[BaseMessage]:
             return is_empty and not message.tool_calls
         return isinstance(message, ToolMessage) and message.tool_call_id not in called
 
-    return [message for message in messages if not is_refused(message)]
+    kept: list[BaseMessage] = []
+    for message in messages:
+        if is_refused(message):
+            continue
+        if isinstance(message, AIMessage) and kept and isinstance(kept[-1], AIMessage):
+            kept[-1:] = merge_message_runs([kept[-1], message])
+        else:
+            kept.append(message)
+    return kept
 
 
 @contextmanager

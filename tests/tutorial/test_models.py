@@ -168,11 +168,13 @@ def test_what_gemini_refuses_is_not_sent(gemini: GeminiServer, model: BaseChatMo
     """A malformed call is not sent either, so that its result would answer nothing."""
     question, empty = HumanMessage("One."), AIMessage([{"type": "text", "text": ""}])
     both = AIMessage("", tool_calls=[GOOD], invalid_tool_calls=[BAD])
+    called = AIMessage("", tool_calls=[GOOD])
     cases: list[tuple[list[BaseMessage], list[str]]] = [
         ([AIMessage("Two."), AIMessage("")], ["Two."]),
         ([AIMessage("Two."), empty], ["Two."]),
         ([AIMessage("", invalid_tool_calls=[BAD]), RESULTS["x"]], []),
         ([both, RESULTS["x"], RESULTS["y"]], ["call b {}", "result y y."]),
+        ([AIMessage("Two."), called, RESULTS["y"]], ["Two.", "call b {}", "result y y."]),
     ]
     for between, sent in cases:
         messages: list[BaseMessage] = [question, *between, HumanMessage("Three.")]
