@@ -5,6 +5,7 @@ expire after an hour.
 """
 
 from functools import partial
+from itertools import product
 from typing import Any
 from uuid import uuid4
 
@@ -20,7 +21,7 @@ from memorystore_chat.checkpoint import MemorystoreSaver
 from memorystore_tutorial import DemoChatModel
 from peers import PLAIN_REDIS, TTL, VALKEY_SAVER, classes, conversation
 from proxy import Proxy
-from timing import by_length, medians, seconds
+from timing import Rows, medians, seconds
 
 SAVER, SAVER_KEEP_1 = "MemorystoreSaver", "MemorystoreSaver, keep=1"
 FLOOR, MIDDLEWARE = "InMemorySaver", "ChatHistoryMiddleware"
@@ -138,7 +139,7 @@ def measure_stored(turns: list[int]) -> dict[str, Any]:
     return result
 
 
-def measure_turns(server: servers.Server, port: int, runs: int) -> dict[str, Any]:
+def measure_turns(server: servers.Server, port: int, runs: int) -> Rows:
     """A turn without a tool on threads that hold so many messages already, each used once."""
     memories = {name: Memory(name, port) for name in NAMES}
     # What is set up before a turn does not go through the slower link.
@@ -150,14 +151,11 @@ def measure_turns(server: servers.Server, port: int, runs: int) -> dict[str, Any
             fillers[name].fill(thread_id, length)
         return sum(seconds(partial(memories[name].turn, each, 0)) for each in threads) / 3
 
-    tasks = {
-        f"{length} {name}": partial(three_turns, name, length)
-        for length in LENGTHS
-        for name in NAMES
-    }
-    figures = medians(tasks, runs)
+    places = product(NAMES, LENGTHS)
+    tasks = {(name, f"{length:,}"): partial(three_turns, name, length) for name, length in places}
+    found = medians(tasks, runs)
     for memory in (*memories.values(), *fillers.values()):
         memory.client.close()
     with server.client() as client:
         client.flushall()
-    return by_length("an agent's turn", figures, LENGTHS, NAMES)
+    return found

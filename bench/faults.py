@@ -1,8 +1,8 @@
 """What is left of appends when replies get lost, a replica takes over, and 200 threads write."""
 
 import asyncio
-import threading
 from collections import Counter
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, suppress
 from functools import partial
@@ -35,9 +35,8 @@ def tally(attempted: list[str], acknowledged: list[str], stored: list[str]) -> d
     }
 
 
-def texts_of(writer: str) -> list[str]:
-    """What a writer appends."""
-    return [f"{writer} {number}" for number in range(500)]
+TEXTS = {writer: [f"{writer} {number}" for number in range(500)] for writer in "ab"}
+ATTEMPTED = [*TEXTS["a"], *TEXTS["b"]]
 
 
 def stored(name: str, direct: Any) -> list[str]:
@@ -45,25 +44,34 @@ def stored(name: str, direct: Any) -> list[str]:
     return [str(message.text) for message in Store(name, direct, direct, "faults").read()]
 
 
+def two_writers(
+    name: str, direct: Any, connect: Callable[[], Any], meanwhile: Callable[[list[str]], object]
+) -> dict[str, int]:
+    """1,000 appends by two writers with clients of their own, while something else happens."""
+    acknowledged: list[str] = []
+
+    def write(writer: str) -> None:
+        with connect() as client:
+            store = Store(name, client, direct, "faults")
+            for text in TEXTS[writer]:
+                # What is not acknowledged was attempted.
+                with suppress(redis.ConnectionError, ConnectError):
+                    store.append([HumanMessage(text)])
+                    acknowledged.append(text)
+
+    with ThreadPoolExecutor(2) as threads:
+        writing = threads.map(write, TEXTS)
+        meanwhile(acknowledged)
+        list(writing)
+    return tally(ATTEMPTED, acknowledged, stored(name, direct))
+
+
 def lose_replies(server: servers.Server, name: str, retries: bool) -> dict[str, int]:
     """1,000 appends by two writers over a link that loses the reply to every third command."""
     options = {} if retries else {"retry": redis.retry.Retry(redis.backoff.NoBackoff(), 0)}
-    acknowledged: list[str] = []
     with server.client() as direct, Proxy(server.host, server.port, lose_every=3) as proxy:
         direct.flushall()
-
-        def write(writer: str) -> None:
-            with server.client(port=proxy.port, **options) as client:
-                store = Store(name, client, direct, "faults")
-                for text in texts_of(writer):
-                    # What is not acknowledged was attempted.
-                    with suppress(redis.ConnectionError, ConnectError):
-                        store.append([HumanMessage(text)])
-                        acknowledged.append(text)
-
-        with ThreadPoolExecutor(2) as threads:
-            list(threads.map(write, "ab"))
-        return tally(texts_of("a") + texts_of("b"), acknowledged, stored(name, direct))
+        return two_writers(name, direct, partial(server.client, port=proxy.port, **options), len)
 
 
 def lose_replies_async(server: servers.Server) -> dict[str, int]:
@@ -74,57 +82,37 @@ def lose_replies_async(server: servers.Server) -> dict[str, int]:
         async def write(writer: str) -> None:
             async with redis.asyncio.Redis(port=proxy.port, protocol=2) as client:
                 history = MemorystoreChatMessageHistory(client, "faults")
-                for text in texts_of(writer):
+                for text in TEXTS[writer]:
                     await history.aadd_messages([HumanMessage(text)])
 
         async def both() -> None:
-            await asyncio.gather(write("a"), write("b"))
+            await asyncio.gather(*map(write, TEXTS))
 
         asyncio.run(both())
-        attempted = texts_of("a") + texts_of("b")
-        return tally(attempted, attempted, stored(OURS, direct))
+        return tally(ATTEMPTED, ATTEMPTED, stored(OURS, direct))
 
 
 def fail_over(name: str) -> dict[str, int]:
-    """Two writers on a cluster, lost replies, and a replica that takes over in between."""
-    acknowledged: list[str] = []
-    attempted: list[str] = []
-    stop = threading.Event()
+    """The same on a cluster, on which a replica takes over after 250 appends."""
     with servers.cluster() as cluster, cluster.client() as direct, ExitStack() as opened:
-        ports = {
-            node.port: opened.enter_context(Proxy(node.host, node.port, lose_every=3)).port
-            for node in cluster.nodes
-        }
+        proxies = [Proxy(node.host, node.port, lose_every=3) for node in cluster.nodes]
+        ports = {each.server[1]: opened.enter_context(each).port for each in proxies}
+        connect = partial(
+            cluster.client,
+            address_remap=lambda at: (at[0], ports[at[1]]),
+            retry=redis.retry.Retry(redis.backoff.ConstantBackoff(0.01), 100),
+        )
 
-        def write(writer: str) -> None:
-            with cluster.client(
-                address_remap=lambda at: (at[0], ports[at[1]]),
-                retry=redis.retry.Retry(redis.backoff.ConstantBackoff(0.01), 100),
-            ) as client:
-                store = Store(name, client, direct, "faults")
-                number = 0
-                while not stop.is_set():
-                    text = f"{writer} {number}"
-                    attempted.append(text)
-                    store.append([HumanMessage(text)])
-                    acknowledged.append(text)
-                    number += 1
-
-        with ThreadPoolExecutor(2) as threads:
-            writers = [threads.submit(write, writer) for writer in "ab"]
+        def take_over(acknowledged: list[str]) -> None:
             servers.wait_until(lambda: len(acknowledged) >= 250, "appends before", 60)
-            old = cluster.node_of("faults")
-            with cluster.nodes[cluster.nodes.index(old) + 3].admin() as admin:
+            primary = cluster.nodes.index(cluster.node_of("faults"))
+            with cluster.nodes[primary + 3].admin() as admin:
                 admin.execute_command("CLUSTER FAILOVER")
                 servers.wait_until(
                     lambda: admin.info("replication")["role"] == "master", "the failover"
                 )
-            before = len(acknowledged)
-            servers.wait_until(lambda: len(acknowledged) >= before + 250, "appends after", 60)
-            stop.set()
-            for each in writers:
-                each.result()
-        return tally(attempted, acknowledged, stored(name, direct))
+
+        return two_writers(name, direct, connect, take_over)
 
 
 def crowd(server: servers.Server, name: str) -> dict[str, int]:
@@ -155,7 +143,7 @@ def measure(server: servers.Server) -> dict[str, dict[str, int]]:
         (f"lost replies, retries on: {OURS}, async", partial(lose_replies_async, server)),
         *((f"lost replies, retries off: {name}", partial(lose, name, False)) for name in HISTORIES),
         *(
-            (f"cluster fail-over and lost replies: {name}", partial(fail_over, name))
+            (f"cluster failover and lost replies: {name}", partial(fail_over, name))
             for name in (OURS, OFFICIAL)
         ),
         *((f"200 threads: {name}", partial(crowd, server, name)) for name in HISTORIES),

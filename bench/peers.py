@@ -21,10 +21,10 @@ from pydantic_core import from_json
 from memorystore_chat import MemorystoreChatMessageHistory, codec
 
 OURS, OFFICIAL, COMMUNITY = "memorystore-chat", "google-memorystore-redis", "langchain-community"
-BARE, BARE_LC = "bare redis-py", "bare redis-py + messages"
+BARE = "bare redis-py"
 PLAIN_REDIS, VALKEY_SAVER = "langgraph-checkpoint-plainredis", "ValkeySaver"
 VALKEY_STORE = "ValkeyStore"
-NAMES = (OURS, OFFICIAL, COMMUNITY, BARE, BARE_LC)
+NAMES = (OURS, OFFICIAL, COMMUNITY, BARE)
 PEERS = {
     "langchain-google-memorystore-redis": "0.3.0",
     "langchain-community": "0.4.2",
@@ -63,41 +63,20 @@ def load_peers() -> None:
 
 
 class Bare:
-    """The bytes alone: one RPUSH with EXPIRE in a pipeline, one LRANGE."""
+    """LangChain's own serialization, one RPUSH with EXPIRE in a pipeline, and one LRANGE."""
 
     def __init__(self, client: Any, key: str) -> None:
         self.client, self.key = client, key
-        self.made: dict[int, list[Any]] = {}
-
-    def prepare(self, messages: list[BaseMessage]) -> None:
-        """Serialize beforehand, so that only the sending is measured."""
-        self.made[id(messages)] = codec.encode(messages, codec.new_append_id())
 
     def add_messages(self, messages: list[BaseMessage]) -> None:
-        """Send in one round trip what was prepared."""
-        pipeline = self.client.pipeline(transaction=False)
-        pipeline.rpush(self.key, *self.made[id(messages)]).expire(self.key, TTL).execute()
-
-    def read(self, newest: int) -> list[Any]:
-        """The newest elements as they are."""
-        return list(self.client.lrange(self.key, -newest, -1))
-
-
-class BareMessages(Bare):
-    """The same with LangChain's own serialization and construction of the messages."""
-
-    def prepare(self, messages: list[BaseMessage]) -> None:
-        """Nothing to do: serializing is a part of what is measured."""
-
-    def add_messages(self, messages: list[BaseMessage]) -> None:
-        """Serialize with pydantic and send."""
+        """Serialize with pydantic, and send in one round trip."""
         made = [f'{{"type":"{m.type}","data":{m.model_dump_json()}}}' for m in messages]
-        self.made[id(messages)] = made
-        super().add_messages(messages)
+        pipeline = self.client.pipeline(transaction=False)
+        pipeline.rpush(self.key, *made).expire(self.key, TTL).execute()
 
-    def read(self, newest: int) -> list[Any]:
-        """The newest elements as messages."""
-        return messages_from_dict([from_json(e) for e in super().read(newest)])
+    def newest(self, count: int) -> list[BaseMessage]:
+        """The newest messages."""
+        return messages_from_dict([from_json(e) for e in self.client.lrange(self.key, -count, -1)])
 
 
 class Store:
@@ -115,12 +94,7 @@ class Store:
             self.history = classes[COMMUNITY](session, ttl=TTL)
             self.history.redis_client = client
         else:
-            self.history = (Bare if name == BARE else BareMessages)(client, session)
-
-    def prepare(self, messages: list[BaseMessage]) -> None:
-        """What is done before an append is measured."""
-        if isinstance(self.history, Bare):
-            self.history.prepare(messages)
+            self.history = Bare(client, session)
 
     def append(self, messages: list[BaseMessage]) -> None:
         """Append in the library's own way."""
@@ -129,7 +103,7 @@ class Store:
     def read(self, newest: int = 1_000_000) -> list[Any]:
         """The newest messages, or all, in the library's own way."""
         if isinstance(self.history, Bare):
-            return self.history.read(newest)
+            return self.history.newest(newest)
         reader = self.windowed if self.name == OURS and newest == WINDOW else self.history
         return list(reader.messages[-newest:])
 

@@ -135,25 +135,10 @@ def measure_scale(server: servers.Server, runs: int) -> dict[str, Any]:
     return found
 
 
-def fields(results: dict[str, Any], table: Callable[[dict[str, Any]], str]) -> dict[str, str]:
-    """What takes the places in the page's template."""
-    wire: dict[str, Any] = {"": list(ASKED)}
-    for what in ("round_trips", "bytes"):
-        for name in NAMES:
-            column = f"{name}, {what.replace('_', ' ')}"
-            wire[column] = [f"{results['wire'][name][each][what]:,}" for each in ASKED]
-    facts = " and ".join(f"{results['wire'][name][STORED]:,} ({name})" for name in NAMES)
-
-    def by_count(head: str, rows: dict[str, Any]) -> str:
-        cells = {
-            what.replace("_", " "): [f"{row[what]:,}" for row in rows.values()]
-            for what in next(iter(rows.values()))
-        }
-        return table({head: list(rows), **cells})
-
+def measure(server: servers.Server, runs: int) -> dict[str, Any]:
+    """On the wire, by meaning, and among many namespaces."""
     return {
-        "facts": facts,
-        "operations": table(wire),
-        "meaning": by_count("memories", results["meaning"]),
-        "scale": by_count("namespaces", results["scale"]),
+        "wire": measure_wire(server),
+        "meaning": measure_meaning(server, runs),
+        "scale": measure_scale(server, runs),
     }

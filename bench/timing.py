@@ -3,13 +3,13 @@
 import multiprocessing
 import statistics
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
 from proxy import Proxy
 
-Figures = dict[str, dict[str, Any]]
+Rows = dict[str, dict[str, Any]]  # a table: row -> column -> value
 
 
 def seconds(task: Callable[[], object]) -> float:
@@ -19,30 +19,23 @@ def seconds(task: Callable[[], object]) -> float:
     return time.perf_counter() - start
 
 
-def medians(tasks: Mapping[str, Callable[[], float]], runs: int) -> Figures:
-    """Run all tasks in turn, ``runs`` times over after a warm-up; median and all runs, in ms."""
-    for task in tasks.values():
-        task()
-    found: dict[str, list[float]] = {name: [] for name in tasks}
-    for _ in range(runs):
-        for name, task in tasks.items():
-            found[name].append(round(task() * 1000, 4))
-    return {
-        name: {"median_ms": round(statistics.median(times), 4), "runs_ms": times}
-        for name, times in found.items()
-    }
+def medians(tasks: Mapping[tuple[str, str], Callable[[], float]], runs: int) -> Rows:
+    """Run all tasks in turn, ``runs`` times over after a warm-up; the medians in ms, printed too.
 
-
-def by_length(
-    what: str, figures: Figures, lengths: Sequence[int], names: Sequence[str]
-) -> dict[str, Figures]:
-    """The figures of tasks that are called by a length and a name, in two levels; printed, too."""
-    found = {
-        str(length): {name: figures[f"{length} {name}"] for name in names} for length in lengths
-    }
-    for length, each in found.items():
-        print(f"  {what} at {length}: {short(each)}", flush=True)
-    return found
+    Args:
+        tasks: A row and a column -> what measures itself in seconds.
+        runs: How often each is measured.
+    """
+    found: dict[tuple[str, str], list[float]] = {place: [] for place in tasks}
+    for _ in range(1 + runs):
+        for place, task in tasks.items():
+            found[place].append(task() * 1000)
+    rows: Rows = {}
+    for (row, column), times in found.items():
+        rows.setdefault(row, {})[column] = round(statistics.median(times[1:]), 4)
+    for row, columns in rows.items():
+        print(f"  {row}: {columns}", flush=True)
+    return rows
 
 
 def _delay(port: int, delay: float, sender: Any) -> None:
@@ -66,8 +59,3 @@ def link(port: int, delay: float) -> Iterator[int]:
     finally:
         ours.send(None)
         process.join()
-
-
-def short(figures: Figures) -> str:
-    """The medians in one line."""
-    return ", ".join(f"{name} {figure['median_ms']:.2f} ms" for name, figure in figures.items())
