@@ -148,7 +148,6 @@ def nowhere() -> redis.Redis:
 
 
 THREAD: Any = {"configurable": {"thread_id": "ada/1"}}
-MODES = ("messages", "updates", "values")
 
 
 async def drain(
