@@ -1,4 +1,4 @@
-"""Agents that remember with the store: LangChain's own, deep agents, and langmem's tools."""
+"""Agents that remember with the store: langmem's tools, and deep agents."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -8,11 +8,9 @@ from deepagents import create_deep_agent
 from deepagents.backends import CompositeBackend, StateBackend, StoreBackend
 from langchain.agents import create_agent
 from langchain_core.messages import AIMessage
-from langgraph.config import get_store
 from langmem import create_manage_memory_tool, create_search_memory_tool
 
 from memorystore_chat.store import MemorystoreStore
-from memorystore_tutorial import DemoChatModel
 from scripted import Scripted
 from servers import Cluster
 
@@ -31,19 +29,6 @@ def calling(name: str, **arguments: Any) -> AIMessage:
 
 def ask(agent: Any, text: str, config: Any = ADA) -> Any:
     return agent.invoke({"messages": [("user", text)]}, config)["messages"]
-
-
-def test_a_tool_reads_the_store(store: MemorystoreStore) -> None:
-    """The demo model answers in a new conversation from what an earlier one stored."""
-    store.put(("guests", "ada"), "drink", {"text": "Green tea."})
-
-    def get_drink() -> str:
-        """What the guest likes to drink."""
-        found = get_store().get(("guests", "ada"), "drink")
-        return found.value["text"] if found else "I do not know."
-
-    agent = create_agent(DemoChatModel(), [get_drink], store=store)
-    assert "Green tea" in ask(agent, "What do I like to drink?")[-1].text
 
 
 def test_langmems_tools(store: MemorystoreStore) -> None:

@@ -15,7 +15,7 @@ from redis.retry import Retry
 
 from memorystore_chat.store import MemorystoreStore
 from proxy import Proxy
-from servers import Cluster, Server
+from servers import Cluster
 
 RETRY = Retry(ConstantBackoff(0.001), 20)
 PARTS = ("a", "b", "a/b", "{a}", "%2F", "a:b", "#", "茶🍵", "*a", "x" * 1024)
@@ -69,30 +69,15 @@ INDEX: Any = {"dims": 4, "embed": embed, "fields": ["text", "list[*]"]}
 class Beside(RuleBasedStateMachine):
     """Every operation on both stores, through links that lose a reply now and then."""
 
-    server: Server | Cluster
+    direct: Any
+    client: Any
+    proxies: list[Proxy]
 
     @initialize()
     def begin(self) -> None:
-        nodes = self.server.nodes if isinstance(self.server, Cluster) else [self.server]
-        with self.server.client() as direct:
-            direct.flushall()
-        self.links = ExitStack()
-        self.proxies = [self.links.enter_context(Proxy(node.host, node.port)) for node in nodes]
-        ports = {node.port: proxy.port for node, proxy in zip(nodes, self.proxies, strict=True)}
-        if isinstance(self.server, Cluster):
-            self.client: Any = self.server.client(
-                address_remap=lambda address: (address[0], ports.get(address[1], address[1])),
-                retry=RETRY,
-            )
-        else:
-            self.client = self.server.client(port=self.proxies[0].port, retry=RETRY)
+        self.direct.flushall()
         self.ours = MemorystoreStore(self.client, index=INDEX)
         self.model: Any = InMemoryStore(index=INDEX)
-
-    def teardown(self) -> None:
-        if hasattr(self, "client"):
-            self.client.close()
-            self.links.close()
 
     def both(self, *ops: Any) -> list[tuple[Any, Any]]:
         ours = self.ours.batch(ops)
@@ -157,17 +142,27 @@ def plain(item: Any) -> Any:
     return item and (item.namespace, item.key, item.value)
 
 
-@pytest.mark.parametrize("place", ["valkey_server", "redis_server", "valkey_cluster"])
+@pytest.mark.parametrize("place", ["redis_server", "valkey_cluster"])
 def test_like_langgraphs_own(place: str, request: pytest.FixtureRequest) -> None:
     """Hundreds of steps are answered as InMemoryStore does, also if replies are lost."""
-    machine: Any = type("Machine", (Beside,), {"server": request.getfixturevalue(place)})
-    steps = settings(
-        max_examples=25,
-        stateful_step_count=25,
-        deadline=None,
-        derandomize=True,
-        database=None,
-        phases=[Phase.generate],
-        suppress_health_check=list(HealthCheck),
-    )
-    run_state_machine_as_test(machine, settings=steps)
+    server = request.getfixturevalue(place)
+    nodes = server.nodes if isinstance(server, Cluster) else [server]
+    with ExitStack() as links:
+        proxies = [links.enter_context(Proxy(node.host, node.port)) for node in nodes]
+        ports = {node.port: proxy.port for node, proxy in zip(nodes, proxies, strict=True)}
+        way: Any = {"port": proxies[0].port}
+        if isinstance(server, Cluster):
+            way = {"address_remap": lambda at: (at[0], ports.get(at[1], at[1]))}
+        direct = links.enter_context(server.client())
+        client = links.enter_context(server.client(retry=RETRY, **way))
+        given = {"direct": direct, "client": client, "proxies": proxies}
+        steps = settings(
+            max_examples=25,
+            stateful_step_count=25,
+            deadline=None,
+            derandomize=True,
+            database=None,
+            phases=[Phase.generate],
+            suppress_health_check=list(HealthCheck),
+        )
+        run_state_machine_as_test(type("Machine", (Beside,), given), settings=steps)

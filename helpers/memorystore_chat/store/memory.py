@@ -1,7 +1,11 @@
 """MemorystoreStore, LangGraph's long-term memory on Memorystore."""
 
-from collections.abc import Iterable, Mapping
+import json
+import zlib
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import chain, takewhile
 from typing import Any
+from urllib.parse import quote, unquote
 
 from langgraph.store import base
 from redis.asyncio.cluster import RedisCluster as AsyncRedisCluster
@@ -9,8 +13,20 @@ from redis.cluster import RedisCluster
 from typing_extensions import override
 
 from memorystore_chat.arguments import check_seconds, check_text, type_name
-from memorystore_chat.commands import AsyncClient, Client, Sender, Steps
-from memorystore_chat.store.steps import StoreSteps, Vectors, check_json, together
+from memorystore_chat.commands import AsyncClient, Client, Command, Sender, Steps, script
+from memorystore_chat.store.items import (
+    Namespace,
+    Record,
+    Vectors,
+    checked,
+    fits,
+    matches,
+    together,
+)
+
+TOGETHER = 64  # namespaces that are asked in one round trip
+SHARDS = 8  # of the index of each prefix
+_ALL = 10**9
 
 
 class MemorystoreStore(base.BaseStore):
@@ -75,34 +91,33 @@ class MemorystoreStore(base.BaseStore):
         minutes = (ttl or {}).get("default_ttl")
         check_seconds("ttl (in minutes)", 1 if minutes is None else minutes)
         self.ttl_config = ttl
-        self.embeddings = base.ensure_embeddings(index.get("embed")) if index else None
+        self.embeddings: Any = base.ensure_embeddings(index.get("embed")) if index else None
         self._vectors = Vectors(index.get("dims"), index.get("fields") or ["$"]) if index else None
-        self._sender = Sender(client, async_client)
-        one_server = not isinstance(client, RedisCluster | AsyncRedisCluster)
-        self._steps = StoreSteps(key_prefix, self._vectors, one_server=one_server)
+        self._prefix, self._sender = key_prefix, Sender(client, async_client)
+        # There a command may have keys of several hash slots.
+        self._one_server = not isinstance(client, RedisCluster | AsyncRedisCluster)
 
     @override
     def batch(self, ops: Iterable[base.Op]) -> list[base.Result]:
         """Do several operations at once, none if one is unacceptable: those that read first."""
         asked, texts, queries = self._ask(ops)
-        model: Any = self.embeddings
-        vectors = dict(zip(texts, model.embed_documents(texts) if texts else (), strict=True))
-        wanted = {query: model.embed_query(query) for query in queries}
-        return self._sender.run("using the store", self._batch(asked, vectors, wanted), "abatch")
+        vectors = self.embeddings.embed_documents(texts) if texts else ()
+        wanted = {query: self.embeddings.embed_query(query) for query in queries}
+        steps = self._batch(asked, dict(zip(texts, vectors, strict=True)), wanted)
+        return self._sender.run("using the store", steps, "abatch")
 
     @override
     async def abatch(self, ops: Iterable[base.Op]) -> list[base.Result]:
         """``batch``, without blocking the event loop."""
         asked, texts, queries = self._ask(ops)
-        model: Any = self.embeddings
-        found = await model.aembed_documents(texts) if texts else ()
-        vectors = dict(zip(texts, found, strict=True))
-        wanted = {query: await model.aembed_query(query) for query in queries}
-        return await self._sender.arun("using the store", self._batch(asked, vectors, wanted))
+        vectors = await self.embeddings.aembed_documents(texts) if texts else ()
+        wanted = {query: await self.embeddings.aembed_query(query) for query in queries}
+        steps = self._batch(asked, dict(zip(texts, vectors, strict=True)), wanted)
+        return await self._sender.arun("using the store", steps)
 
     def _ask(self, ops: Iterable[base.Op]) -> tuple[list[Any], list[str], set[str]]:
         """Check operations; beside them, the texts and the queries to embed."""
-        asked = [_checked(op) for op in ops]
+        asked = [checked(op) for op in ops]
         if not self._vectors:
             return asked, [], set()
         puts = (op for op in asked if isinstance(op, base.PutOp))
@@ -115,32 +130,117 @@ class MemorystoreStore(base.BaseStore):
         for place, op in enumerate(asked):
             if isinstance(op, base.PutOp):
                 packed = self._vectors.pack(op, vectors) if self._vectors else b""
-                writes[op.namespace, op.key] = self._steps.write(op, packed)
+                writes[op.namespace, op.key] = self._write(op, packed)
+            elif isinstance(op, base.GetOp):
+                reads[place] = self._get(op)
+            elif isinstance(op, base.SearchOp):
+                reads[place] = self._search(op, wanted.get(op.query))
             else:
-                reads[place] = self._steps.read(op, wanted)
+                reads[place] = self._namespaces(op)
         one_trip = all(isinstance(asked[place], base.GetOp) for place in reads)
         found = yield from together(reads | writes if one_trip else reads)
         yield from together({} if one_trip else writes)
         return [found.get(place) for place in range(len(asked))]
 
+    def _get(self, op: base.GetOp) -> Steps[base.Item | None]:
+        found = yield from self._read(Record(op.namespace, op.key.encode()), op.refresh_ttl)
+        return found.item(base.Item) if found.json else None
 
-def _checked(op: Any) -> Any:
-    if isinstance(op, base.GetOp | base.PutOp):
-        check_text("key", op.key)
-    if isinstance(op, base.PutOp) and op.value is not None:
-        check_seconds("ttl (in minutes)", 1 if op.ttl is None else op.ttl)
-        if not isinstance(op.value, dict):
-            raise TypeError(f"value is a {type_name(op.value)}; it takes a dict, or None.")
-        check_json(op.value)
-    if isinstance(op, base.ListNamespacesOp):
-        if any(isinstance(condition.path, str) for condition in op.match_conditions or ()):
-            raise TypeError("A prefix or suffix is a str; it takes a tuple of texts.")
-        return op
-    namespace = op[0]
-    if not isinstance(namespace, tuple):
-        raise TypeError(f"A namespace is a {type_name(namespace)}; it takes a tuple of texts.")
-    for part in namespace:
-        check_text("A part of a namespace", part)
-    if "" in namespace or (isinstance(op, base.PutOp) and not namespace):
-        raise base.InvalidNamespaceError(f"The namespace {namespace!r} is empty, or a part of it.")
-    return op
+    def _write(self, op: base.PutOp, vectors: bytes) -> Steps[None]:
+        """Remove an item, or store it after noting its namespace in the index of those above."""
+        path, shards, noted = _path(op.namespace), self._shards(op.namespace), 0
+        keys = [self._key(op.namespace), *(shards if self._one_server else ())]
+        if op.value is None:
+            if (yield [_call("delete", keys, op.key, path)]) == [b"EMPTY"]:
+                yield [_call("forget", [shard], path) for shard in shards]
+            return
+        ttl = 0 if op.ttl is None else max(1, round(op.ttl * 60_000))
+        value = json.dumps(op.value, ensure_ascii=False, separators=(",", ":"))
+        while (yield [_call("put", keys, op.key, path, ttl, value, vectors, noted)]) == [b"NEW"]:
+            noted = min((yield [_call("note", [shard], path, kind=int) for shard in shards]))
+
+    def _search(self, op: base.SearchOp, query: Any) -> Steps[list[base.SearchItem]]:
+        prefix, wanted = op.namespace_prefix, op.filter or {}
+        what = "j" * bool(wanted) + "v" * (query is not None)  # that it is chosen by
+        most = op.offset + op.limit if query is None else _ALL
+        here = what or "j" + "r" * op.refresh_ttl  # one exact namespace is one round trip
+        first = self._page(prefix, most, here, wanted, 0 if what else op.offset)
+        found, names = (yield from together({0: first, 1: self._below(prefix)})).values()
+        while names and len(found) < most:
+            left = most - len(found)
+            group = names[: TOGETHER if what else min(TOGETHER, left)]
+            names = names[len(group) :]
+            pages = {name: self._page(name, left, what, wanted) for name in group}
+            found += chain.from_iterable((yield from together(pages)).values())
+        if query is not None and self._vectors:
+            found = self._vectors.ranked(query, found)
+        best = found[op.offset :][: op.limit]
+        read = yield from together({one: self._read(one, op.refresh_ttl) for one in best})
+        return [one.item(base.SearchItem, score=one.score) for one in read.values() if one.json]
+
+    def _namespaces(self, op: base.ListNamespacesOp) -> Steps[list[Namespace]]:
+        conditions, most = op.match_conditions or (), op.offset + op.limit
+        starts = (one.path for one in conditions if one.match_type == "prefix")
+        prefix = max((tuple(takewhile("*".__ne__, path)) for path in starts), key=len, default=())
+        below = yield from self._below(prefix)
+        names = [name for name in (prefix, *below) if all(fits(name, one) for one in conditions)]
+        found: dict[Namespace, None] = {}
+        while names and len(found) < most:
+            group = names[: min(TOGETHER, most - len(found))]
+            pages = yield from together({name: self._page(name, 1) for name in group})
+            found |= dict.fromkeys(name[: op.max_depth] for name in group if pages[name])
+            names = [name for name in names[len(group) :] if name[: op.max_depth] not in found]
+        return list(found)[op.offset :][: op.limit]
+
+    def _page(
+        self, name: Namespace, most: int, what: str = "", wanted: Any = None, skip: int = -1
+    ) -> Steps[list[Record]]:
+        """Read live items that are wanted, the oldest first.
+
+        A name from the index, of which none is skipped (-1), is forgotten if there are none.
+        """
+        after, there, found = b"1e13", skip >= 0, list[Record]()
+        while after and len(found) < most:
+            left = _ALL if wanted else most - len(found)
+            page = ("page", [self._key(name)], after, skip - len(found), left, what)
+            [(after, parts)] = yield [_call(*page, kind=list)]
+            new = [Record(name, *each) for each in parts]
+            found += [one for one in new if not wanted or matches(json.loads(one.json), wanted)]
+            there = there or bool(new)
+        if not there:
+            yield [_call("forget", [shard], _path(name)) for shard in self._shards(name)]
+        return found
+
+    def _read(self, record: Record, refresh: bool) -> Steps[Record]:
+        """Read what lacks its JSON, or is to be renewed; an item that went meanwhile has none."""
+        if record.json and (record.ttl == b"0" or not refresh):
+            return record
+        name, what = [self._key(record.namespace)], "j" + "r" * refresh
+        [parts] = yield [_call("get", name, record.key, what, kind=list)]
+        return Record(record.namespace, *parts)._replace(score=record.score)
+
+    def _below(self, prefix: Namespace) -> Steps[list[Namespace]]:
+        """Read the namespaces below a prefix, by name, from its index."""
+        found, left = set[str](), {self._key(prefix) + b"#%d" % n: 0 for n in range(SHARDS)}
+        while left:
+            asked = [((shard,), (cursor, "COUNT", 1000)) for shard, cursor in left.items()]
+            pages = yield [Command("ZSCAN", *each, kind=tuple) for each in asked]
+            found.update(path.decode() for _, paths in pages for path, _ in paths)
+            left = {shard: page[0] for shard, page in zip(left, pages, strict=True) if page[0]}
+        return sorted(tuple(map(unquote, path[1:].split("/"))) for path in found)
+
+    def _key(self, namespace: Namespace) -> bytes:
+        return f"{self._prefix}store:{{{_path(namespace)}}}".encode()
+
+    def _shards(self, namespace: Namespace) -> list[bytes]:
+        """Where a namespace is noted: one shard of the index of each prefix that it has."""
+        number = b"#%d" % (zlib.crc32(_path(namespace).encode()) % SHARDS)
+        return [self._key(namespace[:depth]) + number for depth in range(len(namespace))]
+
+
+def _call(ask: str, keys: Sequence[bytes], *arguments: Any, kind: type = bytes) -> Command:
+    return Command("", tuple(keys), (ask, *arguments), script("store/store"), kind)
+
+
+def _path(namespace: Namespace) -> str:
+    return "/" + "/".join(quote(part, safe=":@ ") for part in namespace)  # chooses no slot

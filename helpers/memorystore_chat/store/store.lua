@@ -40,12 +40,14 @@ local function settle(most)
   end
 end
 
--- An item, with what has a letter in `what`: its JSON (j), its vectors (v); r begins its time to live anew.
+-- An item, with what has a letter in `what`: its JSON (j), its vectors (v); r begins its time to live anew, after
+-- which that is answered as 0.
 local function item(name, created, record, what)
   local updated, ttl, length, start = string.match(record, '^r(%d+) (%d+) (%d+) ()')
   if ttl ~= '0' and string.find(what, 'r') then
     redis.pcall('ZADD', key, -now - ttl, 'e' .. name) -- a server whose memory is full still reads
     settle(0)
+    ttl = '0'
   end
   local json = string.find(what, 'j') and string.sub(record, start, start + length - 1) or ''
   local vectors = string.find(what, 'v') and string.sub(record, start + length) or ''
