@@ -48,7 +48,7 @@ $(READY): requirements.txt pyproject.toml
 	fi; \
 	echo 'Installing into .venv (some seconds, only now and when requirements.txt changes)'; \
 	[ -x $(BIN)/uv ] || $(PIP) "$$(grep '^uv==' requirements.txt)" || true; \
-	$(UV) -r requirements.txt || $(PIP) -r requirements.txt; \
+	$(UV) --no-deps -r requirements.txt || $(PIP) --no-deps -r requirements.txt; \
 	$(UV) --no-deps -e . || $(PIP) --no-deps -e .; \
 	touch $@
 

@@ -1,4 +1,4 @@
-"""`make tutorial` in a real browser: Run All, what fits on a screen, a restart in the first one."""
+"""`make tutorial` in a real browser: what fits on a screen, Run All, a restart in the first one."""
 
 import os
 from collections.abc import Iterator
@@ -6,13 +6,24 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from nbformat.v4 import new_code_cell, new_notebook, new_output
 
 import jupyter_page
-from jupyter_page import CELLS, TOKEN, command, open_notebook, run_cell, wait_for
-from series import PATHS
+from jupyter_page import CELLS, command, open_notebook, run_cell, wait_for
+from series import PATHS, Book, load
 
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(400)]
 
+# Show a notebook with its outputs, as trusted as if they had just been made, without a kernel.
+SHOW = """async ([path, content]) => {
+  const {commands, serviceManager} = window.jupyterapp;
+  await serviceManager.contents.save(path, {type: 'notebook', format: 'json', content});
+  const kernelPreference = {shouldStart: false, canStart: false};
+  const panel = await commands.execute('docmanager:open', {path, kernelPreference});
+  await panel.revealed;
+  panel.content.widgets.forEach(cell => { cell.model.trusted = true; });
+}"""
+CLOSE = "() => window.jupyterapp.shell.currentWidget.close()"
 # What is too wide in the notebook in front: code or an output with a scroll bar, a word in an
 # output that goes on in the next line, a table of more than two columns of prose.
 TOO_WIDE = r"""async () => {
@@ -59,7 +70,7 @@ MARKS = """() => [...document.querySelectorAll('.jupyter-widgets-disconnected')]
   .flatMap(node => [...node.classList].filter(name => name.startsWith('widget-')
     && !name.startsWith('widget-inline')))"""
 # The first rich output, or the middle, for a picture of the notebook.
-SHOW = """async () => {
+RICH = """async () => {
   const notebook = window.jupyterapp.shell.currentWidget.content;
   const rich = cell => cell.model.type === 'code' &&
     cell.model.sharedModel.outputs.some(output => output.data?.['text/html']);
@@ -76,12 +87,26 @@ def lab() -> Iterator[str]:
 
 
 @pytest.fixture
-def page(browser: Any) -> Iterator[Any]:
-    """A window in which a notebook is 900 pixels wide or less."""
-    context = browser.new_context(viewport={"width": 900, "height": 860})
-    opened = context.new_page()
-    yield opened
-    context.close()
+def page(browser: Any, lab: str) -> Iterator[Any]:
+    """A window of JupyterLab on the first page that a reader sees."""
+    with browser.new_context(viewport={"width": 1200, "height": 860}) as context:
+        opened = context.new_page()
+        open_notebook(opened, lab, "01_setup.ipynb")
+        yield opened
+
+
+def narrow(page: Any) -> None:
+    """Make a notebook 900 pixels wide or less."""
+    command(page, "application:toggle-left-area")  # it takes a third of a narrow window
+    page.set_viewport_size({"width": 900, "height": 860})
+
+
+def shot(page: Any, name: str) -> None:
+    if folder := os.environ.get("SCREENSHOTS"):
+        Path(folder).mkdir(parents=True, exist_ok=True)
+        page.evaluate(RICH)
+        page.wait_for_timeout(1000)
+        page.screenshot(path=Path(folder, f"{name}_900.png"))
 
 
 def problems(cells: list[dict[str, Any]]) -> list[str]:
@@ -93,17 +118,47 @@ def problems(cells: list[dict[str, Any]]) -> list[str]:
     ]
 
 
-@pytest.mark.parametrize("path", PATHS, ids=lambda path: path.stem)
-def test_opened_and_run(path: Path, lab: str, page: Any) -> None:
-    """It opens without outputs and with nothing to save; Run All ends well, nothing is too wide."""
-    page.set_viewport_size({"width": 1200, "height": 860})
-    open_notebook(page, lab, path.name)
-    assert page.evaluate(FIRST_CODE) < 860
+def wide_notebook() -> Book:
+    """A line of code, a word, and an output, none of which fits."""
+    outputs = [
+        new_output("stream", text=" ".join(50 * letter for letter in "abcdef")),
+        new_output("display_data", {"text/html": '<div style="width:3000px">wide</div>'}),
+    ]
+    book: Book = new_notebook(cells=[new_code_cell(40 * "and so on ", outputs=outputs)])
+    return book
+
+
+def test_nothing_is_too_wide(page: Any) -> None:
+    """In no notebook as committed, and code begins on its first screen."""
+    narrow(page)
+    found = {}
+    books = {"wide": wide_notebook()} | {path.stem: load(path) for path in PATHS}
+    for name, book in books.items():
+        page.evaluate(SHOW, [f"shown_{name}.ipynb", book])
+        assert page.evaluate(FIRST_CODE) < 860, name
+        found[name] = page.evaluate(TOO_WIDE)
+        shot(page, name)
+        page.evaluate(CLOSE)
+    wide = found.pop("wide")
+    for problem in ("cm-scroller", "jp-RenderedHTML", "b is broken"):
+        assert any(problem in each for each in wide), problem
+    assert {name: wide for name, wide in found.items() if wide} == {}
+
+
+def test_a_reader_runs_all_chats_and_restarts(lab: str, page: Any) -> None:
+    """The first notebook opens without outputs and with nothing to save; Run All ends well.
+
+    In its chat box, Enter and a click each are one question. After a restart of the kernel one cell
+    knows the reader's name. The box, which has lost its kernel, says so at one place. Saved and
+    opened again, it shows what was said and stored.
+    """
     page.wait_for_timeout(1000)  # until the kernel has said what it is
     assert page.evaluate(DIRTY) is False
-    assert [cell["outputs"] for cell in page.evaluate(CELLS)["cells"] if cell["outputs"]] == []
-    command(page, "application:toggle-left-area")  # it takes a third of a narrow window
-    page.set_viewport_size({"width": 900, "height": 860})
+    cells = page.evaluate(CELLS)["cells"]
+    assert [cell["outputs"] for cell in cells if cell["outputs"]] == []
+    ends = ["".join(cell["source"]).endswith("chat_box(ask, history)") for cell in cells]
+    again = 1 + ends.index(True)
+    narrow(page)
     command(page, "notebook:run-all-cells")
     cells = wait_for(
         page,
@@ -114,45 +169,6 @@ def test_opened_and_run(path: Path, lab: str, page: Any) -> None:
     assert problems(cells) == []
     assert page.evaluate(TOO_WIDE) == []
     assert page.locator(".Toastify__toast").all_inner_texts() == []
-    if folder := os.environ.get("SCREENSHOTS"):
-        Path(folder).mkdir(parents=True, exist_ok=True)
-        page.evaluate(SHOW)
-        page.wait_for_timeout(1000)
-        page.screenshot(path=Path(folder, f"{path.stem}_900.png"))
-
-
-def test_too_wide_is_noticed(lab: str, page: Any) -> None:
-    """On the first page that a reader sees."""
-    page.goto(f"{lab}/?token={TOKEN}")
-    page.wait_for_selector('.jp-NotebookPanel:not(.lm-mod-hidden) h1:has-text("1. Meet")')
-    wait_for(page, lambda state: state["status"] == "idle")
-    source = "\n".join(
-        [
-            "from IPython.display import HTML  # " + 40 * "and so on ",
-            "print(*(50 * letter for letter in 'abcdef'))",
-            "HTML('<div style=\"width:3000px\">wide</div>')",
-        ]
-    )
-    first = "window.jupyterapp.shell.currentWidget.content.model.sharedModel.cells"
-    page.evaluate(
-        f"source => {first}.filter(cell => cell.cell_type === 'code')[1].setSource(source)", source
-    )
-    assert problems(run_cell(page, 1)[1:2]) == []
-    found = page.evaluate(TOO_WIDE)
-    for problem in ("cm-scroller", "jp-RenderedHTML", "b is broken"):
-        assert any(problem in each for each in found), problem
-
-
-def test_a_reader_chats_and_a_restart_finds_the_conversation(lab: str, page: Any) -> None:
-    """In the first notebook's chat box, Enter and a click each are one question.
-
-    After a restart of the kernel one cell knows the reader's name. The box, which has lost its
-    kernel, says so at one place. Saved and opened again, it shows what was said and stored.
-    """
-    open_notebook(page, lab, "01_setup.ipynb")
-    sources = ["".join(cell["source"]) for cell in page.evaluate(CELLS)["cells"]]
-    ends = [source.endswith("chat_box(ask, history)") for source in sources]
-    again = 1 + ends.index(True)
     for index in range(again):
         run_cell(page, index)
     field = page.get_by_placeholder("Type here, then press Enter")
