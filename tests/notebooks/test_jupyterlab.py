@@ -10,7 +10,7 @@ from nbformat.v4 import new_code_cell, new_notebook, new_output
 
 import jupyter_page
 from jupyter_page import CELLS, command, open_notebook, run_cell, wait_for
-from series import PATHS, Book, load
+from series import PATHS, Book, code_cells, load
 
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(400)]
 
@@ -22,6 +22,7 @@ SHOW = """async ([path, content]) => {
   const panel = await commands.execute('docmanager:open', {path, kernelPreference});
   await panel.revealed;
   panel.content.widgets.forEach(cell => { cell.model.trusted = true; });
+  panel.context.model.dirty = false;
 }"""
 CLOSE = "() => window.jupyterapp.shell.currentWidget.close()"
 # What is too wide in the notebook in front: code or an output with a scroll bar, a word in an
@@ -135,6 +136,7 @@ def test_nothing_is_too_wide(page: Any) -> None:
     books = {"wide": wide_notebook()} | {path.stem: load(path) for path in PATHS}
     for name, book in books.items():
         page.evaluate(SHOW, [f"shown_{name}.ipynb", book])
+        assert len(page.evaluate(CELLS)["cells"]) == len(code_cells(book))
         assert page.evaluate(FIRST_CODE) < 860, name
         found[name] = page.evaluate(TOO_WIDE)
         shot(page, name)
