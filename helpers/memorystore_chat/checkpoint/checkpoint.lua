@@ -8,8 +8,7 @@
 -- Fields of the hash. NAME is a namespace, a NUL, and a checkpoint's ID; a digest is 16 bytes.
 --   s DIGEST  an element of a list, or all of another value
 --   k DIGEST  a node of a list: the names of eight elements, or of eight nodes
---   c NAME    a checkpoint; `deltas` are its delta channels without a value, and with `needs` it is
---             computed from its parent
+--   c NAME    a checkpoint; with `needs` it is computed from its parent
 --   w NAME    what its tasks wrote: {{task, path, index, channel, names, rest}, ...}
 --   h NAME    the namespaces of sub-graphs that go when this checkpoint goes
 --   i NAMESPACE NUL PLACE  the ID that was put there, and after a NUL its rank if that isn't the ID
@@ -222,54 +221,53 @@ local function flush(ttl)
   if ttl > 0 then redis.call('EXPIRE', key, ttl) end
 end
 
--- The name of each field that is there, the length of its text, and the text; if deep, also of all
--- that they refer to.
+-- The lengths of fields, in four bytes each, and their texts; if deep, also of all they refer to.
 local function contents(names, is_deep)
-  local out, seen, first = {}, {}, 1
+  local lengths, texts, seen, first = {}, {}, {}, 1
   while first <= #names do
     local part = {unpack(names, first, math.min(first + 6999, #names))}
-    first = first + #part
+    local sizes = {}
     for index, text in ipairs(redis.call('HMGET', key, unpack(part))) do
       local name = part[index]
       if text and not seen[name] then
         seen[name] = true
-        out[#out + 1] = name .. struct.pack('>I4', #text)
-        out[#out + 1] = text
+        sizes[#sizes + 1], texts[#texts + 1] = #text, text
         if is_deep and name:byte() == 107 then cut(text, names) end -- a "k"
       end
     end
+    lengths[#lengths + 1] = struct.pack(('>I4'):rep(#sizes), unpack(sizes))
+    first = first + #part
   end
-  return table.concat(out)
+  return table.concat(lengths), table.concat(texts)
 end
 
 local ask = {}
 
--- Stores a checkpoint. A channel with "=" has the value that its parent has of that version, and
--- with "?" that or none. Asks for all values if what is needed is neither sent nor stored.
-function ask.put(ttl, keep, ns, id, parent, root, deltas, metadata, body, channels)
+-- Stores a checkpoint. A channel with "=" has the value that its parent has of that version; with
+-- "?" that or none; and with "d" that, or it is computed from the parent. Asks for all values if
+-- what is needed is neither sent nor stored.
+function ask.put(ttl, keep, ns, id, parent, root, metadata, body, channels)
   local name, numbers = ns .. '\0' .. id, space(ns)
   local old = record('c' .. name)
   parent = old.parent or parent
   local before = record('c' .. ns .. '\0' .. parent)
-  local known, is_delta, without = {}, {}, {}
+  local known, needs = {}, nil
   for _, one in ipairs({before, old}) do
     for _, channel in ipairs(one.channels or {}) do
       if channel[4] then known[channel[1] .. '\0' .. channel[2]] = channel end
     end
   end
-  for _, channel in ipairs(deltas) do is_delta[channel] = true end
-  for _, channel in ipairs(before.deltas or {}) do is_delta[channel] = true end
   for index, channel in ipairs(channels) do
-    local mark = channel[3]
-    if mark and not channel[4] then
+    local mark = not channel[4] and channel[3]
+    if mark then
       channel = known[channel[1] .. '\0' .. channel[2]] or {channel[1], channel[2]}
       channels[index] = channel
       lacking = lacking or mark == '=' and not channel[4]
+      needs = needs or mark == 'd' and not channel[4] and before.place and true or nil
     end
-    if not channel[4] and is_delta[channel[1]] then without[#without + 1] = channel[1] end
   end
-  local new = {parent = parent, body = body, metadata = metadata, channels = channels}
-  if #without > 0 then new.deltas, new.needs = without, before.place and true end
+  local new =
+    {parent = parent, body = body, metadata = metadata, channels = channels, needs = needs}
   retain(references_of_checkpoint(ns, new, {}))
   if lacking then return {'RESEND'} end
   release(references_of_checkpoint(ns, old, {}))
@@ -281,8 +279,7 @@ function ask.put(ttl, keep, ns, id, parent, root, deltas, metadata, body, channe
     local rank = id
     -- Lua compares as the locale does; that is all the same for LangGraph's IDs.
     if parent ~= '' and parent == numbers.head and id <= numbers.rank then
-      local base, number = numbers.rank:match('^(.*)%z(%d+)$')
-      rank = (base or numbers.rank) .. '\0' .. string.format('%010d', (number or 0) + 1)
+      rank = numbers.rank:match('^[^%z]*') .. '\0' .. string.format('%010d', new.place)
     end
     if rank > numbers.rank then numbers.head, numbers.rank = id, rank end
     set(place_field(ns, new.place), rank == id and id or id .. '\0' .. rank)

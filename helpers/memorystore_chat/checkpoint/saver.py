@@ -27,7 +27,6 @@ from memorystore_chat.checkpoint.threads import (  # noqa: E402
     Listing,
     Thread,
     ThreadInfo,
-    digest_of,
     next_found,
 )
 from memorystore_chat.checkpoint.values import Packing, Remembered  # noqa: E402
@@ -38,6 +37,7 @@ PAGE = 100  # checkpoints that are asked for at once
 P = ParamSpec("P")
 T = TypeVar("T")
 Saver = TypeVar("Saver", bound="MemorystoreSaver")
+Pack = Callable[[Packing], Sequence[Any]]
 
 
 def twins(
@@ -48,18 +48,18 @@ def twins(
     """Make a method and its asynchronous twin of steps; `doing` tells errors what they do."""
     name = steps.__name__.removeprefix("_")
 
-    def said(*given: Any, **options: Any) -> str:
-        subject = next(iter((*given, *options.values())), None)
+    def said(subject: Any = None, *_: Any) -> str:
         if isinstance(subject, Mapping):
             subject = subject.get("configurable", {}).get("thread_id")
         return f"{doing} of the thread {subject!r}" if isinstance(subject, str) else doing
 
     def ask(self: Saver, /, *given: P.args, **options: P.kwargs) -> T:
-        request = steps(self, *given, **options)
-        return self._sender.run(said(*given, **options), request, f"a{name}")
+        what = said(*given, *options.values())
+        return self._sender.run(what, steps(self, *given, **options), f"a{name}")
 
     async def aask(self: Saver, /, *given: P.args, **options: P.kwargs) -> T:
-        return await self._sender.arun(said(*given, **options), steps(self, *given, **options))
+        what = said(*given, *options.values())
+        return await self._sender.arun(what, steps(self, *given, **options))
 
     update_wrapper(ask, steps).__name__ = name
     update_wrapper(aask, steps).__name__ = f"a{name}"
@@ -188,12 +188,10 @@ class MemorystoreSaver(base.BaseCheckpointSaver[str]):
     def _get_tuple(self, config: RunnableConfig) -> Steps[base.CheckpointTuple | None]:
         """Read a checkpoint: the one the config names, or the newest of its thread."""
         thread, ns, checkpoint_id = self._place(config)
-        found = yield from thread.read(self._refresh, ns, checkpoint_id)
-        if found is None:
-            return None
-        row, fields = found
-        self._remembered.note((digest_of(thread.key + name), name) for name in fields)
-        return row.tuple(fields)
+        rows = yield from thread.rows([(ns, checkpoint_id)], self._refresh, is_deep=True)
+        found = [row.tuple() for row in rows]
+        self._remembered.note_read(thread, rows)
+        return found[0] if found else None
 
     @override
     def list(
@@ -238,19 +236,17 @@ class MemorystoreSaver(base.BaseCheckpointSaver[str]):
         only, one = place.get("checkpoint_ns"), place.get("checkpoint_id")
         earlier = (base.get_checkpoint_id(before) if before else None) or ""
         check_text("checkpoint_id", earlier)
-        for thread in (yield from self._all(config)):
-            if limit == 0:
-                return
+        threads = (yield from self._all()) if config is None else [self._place(config)[0]]
+        for thread in threads if limit != 0 else ():
             spaces = yield from thread.spaces(earlier)
             names = [(ns, name) for ns in spaces if only in (None, ns) for name in spaces[ns]]
             names = [each for each in names if one in (None, "", each[1])]
-            fields: Any = {}
             while names and limit != 0:
                 size = PAGE if wanted or limit is None else min(limit, PAGE)
                 rows = yield from thread.rows(names[:size])
                 if wanted:
                     rows = [row for row in rows if wanted.items() <= row.metadata().items()]
-                for found in (yield from thread.tuples(rows[:limit], fields)):
+                for found in (yield from thread.tuples(rows[:limit])):
                     yield found
                     limit = limit and limit - 1
                 del names[:size]
@@ -275,26 +271,25 @@ class MemorystoreSaver(base.BaseCheckpointSaver[str]):
             raise ValueError(f"The checkpoint {parent_id!r} names itself as its parent.")
         known: Any = dict(base.get_checkpoint_metadata(config, metadata))
         root = known.get("parents", {}).get("", "") if ":" in ns else ""
-        deltas = [*(known.get("counters_since_delta_snapshot") or ())]
+        deltas = known.get("counters_since_delta_snapshot") or ()
         apart = ("id", "channel_values", "channel_versions")
         body = {name: value for name, value in checkpoint.items() if name not in apart}
         values, versions = checkpoint["channel_values"], checkpoint["channel_versions"]
+        for channel in versions:
+            _named("channel", channel)
 
         def pack(packing: Packing) -> Sequence[Any]:
             channels = []
             for channel, version in versions.items():
-                is_new = channel in new_versions or (packing.anew and channel in values)
-                packed: Sequence[str | bytes] = () if is_new else "=" if channel in values else "?"
-                if is_new and channel in values:
-                    with packing.naming(channel, values[channel]):
-                        packed = packing.pack(values[channel])
-                channels.append((_named("channel", channel), json.dumps(version), *packed))
-            with packing.naming("the checkpoint's metadata", known):
-                parts = packing.typed(known), packing.typed(body)
-            what = (self._ttl, self._keep, ns, checkpoint_id, parent_id, root, deltas)
-            return (*what, *parts, channels)
+                mark = "=" if channel in values else "d" if channel in deltas else "?"
+                is_sent = mark == "=" and (channel in new_versions or packing.anew)
+                packed = packing.pack(values[channel]) if is_sent else (mark,)
+                channels.append((channel, json.dumps(version), *packed))
+            what = (self._ttl, self._keep, ns, checkpoint_id, parent_id, root)
+            return (*what, packing.typed(known), packing.typed(body), channels)
 
-        yield from self._store(thread, "put", pack)
+        places = [*values.items(), ("the checkpoint's metadata", known), ("the checkpoint", body)]
+        yield from self._store(thread, "put", pack, places)
         return thread.config(ns, checkpoint_id)
 
     def _put_writes(
@@ -321,22 +316,30 @@ class MemorystoreSaver(base.BaseCheckpointSaver[str]):
             packed = []
             for at, (channel, value) in enumerate(writes):
                 place = base.WRITES_IDX_MAP.get(channel, at)
-                with packing.naming(channel, value):
-                    packed.append((task_id, task_path, place, channel, *packing.pack(value)))
+                packed.append((task_id, task_path, place, channel, *packing.pack(value)))
             return (self._ttl, ns, checkpoint_id, packed)
 
-        yield from self._store(thread, "put_writes", pack)
+        yield from self._store(thread, "put_writes", pack, writes)
 
     def _store(
-        self, thread: Thread, name: str, pack: Callable[[Packing], Sequence[Any]]
+        self, thread: Thread, name: str, pack: Pack, places: Sequence[tuple[str, Any]]
     ) -> Steps[None]:
-        """Send what is packed; in full if the server lacks what it was thought to have."""
+        """Send the packed places; in full if the server lacks what it was thought to have."""
         for anew in (False, True):
             packing = Packing(thread, self._remembered, anew=anew)
-            given = pack(packing)
+            try:
+                given = pack(packing)
+            except (TypeError, ValueError) as error:
+                refused = next(filter(None, (packing.refused(*place) for place in places)), "it")
+                raise TypeError(
+                    f"The thread {thread.id!r} cannot be stored: {refused}, which the serializer "
+                    f"refuses ({error}). Make it plain data before it gets into the state (a "
+                    "number of numpy's with .item()), or give MemorystoreSaver a serde= that "
+                    "takes it."
+                ) from error
             (status,) = yield from thread.ask(name, *given, sent=packing.sent)
             if status == b"OK":
-                self._remembered.note(packing.known.items())
+                self._remembered.note(thread.key, packing.known.items())
             if status != b"RESEND":  # "LATE": the checkpoint was dropped
                 return
         raise CorruptCheckpointError(thread.id, "", "", "a part that it needs is missing")
@@ -361,10 +364,10 @@ class MemorystoreSaver(base.BaseCheckpointSaver[str]):
         if strategy not in ("keep_latest", "delete"):
             raise ValueError(f'strategy is {strategy!r}; it takes "keep_latest" or "delete".')
         for thread_id in check_ids("thread_ids", thread_ids):
-            thread = self._thread(thread_id)
             if strategy == "delete":
-                yield from thread.ask("delete")
+                yield from self._delete_thread(thread_id)
                 continue
+            thread = self._thread(thread_id)
             for ns, names in (yield from thread.spaces()).items():
                 yield from thread.drop(ns, names, names[1:])
             yield from thread.drop("", [], [])  # also where there are late writes alone
@@ -394,32 +397,27 @@ class MemorystoreSaver(base.BaseCheckpointSaver[str]):
         Raises:
             MemorystoreChatError: There is a thread of that id already.
         """
-        source, target = self._thread(source_thread_id), self._thread(target_thread_id)
-        if source.key == target.key:
+        source, target = self._thread(source_thread_id).key, self._thread(target_thread_id).key
+        if source == target:
             raise ValueError("source_thread_id and target_thread_id are the same.")
-        (is_there,) = yield [Command("EXISTS", (target.key,), kind=int)]
-        (payload,) = yield [Command("DUMP", (source.key,), kind=object)]
-        if payload is None:
-            return
-        if is_there:
+        (is_there,) = yield [Command("EXISTS", (target,), kind=int)]
+        (payload,) = yield [Command("DUMP", (source,), kind=object)]
+        if payload and is_there:
             raise MemorystoreChatError(
                 f"There is a thread {target_thread_id!r} already, so it was not copied to. "
                 "Choose another id, or delete it first with delete_thread()."
             )
-        # As it may be sent again.
-        yield [Command("RESTORE", (target.key,), (1000 * self._ttl, payload, "REPLACE"))]
+        if payload:  # as it may be sent again
+            yield [Command("RESTORE", (target,), (1000 * self._ttl, payload, "REPLACE"))]
 
     def _threads(self, thread_ids: Sequence[str] | None = None) -> Steps[Sequence[ThreadInfo]]:
         """Say what there is of some threads, or of all under the prefix, by their ids.
 
         A round trip for each thread. Those that are not there are left out.
         """
-        if thread_ids is None:
-            threads = yield from self._all()
-        else:
-            threads = [self._thread(each) for each in check_ids("thread_ids", thread_ids)]
+        ids = None if thread_ids is None else check_ids("thread_ids", thread_ids)
         found = []
-        for thread in threads:
+        for thread in (yield from self._all(ids)):
             about = yield from thread.about()
             found += [about] if about else []
         return found
@@ -453,10 +451,10 @@ class MemorystoreSaver(base.BaseCheckpointSaver[str]):
         # As many digits as the current one has, which may be another saver's.
         return f"{int(number) + 1:0{max(len(number), 8)}}.{secrets.token_urlsafe(4)}"
 
-    def _all(self, config: RunnableConfig | None = None) -> Steps[Sequence[Thread]]:
-        """All threads under the prefix, or the one that a config names."""
-        if config is not None:
-            return [self._place(config)[0]]
+    def _all(self, thread_ids: Sequence[str] | None = None) -> Steps[Sequence[Thread]]:
+        """Threads by their ids, or all under the prefix."""
+        if thread_ids is not None:
+            return [self._thread(each) for each in thread_ids]
         pattern = re.sub(rb"([*?\[\]\\])", rb"\\\1", self._prefix) + b"*"
         keys = sorted({*(yield Scan(pattern))})
         ids = [key.removeprefix(self._prefix).decode(errors="replace") for key in keys]

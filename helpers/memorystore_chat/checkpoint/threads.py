@@ -2,13 +2,14 @@
 
 import hashlib
 import json
-from collections.abc import Generator, Iterator, Mapping, Sequence
+import struct
+from collections.abc import Generator, Mapping, Sequence
+from itertools import accumulate, pairwise
 from typing import Any, NamedTuple, TypeAlias
 
 from langchain_core.runnables import RunnableConfig
 from langgraph.checkpoint.base import CheckpointTuple
 from langgraph.checkpoint.serde.base import SerializerProtocol
-from langgraph.checkpoint.serde.jsonplus import JsonPlusSerializer
 
 from memorystore_chat.commands import Command, Scan, Steps, script
 from memorystore_chat.errors import CorruptCheckpointError, MemorystoreChatError
@@ -16,10 +17,6 @@ from memorystore_chat.errors import CorruptCheckpointError, MemorystoreChatError
 INTERRUPT = b"__interrupt__"  # the channel to which a task writes that it waits
 NAME = 17  # bytes of a field's name: its kind, and a digest
 FIELDS = 1000  # that are asked for at once
-
-Fields = dict[bytes, bytes | None]
-"""What was fetched; None stands for a field that was altered."""
-
 
 Listing: TypeAlias = Generator[list[Command] | Scan | CheckpointTuple, Any, None]
 """Steps that yield what they find between their requests."""
@@ -46,10 +43,15 @@ class ThreadInfo(NamedTuple):
 
 
 class Thread:
-    """A thread by its id, its Redis key, and what its values are read with."""
+    """A thread by its id, its Redis key, and what its values are read with.
+
+    Attributes:
+        fields: The contents of fields that were fetched, by their digests.
+    """
 
     def __init__(self, id_: str, key: bytes, serde: SerializerProtocol) -> None:
         self.id, self.key, self.serde = id_, key, serde
+        self.fields: dict[bytes, bytes] = {}
 
     def config(self, ns: str, checkpoint_id: str) -> RunnableConfig:
         """What names a checkpoint of it."""
@@ -85,34 +87,40 @@ class Thread:
             spaces[ns] = [name for rank, name in newest_first if not last or rank < last]
         return spaces
 
-    def rows(self, names: Sequence[tuple[str, str]]) -> "Steps[list[Row]]":
-        """Checkpoints by namespace and ID; without those that have gone."""
-        _, answers, _ = yield from self.ask("rows", 0, 0, names)
+    def rows(
+        self, names: Sequence[tuple[str, str]], ttl: int = 0, *, is_deep: bool = False
+    ) -> "Steps[list[Row]]":
+        """Checkpoints by namespace and ID, the newest if that is empty; without those gone.
+
+        It sets a time to live, unless that is 0, and fetches all they refer to if deep.
+        """
+        _, answers, *contents = yield from self.ask("rows", ttl, is_deep, names)
+        self._fetched(*contents)
         return [Row(self, ns, each) for (ns, _), each in zip(names, answers, strict=True) if each]
 
-    def read(self, ttl: int, ns: str, checkpoint_id: str) -> "Steps[tuple[Row, Fields] | None]":
-        """A checkpoint with its fields, the newest if none is named; it sets a time to live."""
-        _, (answer,), reply = yield from self.ask("rows", ttl, 1, [(ns, checkpoint_id)])
-        return (Row(self, ns, answer), _fields(reply)) if answer else None
-
-    def tuples(self, rows: "Sequence[Row]", fields: Fields) -> Steps[list[CheckpointTuple]]:
-        """All of some checkpoints, without those that have gone; adds to the fields it is given."""
+    def tuples(self, rows: "Sequence[Row]") -> Steps[list[CheckpointTuple]]:
+        """All of some checkpoints, without those that have gone."""
         names = [name for row in rows for name in row.names()]
         while names:
-            lacking = [name for name in dict.fromkeys(names) if name not in fields]
+            lacking = [name for name in dict.fromkeys(names) if name[1:] not in self.fields]
             for at in range(0, len(lacking), FIELDS):
-                _, reply = yield from self.ask("fields", lacking[at : at + FIELDS])
-                fields |= _fields(reply)
-            nodes = [fields.get(name) or b"" for name in {*names} if name[:1] == b"k"]
+                _, *contents = yield from self.ask("fields", lacking[at : at + FIELDS])
+                self._fetched(*contents)
+            nodes = [self.fields.get(name[1:], b"") for name in {*names} if name[:1] == b"k"]
             names = [name for node in nodes for name in cut(node)]
         found = []
         for row in rows:
             try:
-                found.append(row.tuple(fields))
+                found.append(row.tuple())
             except CorruptCheckpointError:
                 if (yield from self.rows([(row.ns, row.id)])):
                     raise
         return found
+
+    def _fetched(self, lengths: bytes, texts: bytes) -> None:
+        ends = accumulate(struct.unpack(f">{len(lengths) // 4}I", lengths), initial=0)
+        contents = [texts[start:end] for start, end in pairwise(ends)]
+        self.fields |= {digest_of(content): content for content in contents}
 
     def drop(self, ns: str, names: Sequence[str], chosen: Sequence[str]) -> Steps[None]:
         """Drop checkpoints of a namespace, of all of its names."""
@@ -128,10 +136,9 @@ class Thread:
         if not answer:
             return None
         checkpoints, ttl, size, *head = answer
-        updated, is_waiting = "", False
-        if head:
-            row = Row(self, "", head[0])
-            updated, is_waiting = row.body().get("ts", ""), row.is_waiting()
+        rows = [Row(self, "", row) for row in head]
+        updated = "".join(row.body().get("ts", "") for row in rows)
+        is_waiting = any(one[3] == INTERRUPT for row in rows for one in row.writes)
         expires = ttl if ttl >= 0 else None
         return ThreadInfo(self.id, checkpoints, size or None, expires, updated, is_waiting)
 
@@ -141,22 +148,22 @@ class Row:
 
     Reading it raises a ``CorruptCheckpointError`` for what is missing or altered, and a
     `MemorystoreChatError` for what the serializer refuses.
+
+    Attributes:
+        writes: What its tasks wrote, each as its task, path, place, channel, and value.
+        parts: The parts of lists that were read, by the names of their fields.
     """
 
     def __init__(self, thread: Thread, ns: str, answer: Sequence[Any]) -> None:
-        name, parent, self._body, self._metadata, self._channels, self._writes = answer
+        name, parent, self._body, self._metadata, self._channels, self.writes = answer
         self.ns, self.id, self._parent_id = ns, name.decode(), parent.decode()
-        self._thread = thread
+        self.thread, self.parts = thread, list[tuple[bytes, list[Any]]]()
 
     def names(self) -> list[bytes]:
         """The fields that its values refer to."""
         packed = [one[2] for one in self._channels if len(one) > 2]
-        packed += [one[4] for one in self._writes]
+        packed += [one[4] for one in self.writes]
         return [name for names in packed for name in cut(names)]
-
-    def is_waiting(self) -> bool:
-        """Whether a task waits for a person."""
-        return any(one[3] == INTERRUPT for one in self._writes)
 
     def metadata(self) -> Any:
         """Its metadata."""
@@ -166,21 +173,21 @@ class Row:
         """The checkpoint itself, without its ID, values, and versions."""
         return self._load(self._body)
 
-    def tuple(self, fields: Fields) -> CheckpointTuple:
+    def tuple(self) -> CheckpointTuple:
         """All of it."""
         versions, values = {}, {}
         for channel, version, *packed in self._channels:
             versions[channel.decode()] = json.loads(version)
             if packed:
-                values[channel.decode()] = self._value(fields, *packed)
+                values[channel.decode()] = self._value(*packed)
         own = {"id": self.id, "channel_values": values, "channel_versions": versions}
         # In the order of LangGraph: by path, task and place.
-        ordered = sorted(self._writes, key=lambda one: (one[1], one[0], one[2]))
+        ordered = sorted(self.writes, key=lambda one: (one[1], one[0], one[2]))
         writes = [
-            (task.decode(), channel.decode(), self._value(fields, *packed))
+            (task.decode(), channel.decode(), self._value(*packed))
             for task, _, _, channel, *packed in ordered
         ]
-        config, parent = (self._thread.config(self.ns, id_) for id_ in (self.id, self._parent_id))
+        config, parent = (self.thread.config(self.ns, id_) for id_ in (self.id, self._parent_id))
         return CheckpointTuple(
             config,
             self.body() | own,
@@ -189,51 +196,40 @@ class Row:
             writes,
         )
 
-    def _value(self, fields: Fields, packed: bytes, rest: bytes) -> Any:
+    def _value(self, packed: bytes, rest: bytes) -> Any:
         names = cut(packed)
-        value = self._load(rest or self._field(fields, names.pop()))
+        value = self._load(rest) if rest else self._part(names.pop())[0]
         if not names:
             return value
         value, sizes = value
-        for name, count in sizes:
-            found = self._list([*self._elements(fields, names[:count])])
+        for key, count in sizes:
+            parts = [(name, self._part(name)) for name in names[:count]]
+            del names[:count]
+            self.parts += parts
+            found = [element for _, part in parts for element in part]
             if value is None:
                 return found
-            value[name] = found
-            del names[:count]
+            value[key] = found
         return value
 
-    def _list(self, elements: list[bytes]) -> Any:
-        # The bytes of a list are those of its elements one after the other.
-        is_plain = type(self._thread.serde) is JsonPlusSerializer
-        if not is_plain or not all(element.startswith(b"m:") for element in elements):
-            return [self._load(element) for element in elements]
-        joined = b"".join([element[2:] for element in elements])
-        return self._load(b"m:\xdd" + len(elements).to_bytes(4, "big") + joined)
-
-    def _elements(self, fields: Fields, names: list[bytes]) -> Iterator[bytes]:
-        for name in names:
-            if name[:1] == b"s":
-                yield self._field(fields, name)
-            else:
-                yield from self._elements(fields, cut(self._field(fields, name)))
-
-    def _field(self, fields: Fields, name: bytes) -> bytes:
-        content = fields.get(name)
+    def _part(self, name: bytes) -> list[Any]:
+        """The elements that a field holds, or those below it."""
+        content = self.thread.fields.get(name[1:])
         if content is None:
-            what = "altered" if name in fields else "missing"
-            part = f"its part {name[:1].decode()}{name[1:].hex()} is {what}"
-            raise CorruptCheckpointError(self._thread.id, self.ns, self.id, part)
-        return content
+            part = f"its part {name[:1].decode()}{name[1:].hex()} is missing or altered"
+            raise CorruptCheckpointError(self.thread.id, self.ns, self.id, part)
+        if name[:1] == b"s":
+            return [self._load(content)]
+        return [element for below in cut(content) for element in self._part(below)]
 
     def _load(self, stored: bytes) -> Any:
         short, _, data = stored.partition(b":")
         kind = "msgpack" if short == b"m" else short.decode(errors="replace")
         try:
-            return self._thread.serde.loads_typed((kind, data))
+            return self.thread.serde.loads_typed((kind, data))
         except Exception as error:
             raise MemorystoreChatError(
-                f"The checkpoint {self.id!r} of the thread {self._thread.id!r}, namespace "
+                f"The checkpoint {self.id!r} of the thread {self.thread.id!r}, namespace "
                 f"{self.ns!r}, is stored as it was written, but the serializer cannot read it "
                 f"({kind}: {type(error).__name__}: {error}). It is not damaged: give "
                 "MemorystoreSaver the serde= that it was written with, and an "
@@ -262,18 +258,6 @@ def cut(names: bytes) -> list[bytes]:
 def digest_of(content: bytes) -> bytes:
     """What names an element or a node."""
     return hashlib.blake2b(content, digest_size=NAME - 1).digest()
-
-
-def _fields(reply: bytes) -> Fields:
-    """The fields in a reply: of each the name, four bytes of length, and so many."""
-    fields: Fields = {}
-    at = 0
-    while at < len(reply):
-        name, start = reply[at : at + NAME], at + NAME + 4
-        at = start + int.from_bytes(reply[start - 4 : start], "big")
-        content = reply[start:at]
-        fields[name] = content if digest_of(content) == name[1:] else None
-    return fields
 
 
 def _packed(value: Any) -> bytes:

@@ -2,31 +2,36 @@
 
 import marshal
 from collections import OrderedDict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from langchain_core.messages import BaseMessage
 
 from memorystore_chat.arguments import type_name
-from memorystore_chat.checkpoint.threads import Thread, digest_of
+from memorystore_chat.checkpoint.threads import Row, Thread, digest_of
 
 FAN = 8  # elements or nodes that make a node
-GROUP = FAN * FAN  # elements that are looked at together, to see whether they are new
 SMALL = 64  # bytes: lists of smaller elements are stored whole, smaller values in their checkpoint
 ENTRIES = 8 * 2**20 // 300  # that a saver remembers, of at most 300 bytes each
 
 
 class Remembered(OrderedDict[bytes, bytes]):
-    """Names of fields that threads have, by digests of what they stand for; those used last."""
+    """Fields that threads have, and the names of what messages are stored as; those used last."""
 
-    def note(self, names: Iterable[tuple[bytes, bytes]]) -> None:
-        """Remember names, and forget what was not used for longest."""
+    def note(self, key: bytes, names: Iterable[tuple[bytes, bytes]]) -> None:
+        """Remember names of a thread by digests, and forget what was not used for longest."""
+        token = digest_of(key)
         for digest, name in names:
-            self.pop(digest, None)
-            self[digest] = name
+            self.pop(token + digest, None)
+            self[token + digest] = name
             if len(self) > ENTRIES:
                 self.popitem(last=False)
+
+    def note_read(self, thread: Thread, rows: Iterable[Row]) -> None:
+        """Remember what was read, so that it is neither sent nor serialized again."""
+        self.note(thread.key, ((digest, digest) for digest in thread.fields))
+        parts = [(name, _content(values)) for row in rows for name, values in row.parts]
+        self.note(thread.key, ((digest_of(content), name) for name, content in parts if content))
 
 
 class Packing:
@@ -42,6 +47,7 @@ class Packing:
         self.sent: dict[bytes, bytes] = {}
         self.known: dict[bytes, bytes] = {}
         self.anew, self._thread, self._remembered = anew, thread, remembered
+        self._token = digest_of(thread.key)
 
     def pack(self, value: Any) -> tuple[bytes, bytes]:
         """Take a value apart: a list, or the lists of a dict, into their elements.
@@ -91,9 +97,9 @@ class Packing:
         Messages that have been stored are not serialized again. They are compared by all they
         hold, since a node of a graph may change them in place.
         """
-        content = _content(values) if len(values) in (1, GROUP) else b""
-        digest = content and digest_of(self._thread.key + content)
-        name = self._remembered.get(digest) if digest and not is_new else None
+        content = _content(values)
+        digest = digest_of(content)
+        name = self._remembered.get(self._token + digest) if content and not is_new else None
         if not name and len(values) == 1:
             name = self._field(b"s", self.typed(values[0]), is_new=is_new)
         elif not name:
@@ -101,51 +107,37 @@ class Packing:
             parts = (values[at : at + size] for at in range(0, len(values), size))
             below = b"".join([self._stored(part, is_new=is_new) for part in parts])
             name = self._field(b"k", below, is_new=is_new)
-        if digest:
+        if content:
             self.known[digest] = name
         return name
 
     def _field(self, kind: bytes, content: bytes, *, is_new: bool) -> bytes:
-        name = kind + digest_of(content)
-        digest = digest_of(self._thread.key + name)
-        if is_new or digest not in self._remembered:
-            self.sent[name] = content
-        self.known[digest] = name
-        return name
+        digest = digest_of(content)
+        if is_new or self._token + digest not in self._remembered:
+            self.sent[kind + digest] = content
+        self.known[digest] = kind + digest
+        return kind + digest
 
     def typed(self, value: Any) -> bytes:
         """A value's bytes, after the name of their format; "m" is short for msgpack."""
         kind, data = self._thread.serde.dumps_typed(value)
         return b"%b:%b" % (b"m" if kind == "msgpack" else kind.encode(), data)
 
-    @contextmanager
-    def naming(self, place: str, value: object) -> Iterator[None]:
-        """Say which part of a value the serializer refuses."""
+    def refused(self, place: str, value: object) -> str:
+        """Find the innermost part that the serializer refuses, by its place and type, if any."""
         try:
-            yield
-        except (TypeError, ValueError) as error:
-            raise TypeError(
-                f"The thread {self._thread.id!r} cannot be stored: {self._refused(place, value)}, "
-                f"which the serializer refuses ({error}). Make it plain data before it gets into "
-                "the state (a number of numpy's with .item()), or give MemorystoreSaver a serde= "
-                "that takes it."
-            ) from error
-
-    def _refused(self, place: str, value: object) -> str:
-        """Find the innermost part that the serializer refuses: its place and its type."""
-        if isinstance(value, Mapping):
-            parts = [(f"{place}[{name!r}]", part) for name, part in value.items()]
-        elif isinstance(value, list | tuple | set | frozenset):
-            parts = [(f"{place}[{index}]", part) for index, part in enumerate(value)]
-        else:
-            fields = getattr(value, "__dict__", {})
-            parts = [(f"{place}.{name}", part) for name, part in fields.items()]
-        for inner, part in parts:
-            try:
-                self.typed(part)
-            except (TypeError, ValueError):
-                return self._refused(inner, part)
-        return f"{place} is a {type_name(value)}"
+            self.typed(value)
+        except (TypeError, ValueError):
+            if isinstance(value, Mapping):
+                parts = [(f"{place}[{name!r}]", part) for name, part in value.items()]
+            elif isinstance(value, list | tuple | set | frozenset):
+                parts = [(f"{place}[{index}]", part) for index, part in enumerate(value)]
+            else:
+                fields = getattr(value, "__dict__", {})
+                parts = [(f"{place}.{name}", part) for name, part in fields.items()]
+            inner = (self.refused(*part) for part in parts)
+            return next(filter(None, inner), f"{place} is a {type_name(value)}")
+        return ""
 
 
 def _content(values: Sequence[Any]) -> bytes:
