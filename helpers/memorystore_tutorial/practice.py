@@ -6,7 +6,7 @@ what your program does when a server fails; not for data.
 """
 
 import secrets
-from contextlib import ExitStack
+import ssl
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
@@ -14,11 +14,11 @@ import redis
 from redis.crc import key_slot
 
 from memorystore_chat.arguments import check_seconds, type_name
-from memorystore_chat.embedded.launcher import check_platform, quoted
+from memorystore_chat.embedded.launcher import quoted
 from memorystore_chat.extras import require
 from memorystore_tutorial import launching
-from memorystore_tutorial.certificates import Front, certificate
-from memorystore_tutorial.launching import HOST, Process, wait_until
+from memorystore_tutorial.launching import HOST, Process, Running, wait_until
+from memorystore_tutorial.tls import start_front
 
 if TYPE_CHECKING:
     from google.auth.credentials import Credentials
@@ -26,26 +26,7 @@ if TYPE_CHECKING:
 _PRIMARIES = 3
 
 
-class _Running(ExitStack):
-    """What practice servers and clusters have in common: processes that are stopped together."""
-
-    def __init__(self, nodes: list[Process]) -> None:
-        super().__init__()
-        self._nodes = nodes
-        for node in nodes:
-            self.callback(node.end)
-
-    @property
-    def running(self) -> int:
-        """How many of its processes are alive."""
-        return sum(node.running for node in self._nodes)
-
-    def stop(self) -> None:
-        """End all processes and remove their files; harmless when repeated."""
-        self.close()
-
-
-class Server(_Running):
+class Server(Running[Process]):
     """Start a server to practice on; `stop`, or leaving its ``with`` block, ends it.
 
     Args:
@@ -75,25 +56,25 @@ class Server(_Running):
     def __init__(
         self, *, password: str | None = None, tls: bool = False, iam: bool = False
     ) -> None:
-        check_platform()
         if not isinstance(password, str | None):
             raise TypeError(f"password is a {type_name(password)}; it takes text (str) or None.")
         if password == "" or (iam and password is not None):
             raise ValueError("password= is empty or given beside iam=True; it takes text, or None.")
         self.ca_cert: str | None = None
         if tls:
-            self.ca_cert, *pair = certificate(HOST)
+            authority = require("trustme", extra="tutorial").CA()
+            self.ca_cert = authority.cert_pem.bytes().decode()
+            context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+            authority.issue_cert(HOST).configure_cert(context)
         self.credentials = self._credentials() if iam else None
-        password = _token() if iam else password
-        secret = {"requirepass": quoted(password)} if password else {}
-        super().__init__(
-            launching.start(lambda port, _: Process(secret, 0 if tls else port, (None, password)))
-        )
-        port = self._nodes[0].port
+        self._token = _token()
+        secret = self._token if iam else password
+        options = {"requirepass": quoted(secret)} if secret else {}
+        super().__init__(launching.start(lambda port: Process(options, 0 if tls else port)))
+        port = self.nodes[0].port
         if tls:
-            front = Front(self._nodes[0].socket, *pair)
-            self.callback(front.close)
-            port = front.port
+            port, stop_front = start_front(self.nodes[0].socket, context)
+            self.callback(stop_front)
         self.endpoint = f"{'rediss' if tls else 'redis'}://{HOST}:{port}"
 
     def expire_token(self) -> None:
@@ -104,24 +85,23 @@ class Server(_Running):
         """
         if self.credentials is None:
             raise ValueError("Only a server that was started with iam=True takes access tokens.")
-        (process,) = self._nodes
-        with process.admin() as client:
-            process.login = None, (token := _token())
-            client.config_set("requirepass", token)
+        self._token = _token()
+        with self.nodes[0].admin() as client:
+            client.config_set("requirepass", self._token)
             client.execute_command("CLIENT", "KILL", "TYPE", "normal")
 
     def _credentials(self) -> "Credentials":
-        def refresh(*_: object, **__: object) -> tuple[str | None, datetime]:
+        def refresh(*_: object, **__: object) -> tuple[str, datetime]:
             # google-auth compares with a time in UTC that does not say so.
             now = datetime.now(UTC).replace(tzinfo=None)
-            return self._nodes[0].login[1], now + timedelta(hours=1)
+            return self._token, now + timedelta(hours=1)
 
         oauth2 = require("google.oauth2.credentials", extra="google")
         made: Credentials = oauth2.Credentials(None, refresh_handler=refresh)
         return made
 
 
-class Cluster(_Running):
+class Cluster(Running[Process]):
     """Start a cluster to practice on; `stop`, or leaving its ``with`` block, ends it.
 
     Nodes 1 to 3 begin as primaries, nodes 4 to 6 as their replicas.
@@ -143,17 +123,14 @@ class Cluster(_Running):
     """
 
     def __init__(self, *, node_timeout: float = 1.5) -> None:
-        check_platform()
         check_seconds("node_timeout", node_timeout, most=60)
         timeout = {"cluster-node-timeout": round(node_timeout * 1000)}
-        super().__init__(
-            launching.start(lambda port, its: Process({**its, **timeout}, port), _PRIMARIES, 1)
-        )
+        super().__init__(launching.start(lambda port: Process(timeout, port), _PRIMARIES, 1))
 
     @property
     def endpoint(self) -> str:
         """What `connect` takes: the address of the first node that is alive."""
-        alive = [node for node in self._nodes if node.running] or self._nodes
+        alive = [node for node in self.nodes if node.running] or self.nodes
         return f"redis://{HOST}:{alive[0].port}"
 
     def primary_of(self, key: str) -> int:
@@ -180,18 +157,18 @@ class Cluster(_Running):
             ValueError: There is no such node.
             ConnectError: Its replica does not catch up, and it was not killed.
         """
-        if not 1 <= number <= len(self._nodes):
-            raise ValueError(f"number is {number!r}; it takes 1 to {len(self._nodes)}.")
-        node, twin = (self._nodes[number - 1 - less] for less in (0, _PRIMARIES))
+        if not 1 <= number <= len(self.nodes):
+            raise ValueError(f"number is {number!r}; it takes 1 to {len(self.nodes)}.")
+        node, twin = (self.nodes[number - 1 - less] for less in (0, _PRIMARIES))
         if twin.running and self._is_primary(number - 1):
             with node.admin() as one, twin.admin() as other:
                 one.client_pause(round(launching.PATIENCE * 1000), all=False)
                 what = f"The last copy from node {number}, which was not killed,"
                 wait_until(lambda: _offset(one) == _offset(other), what)
-        node.end()
+        node.stop()
 
     def _is_primary(self, index: int) -> bool:
-        node = self._nodes[index]
+        node = self.nodes[index]
         if not node.running:
             return False
         with node.admin() as client:

