@@ -26,24 +26,22 @@ def key_prefix(name: str) -> str:
     """
     if not re.fullmatch(r"[a-z0-9]+", name):
         raise ValueError(f"name is {name!r}; it takes lower-case letters and digits.")
-    return _claimed(name, os.getpid())
+    return _claimed(name)
 
 
 @cache
-def _claimed(name: str, pid: int, number: int = 1) -> str:
+def _claimed(name: str, number: int = 1) -> str:
     """Lock the first file that is free, for as long as this process lives."""
     prefix = f"tutorial-{name}:" if number == 1 else f"tutorial-{name}-{number}:"
     if sys.platform == "win32":  # it has no such locks, and one notebook at a time is fine there
         return prefix
     import fcntl
 
-    folder = Path(tempfile.gettempdir(), f"memorystore-chat-{os.getuid()}")
-    folder.mkdir(mode=0o700, exist_ok=True)
-    path = folder / f"{name}-{number}.lock"
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
+    path = Path(tempfile.gettempdir(), f"memorystore-chat-{os.getuid()}-{name}-{number}.lock")
+    lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
-        os.close(descriptor)
-        return _claimed(name, pid, number + 1)
+        os.close(lock)
+        return _claimed(name, number + 1)
     return prefix

@@ -37,12 +37,9 @@ def new_process(function: Callable[[], object]) -> None:
             f"The function uses what can't be copied to another process ({error}), such as a "
             "connection. Open it inside the function."
         ) from error
-    done = subprocess.run(  # noqa: S603
-        [sys.executable, "-c", _CALL], input=copied, capture_output=True, check=False
-    )
+    command = [sys.executable, "-c", _CALL]
+    done = subprocess.run(command, input=copied, capture_output=True, check=False)  # noqa: S603
     sys.stdout.write(done.stdout.decode(errors="replace"))
     if done.returncode:
-        said = done.stderr.decode(errors="replace").strip().splitlines()
-        raise MemorystoreChatError(
-            f"The other process failed: {said[-1] if said else 'it was ended'}"
-        )
+        said = ["it was ended", *done.stderr.decode(errors="replace").strip().splitlines()]
+        raise MemorystoreChatError(f"The other process failed: {said[-1]}")
