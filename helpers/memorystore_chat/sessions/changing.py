@@ -1,7 +1,7 @@
 """Deleting sessions, and setting when they expire."""
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from datetime import UTC, datetime, timedelta
 from hashlib import sha1
 from typing import Literal
@@ -12,8 +12,6 @@ from memorystore_chat.commands import Client, Command, script
 from memorystore_chat.sessions.report import Report
 from memorystore_chat.sessions.scanning import Found, find
 from memorystore_chat.sessions.servers import ask
-
-_DELETE = ("UNLINK",)
 
 
 def delete(
@@ -52,7 +50,7 @@ def delete(
         0
     """
     given = (client, ids, key_prefix, idle_for, all_sessions, dry_run)
-    return _change("delete", _DELETE, *given)
+    return _change("delete", ("UNLINK",), *given)
 
 
 def expire(
@@ -94,7 +92,6 @@ def _change(
 ) -> Report:
     """Find the sessions, and run a command on each, whose key comes after the command's name."""
     check_flags(all_sessions=all_sessions, dry_run=dry_run)
-    before = moment_before(idle_for)
     counts: Counter[str] = Counter()
     found = find(client, ids, key_prefix, counts)
     if ids is None and not key_prefix and not all_sessions:
@@ -102,33 +99,46 @@ def _change(
             f"This would {action} every session on the server. Say which: ids=[...], "
             "key_prefix='...', or all_sessions=True if you mean all of them."
         )
+
+    def change(meant: list[Found]) -> list[Found]:
+        """Change those that nobody appended to meanwhile, and what repair() moved out of them."""
+        how, doing, orders = script("sessions/change"), f"trying to {action} sessions", []
+        for session, last in meant:
+            sha = sha1(last, usedforsecurity=False).hexdigest()
+            given = (session.messages, sha, *command)
+            orders.append(Command("", (session.key.encode(),), given, how, int))
+        replies = ask(client, doing, orders)
+        done = [one for one, reply in zip(meant, replies, strict=True) if reply]
+        aside = [(aside_key(session.key),) for session, _ in done]
+        ask(client, doing, [Command(str(command[0]), key, command[1:], kind=int) for key in aside])
+        return done
+
+    counts += change_those(found, change, idle_for, dry_run)
+    return Report(action, dry_run, **counts)
+
+
+def change_those(
+    found: Iterable[list[Found]],
+    change: Callable[[list[Found]], list[Found]],
+    idle_for: timedelta | float | None,
+    dry_run: bool,
+) -> Counter[str]:
+    """Change those that are old enough, or only count them; `change` says which it did change."""
+    before, counts = None, Counter[str]()
+    if idle_for is not None:
+        seconds = idle_for.total_seconds() if isinstance(idle_for, timedelta) else idle_for
+        check_seconds("idle_for", seconds, most=10**10)  # a datetime reaches back that far
+        before = datetime.now(UTC) - timedelta(seconds=seconds)
     for batch in found:
         meant = batch
         if before:
             counts["undated"] += sum(session.last is None for session, _ in batch)
             meant = [one for one in batch if (last := one[0].last) and last <= before]
-        done = meant if dry_run else _done(client, command, meant)
+        done = meant if dry_run else change(meant)
         counts["changed"] += len(meant) - len(done)
         for session, _ in done:
             counts.update(sessions=1, messages=session.messages, bytes=session.bytes)
-    return Report(action, dry_run, **counts)
-
-
-def _done(client: Client, command: tuple[str | int, ...], meant: list[Found]) -> list[Found]:
-    """Run the command on each, and say on which: not on those appended to meanwhile."""
-    doing = "deleting sessions" if command == _DELETE else "expiring sessions"
-    orders = []
-    for session, last in meant:
-        sha = sha1(last, usedforsecurity=False).hexdigest()
-        given = (session.messages, sha, *command)
-        how = script("sessions/change")
-        orders.append(Command("", (session.key.encode(),), given, how, int))
-    replies = ask(client, doing, orders)
-    done = [one for one, reply in zip(meant, replies, strict=True) if reply]
-    # What repair() moved out of them is in lists of its own.
-    aside = [(aside_key(session.key),) for session, _ in done]
-    ask(client, doing, [Command(str(command[0]), key, command[1:], kind=int) for key in aside])
-    return done
+    return counts
 
 
 def check_flags(**flags: object) -> None:
@@ -136,12 +146,3 @@ def check_flags(**flags: object) -> None:
     for name, value in flags.items():
         if not isinstance(value, bool):
             raise TypeError(f"{name} is of type {type_name(value)}; it takes True or False.")
-
-
-def moment_before(idle_for: timedelta | float | None) -> datetime | None:
-    """When a session was last used that has been idle for so long."""
-    if idle_for is None:
-        return None
-    seconds = idle_for.total_seconds() if isinstance(idle_for, timedelta) else idle_for
-    check_seconds("idle_for", seconds, most=10**10)  # a datetime reaches back that far
-    return datetime.now(UTC) - timedelta(seconds=seconds)

@@ -2,7 +2,7 @@
 
 import textwrap
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 _WORDS = {
     "delete": ("delete", "Deleted"),
@@ -50,22 +50,19 @@ class Report:
     existing: int = 0
     conflicting: int = 0
     unreadable: int = 0
-
-    @property
-    def things(self) -> tuple[str, str]:
-        """What is counted."""
-        return "session", "message"
+    thing: ClassVar[str] = "session"
 
     def __repr__(self) -> str:
         would, done = _WORDS[self.action]
         start = f"Would {would}" if self.dry_run else done
-        whole, part = map(counted, (self.sessions, self.messages), self.things)
+        part = "checkpoint" if self.thing == "thread" and self.action != "export" else "message"
+        number = f"{counted(self.sessions, self.thing)} ({counted(self.messages, part)}"
         size = f"{self.bytes / 1e6:,.1f} MB" if self.bytes >= 100_000 else "less than 0.1 MB"
         found = ((getattr(self, name), words) for name, words in _REMARKS.items())
         remarks = [f"{number:,} {words}" for number, words in found if number]
         if self.dry_run:
             remarks.append("nothing was changed, dry_run=False does it")
-        return "; ".join([f"{start} {whole} ({part}, {size})", *remarks]) + "."
+        return "; ".join([f"{start} {number}, {size})", *remarks]) + "."
 
     def _repr_pretty_(self, printer: Any, _cycle: bool) -> None:
         """What a notebook shows: lines that fit a narrow window."""
@@ -75,10 +72,7 @@ class Report:
 class ThreadReport(Report):
     """What a function of `threads` did."""
 
-    @property
-    def things(self) -> tuple[str, str]:
-        """What is counted."""
-        return "thread", "message" if self.action == "export" else "checkpoint"
+    thing = "thread"
 
 
 def counted(number: int, thing: str) -> str:

@@ -40,8 +40,8 @@ class Session:
     last: datetime | None
 
 
-Found: TypeAlias = tuple[Session, bytes]
-"""A session and its newest element."""
+Found: TypeAlias = tuple[Session, Any]
+"""A session and its newest element, or a thread as one, and what the saver says of it."""
 
 
 def scan(client: Client, *, key_prefix: str = "") -> Iterator[Session]:

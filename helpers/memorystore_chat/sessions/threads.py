@@ -20,9 +20,10 @@ from memorystore_chat.conversation import is_users, sendable
 from memorystore_chat.errors import CorruptHistoryError
 from memorystore_chat.extras import require
 from memorystore_chat.history import MemorystoreChatMessageHistory
-from memorystore_chat.sessions.changing import check_flags, moment_before
+from memorystore_chat.sessions.changing import change_those, check_flags
 from memorystore_chat.sessions.moving import File, opened
 from memorystore_chat.sessions.report import ThreadReport
+from memorystore_chat.sessions.scanning import Found, Session
 from memorystore_chat.sessions.servers import ask, check_client
 
 require("langgraph.graph", extra="agents")
@@ -183,28 +184,31 @@ def _change(
     dry_run: bool,
 ) -> ThreadReport:
     check_flags(all_threads=all_threads, dry_run=dry_run)
-    before = moment_before(idle_for)
     if ids is None and not all_threads:
         raise ValueError(
             f"This would {action} every thread of the saver. Say which: ids=[...], or "
             "all_threads=True if you mean all of them."
         )
-    counts: Counter[str] = Counter()
-    for thread in _find(saver, ids, counts):
-        if before and not thread.updated:
-            counts["undated"] += 1
-            continue
-        if before and datetime.fromisoformat(thread.updated) > before:
-            continue
-        if before and not dry_run:
-            again = saver.threads([thread.thread_id])
+
+    def change_one(meant: list[Found]) -> list[Found]:
+        """Change a thread that, if its age counts, did not go on meanwhile."""
+        for session, thread in meant:
+            again = saver.threads([session.id]) if idle_for else [thread]
             if [now.updated for now in again] != [thread.updated]:
-                counts["changed"] += 1
-                continue
-        if not dry_run:
-            change(saver, thread.thread_id)
-        counts.update(sessions=1, messages=thread.checkpoints, bytes=thread.size or 0)
+                return []
+            change(saver, session.id)
+        return meant
+
+    counts: Counter[str] = Counter()
+    found = ([_as_session(thread)] for thread in _find(saver, ids, counts))
+    counts += change_those(found, change_one, idle_for, dry_run)
     return ThreadReport(action, dry_run, **counts)
+
+
+def _as_session(thread: ThreadInfo) -> Found:
+    last = datetime.fromisoformat(thread.updated) if thread.updated else None
+    name, size = thread.thread_id, thread.size or 0
+    return Session(name, name, thread.checkpoints, thread.ttl, size, None, last), thread
 
 
 def _find(
