@@ -15,17 +15,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from langchain_core.messages import HumanMessage, message_to_dict
 from redis.backoff import NoBackoff
-from redis.cluster import RedisCluster
 from redis.retry import Retry
 
-import servers
 from interference import InterferingRedis
 from memorystore_chat import MemorystoreChatError, MemorystoreChatMessageHistory, sessions
 from memorystore_chat.sessions import archive
 from proxy import Proxy
 from scripted import nowhere
 from servers import Server
-from stored import element, elements, exported, fill, stored
+from stored import elements, exported, fill, stored
 
 ODD = [
     b'{"type": "human", "data": {"content": "older package", "type": "human"}}',
@@ -61,13 +59,12 @@ def test_what_is_exported_comes_back_byte_for_byte(
     assert sorted(entry.name for entry in tmp_path.iterdir()) == ["a.gz", "sessions.jsonl"]
 
 
-def test_the_file_is_json_lines(valkey_server: Server, key_prefix: str) -> None:
+def test_the_file_is_json_lines(interfering: InterferingRedis, key_prefix: str) -> None:
     """A heading, a line a session, and a seal."""
     file = io.BytesIO()
-    with valkey_server.client() as client:
-        client.rpush(f"{key_prefix}a", "é", b"\xff")
-        client.rpush(f"{key_prefix}a", *fill(client, f"{key_prefix}b", 1))
-        report = sessions.export(client, file, ids=["a", "nobody"], key_prefix=key_prefix)
+    made = fill(interfering, f"{key_prefix}b", 1)
+    interfering.rpush(f"{key_prefix}a", "é", b"\xff", *made)
+    report = sessions.export(interfering, file, ids=["a", "nobody"], key_prefix=key_prefix)
     assert (report.sessions, report.missing) == (1, 1)
     *content, seal = file.getvalue().splitlines(keepends=True)
     heading, line = map(json.loads, content)
@@ -76,55 +73,66 @@ def test_the_file_is_json_lines(valkey_server: Server, key_prefix: str) -> None:
     assert json.loads(seal) == {"sha256": hashlib.sha256(b"".join(content)).hexdigest()}
 
 
-def test_fuzzed_files_are_loaded_or_refused(valkey_server: Server, key_prefix: str) -> None:
+def test_fuzzed_files_are_loaded_or_refused(interfering: InterferingRedis, key_prefix: str) -> None:
     """Cut or changed anywhere: nothing is loaded, and no error but ours."""
-    with valkey_server.client() as client:
-        client.rpush(f"{key_prefix}a", *ODD)
-        fill(client, f"{key_prefix}b", 2)
-        whole = exported(client, key_prefix).getvalue()
+    interfering.rpush(f"{key_prefix}a", *ODD)
+    fill(interfering, f"{key_prefix}b", 2)
+    whole = exported(interfering, key_prefix).getvalue()
 
-        @settings(max_examples=200, deadline=None, database=None)
-        @given(st.integers(0, len(whole)), st.binary(max_size=3), st.integers(0, len(whole)))
-        def check(first: int, put: bytes, last: int) -> None:
-            file = whole[:first] + put + whole[max(first, last) :]
-            if file.rstrip() != whole.rstrip():
-                with pytest.raises(MemorystoreChatError, match="Nothing was loaded"):
-                    sessions.load(client, io.BytesIO(file), key_prefix=f"fuzz:{key_prefix}")
+    @settings(max_examples=200, deadline=None, database=None)
+    @given(st.integers(0, len(whole)), st.binary(max_size=3), st.integers(0, len(whole)))
+    def check(first: int, put: bytes, last: int) -> None:
+        file = whole[:first] + put + whole[max(first, last) :]
+        if file.rstrip() != whole.rstrip():
+            with pytest.raises(MemorystoreChatError, match="Nothing was loaded"):
+                sessions.load(interfering, io.BytesIO(file), key_prefix=f"fuzz:{key_prefix}")
 
-        check()
-        assert list(client.scan_iter(f"fuzz:{key_prefix}*")) == []
+    check()
+    assert list(interfering.scan_iter(f"fuzz:{key_prefix}*")) == []
 
 
-def test_files_of_another_kind_are_refused(valkey_server: Server, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "content", [b"", b"[1]\n", b"\x89PNG\r\n", b"[" * 9999, b'{"version": 2}\n']
+)
+def test_files_of_another_kind_are_refused(tmp_path: Path, content: bytes) -> None:
     """Text files would change line ends; the error names the mode."""
-    with valkey_server.client() as client:
-        for content in (b"", b"[1]\n", b"\x89PNG\r\n", b"[" * 9999, b'{"version": 2}\n'):
-            with pytest.raises(MemorystoreChatError, match="heading"):
-                sessions.load(client, io.BytesIO(content))
-        with (tmp_path / "a").open("w") as file, pytest.raises(TypeError, match="'wb'"):
-            sessions.export(client, file)  # type: ignore[arg-type]
-        with pytest.raises(TypeError, match="'rb'"):
-            sessions.load(client, 7)  # type: ignore[arg-type]
+    client: Any = nowhere()
+    with pytest.raises(MemorystoreChatError, match="heading"):
+        sessions.load(client, io.BytesIO(content))
+    with (tmp_path / "a").open("w") as file, pytest.raises(TypeError, match="'wb'"):
+        sessions.export(client, file)  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="'rb'"):
+        sessions.load(client, 7)  # type: ignore[arg-type]
 
 
-def test_a_line_that_would_fill_the_memory_is_refused(
-    valkey_server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, key_prefix: str
+def test_memory_holds_one_session(
+    interfering: InterferingRedis,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    key_prefix: str,
 ) -> None:
-    """200 MB of zeros are not read; nor is a session written that could not be loaded."""
-    with valkey_server.client() as client:
-        heading = exported(client, key_prefix).readline()
-        bomb = gzip.compress(heading + b"0" * 200_000_000, compresslevel=1)
-        tracemalloc.start()
-        with pytest.raises(MemorystoreChatError, match="longer than 67"):
-            sessions.load(client, gzip.GzipFile(fileobj=io.BytesIO(bomb)))
+    """20 MB go out and in through less than 8; a line that would fill the memory is refused."""
+    for number in range(20):
+        interfering.rpush(f"{key_prefix}{number}", *elements(20, text="x" * 50_000))
+    monkeypatch.setattr(archive, "LONGEST", 2_000_000)
+    path, heading = tmp_path / "sessions.jsonl", exported(interfering, "nothing").readline()
+    bomb = gzip.compress(heading + b"0" * 20_000_000, compresslevel=1)
+    tracemalloc.start()
+    try:
+        sessions.export(interfering, path, key_prefix=key_prefix)
+        sessions.delete(interfering, key_prefix=key_prefix, dry_run=False)
+        assert sessions.load(interfering, path).messages == 400
+        with pytest.raises(MemorystoreChatError, match="longer than 2,000,000"):
+            sessions.load(interfering, gzip.GzipFile(fileobj=io.BytesIO(bomb)))
         peak = tracemalloc.get_traced_memory()[1]
+    finally:
         tracemalloc.stop()
-        assert peak < 150e6
-        monkeypatch.setattr(archive, "LONGEST", 1000)
-        fill(client, f"{key_prefix}a", 20)
-        with pytest.raises(MemorystoreChatError, match=r"'a'.*bytes"):
-            sessions.export(client, tmp_path / "b", key_prefix=key_prefix)
-    assert not (tmp_path / "b").exists()
+    assert path.stat().st_size > 20e6
+    assert peak < 8e6
+    monkeypatch.setattr(archive, "LONGEST", 1000)
+    with pytest.raises(MemorystoreChatError, match=r"'\d'.*bytes"):
+        sessions.export(interfering, tmp_path / "b", key_prefix=key_prefix)
+    assert [entry.name for entry in tmp_path.iterdir()] == ["sessions.jsonl"]
 
 
 def test_a_failed_export_leaves_the_earlier_file(
@@ -146,26 +154,37 @@ def test_a_failed_export_leaves_the_earlier_file(
     assert [entry.name for entry in tmp_path.iterdir()] == ["sessions.jsonl"]
 
 
-def test_what_is_there_stays(client: Any, key_prefix: str) -> None:
-    """What lacks its end gets it; else loading changes nothing, and what differs is a conflict."""
-    names = ("a", "more", "other", "later", "fewer")
-    made = {name: fill(client, f"{key_prefix}{name}", 6000 if name == "a" else 9) for name in names}
-    fill(client, f"{key_prefix}string", 1)
-    file = exported(client, key_prefix)
-    client.rpush(f"{key_prefix}more", b"newer")
-    client.lset(f"{key_prefix}other", 8, "x")
-    client.ltrim(f"{key_prefix}later", 1, -1)
-    client.ltrim(f"{key_prefix}fewer", 0, 4)
-    client.set(f"{key_prefix}string", "precious")
-    before = [stored(client, f"{key_prefix}{name}") for name in names[:4]]
-    for loaded in (1, 0):
-        file.seek(0)
-        report = sessions.load(client, file)
-        assert (report.sessions, report.messages) == (loaded, loaded * 4)
-        assert (report.existing, report.conflicting) == (3 - loaded, 3)
-    assert [stored(client, f"{key_prefix}{name}") for name in names[:4]] == before
-    assert stored(client, f"{key_prefix}fewer") == made["fewer"]
-    assert client.get(f"{key_prefix}string") == b"precious"
+@pytest.mark.parametrize("way", ["load", "copy", "try"])
+def test_what_is_there_stays(client: Any, key_prefix: str, way: str) -> None:
+    """What lacks its end gets it; else nothing is changed, and what differs is a conflict."""
+    whole = [*elements(2), b"{broken"]
+    there = {
+        "new": [],
+        "fewer": whole[:2],
+        "same": whole,
+        "more": [*whole, b"newer"],
+        "other": [*whole[:2], b"x"],
+        "later": whole[1:],
+    }
+    theirs, ours, archived = (f"{place}:{key_prefix}" for place in ("theirs", "ours", "archive"))
+    client.set(f"{ours}string", "precious")
+    for name in (*there, "string"):
+        client.lpush(f"{theirs}{name}", *whole)
+        client.rpush(f"{archived}{name}", *whole)
+        if there.get(name):
+            client.rpush(f"{ours}{name}", *there[name])
+    if way == "load":
+        report = sessions.load(client, exported(client, archived), key_prefix=ours)
+    else:
+        report = copied(client, key_prefix, dry_run=way == "try")
+    assert (report.sessions, report.messages, report.bytes) == (2, 4, sum(map(len, whole)) + 7)
+    assert (report.existing, report.conflicting) == (2, 3)
+    assert report.unreadable == (0 if way == "load" else len(there) + 1)
+    if way != "try":
+        there |= {"new": whole, "fewer": whole}
+    assert {name: stored(client, f"{ours}{name}") for name in there} == there
+    assert client.get(f"{ours}string") == b"precious"
+    assert {*map(len, (stored(client, f"{theirs}{name}") for name in there))} == {len(whole)}
 
 
 def test_a_session_is_never_half_there(interfering: InterferingRedis, key_prefix: str) -> None:
@@ -193,44 +212,6 @@ def test_a_session_is_never_half_there(interfering: InterferingRedis, key_prefix
     assert stored(client, key) == made
 
 
-def test_memory_holds_one_session(valkey_server: Server, key_prefix: str, tmp_path: Path) -> None:
-    """40 MB in 20 sessions go out and in through less than 20 MB."""
-    path = tmp_path / "sessions.jsonl"
-    with valkey_server.client() as client:
-        for number in range(20):
-            client.rpush(f"{key_prefix}{number}", *elements(40, text="x" * 50_000))
-        tracemalloc.start()
-        try:
-            sessions.export(client, path, key_prefix=key_prefix)
-            sessions.delete(client, key_prefix=key_prefix, dry_run=False)
-            assert sessions.load(client, path).messages == 800
-            peak = tracemalloc.get_traced_memory()[1]
-        finally:
-            tracemalloc.stop()
-    assert path.stat().st_size > 40e6
-    assert peak < 20e6
-
-
-def test_a_full_server_says_so() -> None:
-    """What was loaded by then stays, nothing is half there, and loading again completes it."""
-    with (
-        servers.valkey(maxmemory="6mb", maxmemory_policy="noeviction") as server,
-        server.client() as client,
-    ):
-        for number in range(20):
-            fill(client, f"a:{number}", 800)
-        file = exported(client, "a:")
-        with pytest.raises(MemorystoreChatError, match="OOM"):
-            sessions.load(client, file, key_prefix="b:")
-        with server.admin() as admin:
-            admin.config_set("maxmemory", "50mb")
-        found = list(sessions.scan(client))
-        assert 20 < len(found) < 40
-        assert {session.messages for session in found} == {800}
-        file.seek(0)
-        assert sessions.load(client, file, key_prefix="b:").sessions == 40 - len(found)
-
-
 def copied(client: Any, key_prefix: str, **options: Any) -> sessions.Report:
     return sessions.from_langchain_community(
         client, key_prefix_from=f"theirs:{key_prefix}", key_prefix=f"ours:{key_prefix}", **options
@@ -239,26 +220,20 @@ def copied(client: Any, key_prefix: str, **options: Any) -> sessions.Report:
 
 def test_copying_from_langchain_community(client: Any, key_prefix: str) -> None:
     """Oldest first, with the time to live; copying again adds only what is new."""
-    size = 2 if isinstance(client, RedisCluster) else 5500
     theirs, ours = f"theirs:{key_prefix}a", f"ours:{key_prefix}a"
-    messages = [HumanMessage(str(number)) for number in range(size)]
-    client.lpush(theirs, *(json.dumps(message_to_dict(message)) for message in messages))
-    client.expire(theirs, 100)
-    dry = copied(client, key_prefix)
-    assert (dry.dry_run, dry.sessions, dry.messages, client.exists(ours)) == (True, 1, size, 0)
-    assert copied(client, key_prefix, dry_run=False) == replace(dry, dry_run=False)
     history = MemorystoreChatMessageHistory(client, "a", key_prefix=f"ours:{key_prefix}")
-    assert history.messages == messages
-    assert client.ttl(ours) == pytest.approx(100, abs=9)
-    assert copied(client, key_prefix, dry_run=False).existing == 1
-    client.lpush(theirs, json.dumps(message_to_dict(HumanMessage("new"))))
-    client.expire(theirs, 200)
-    for dry_run in (True, False):
-        grown = copied(client, key_prefix, dry_run=dry_run)
-        assert (grown.sessions, grown.messages, grown.existing) == (1, 1, 0)
-    assert history.messages == [*messages, HumanMessage("new")]
-    assert client.ttl(ours) == pytest.approx(200, abs=9)
-    assert client.llen(theirs) == size + 1
+    messages: list[Any] = []
+    for size, ttl in ((3, 100), (1, 200)):
+        new = [HumanMessage(str(number)) for number in range(size)]
+        client.lpush(theirs, *(json.dumps(message_to_dict(message)) for message in new))
+        client.expire(theirs, ttl)
+        dry = copied(client, key_prefix)
+        assert (dry.dry_run, dry.sessions, dry.messages, dry.existing) == (True, 1, size, 0)
+        assert stored(client, ours) == stored(client, theirs)[: -len(messages) - 1 : -1]
+        assert copied(client, key_prefix, dry_run=False) == replace(dry, dry_run=False)
+        messages += new
+        assert history.messages == messages
+        assert client.ttl(ours) == pytest.approx(ttl, abs=9)
 
 
 def test_copies_must_not_look_like_originals() -> None:
@@ -285,18 +260,3 @@ def test_lost_replies_double_nothing(valkey_server: Server, key_prefix: str) -> 
         proxy.lose_reply_to = b"UNLINK"
         report = sessions.delete(retrying, key_prefix=key_prefix, dry_run=False)
         assert (report.sessions, report.changed) == (1, 0)
-
-
-def test_a_copy_that_went_its_own_way_is_left_alone(client: Any, key_prefix: str) -> None:
-    """Continued in one place it is fine, continued in both it is a conflict; broken is copied."""
-    client.rpush(f"theirs:{key_prefix}a", "{broken", element())
-    assert copied(client, key_prefix, dry_run=False).unreadable == 1
-    client.rpush(f"ours:{key_prefix}a", element())
-    assert copied(client, key_prefix, dry_run=False).existing == 1
-    client.lpush(f"theirs:{key_prefix}a", element("theirs"))
-    client.set(f"ours:{key_prefix}b", "something else")
-    client.lpush(f"theirs:{key_prefix}b", element())
-    for dry_run in (True, False):
-        report = copied(client, key_prefix, dry_run=dry_run)
-        assert (report.sessions, report.existing, report.conflicting) == (0, 0, 2)
-    assert client.llen(f"ours:{key_prefix}a") == 3
