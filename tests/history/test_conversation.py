@@ -87,6 +87,7 @@ WINDOWS: list[tuple[list[BaseMessage], int, int]] = [
     ([call, answer], 1, 0),
     ([ask, end, system, ask, end], 4, 3),
     ([ask, end, spoken, end], 3, 2),
+    ([ask, end, system, ask, end], 3, 3),
     ([end, end, ask, end], 3, 2),
     ([end, ask, end], 3, 3),
     ([ask, old_call, old_answer, end], 5, 4),
