@@ -16,11 +16,10 @@ from uuid import uuid4
 import redis
 from langchain_core.messages import AIMessage, HumanMessage, ToolMessage
 
-from memorystore_chat import sessions
+from memorystore_chat import ConnectError, Endpoint, MemorystoreChatError, connect, sessions
 from memorystore_chat.codec import id_of_append
 from memorystore_chat.commands import Client
-from memorystore_chat.connection import Endpoint, IamCredentials, connect
-from memorystore_chat.errors import ConnectError, MemorystoreChatError
+from memorystore_chat.connection import IamCredentials
 from memorystore_chat.history import MemorystoreChatMessageHistory as History
 from memorystore_tutorial import practice
 from memorystore_tutorial.text import wrapped

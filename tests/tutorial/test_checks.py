@@ -60,7 +60,7 @@ def names_of(client: Any, prefix: str) -> dict[str, Any]:
     for guest in ("ada", "grace", "alan"):
         history(guest).add_messages(TURN)
     return globals() | {
-        "timedelta": timedelta,
+        "year": timedelta(days=365),
         "connect": connect,
         "client": client,
         "prefix": prefix,
@@ -82,10 +82,7 @@ say(make_agent([{}]), "price", "What is the price of room 12?")
 CANCEL = "say(agent, 'grace', 'Please cancel booking 7.')"
 TUNNEL = "f = lambda i, port: connect(f'valkeys://127.0.0.1:{{port}}', {})"
 NOTE = "note = lambda f, r: r.store.put({})"
-HISTORY = (
-    "f = lambda client, guest: History("
-    "client, guest, key_prefix=prefix, ttl=30 * DAY, window=20, max_messages=200)"
-)
+MAKE = "f = lambda c, g: History(c, g, 30 * DAY, key_prefix=prefix, window=20, max_messages=200)"
 KEPT = "the lock of a conversation", "the key that signs cookies", "an approval that waits"
 WHERE = {**dict.fromkeys(KEPT, "Memorystore"), "how often a guest asked this minute": "Memorystore"}
 WHERE |= {"the pool of connections": "process", "the open stream to a page": "process"}
@@ -99,7 +96,6 @@ CELLS = {
         "e = 'valkey://10.1.2.3:6379'": "end in s",
         "e = 'valkeys://10.1.2.3:6378'": "Valkey has 6379",
         "e = 'valkeys://10.1.2.4'": "It is 10.1.2.3",
-        "e = 6379": "error",
     },
     "check_turn(tea)": {
         "tea = history('tea'); tea.add_messages(TURN)": SOLVED,
@@ -130,10 +126,10 @@ CELLS = {
         "c, k, d = {'window': 4}, {'ttl': 3600}, {'window': 6}": "only reads",
     },
     "check_cleaner(report)": {
-        "report = delete(idle_for=timedelta(days=365))": SOLVED,
+        "report = delete(idle_for=year)": SOLVED,
         "report = expire(ttl=365 * DAY)": "removes",
         "report = delete()": "idle_for",
-        "report = delete(idle_for=timedelta(days=365), dry_run=False)": "look first",
+        "report = delete(idle_for=year, dry_run=False)": "look first",
         "report = 'deleted'": "error",
     },
     "check_week(client, history('grace'))": {
@@ -155,7 +151,6 @@ CELLS = {
         "f = lambda c: history(c, window=4).messages": SOLVED,
         "f = lambda c: history(c).messages[-4:]": "cut off",
         "f = lambda c: history(c).messages[-3:]": "window=4",
-        "f = lambda c: history(c).messages": "window=4",
         "f = lambda c: history(c).messages[:4]": "window=4",
         "f = lambda c: history(c, window=2).messages": "it reads 0",
         "f = lambda c: history(c, window=5).messages": "it reads 5",
@@ -180,14 +175,12 @@ CELLS = {
     "check_pillow(store)": {
         "store.put(('guests', 'kay'), 'pillow', {'fact': 'I want a hard pillow.'})": SOLVED,
         "": "no item",
-        "store.put(('guests', 'kay'), 'Pillow', {'fact': 'a pillow'})": 'the key "pillow"',
         "store.put(('guests', 'kay'), 'pillow', {'text': 'a pillow'})": 'Use {"fact"',
         "store.put(('guests', 'kay'), 'pillow', {'fact': 'hard'})": "its fact is 'hard'",
     },
     "check_note(note)": {
         NOTE.format("('guests', r.context.name), f, {'fact': f}"): SOLVED,
         NOTE.format("('guests',), f, {'fact': f}"): "does remember use",
-        NOTE.format("(r.context.name,), f, {'fact': f}"): "nothing is in ('guests',",
         NOTE.format("('guests', r.context.name), 'fact', {'fact': f}"): "under the key fact[:80]",
         NOTE.format("('guests', r.context.name), f, {'f': 1}"): '{"fact": fact}',
         NOTE.format("('guests', r.name), f, {'fact': f}"): "error",
@@ -232,7 +225,6 @@ CELLS = {
         TUNNEL.format("ca_certs=i.ca_certs, iam=i.credential_provider"): SOLVED,
         TUNNEL.format(""): "ca_certs=instance.ca_certs",
         TUNNEL.format("ca_certs=i.ca_certs"): "iam= and",
-        TUNNEL.format("iam=i.credential_provider"): "ca_certs=instance.ca_certs",
         "f = lambda i, port: connect(i)": "127.0.0.1",
         "f = lambda i, port: connect(f'127.0.0.1:{port}')": "valkeys://",
         "f = lambda i, port: client": "another server",
@@ -241,16 +233,15 @@ CELLS = {
     "check_slowest(slowest, [0.1, 2.4567])": {
         "slowest = 2.5": SOLVED,
         "slowest = 2.6": "max",
-        "slowest = 2500": "longest",
         "slowest = '2.5 s'": "error",
     },
     "check_production(f, prefix)": {
-        HISTORY: SOLVED,
-        HISTORY.replace("lambda client", "lambda other"): "function is given",
-        HISTORY.replace("prefix, ", "'q:', "): "key_prefix=",
-        HISTORY.replace("30 * DAY", "30"): "in seconds",
-        HISTORY.replace("200", "20"): "max_messages=200",
-        HISTORY.replace("window=20", "window=200"): "window=20",
+        MAKE: SOLVED,
+        MAKE.replace("(c, ", "(client, "): "function is given",
+        MAKE.replace("prefix, ", "'q:', "): "key_prefix=",
+        MAKE.replace("30 * DAY", "30"): "in seconds",
+        MAKE.replace("200", "20"): "max_messages=200",
+        MAKE.replace("window=20", "window=200"): "window=20",
     },
 }
 
