@@ -96,7 +96,7 @@ def fail_over(name: str) -> dict[str, int]:
     """The same on a cluster, on which a replica takes over after 250 appends."""
     with servers.cluster() as cluster, cluster.client() as direct, ExitStack() as opened:
         proxies = [Proxy(node.host, node.port, lose_every=3) for node in cluster.nodes]
-        ports = {each.server[1]: opened.enter_context(each).port for each in proxies}
+        ports = {each.server_port: opened.enter_context(each).port for each in proxies}
         connect = partial(
             cluster.client,
             address_remap=lambda at: (at[0], ports[at[1]]),

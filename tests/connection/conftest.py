@@ -2,17 +2,15 @@
 
 import json
 import socket
-import threading
 from collections.abc import Callable, Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 import servers
-from connecting import BLOCKED
-from servers import Cluster, Server, Tls
+from connecting import BLOCKED, answering
+from servers import Cluster, Server
 
 
 @pytest.fixture(autouse=True)
@@ -24,27 +22,19 @@ def no_environment(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture(scope="session")
-def modern(tmp_path_factory: pytest.TempPathFactory) -> Tls:
-    """A certificate for the name memorystore.test only."""
-    return servers.certificates(tmp_path_factory.mktemp("modern"), "memorystore.test")
-
-
-@pytest.fixture(scope="session")
-def old_style(tmp_path_factory: pytest.TempPathFactory) -> Tls:
-    """The same from an authority without key identifiers, as Memorystore for Redis has."""
-    folder = tmp_path_factory.mktemp("old_style")
-    return servers.certificates(folder, "memorystore.test", key_identifier=False)
-
-
-@pytest.fixture(scope="session")
-def tls_server(modern: Tls) -> Iterator[Server]:
-    with servers.redis7(tls=modern, requirepass="hunter2") as server:
+def tls_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """A server with a password and a certificate for the name memorystore.test only."""
+    made = servers.certificates(tmp_path_factory.mktemp("modern"), "memorystore.test")
+    with servers.redis7(tls=made, requirepass="hunter2") as server:
         yield server
 
 
 @pytest.fixture(scope="session")
-def tls_cluster(old_style: Tls) -> Iterator[Cluster]:
-    with servers.cluster("redis", replicas=0, tls=old_style, requirepass="hunter2") as group:
+def tls_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    """The same from an authority without key identifiers, as Memorystore for Redis has."""
+    folder = tmp_path_factory.mktemp("old_style")
+    made = servers.certificates(folder, "memorystore.test", key_identifier=False)
+    with servers.cluster("redis", replicas=0, tls=made, requirepass="hunter2") as group:
         yield group
 
 
@@ -55,14 +45,18 @@ def auth_server() -> Iterator[Server]:
         yield server
 
 
-@pytest.fixture(scope="session")
-def auth_cluster() -> Iterator[Cluster]:
-    """A cluster with a password, and a user `guest` who is refused the blocked commands."""
-    rights = " ".join(f"-{name.lower()}" for name in BLOCKED if name != "COMMAND")
-    with servers.cluster(
-        replicas=0, requirepass="hunter2", user=f"guest on >pw ~* &* +@all {rights}"
-    ) as group:
-        yield group
+@pytest.fixture
+def guests(valkey_cluster: Cluster) -> Iterator[str]:
+    """The cluster's URL with a user who is refused the blocked commands."""
+    rights = [f"-{name.lower()}" for name in BLOCKED if name != "COMMAND"]
+    for node in valkey_cluster.nodes:
+        with node.admin() as admin:
+            user = ("guest", "on", ">hunter2", "~*", "&*", "+@all", *rights)
+            admin.execute_command("ACL", "SETUSER", *user)
+    yield valkey_cluster.url.replace("//", "//guest:hunter2@")
+    for node in valkey_cluster.nodes:
+        with node.admin() as admin:
+            admin.execute_command("ACL", "DELUSER", "guest")
 
 
 @pytest.fixture
@@ -76,53 +70,40 @@ def names(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(socket, "getaddrinfo", lookup)
 
 
-class Google(ThreadingHTTPServer):
+class Google:
     """Answers a path with the status and the JSON that it is told, each time; 404 for all else.
 
     Attributes:
         asked: The paths, in the order of the requests.
     """
 
-    daemon_threads = True
+    url = ""
 
     def __init__(self) -> None:
-        super().__init__(("127.0.0.1", 0), _Answers)
         self.answers: dict[str, Callable[[], tuple[int, Any]]] = {}
         self.asked: list[str] = []
-        self.url = f"http://127.0.0.1:{self.server_port}"
-        threading.Thread(target=self.serve_forever, args=(0.01,), daemon=True).start()
 
     def says(self, path: str, body: Any, status: int = 200) -> None:
         self.answers[path] = lambda: (status, body)
 
-
-class _Answers(BaseHTTPRequestHandler):
-    server: Google
-
-    def do_GET(self) -> None:
-        path = self.path.partition("?")[0].removeprefix("/v1").strip("/")
-        self.rfile.read(int(self.headers.get("Content-Length", 0)))
-        self.server.asked.append(path)
-        error = {"error": {"code": 404, "status": "NOT_FOUND", "message": ""}}
-        status, body = self.server.answers.get(path, lambda: (404, error))()
-        text = json.dumps(body).encode()
-        self.send_response(status)
-        self.send_header("Content-Type", "application/json")
-        self.send_header("Content-Length", str(len(text)))
-        self.end_headers()
-        self.wfile.write(text)
-
-    do_POST = do_GET  # noqa: N815 - that is how it is called
-
-    def log_message(self, *_: Any) -> None:
-        pass
+    def reply(self, request: bytes) -> bytes:
+        method, _, rest = request.decode().partition(" ")
+        if method not in ("GET", "POST"):
+            return b""  # a body that came after its head
+        path = rest.partition(" ")[0].partition("?")[0].removeprefix("/v1").strip("/")
+        self.asked.append(path)
+        status, body = self.answers.get(path, lambda: (404, {}))()
+        head = f"HTTP/1.1 {status} Said\r\nContent-Type: application/json\r\nContent-Length:"
+        text = json.dumps(body)
+        return f"{head} {len(text)}\r\n\r\n{text}".encode()
 
 
 @pytest.fixture
 def google() -> Iterator[Google]:
-    with Google() as server:
-        yield server
-        server.shutdown()
+    told = Google()
+    with answering(told.reply) as place:
+        told.url = f"http://{place}"
+        yield told
 
 
 @pytest.fixture

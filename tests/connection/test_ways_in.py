@@ -1,98 +1,159 @@
-"""connect() and connect_async() on real servers: every way in."""
+"""connect() and connect_async() on real servers: every way in, and what the clients are like."""
 
+import asyncio
+import re
 import ssl
 import tempfile
-from pathlib import Path
+from typing import Any
 
 import pytest
 import redis
-import redis.asyncio
-from redis.asyncio.cluster import RedisCluster as AsyncRedisCluster
-from redis.cluster import RedisCluster
+from blockbuster import blockbuster_ctx
+from redis.backoff import NoBackoff
+from redis.retry import Retry
 
 import servers
-from connecting import BLOCKED, use
-from memorystore_chat.connection import connect
-from memorystore_chat.connection.clients import ServerClient
+from connecting import BLOCKED
+from memorystore_chat.connection import clients, connect, connect_async, tls
 from memorystore_chat.connection.endpoint import Endpoint
 from memorystore_chat.embedded import server as embedded
-from servers import Cluster, Server, Tls
+from memorystore_chat.history import MemorystoreChatMessageHistory
+from servers import Cluster, Server
+
+KINDS = {
+    False: (clients.ServerClient, redis.asyncio.Redis),
+    True: (clients.ClusterClient, clients.AsyncClusterClient),
+}
 
 
-async def test_plain(server: Server) -> None:
-    plain = [ServerClient, redis.asyncio.Redis]
-    place = f"{server.host}:{server.port}"
-    for endpoint in (f"valkey://{place}/2", place, Endpoint.parse(place)):
-        assert await use(endpoint) == plain
+async def use(*given: Any, cluster: bool = False, **options: Any) -> None:
+    """Write and read a session with both clients, and look at their kinds and manners."""
+    options = {"timeout": 3} | options
+    with connect(*given, **options) as client:
+        history = MemorystoreChatMessageHistory(client, "used")
+        history.clear()
+        history.add_user_message("sync")
+        clients.driver_info.cache_clear()
+        with blockbuster_ctx():  # no file is read on the event loop, also for a new connection
+            async with await connect_async(*given, **options) as async_client:
+                again = MemorystoreChatMessageHistory(async_client, "used")
+                found, *_ = await asyncio.gather(*(again.aget_messages() for _ in range(5)))
+                await again.aadd_messages(found)
+                assert (type(client), type(async_client)) == KINDS[cluster]
+                check(client)
+                check(async_client)
+        assert [message.content for message in history.messages] == ["sync", "sync"]
+        history.clear()
 
 
-async def test_unix_socket_and_ipv6(valkey_server: Server) -> None:
-    await use(f"unix://{valkey_server.socket}")
+def check(client: Any) -> None:
+    """RESP2, time-outs, a bounded pool, a health check, patience, and no password shown."""
+    node = client.get_default_node() if hasattr(client, "get_default_node") else client
+    node = getattr(node, "redis_connection", node)
+    pool = getattr(node, "connection_pool", node)
+    used = pool.connection_kwargs
+    assert (used["protocol"], used["health_check_interval"], pool.max_connections) == (2, 30, 20)
+    assert used["socket_timeout"] == used["socket_connect_timeout"] == 3
+    assert (client.retry if hasattr(client, "retry") else client.get_retry()).patience == 6
+    assert not re.search("hunter2|wonder", repr([client, pool]))
+
+
+@pytest.mark.parametrize(
+    ("running", "endpoint", "options"),
+    [
+        ("redis_server", "valkey://{place}/2", {}),
+        ("valkey_server", "{place}", {}),
+        ("valkey_server", "unix://{socket}", {}),
+        ("auth_server", "redis://:hunter2@{place}", {}),
+        ("auth_server", "redis://{place}", {"password": "hunter2"}),
+        ("auth_server", "redis://alice:wonder@{place}", {}),
+        ("auth_server", "redis://alice@{place}", {"password": "wonder"}),
+        ("tls_server", "rediss://{place}", {"password": "hunter2"}),
+        ("tls_server", "valkeys://:hunter2@memorystore.test:{port}", {}),
+        ("tls_server", "valkeys://:hunter2@localhost:{port}", {}),
+        ("valkey_cluster", "{place}", {"decode_responses": True}),
+    ],
+)
+async def test_each_way(
+    request: pytest.FixtureRequest, names: None, running: str, endpoint: str, options: Any
+) -> None:
+    """Closing the clients leaves no connection to any node."""
+    target: Server | Cluster = request.getfixturevalue(running)
+    nodes = target.nodes if isinstance(target, Cluster) else [target]
+    one, before = nodes[0], connections(nodes)
+    url = endpoint.format(place=f"{one.host}:{one.port}", port=one.port, socket=one.socket)
+    if one.tls:
+        options = options | {"ca_certs": (one.tls.ca, one.tls.cert.read_text())}
+    await use(url, cluster=isinstance(target, Cluster), **options)
+    servers.wait_until(lambda: connections(nodes) == before, "the end of every connection")
+
+
+def connections(nodes: list[Server]) -> list[int]:
+    """How many clients are connected to each node."""
+    counts = []
+    for node in nodes:
+        with node.admin() as admin:
+            counts.append(len(admin.client_list()))
+    return counts
+
+
+async def test_ipv6() -> None:
     with servers.valkey(host="::1") as server:
         await use(f"redis://[::1]:{server.port}")
 
 
-async def test_cluster_is_found(valkey_cluster: Cluster) -> None:
-    for options in ({}, {"cluster": True, "decode_responses": True}):
-        client, async_client = await use(valkey_cluster.url, **options)
-        assert issubclass(client, RedisCluster)
-        assert issubclass(async_client, AsyncRedisCluster)
-
-
-@pytest.mark.parametrize(("user", "password"), [("", "hunter2"), ("alice", "wonder")])
-async def test_password(
-    auth_server: Server, monkeypatch: pytest.MonkeyPatch, user: str, password: str
-) -> None:
-    place = f"{auth_server.host}:{auth_server.port}"
-    await use(f"redis://{user}:{password}@{place}")
-    without = f"redis://{user}@{place}" if user else f"redis://{place}"
-    await use(without, password=password)
-    monkeypatch.setenv("MEMORYSTORE_PASSWORD", password)
-    await use(Endpoint(auth_server.host, auth_server.port) if not user else without)
-    monkeypatch.setenv("MEMORYSTORE_ENDPOINT", without)
+async def test_environment(auth_server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MEMORYSTORE_PASSWORD", "hunter2")
+    await use(Endpoint(auth_server.host, auth_server.port))
+    monkeypatch.setenv("MEMORYSTORE_PASSWORD", "wonder")
+    monkeypatch.setenv("MEMORYSTORE_ENDPOINT", auth_server.url.replace("//", "//alice@"))
     await use()
 
 
-async def test_tls_and_a_password(
-    tls_server: Server, modern: Tls, names: None, tmp_path: Path
+async def test_memorystores_own_authority(
+    tls_cluster: Cluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    other = servers.certificates(tmp_path, "other.test").ca
-    await use(tls_server.url, password="hunter2", ca_certs=(modern.ca, other))
-    for place in ("memorystore.test", "localhost"):
-        url = f"valkeys://:hunter2@{place}:{tls_server.port}"
-        await use(url, ca_certs=modern.ca.read_text())
+    """It lacks a key identifier, and a plain client refuses it since Python 3.13."""
+    real = ssl.create_default_context
+
+    def strict(*given: Any, **options: Any) -> ssl.SSLContext:
+        context = real(*given, **options)
+        context.verify_flags |= ssl.VERIFY_X509_STRICT
+        return context
+
+    monkeypatch.setattr(ssl, "create_default_context", strict)
+    tls.tls_context.cache_clear()
+    (first, *_) = tls_cluster.nodes
+    with (
+        first.client(ssl_check_hostname=False, retry=Retry(NoBackoff(), 0)) as naive,
+        pytest.raises(redis.ConnectionError, match="Missing Authority Key Identifier"),
+    ):
+        naive.ping()
+    assert first.tls is not None
+    await use(tls_cluster.url, cluster=True, password="hunter2", ca_certs=first.tls.ca)
 
 
-async def test_tls_and_a_password_on_every_node(
-    auth_cluster: Cluster, tls_cluster: Cluster, old_style: Tls
-) -> None:
-    """Memorystore's authority works on every Python, also where a plain client refuses it."""
-    await use(auth_cluster.url, password="hunter2")
-    with tls_cluster.nodes[0].client(ssl_check_hostname=False) as naive:
-        if ssl.create_default_context().verify_flags & ssl.VERIFY_X509_STRICT:
-            with pytest.raises(redis.ConnectionError, match="Missing Authority Key Identifier"):
-                naive.ping()
-        else:
-            assert naive.ping()
-    await use(tls_cluster.url, password="hunter2", ca_certs=old_style.ca)
-
-
-async def test_blocked_commands(auth_cluster: Cluster) -> None:
+async def test_blocked_commands(guests: str) -> None:
     """It works where what Memorystore blocks is unknown, or refused with NOPERM, and INFO too."""
     with servers.redis7(rename_command=[f'{name} ""' for name in BLOCKED]) as server:
         await use(server.url)
     rights = " ".join(f"-{name.lower()}" for name in [*BLOCKED, "INFO"])
-    with servers.valkey(user=f"guest on >pw ~* &* +@all {rights}") as server:
-        await use(server.url.replace("//", "//guest:pw@"))
-    await use(auth_cluster.url.replace("//", "//guest:pw@"))
+    with servers.valkey(user=f"guest on >hunter2 ~* &* +@all {rights}") as server:
+        await use(server.url.replace("//", "//guest:hunter2@"))
+    await use(guests, cluster=True)
 
 
 async def test_embedded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A client from before a restart finds the new server: the socket is where it was."""
     with tempfile.TemporaryDirectory() as folder:
         monkeypatch.setenv("MEMORYSTORE_EMBEDDED_DIR", folder)
         try:
             await use()
-            with connect("embedded") as client:
-                assert client.info("server")["server_name"] == "valkey"
+            with connect("embedded") as before:
+                assert before.info("server")["server_name"] == "valkey"
+                before.set("name", "Ada")
+                embedded.stop()
+                with connect() as after:
+                    assert before.get("name") == after.get("name") == b"Ada"
         finally:
             embedded.stop()

@@ -1,10 +1,9 @@
 """What the tests of connect() share: trying a client, and a server that answers as it is told."""
 
 import asyncio
-import socket
-import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+import inspect
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from typing import Any
 
 import pytest
@@ -12,60 +11,59 @@ import pytest
 from memorystore_chat.connection import connect, connect_async
 from memorystore_chat.connection.endpoint import Endpoint
 from memorystore_chat.errors import ConnectError
-from memorystore_chat.history import MemorystoreChatMessageHistory
+from proxy import listening
 
 # What Memorystore blocks, and what a cluster client asks for in vain.
 BLOCKED = ["CONFIG", "CLIENT", "ACL", "OBJECT", "DEBUG", "MODULE", "COMMAND"]
 
 
+@asynccontextmanager
+async def opened(way: str, *given: Any, **options: Any) -> AsyncIterator[Any]:
+    """A client of connect(), or of connect_async() if the way is "async"."""
+    if way == "sync":
+        with connect(*given, **options) as client:
+            yield client
+    else:
+        async with await connect_async(*given, **options) as client:
+            yield client
+
+
+async def answer(reply: Any) -> Any:
+    """The reply of a client of either kind."""
+    return await reply if inspect.isawaitable(reply) else reply
+
+
 def refused(*given: Any, kind: type[Exception] = ConnectError, **options: Any) -> str:
-    """What connect() and connect_async() both say."""
+    """What connect() and connect_async() both say, without telling the password anywhere."""
     said = []
-    for run in (lambda: connect(*given, **options), lambda: opened(*given, **options)):
+    for run in (connect, lambda *given, **options: asyncio.run(connect_async(*given, **options))):
         with pytest.raises(kind) as caught:
-            run()
+            run(*given, **options)
         said.append(str(caught.value))
+        if kind is ConnectError:
+            secret = options.get("password", "hunter2")
+            endpoint = Endpoint.parse(given[0], password=options.get("password"))
+            assert said[-1].startswith(f"Cannot connect to {endpoint}")
+            assert not any(secret[:6] in f"{link} {link.args}" for link in links(caught.value))
     assert said[0] == said[1]
-    if kind is ConnectError:
-        login = {"password": options["password"]} if "password" in options else {}
-        assert said[0].startswith(f"Cannot connect to {Endpoint.parse(given[0], **login)}")
     return said[0]
 
 
-def opened(*given: Any, **options: Any) -> Any:
-    """What connect_async() returns or raises."""
-    return asyncio.run(connect_async(*given, **options))
-
-
-async def use(*given: Any, **options: Any) -> list[type]:
-    """Write and read a session with both clients; the classes they have."""
-    with connect(*given, **options) as client:
-        async with await connect_async(*given, **options) as async_client:
-            history = MemorystoreChatMessageHistory(client, "used", async_client=async_client)
-            history.clear()
-            history.add_user_message("sync")
-            await history.aadd_messages(history.messages)
-            assert [m.content for m in await history.aget_messages()] == ["sync", "sync"]
-            history.clear()
-        return [type(client), type(async_client)]
+def links(error: BaseException | None) -> Iterator[BaseException]:
+    """An error with all its causes and contexts."""
+    if error is not None:
+        yield error
+        yield from links(error.__cause__)
+        yield from links(error.__context__)
 
 
 @contextmanager
 def answering(reply: Callable[[bytes], bytes]) -> Iterator[str]:
-    """A loopback server that answers each request with `reply(request)`."""
-    with socket.create_server(("127.0.0.1", 0)) as listener:
+    """The address of a server that answers each request with `reply(request)`."""
 
-        def serve(connection: socket.socket) -> None:
-            with connection, suppress(OSError):
-                while request := connection.recv(4096):
-                    connection.sendall(reply(request))
+    def serve(connection: Any) -> None:
+        while request := connection.recv(1 << 16):
+            connection.sendall(reply(request))
 
-        def accept() -> None:
-            with suppress(OSError):
-                while True:
-                    connection, _ = listener.accept()
-                    threading.Thread(target=serve, args=(connection,), daemon=True).start()
-
-        threading.Thread(target=accept, daemon=True).start()
-        yield f"127.0.0.1:{listener.getsockname()[1]}"
-        listener.shutdown(socket.SHUT_RDWR)
+    with listening(serve) as port:
+        yield f"127.0.0.1:{port}"

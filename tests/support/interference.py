@@ -1,14 +1,12 @@
 """A client that lets something happen between two round trips of the function under test."""
 
-from typing import TYPE_CHECKING, Any, cast
+from collections.abc import Callable
+from typing import Any
 
 import redis
 from redis.client import Pipeline
 
 from memorystore_chat.commands import script
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
 
 
 class InterferingRedis(redis.Redis):
@@ -19,14 +17,16 @@ class InterferingRedis(redis.Redis):
         trips: How many pipelines were sent.
     """
 
+    before: dict[str, Callable[[], object]]
+    trips = 0
+
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
-        self.before: dict[str, Callable[[], object]] = {}
-        self.trips = 0
+        self.before = {}
 
     def execute_command(self, *parts: Any, **options: Any) -> Any:
         self.meet(parts)
-        return cast("Any", super()).execute_command(*parts, **options)
+        return super().execute_command(*parts, **options)  # type: ignore[no-untyped-call]
 
     def meet(self, parts: Any) -> None:
         for name in [*self.before]:
@@ -34,16 +34,16 @@ class InterferingRedis(redis.Redis):
                 self.before.pop(name)()
 
     def pipeline(self, *_args: Any, **_options: Any) -> Any:
-        return _InterferingPipeline(self)
+        pipeline = _Interfering(self.connection_pool, self.response_callbacks, False, None)
+        pipeline.owner = self
+        return pipeline
 
 
-class _InterferingPipeline(Pipeline):
-    def __init__(self, client: InterferingRedis) -> None:
-        super().__init__(client.connection_pool, client.response_callbacks, False, None)
-        self._client = client
+class _Interfering(Pipeline):
+    owner: InterferingRedis
 
     def execute(self, *args: Any, **options: Any) -> Any:
-        self._client.trips += 1
+        self.owner.trips += 1
         for parts, _ in self.command_stack:
-            self._client.meet(parts)
+            self.owner.meet(parts)
         return super().execute(*args, **options)

@@ -1,72 +1,75 @@
-"""A TCP proxy in front of a server that counts requests, delays them and loses their replies.
-
-Example:
-    >>> import servers
-    >>> with servers.valkey() as server, Proxy(server.host, server.port) as proxy:
-    ...     client, before = server.client(port=proxy.port), proxy.round_trips
-    ...     client.ping(), proxy.round_trips > before
-    (True, True)
-"""
+"""A TCP proxy in front of a server that counts requests, delays them and loses their replies."""
 
 import io
 import socket
 import threading
 import time
-from contextlib import ExitStack, suppress
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass, field
 from typing import Any
 
 APPENDS = frozenset({b"EVALSHA", b"EVAL", b"RPUSH", b"LPUSH"})
 
 
+@contextmanager
+def listening(serve: Callable[[socket.socket], object]) -> Iterator[int]:
+    """A port of the loopback interface; each connection is served in a thread, then closed."""
+
+    def begin(connection: socket.socket) -> None:
+        with suppress(OSError):
+            serve(connection)
+        _cut(connection)
+
+    def accept() -> None:
+        with suppress(OSError):
+            while True:
+                threading.Thread(target=begin, args=listener.accept()[:1], daemon=True).start()
+
+    with socket.create_server(("127.0.0.1", 0), backlog=512) as listener:
+        threading.Thread(target=accept, daemon=True).start()
+        yield listener.getsockname()[1]
+        _cut(listener)
+
+
+@dataclass(eq=False)
 class Proxy(ExitStack):
     """Forwards every connection to one server; a context manager that ends with its connections.
 
-    Args:
-        host: Where the server listens.
-        port: Where the server listens.
+    Attributes:
+        host, server_port: Where the server listens.
         lose_every: Cut the connection instead of handing over the reply at every so many appends,
             counted over all connections; 0 never does.
         await_reply: Cut once the server has replied, so it has certainly acted; otherwise as soon
             as the request is forwarded, so the client's next try may overtake it.
         delay: Seconds to hold each request back, which is what they add to a round trip; those
             that arrive together wait together.
-
-    Attributes:
-        port: Where the proxy listens, on the loopback interface.
-        requests: How many commands were forwarded.
-        round_trips: How often a client sent something and then waited; a pipeline is one.
-        lost: How many replies were lost.
         lose_reply_to: Set it to bytes, and the reply to the next request that holds them is lost.
         cut_append_at: Set it to a share of 1, and only so much of the next append reaches
             the server before the connection is cut.
         answer_append_with: Replies that the next appends get instead of reaching the server.
+        port: Where the proxy listens, on the loopback interface.
+        requests: How many commands were forwarded.
+        round_trips: How often a client sent something and then waited; a pipeline is one.
+        lost: How many replies were lost.
     """
 
-    def __init__(
-        self,
-        host: str,
-        port: int,
-        *,
-        lose_every: int = 0,
-        await_reply: bool = True,
-        delay: float = 0.0,
-    ) -> None:
+    host: str
+    server_port: int
+    lose_every: int = 0
+    await_reply: bool = True
+    delay: float = 0.0
+    lose_reply_to: bytes | None = None
+    cut_append_at: float | None = None
+    answer_append_with: list[bytes] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
         super().__init__()
-        self.server = (host, port)
-        self.lose_every = lose_every
-        self.await_reply = await_reply
-        self.delay = delay
-        self.lose_reply_to: bytes | None = None
-        self.cut_append_at: float | None = None
-        self.answer_append_with: list[bytes] = []
         self._lock = threading.Lock()
         self._open: set[socket.socket] = set()
         self.reset()
-        listener = socket.create_server(("127.0.0.1", 0), backlog=512)
-        self.port: int = listener.getsockname()[1]
-        self.callback(self.lead_to, host, port)
-        self.callback(_cut, listener)
-        threading.Thread(target=self._accept, args=(listener,), daemon=True).start()
+        self.callback(self.lead_to, self.host, self.server_port)
+        self.port = self.enter_context(listening(self._serve))
 
     def reset(self) -> None:
         """Count from zero again."""
@@ -78,66 +81,55 @@ class Proxy(ExitStack):
 
         As an address does that moves to another server in a fail-over.
         """
-        self.server = (host, port)
-        with self._lock:
-            still_open = list(self._open) if cut else []
-        for connection in still_open:
+        self.host, self.server_port = host, port
+        for connection in [*self._open] if cut else []:
             _cut(connection)
 
-    def _accept(self, listener: socket.socket) -> None:
-        with suppress(OSError):
-            while True:
-                client, _ = listener.accept()
-                try:
-                    server = socket.create_connection(self.server)
-                except OSError:
-                    client.close()
-                    continue
-                for connection in (client, server):
-                    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-                with self._lock:
-                    self._open |= {client, server}
-                given = (client, server, threading.Event())
-                for pump in (self._send, self._reply):
-                    threading.Thread(target=pump, args=given, daemon=True).start()
+    def _serve(self, client: socket.socket) -> None:
+        server = socket.create_connection((self.host, self.server_port))
+        losing, both = threading.Event(), {client, server}
+        for connection in both:
+            connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self._open |= both
+        replies = threading.Thread(target=self._reply, args=(client, server, losing), daemon=True)
+        replies.start()
+        with suppress(OSError, ValueError):
+            self._send(client, server, losing)
+        if losing.is_set():
+            replies.join()
+        _cut(server)
+        self._open -= both
 
     def _send(self, client: socket.socket, server: socket.socket, losing: threading.Event) -> None:
-        arriving = _Arriving(client, "r")
-        requests = io.BufferedReader(arriving, 1 << 16)
-        with suppress(OSError, ValueError):
-            while request := _read_request(requests, arriving):
-                command, text = request
-                lose = self._count(command, text, arriving.new)
-                if lose:
-                    losing.set()
-                if self.delay and arriving.new:
-                    time.sleep(self.delay)
-                if command in APPENDS and self.answer_append_with:
-                    client.sendall(self.answer_append_with.pop(0))
-                    continue
-                if command in APPENDS and self.cut_append_at is not None:
-                    share, self.cut_append_at = self.cut_append_at, None
-                    server.sendall(text[: int(len(text) * share)])
-                    break
-                server.sendall(text)
-                if lose:
-                    if not self.await_reply:
-                        _cut(client)
-                    return
-        if not losing.is_set():
-            self._end(client, server)
+        for command, text, waited in _requests(client):
+            if self._loses(command, text, waited):
+                losing.set()
+            if self.delay and waited:
+                time.sleep(self.delay)
+            if command in APPENDS and self.answer_append_with:
+                client.sendall(self.answer_append_with.pop(0))
+                continue
+            if command in APPENDS and self.cut_append_at is not None:
+                share, self.cut_append_at = self.cut_append_at, None
+                server.sendall(text[: int(len(text) * share)])
+                return
+            server.sendall(text)
+            if losing.is_set():
+                if not self.await_reply:
+                    _cut(client)
+                return
 
     def _reply(self, client: socket.socket, server: socket.socket, losing: threading.Event) -> None:
         with suppress(OSError):
             while (reply := server.recv(1 << 16)) and not losing.is_set():
                 client.sendall(reply)
-        self._end(client, server)
+        _cut(client)
 
-    def _count(self, command: bytes, text: bytes, new: bool) -> bool:
+    def _loses(self, command: bytes, text: bytes, waited: bool) -> bool:
         """Count a request; whether its reply is to be lost."""
         with self._lock:
             self.requests += 1
-            self.round_trips += new
+            self.round_trips += waited
             self._appends += command in APPENDS
             lose = bool(
                 self.lose_every and command in APPENDS and self._appends % self.lose_every == 0
@@ -147,42 +139,31 @@ class Proxy(ExitStack):
             self.lost += lose
             return lose
 
-    def _end(self, *connections: socket.socket) -> None:
-        for connection in connections:
-            _cut(connection)
-            with self._lock:
-                self._open.discard(connection)
-
 
 class _Arriving(socket.SocketIO):
     """Notices whether reading had to wait for the socket."""
 
-    new = False
+    waited = False
 
     def readinto(self, buffer: Any) -> int | None:
-        self.new = True
+        self.waited = True
         return super().readinto(buffer)
 
 
-def _read_request(
-    stream: "io.BufferedReader[_Arriving]", arriving: _Arriving
-) -> tuple[bytes, bytes] | None:
-    """The name and the bytes of one command as a client sends it: an array of bulk strings.
+def _requests(client: socket.socket) -> Iterator[tuple[bytes, bytes, bool]]:
+    """Each command as a client sends it, an array of bulk strings: its name and its bytes.
 
-    Afterwards ``arriving.new`` says whether it began with new data, and not with the rest of what
-    had arrived together with the command before.
+    Also whether it began with new data, and not with what had arrived together with the one before.
     """
-    arriving.new = False
-    head = stream.readline()
-    began = arriving.new
-    if not head:
-        return None
-    parts = [head]
-    for _ in range(int(head[1:])):
-        parts.append(stream.readline())
-        parts.append(stream.read(int(parts[-1][1:]) + 2))
-    arriving.new = began
-    return parts[2].strip().upper(), b"".join(parts)
+    arriving = _Arriving(client, "r")
+    stream = io.BufferedReader(arriving, 1 << 16)
+    while head := stream.readline():
+        waited, parts = arriving.waited, [head]
+        for _ in range(int(head[1:])):
+            parts.append(stream.readline())
+            parts.append(stream.read(int(parts[-1][1:]) + 2))
+        arriving.waited = False
+        yield parts[2].strip().upper(), b"".join(parts), waited
 
 
 def _cut(connection: socket.socket) -> None:

@@ -1,25 +1,25 @@
 """Clusters that change while somebody uses them: new shards, slots that move, fail-overs."""
 
 from collections.abc import Iterable
+from typing import Any
 
 import redis
 
 from memorystore_tutorial.launching import shards
-from servers import Cluster, Server, wait_until
+from servers import Cluster, Server
 
 
 def empty_primary(cluster: Cluster) -> Server:
     """Make the last replica of a cluster a primary without slots, as a shard just added is."""
     new = cluster.nodes[-1]
-    with new.admin() as admin, cluster.nodes[0].admin() as known:
+    with new.admin() as admin:
         admin.execute_command("CLUSTER REPLICATE", "NO", "ONE")
-        mine = f"{new.host}:{new.port}"
 
-        def is_known() -> bool:
-            nodes = known.cluster("NODES")
-            return any("master" in node["flags"] for at, node in nodes.items() if mine in at)
+    def knows(admin: redis.Redis) -> bool:
+        nodes: Any = admin.cluster("NODES")
+        return "master" in nodes[f"{new.host}:{new.port}"]["flags"]
 
-        wait_until(is_known, "the others knowing the new primary")
+    cluster.nodes[0].wait_for(knows)
     return new
 
 
@@ -63,24 +63,20 @@ def fail_over(cluster: Cluster, primary: Server) -> Server:
     sends one. Returns the new primary. The cluster is one that had no fail-over before.
     """
     replica = cluster.nodes[cluster.nodes.index(primary) + cluster.primaries]
+
+    def is_served(admin: redis.Redis) -> bool:
+        state: Any = admin.cluster("INFO")["cluster_state"]
+        return bool(state == "ok" and role_of(admin) == "master")
+
     with replica.admin() as admin:
         admin.config_set("repl-diskless-sync-delay", 3600)
-        primary.kill()
-        wait_until(
-            lambda: (
-                admin.info("replication")["role"] == "master"
-                and admin.cluster("INFO")["cluster_state"] == "ok"
-            ),
-            "the cluster being served again",
-        )
+    primary.kill()
+    replica.wait_for(is_served)
     primary.spawn()
-
-    def is_empty_replica() -> bool:
-        try:
-            with primary.admin() as admin:
-                return bool(admin.info("replication")["role"] == "slave" and not admin.dbsize())
-        except redis.ConnectionError:
-            return False
-
-    wait_until(is_empty_replica, "the former primary coming back as a replica")
+    primary.wait_for(lambda admin: role_of(admin) == "slave" and not admin.dbsize())
     return replica
+
+
+def role_of(admin: redis.Redis) -> str:
+    """What a server is, "master" or "slave"."""
+    return str(admin.info("replication")["role"])

@@ -1,0 +1,150 @@
+"""Servers that stop being primaries, stay away, come back, or have no connection to spare."""
+
+import asyncio
+import os
+import threading
+import time
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import pytest
+import redis
+from langchain_core.messages import HumanMessage
+
+import servers
+from connecting import answer, opened
+from memorystore_chat.errors import ConnectError
+from memorystore_chat.history import MemorystoreChatMessageHistory
+from proxy import Proxy
+from servers import Server
+
+# What Redis before 7 puts before the error of a command in a script.
+OF_A_SCRIPT = "ERR Error running script (call to f_abc): @user_script:1: @user_script: 1: -"
+FAILOVERS = int(os.environ.get("MEMORYSTORE_TEST_FAILOVERS", "3"))
+both_ways = pytest.mark.parametrize("way", ["sync", "async"])
+
+
+async def append(talk: MemorystoreChatMessageHistory, text: str) -> None:
+    await talk.aadd_messages([HumanMessage(text)])
+
+
+async def read(talk: MemorystoreChatMessageHistory) -> list[str]:
+    return [message.text for message in await talk.aget_messages()]
+
+
+@both_ways
+async def test_a_failover_behind_one_address(way: str) -> None:
+    """What a demoted server answers is an outage: a new connection leads to the new primary."""
+    texts = [
+        "READONLY You can't write against a read only replica.",
+        "MASTERDOWN Link with MASTER is down and replica-serve-stale-data is set to 'no'.",
+        "CLUSTERDOWN The cluster is down",
+        "LOADING Redis is loading the dataset in memory",
+    ]
+    with servers.valkey() as one, servers.valkey() as other, Proxy(one.host, one.port) as proxy:
+        async with opened(way, f"redis://127.0.0.1:{proxy.port}") as client:
+            talk = MemorystoreChatMessageHistory(client, "moved")
+            for number, before in enumerate(["", OF_A_SCRIPT] * 4):
+                proxy.answer_append_with = [f"-{before}{texts[number // 2]}\r\n".encode()]
+                primary = (other, one)[number % 2]
+                proxy.lead_to(primary.host, primary.port, cut=False)
+                await append(talk, str(number))
+                assert proxy.answer_append_with == []
+                assert (await read(talk))[-1] == str(number)
+                with primary.admin() as admin:
+                    assert admin.llen("moved") == number // 2 + 1
+
+
+@both_ways
+async def test_a_server_that_comes_back_is_waited_for(way: str) -> None:
+    with servers.valkey() as server:
+        async with opened(way, server.url, patience=60) as client:
+            server.kill()
+            back = threading.Timer(0.3, server.restart)
+            back.start()
+            assert await answer(client.ping())
+            back.join()
+
+
+@both_ways
+@pytest.mark.parametrize("patience", [0, 0.3])
+async def test_a_server_that_stays_away_is_waited_for_as_promised(
+    valkey_server: Server, way: str, patience: float
+) -> None:
+    with Proxy(valkey_server.host, valkey_server.port) as proxy:
+        async with opened(way, f"redis://127.0.0.1:{proxy.port}", patience=patience) as client:
+            proxy.answer_append_with = [b"-LOADING it is loading\r\n"] * 1000
+            began = time.monotonic()
+            with pytest.raises(redis.BusyLoadingError):
+                await answer(client.rpush("gone", "x"))
+            assert (len(proxy.answer_append_with) == 999) == (patience == 0)
+            assert time.monotonic() - began >= patience
+
+
+@both_ways
+@pytest.mark.parametrize("kind", ["server", "cluster"])
+async def test_the_pool_is_exhausted(request: pytest.FixtureRequest, kind: str, way: str) -> None:
+    """Nothing was sent, and the error says so, with a cause that has words."""
+    url = request.getfixturevalue(f"valkey_{kind}").url
+    async with opened(way, url, max_connections=1) as client:
+        history = MemorystoreChatMessageHistory(client, "busy")
+        give_back = await hold(client)
+        with pytest.raises(ConnectError, match=r"Nothing was sent.*max_connections=") as caught:
+            await history.aget_messages()
+        assert str(caught.value.__cause__)
+        await answer(give_back())
+        assert await history.aget_messages() == []
+
+
+async def hold(client: Any) -> Callable[[], Any]:
+    """Take the connection to the key "busy", and wait for no other; the result gives it back."""
+    if hasattr(client, "get_node_from_key"):
+        node = client.get_node_from_key("busy")
+        if hasattr(node, "acquire_connection"):
+            client.retry.patience = 0
+            return partial(node.release, node.acquire_connection())
+        client = client.get_redis_connection(node)
+    client.connection_pool.timeout = 0.1
+    connection = await answer(client.connection_pool.get_connection())
+    return partial(client.connection_pool.release, connection)
+
+
+async def test_graceful_failovers_of_a_cluster_under_16_tasks() -> None:
+    """An asyncio client goes on: each append is stored once, or fails with a ConnectError."""
+    over = asyncio.Event()
+
+    async def work(talk: MemorystoreChatMessageHistory) -> int:
+        stored, number = set(), 0
+        while not over.is_set():
+            number += 1
+            try:
+                await append(talk, str(number))
+                stored.add(str(number))
+            except ConnectError:
+                continue
+        found = await read(talk)
+        assert len(found) == len(set(found)), "an append is there twice"
+        assert stored <= set(found), "an append that was acknowledged is missing"
+        return len(stored)
+
+    with servers.cluster() as group:
+        async with opened("async", group.url, patience=60) as client:
+            talks = [MemorystoreChatMessageHistory(client, f"task{task}") for task in range(16)]
+            working = asyncio.gather(*map(work, talks))
+            for number in range(FAILOVERS):
+                await asyncio.sleep(0.3)
+                await asyncio.to_thread(swap, group.nodes[number % 3 :: 3])
+            await asyncio.sleep(0.3)
+            over.set()
+            assert all(await working)
+
+
+def swap(pair: list[Server]) -> None:
+    """Let a replica take over from its primary, which hands over what it has first."""
+    for node in pair:
+        with node.admin() as admin:
+            role: Any = admin.info("replication")["role"]
+            if role == "slave":
+                admin.execute_command("CLUSTER FAILOVER")
+                return
