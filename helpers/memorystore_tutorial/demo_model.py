@@ -1,8 +1,7 @@
-"""The chat model of the tutorial's offline mode: a few rules, and no AI service.
+"""The chat model of the tutorial's offline mode: one file of rules, and no AI service.
 
-Everything it says follows from the messages it is given. It knows a few forms of sentences, and
-doesn't understand anything. A tool's argument is a quoted text or a number, or else the words of a
-request that neither the tool nor everyday English accounts for.
+Everything it says follows from the messages it is given; `_RULES` lists what answers what. It knows
+a few forms of sentences, and doesn't understand anything.
 """
 
 import html
@@ -10,8 +9,9 @@ import json
 import os
 import re
 import time
-from collections.abc import Iterable, Iterator, Sequence, Set
+from collections.abc import Callable, Iterator, Sequence, Set
 from difflib import get_close_matches
+from functools import lru_cache
 from itertools import takewhile
 from operator import add, mul, sub
 from typing import Any
@@ -31,72 +31,6 @@ FALLBACKS = (
     "I can't say. Ask me what you told me before: What do you know about me?",
     "I did not get that. Say help, and I will tell you what I can do.",
 )
-# Small talk: the first pattern that is found answers; {name} is ", Ada" or nothing.
-_TALK = {
-    r"\b(?:who|what) are you\b|\byour name\b|\bare you (?:an? )?(?:real|human|robot|bot|ai)\b":
-        "I am {who}the small demo model of this tutorial: a few rules, offline, no AI service.",
-    r"\bcan you do|\byou help|^\W*help\b|\bhelp me\b":
-        "I remember what you tell me: say I like green tea, then ask What do I like? I know what "
-        "you asked before, sum up what we said, and work out 6 x 7.{tools}",
-    r"\bhow (?:are|r) you\b|\bhow is it going": "I am fine, thank you{name}. And you?",
-    r"\bhola\b|buen[oa]s (?:d[ií]as|tardes)": "¡Hola{name}! ¿En qué puedo ayudarle?",
-    r"\bbonjour\b|\bsalut\b": "Bonjour{name} ! Que puis-je faire pour vous ?",
-    r"\bhallo\b|\bguten (?:tag|morgen|abend)\b": "Hallo{name}! Was kann ich für Sie tun?",
-    r"\bdanke\b": "Gern geschehen{name}.", r"你好|您好": "你好{name}!请问需要什么?",
-    r"привет|здравствуй": "Здравствуйте{name}! Чем могу помочь?",
-    r"こんにちは|こんばんは": "こんにちは{name}。", r"ありがとう": "どういたしまして{name}。",
-    r"\bthank|\bcheers\b": "You are welcome{name}.",
-    r"\b(?:bye|goodbye|good night)\b": "Goodbye{name}. I will be here when you return.",
-    r"\bi am (?:so |very )?(?:tired|sad|ill|hungry|bored|cold)\b": "I am sorry to hear that{name}.",
-    r"\bi am (?:fine|good|great|happy|well)\b": "I am glad to hear that{name}.",
-    r"(?:^|please |you )forget (?!it\b)": "I can't unsay what is in our conversation{name}.",
-    r"\bjoke\b": "Why do caches make good friends{name}? They remember you, for a while.",
-    r"\bwhen is it\b|\bwhat (?:day|date)\b": "I have no clock, so ask your own{name}.",
-    r"\bgood (?:morning|afternoon|evening)\b": "{it}{name}.{hello}",
-    r"\b(?:hello|hi|hey)\b": "Hello{name}.{hello}",
-    r"^(?:cool|nice|wow|ok|okay|yes|no|sure)\W*$": "All right{name}. What else can I do for you?",
-    r"^when\b|\bweather\b|\bopen\b": "I don't know that{name}: no tool of mine tells me.",
-}  # fmt: skip
-_SPELLED = {
-    "i'm": "I am", "what'?s": "what is", "wat": "what", "what time": "when", "dont": "don't",
-    "who am i": "what is my name", r"how much (?:is|are|do|does)(?! \d)": "what is the price of",
-}  # fmt: skip
-# What a misspelled word may stand for; with more, words of a guest's own would be changed.
-_WORDS = "called color favorite hello morning please remember summarize weather".split()  # noqa: SIM905
-_ASKS = re.compile(
-    r"(?i)\?|(?:^|[.!]\s)\W*(?:please )?(?:what|which|who|when|where|why|how|do|does|did|is|are|am"
-    r"|can|could|will|would|call|find|get|give|look|show|tell|use|i want|i need|i would like)\b"
-)
-_REQUEST = re.compile(rf"{_ASKS.pattern}|^(?!.*\b(?:i|my)\b)[\w ]+ (?:#?\d+|please)\W*$")
-_NEXT = re.compile(r"(?i)(?<=[.!?])\s+|,?\s+(?:and|then)\s+(?=(?:what|when|how|is|cancel)\b)")
-_NEVER_MIND = re.compile(r"(?i)\W*(?:never ?mind|forget it|no|nothing|stop)\b[\w\s,]{0,12}[.!]?$")
-
-# What guests say about themselves, clause by clause: a name, "my ... is ...", "I like ...".
-_TASTE = re.compile(r"\b(?:like|love|enjoy|prefer)s?\b")
-_NOT = re.compile(r"(?i)\b(?:never|not)\b|n't\b")
-_CLAUSE = re.compile(r"(?i)(?<=[.!?;])\s+|\n|,? (?:and|but) (?=i |my )|, (?=i |my )")
-_LEAD = re.compile(
-    r"(?i)(?:(?:hi|hello|hey|oh|well|ok|yes|actually|please|the user said)\b[\s,!:]*)*"
-    r"((?:remember|note|don't forget)\b(?: that)?:?\s*)?"
-)
-_WORD = r"[^\W\d_][\w'-]*"
-_NAMED = re.compile(
-    rf"(?:(?i:my name is|me llamo|je m'appelle|ich heiße|меня зовут) |我叫)(?!not\b)({_WORD}"
-    rf"(?: (?=[^\Wa-z]){_WORD})*)|(?i:^i am|^call me|^this is)((?: (?=[^\Wa-z]){_WORD})+)$"
-)
-_ABOUT_ME = re.compile(
-    r"(?i)(?:my ((?!name\b)[\w' -]{2,40}?)(?:'s name)? (?:is|are|was|were) \w|i (?:(?:really|also"
-    r"|do not|don't|can't|never) )*((?:like|love|hate|prefer|enjoy|live|work|play|speak|have|drink"
-    r"|eat|am from|am an?|am allergic) (?!you\b|a question\b).+|am (?:vegetarian|vegan|\d+(?: years"
-    r" old)?)$)|my ([\w' -]{2,40}? (?:like|love|hate|prefer|enjoy)s?) \w)"
-)
-_MINE = r"\bmy ((favorite )?[\w' -]+?)(?:'s name| is| are| called| named| like| hate)*\W*$"
-# A question about what the guest may have said: "I" alone doesn't make it one.
-_PERSONAL = re.compile(
-    r"about|\b(?:(?:wh\w+|how) (?:is|are|was|does)|tell|know|remember) .*\bmy\b|(?:what|old) am i"
-    r"|\bam i (?:an? |from|allerg|veg)|\bdo(?:n't)? i (?:like|hate|live|work|eat|drink|have(?! to))"
-)
-_YOU = {"i": "you", "my": "your", "me": "you", "mine": "yours", "am": "are", "myself": "yourself"}
 
 
 class DemoChatModel(BaseChatModel):
@@ -134,8 +68,9 @@ class DemoChatModel(BaseChatModel):
         return self.bind(tools=schemas, tool_choice=tool_choice or "auto", **kwargs)
 
     def _generate(self, messages: list[BaseMessage], *_: Any, **kwargs: Any) -> ChatResult:
-        tools = [_Tool(schema["function"]) for schema in kwargs.get("tools") or ()]
-        reply = _Talk(messages, tools).answer(kwargs.get("tool_choice") or "auto")
+        choice = kwargs.get("tool_choice")
+        tools = [{"parameters": {}, **each["function"]} for each in kwargs.get("tools") or ()]
+        reply = _Talk(messages, tools if choice != "none" else []).answer(choice)
         text, calls = (reply, []) if isinstance(reply, str) else ("", reply)
         named = {"model_name": kwargs.get("model") or self.model}
         message = AIMessage(text, tool_calls=calls, response_metadata=named)
@@ -145,176 +80,282 @@ class DemoChatModel(BaseChatModel):
         self, messages: list[BaseMessage], *_: Any, **kwargs: Any
     ) -> Iterator[ChatGenerationChunk]:
         reply: Any = self._generate(messages, **kwargs).generations[0].message
-        *words, last = re.findall(r"\s*\S+\s*$|\s*\S+", reply.text) or [""]
-        for word in words:
+        for word in re.findall(r"\s*\S+\s*$|\s*\S+", reply.text):
             yield ChatGenerationChunk(message=AIMessageChunk(content=word))
             time.sleep(self.delay)
         rest = {"tool_calls": reply.tool_calls, "response_metadata": reply.response_metadata}
-        chunk = AIMessageChunk(content=last, **rest, chunk_position="last")
-        yield ChatGenerationChunk(message=chunk)
+        yield ChatGenerationChunk(message=AIMessageChunk(content="", **rest, chunk_position="last"))
+
+
+_NAME_ASKED = "What is your name?"
+_SPELLED = {
+    "i'm": "I am",
+    "what'?s|wat is": "what is",
+    "what time": "when",
+    "who am i": "what is my name",
+    r"how much (?:is|are|do|does)(?! \d)": "what is the price of",
+}
+# What a misspelled word may stand for; with more, words of a guest's own would be changed.
+_WORDS = "called color favorite hello morning please remember summarize weather".split()  # noqa: SIM905
+_ASKS = re.compile(
+    r"(?i)\?|(?:^|[.!]\s)\W*(?:please )?(?:what|which|who|when|where|why|how|do|does|did|is|are|am"
+    r"|can|could|will|would|call|find|get|give|look|show|tell|use|i want|i need|i would like)\b"
+)
+_NEXT = re.compile(r"(?i)(?<=[.!?])\s+|,?\s+(?:and|then)\s+(?=(?:what|when|how|is|cancel)\b)")
+
+# What guests say about themselves, clause by clause: a name, "my ... is ...", "I like ...".
+_CLAUSE = re.compile(r"(?i)(?<=[.!?;])\s+|\n|,? (?:and|but) (?=i |my )|, (?=i |my )")
+_LEAD = re.compile(
+    r"(?i)(?:(?:hi|hello|hey|oh|well|ok|yes|actually|please|the user said)\b[\s,!:]*)*"
+    r"((?:remember|note|don't forget)\b(?: that)?:?\s*)?"
+)
+_WORD = r"[^\W\d_][\w'-]*"
+_NAMED = re.compile(
+    rf"(?:(?i:my name is|me llamo|je m'appelle|ich heiße|меня зовут) |我叫)(?!not\b)({_WORD}"
+    rf"(?: (?=[^\Wa-z]){_WORD})*)|(?i:^i am|^call me|^this is)((?: (?=[^\Wa-z]){_WORD})+)$"
+)
+_VERBS = "like|love|hate|prefer|enjoy|live|work|play|speak|drink|eat|have(?! to)"
+_ABOUT_ME = re.compile(
+    r"(?i)my ((?!name\b)[\w' -]{2,40}?)(?:'s name)? (?:is|are|was|were) \w"
+    r"|my ([\w' -]{2,40}? (?:like|love|hate|prefer|enjoy)s?) \w"
+    r"|i (?:(?:really|also|do not|don't|can't|never) )*((?:am (?:from|an?|allergic)|"
+    rf"{_VERBS}) (?!you\b|a question\b).+|am (?:vegetarian|vegan|\d+(?: years old)?)$)"
+)
+_NOT = re.compile(r"(?i)\b(?:never|not)\b|n't\b")
+_KEEPS = re.compile("remember|note|save|store")
+_SAME = {"lov": "lik", "enjoy": "lik", "prefer": "lik"}
+_YOU = {"i": "you", "my": "your", "me": "you", "mine": "yours", "am": "are", "myself": "yourself"}
+# How well a tool fits a request, its name, the arguments found, and makeshift ones for the others.
+_Fit = tuple[int, str, dict[str, Any], dict[str, Any]]
 
 
 class _Talk:
-    """A conversation, and the rules that answer its last message."""
+    """A conversation, and the ways of answering its last message that `_RULES` names."""
 
-    def __init__(self, messages: Sequence[BaseMessage], tools: list["_Tool"]) -> None:
-        self.messages, self.tools, self.unknown = messages, tools, ""
-        self.raw = [str(m.text) for m in messages if m.type == "human"]
+    def __init__(self, messages: Sequence[BaseMessage], tools: list[dict[str, Any]]) -> None:
+        self.messages, self.tools = messages, tools
+        self.called = {call["id"]: call for m in messages for call in getattr(m, "tool_calls", ())}
+        said: list[str] = []
+        self.last = before = ""
+        for message in messages:
+            if message.type == "human":
+                said.append(_meant(str(message.text), before, said[-1] if said else ""))
+                self.last = before
+            before = str(message.text)
         # LangChain's summarization sends the conversation as XML inside one human message.
-        carried = re.findall(r'(?s)<message type="human">(.*?)</message>', "".join(self.raw[-1:]))
-        self.raw = [*map(html.unescape, carried), "Summarize."] if carried else self.raw
-        self.last = next((m.text for m in reversed(messages) if isinstance(m, AIMessage)), "")
-        self.called = [call for m in messages for call in getattr(m, "tool_calls", ())]
-        *self.said, self.text = [*map(_spelled, self.raw)] or [""]
-        if self.last.endswith("What is your name?") and re.fullmatch(rf"{_WORD}\W*", self.text):
-            self.text = self.text if self._small_talk() else f"My name is {self.text}"
-        self.prompt = "\n".join(m.text for m in messages if m.type == "system")
-        known = re.findall(r"(?is)\bknow about [^:\n.]*:\s*(.+?)(?:\n\s*\n|$)", self.prompt)
-        self.memories = _facts(re.sub(r"(?m)^[-* ]*", "note ", lines) for lines in known)
-        self.news = {} if _ASKS.search(self.text) else _facts([self.text])
-        self.facts = self.memories | _facts([*self.said, self.text])
+        carried = re.findall(r'(?s)<message type="human">(.*?)</message>', "".join(said[-1:]))
+        said = [*map(html.unescape, carried), "Summarize."] if carried else said
+        *self.said, self.text = said or [""]
+        prompt = "\n".join(m.text for m in messages if m.type == "system")
+        known = re.findall(r"(?is)\bknow about [^:\n.]*:\s*(.+?)(?:\n\s*\n|$)", prompt)
+        memories = [re.sub(r"(?m)^[-* ]*", "note ", lines) for lines in known]
+        self.news = {} if _ASKS.search(self.text) else _facts(self.text)
+        self.facts: dict[str, str] = {}
+        for text in (*memories, *self.said, self.text):
+            self.facts |= _facts(text)
+        # What the rules fill in.
+        self.name = self.facts.get("name", "").replace("my name is ", ", ")
+        again = " It is good to see you again." if memories and not self.said else ""
+        self.hello = again if self.name else f" {_NAME_ASKED}"
+        can = [f"{t['name']} ({', '.join(t['parameters'].get('properties', ()))})" for t in tools]
+        self.can = f" With my tools I can: {', '.join(can)}.".replace("_", " ") if can else ""
 
-    def answer(self, choice: str) -> str | list[ToolCall]:
+    def answer(self, choice: str | None) -> str | list[ToolCall]:
         """Return what the model says, or the tools it calls."""
-        tools = [] if choice == "none" else self.tools
-        if named := [tool for tool in tools if choice in ("any", tool.name)]:
-            tool = max(named, key=lambda tool: tool.fit(self.text))
-            return self._call([(tool, tool.arguments(self.text, invent=True))])
+        if named := [tool for tool in self.tools if choice in ("any", tool["name"])]:
+            score, name, args, makeshift = max(_fit(tool, self.text) for tool in named)
+            return self._call([(score, name, args | makeshift, {})])
         if results := [*takewhile(lambda m: m.type == "tool", self.messages[::-1])]:
             return " ".join(map(self._report, results[::-1]))
-        if re.fullmatch(r"Which [\w ]+ do you mean\?", self.last):
-            if _NEVER_MIND.match(self.text):
-                return "All right. What else can I do for you?"
-            if self.said and not _ASKS.search(self.text) and len(self.text.split()) < 7:
-                self.text = f"{self.said[-1].rstrip(' .?!')} {self.text}"
-        return self._recall() or self._use(tools) or self.unknown or self._chat()
-
-    def _recall(self) -> str:
-        """Answer a question about what was said, or note what is not known."""
-        text = _TASTE.sub("like", self.text.lower())
-        words, negative = _stems(text), bool(_NOT.search(text))
-        if re.search(r"\bsummar[iy]|\brecap\b", text):
-            return self._summary()
-        if asked := re.search(r"\bwhat (?:did i|have i|was my) .*(ask|question|said|say)", text):
-            verb = "asked" if asked[1] in ("ask", "question") else "said"
-            said = [each for each in self.raw[:-1] if "?" in each or verb == "said"]
-            which = said[:1] if "first" in text else said[-1:]
-            return f'You {verb}: "{which[0]}"' if which else f"You have not {verb} anything."
-        if re.search(r"\byou (?:know|remember)(?: about me)?\W*$|\btell you about me\b", text):
-            told, none = [*self.facts.values()], "anything about you"
-        elif about := re.search(r"\b(?:did i|you know) .*about (?:my |the )?(.+?)\W*$", text):
-            lines = re.split(r"(?<=[.!?])\s+|\n", "\n".join(self.said))
-            if told := [f'"{line}"' for line in lines if _stems(about[1]) & _stems(line)]:
-                return " ".join(told)
-            none = f"anything about {about[1]}"
-        elif _ASKS.search(text) and (mine := re.search(_MINE, text)):
-            told = [self.facts[key] for key in self.facts if _stems(key) <= words][-1:]
-            none = f"{'' if mine[2] or mine[1] == 'name' else 'about '}your {mine[1]}"
-        elif re.search(r"\b(?:do|don't|did|am|have|can) i\b", text):
-            topics = (words - _LITTLE or words & {"am"}) | words & {"lik"}
-            fit = {fact: len(_stems(key) & topics) for key, fact in self.facts.items()}
-            best = max(fit.values(), default=0)
-            told = [fact for fact in fit if fit[fact] == best > 0]
-            if best == 1 and "lik" in topics:  # what they like themselves, or what they don't
-                told = [f for f in told if f[0] in "Ii" and bool(_NOT.search(f)) == negative]
-            none = "that"
-        else:
-            return ""
-        self.unknown = f"You have not told me {none} yet." if _PERSONAL.search(text) else ""
-        return " ".join(map(_sentence, map(_you, told)))
-
-    def _summary(self) -> str:
-        """Retell what the guest said, and asked last."""
-        facts = [f"The user said: {_sentence(fact)}" for fact in self.facts.values()]
-        told = [re.sub("(?i) said: my ", "'s ", fact) for fact in facts]
-        asked = " ".join([each for each in self.raw[:-1] if "?" in each][-3:])
-        told += [f"The user asked: {asked}"] if asked else []
-        return " ".join(told) or "There is nothing to summarize yet."
-
-    def _chat(self) -> str:
-        """Answer a statement, a small sum, or small talk."""
-        name, text = self.facts.get("name", "").replace("my name is ", ", "), self.text
-        told = " and that ".join(_you(self.news[key]) for key in self.news if key != "name")
-        if self.news:
-            noted = f"Nice to meet you{name}. " if "name" in self.news else ""
-            return noted + f"I will remember that {told}." if told else noted.strip()
-        if found := re.search(r"(-?\d+)\s*(\+|plus|-|minus|\*|x|times)\s*(-?\d+)", text):
-            work_out = {"+": add, "p": add, "-": sub, "m": sub}.get(found[2][0], mul)
-            return f"That is {work_out(int(found[1]), int(found[3]))}."
-        who = re.search(r"You are (?!told|asked|to )([^.!\n]+)", self.prompt)
-        tools = [f"{t.name.replace('_', ' ')} ({', '.join(t.properties)})" for t in self.tools]
-        again = " It is good to see you again." if self.memories and not self.said else ""
-        others = [each for each in FALLBACKS if each != self.last]
-        reply = self._small_talk() or others[len(text) % len(others)]
-        return reply.format(
-            name=name,
-            who=f"{who[1]}, played by " if who else "",
-            tools=f" With my tools I can: {', '.join(tools)}." if tools else "",
-            hello=again if name else " What is your name?",
-        )
-
-    def _small_talk(self) -> str:
-        for pattern, reply in _TALK.items():
+        for pattern, rule in _RULES:
             if found := re.search(pattern, self.text.lower()):
-                return reply.replace("{it}", found[0].capitalize())
-        return ""
+                if isinstance(rule, str):
+                    return _sentence(rule.format(*map(_you, found.groups("")), **vars(self)))
+                if reply := rule(self, found):
+                    return reply
+        others = [each for each in FALLBACKS if each != self.last]
+        return others[len(self.text) % len(others)]
 
-    def _use(self, tools: list["_Tool"]) -> str | list[ToolCall]:
+    def summarize(self, _: re.Match[str]) -> str:
+        told = [f"The user said: {_sentence(fact)}" for fact in self.facts.values()]
+        asked = " ".join([each for each in self.said if "?" in each][-3:])
+        told += [f"The user asked: {asked}"] if asked else []
+        return re.sub("(?i) said: my ", "'s ", " ".join(told)) or "Nothing was said yet."
+
+    def repeat(self, found: re.Match[str]) -> str:
+        """Repeat what the guest asked or said last, or first, or about something."""
+        verb, about = "asked" if found[1] in ("ask", "question") else "said", found[2] or ""
+        words = _stems(about) - _LITTLE
+        said = [e for e in self.said if (verb == "said" or "?" in e) and words <= _stems(e)]
+        if not said:
+            return f"You have not {verb} anything{_you(about)}."
+        return f'You {verb}: "{said[0 if "first" in found[0] else -1]}"'
+
+    def tell_all(self, _: re.Match[str]) -> str:
+        told = " ".join(_sentence(_you(fact)) for fact in self.facts.values())
+        return told or "You have not told me anything about you yet."
+
+    def recall(self, _: re.Match[str]) -> str:
+        """Tell the facts that share the most words with a question, and its yes or no."""
+        words, denied = _stems(self.text), bool(_NOT.search(self.text))
+        topics = (words - _LITTLE or words & {"am"}) | words & _stems("like name")
+        fit = {
+            fact: (len(_stems(key) & topics), denied == bool(_NOT.search(fact)))
+            for key, fact in self.facts.items()
+            if _stems(key) <= words or not fact.lower().startswith("my ")
+        }
+        best = max([(1, False), *fit.values()])
+        return " ".join(_sentence(_you(fact)) for fact in fit if fit[fact] == best)
+
+    def use(self, _: re.Match[str]) -> str | list[ToolCall]:
         """Call the tools that a request is for, if there are any."""
-        if self.news and (keeps := [tool for tool in tools if tool.remembers]):
-            return self._call([(keeps[0], keeps[0].arguments(self.text))])
-        wanted = []
-        for clause in _NEXT.split(self.text) if tools else ():
-            best = max(tools, key=lambda tool: tool.fit(clause))
-            wanted += [(best, best.arguments(clause))] if best.fit(clause) else []
+        clauses = [self.text] if self.news else _NEXT.split(self.text)
+        fits = [max(_fit(tool, clause) for tool in self.tools) for clause in clauses if self.tools]
+        wanted = [fit for fit in fits if fit[0]]
         if not wanted and re.match(r"(?i)(?:and|what about|how about)\b", self.text):
-            last = [call["name"] for call in self.called[-1:]]
-            wanted = [(tool, tool.arguments(self.text)) for tool in tools if tool.name in last]
+            last = [call["name"] for call in [*self.called.values()][-1:]]
+            wanted = [_fit(tool, self.text) for tool in self.tools if tool["name"] in last]
         return self._call(wanted)
 
-    def _call(self, calls: list[tuple["_Tool", dict[str, Any]]]) -> str | list[ToolCall]:
+    def note(self, _: re.Match[str] | None = None) -> str:
+        told = " and that ".join(_you(self.news[key]) for key in self.news if key != "name")
+        greeting = f"Nice to meet you{self.name}. " if "name" in self.news else ""
+        return (greeting + (f"I will remember that {told}." if told else "")).strip()
+
+    def work_out(self, found: re.Match[str]) -> str:
+        operator = {"+": add, "p": add, "-": sub, "m": sub}.get(found[2][0], mul)
+        return f"That is {operator(int(found[1]), int(found[3]))}."
+
+    def _call(self, fits: list[_Fit]) -> str | list[ToolCall]:
         """Call tools, or ask back once for what is missing."""
-        if missing := [key for tool, args in calls for key in tool.required if key not in args]:
+        if missing := [key for *_, makeshift in fits for key in makeshift]:
             question = f"Which {missing[0].replace('_', ' ')} do you mean?"
-            again = f"Let us leave that. Ask me again, and name the {missing[0]}."
-            return again if question == self.last else question
-        return [tool_call(name=t.name, args=args, id=f"call_{uuid4().hex}") for t, args in calls]
+            return "Let us leave that." if question == self.last else question
+        return [tool_call(name=fit[1], args=fit[2], id=f"call_{uuid4().hex}") for fit in fits]
 
     def _report(self, result: Any) -> str:
         """Say what a tool answered, or a person instead of it."""
         text = str(result.text).strip()
-        call: Any = next((c for c in self.called if c["id"] == result.tool_call_id), {})
-        tool = next((tool for tool in self.tools if tool.name == call.get("name")), None)
-        # A person's no comes as the reason alone or, from newer versions of LangChain, introduced.
-        no = re.match(r"(?s)User rejected the tool call for \S+ with (?:reason: (.+)|id)", text)
-        failed = not tool or tool.verb in _READS or re.search(r"(?i)\berror\b|\bfail", text)
-        if result.status == "error" and failed and not no:
-            return f"Sorry, that did not work: {_sentence(text)}"
+        call: Any = self.called.get(result.tool_call_id, {"name": "tool", "args": {}})
+        verb = next(iter(_stems(call["name"])))
         if result.status == "error":
-            reason = no[1] if no else text
+            # A person's no is the reason alone or, from newer versions of LangChain, introduced.
+            no = r"(?s)User rejected the tool call for \S+ with (?:reason: |id.*)"
+            reason = re.sub(no, "", text)
+            if reason == text and (verb in _LITTLE or re.search(r"(?i)\berror\b|\bfail", text)):
+                return f"Sorry, that did not work: {_sentence(text)}"
             return f"All right, I left it as it is{f': {_sentence(reason)}' if reason else '.'}"
-        if tool and tool.remembers:
-            return self._chat()
+        if _KEEPS.match(call["name"]) and self.news:
+            return self.note()
         if not text or re.fullmatch(r"(?s)[A-Z].*\s.*[.!?]", text):
             return text or "It is done."  # many tools speak in sentences themselves
-        about = next((v for v in call.get("args", {}).values() if isinstance(v, str) and v), "")
-        the = "the " if about and f"the {about}".lower() in self.text.lower() else ""
+        about = next((v for v in call["args"].values() if isinstance(v, str)), "")
+        the = "the " if f"the {about}".lower() in self.text.lower() else ""
         return f"I looked it up{f' for {the}{about}' if about else ''}: {_sentence(text)}"
 
 
-def _spelled(text: str) -> str:
-    """Return a text with short forms written out and misspelled words mended."""
+_PERSONAL = (
+    r"\b(?:(?:wh\w+|how) (?:is|are|was|does)|tell me|you know|you remember)\b.* my\b"
+    rf"|\b(?:what|old) am i\b|\bam i (?:an? |from|allerg|veg)|\bdo(?:n't)? i (?:{_VERBS})\b"
+)
+# What answers what: the first rule whose pattern is found, and that has something to say. A text
+# is filled in with the pattern's groups and with what _Talk knows: {name} is ", Ada" or nothing.
+_RULES: list[tuple[str, str | Callable[[_Talk, re.Match[str]], str | list[ToolCall]]]] = [
+    (r"\bsummar[iy]|\brecap\b", _Talk.summarize),
+    (r"\b(?:about me|what do you (?:know|remember))\W*$", _Talk.tell_all),
+    (_PERSONAL, _Talk.recall),
+    (r"\b(?:did i|was my) .*?(ask|question|say|tell).*?( about .+?)?\W*$", _Talk.repeat),
+    ("", _Talk.use),
+    (r"\bis (my (?:name|favorite [\w ]+))\W*$", "You have not told me {0} yet."),
+    (_PERSONAL, "You have not told me that yet."),
+    ("", _Talk.note),
+    (r"(-?\d+)\s*(\+|plus|-|minus|\*|x|times)\s*(-?\d+)", _Talk.work_out),
+    (r"\bwho are you\b|\bare you an? ", "I am the tutorial's demo model: rules, and no AI."),
+    (
+        r"\bcan you do|\byou help|^\W*help\b|\bhelp me\b",
+        "I remember what you tell me: say I like green tea, then ask What do I like? I know what "
+        "you asked before, sum up what we said, and work out 6 x 7.{can}",
+    ),
+    (r"\bhow (?:are|r) you\b|\bhow is it going", "I am fine, thank you{name}. And you?"),
+    (r"\bhola\b", "¡Hola{name}! ¿En qué puedo ayudarle?"),
+    (r"\bbonjour\b", "Bonjour{name} ! Que puis-je faire pour vous ?"),
+    (r"\bguten (?:tag|morgen|abend)\b", "Hallo{name}! Was kann ich für Sie tun?"),
+    (r"\bdanke\b", "Gern geschehen{name}."),
+    (r"привет|здравствуй", "Здравствуйте{name}! Чем могу помочь?"),
+    (r"こんにちは|こんばんは", "こんにちは{name}。"),
+    (r"^(?:never ?mind|forget it|no|nothing|stop)\b[\w\s,]{0,12}\W*$", "All right. What else?"),
+    (r"\bthank|\bcheers\b", "You are welcome{name}."),
+    (r"\b(?:good)?bye\b|\bgood night\b", "Goodbye{name}. I will be here when you return."),
+    (r"\bi am (?:so )?(?:tired|sad|ill|hungry|bored|cold)\b", "I am sorry to hear that{name}."),
+    (r"\bi am (?:fine|good|great|happy|well)\b", "I am glad to hear that{name}."),
+    (r"(?:^|please |you )forget\b", "I can't unsay what is in our conversation{name}."),
+    (r"\bjoke\b", "Why do caches make good friends{name}? They remember you, for a while."),
+    (r"\bwhen is it\b|\bwhat (?:day|date)\b", "I have no clock, so ask your own{name}."),
+    (r"\b(good (?:morning|afternoon|evening))\b", "{0}{name}.{hello}"),
+    (r"\b(?:hello|hi|hey)\b", "Hello{name}.{hello}"),
+    (r"^(?:cool|nice|wow|ok|okay|yes|sure)\W*$", "All right{name}. What else can I do for you?"),
+    (r"^when\b|\bweather\b|\bopen\b", "I don't know that{name}: no tool of mine tells me."),
+]
+
+
+def _fit(tool: dict[str, Any], text: str) -> _Fit:
+    """Say how well a tool fits a request, and find its arguments.
+
+    An argument is a number, a quoted text, or the words that nothing else accounts for. A tool
+    that is called remember, or the like, takes all that a guest says about themselves.
+    """
+    properties, required = (tool["parameters"].get(key, ()) for key in ("properties", "required"))
+    if _KEEPS.match(tool["name"]):
+        told = _LEAD.split(text, maxsplit=1)[2]
+        return 1000 if _facts(text) else 0, tool["name"], dict.fromkeys(required, told), {}
+    words, named = _stems(text), _stems(tool["name"])
+    verb, named = next(iter(named)), named - _LITTLE or named
+    described = _stems(tool.get("description", "")) - _stems(" ".join(properties))
+    topics = described - (_LITTLE - {"when"})
+    known = _LITTLE | named | topics
+    rest = [m for m in re.finditer(r"[\w'-]+", text) if not known >= _stems(m[0])]
+    left_over = [text[rest[0].start() : rest[-1].end()]] if rest else []
+    texts = re.findall(r'"([^"]+)"', text) or left_over
+    numbers = re.findall(r"(?<![\w.-])-?\d+(?:\.\d+)?(?!\w)", text)
+    args: dict[str, Any] = {}
+    makeshift: dict[str, Any] = {}
+    for key, schema in properties.items():
+        kind = schema.get("type", "string")
+        if numbers and (kind in ("integer", "number") or key in ("number", "id")):
+            args[key] = numbers.pop(0) if kind == "string" else json.loads(numbers.pop(0))
+        elif texts and kind == "string":
+            value = re.sub(rf"(?i)^{key} (?=.)", "", texts.pop(0))
+            args[key] = value.title() if key == "city" and value.islower() else value
+        elif key in required:
+            makeshift[key] = 0 if kind == "integer" else text
+    asked = verb in [*words][:2] or tool["name"] in text or _ASKS.search(text)
+    # What the name doesn't say may be chance: it has to be all there, and not the guest's own.
+    fits = asked and verb in _LITTLE | words and (named & words or not (makeshift or "my" in words))
+    score = 100 * len(named & words) + len(topics & words) if fits else 0
+    return score, tool["name"], args, makeshift
+
+
+@lru_cache(10_000)
+def _meant(text: str, asked: str, before: str) -> str:
+    """Return a text spelled out; one that only answers what the model asked is completed."""
     text = text.replace("\u2019", "'")
     for form, long in _SPELLED.items():
-        text = re.sub(rf"(?i)\b{form}\b", long, text)
+        text = re.sub(rf"(?i)\b(?:{form})\b", long, text)
     near = {w: get_close_matches(w, _WORDS, 1, 0.87) for w in re.findall(r"\b[a-z]{4,}\b", text)}
-    return re.sub(r"\b[a-z]{4,}\b", lambda m: [*near[m[0]], m[0]][0], text)
+    text = re.sub(r"\b[a-z]{4,}\b", lambda m: [*near[m[0]], m[0]][0], text)
+    small = any(isinstance(rule, str) and re.search(each, text.lower()) for each, rule in _RULES)
+    if small or _ASKS.search(text) or len(text.split()) > 6:
+        return text
+    if asked.endswith(_NAME_ASKED) and re.fullmatch(rf"{_WORD}\W*", text):
+        return f"My name is {text}"
+    return f"{before.rstrip(' .?!')} {text}" if asked.endswith(" do you mean?") else text
 
 
-def _facts(texts: Iterable[str]) -> dict[str, str]:
-    """Return what texts tell about the guest, the newest last: its subject -> in their words."""
+@lru_cache(10_000)
+def _facts(text: str) -> dict[str, str]:
+    """Return what a text tells about the guest: its subject -> in their words."""
     facts: dict[str, str] = {}
-    for clause in (each.strip() for text in texts for each in _CLAUSE.split(text)):
+    for clause in map(str.strip, _CLAUSE.split(text)):
         _, note, said = _LEAD.split(clause.rstrip(" .,!;"), maxsplit=1)
         said = re.sub(r"(?i)^the (?:guest|user)'s\b", "my", said)
         if clause.endswith("?"):
@@ -323,7 +364,7 @@ def _facts(texts: Iterable[str]) -> dict[str, str]:
             name = (named[1] or named[2]).strip()
             facts["name"] = f"my name is {name[0].upper()}{name[1:]}"
         elif about := _ABOUT_ME.match(said):
-            facts[_TASTE.sub("like", about[about.lastindex or 1].lower())] = said
+            facts[about[about.lastindex or 1].lower()] = said
         elif note and said:
             facts[said.lower()] = said
     return facts
@@ -335,72 +376,25 @@ def _you(said: str) -> str:
 
 
 def _sentence(text: str) -> str:
-    end = "" if text.endswith((".", "!", "?")) else "."
+    end = "" if text.endswith((".", "!", "?", "。")) else "."
     return f"{text[:1].upper()}{text[1:]}{end}"
 
 
+@lru_cache(10_000)
 def _stems(text: str) -> Set[str]:
     """Return the words of a text, in order, without their endings: "open" for "opening"."""
     words = re.findall(r"[^\W_]+", re.sub(r"([a-z])([A-Z])", r"\1 \2", text).lower())
     stems = [re.sub(r"(?<=\w{3})(?:ing|ed|es|(?<!s)s)$", "", word) for word in words]
-    return {stem.removesuffix("e") if len(stem) > 3 else stem: 1 for stem in stems}.keys()
+    stems = [stem.removesuffix("e") if len(stem) > 3 else stem for stem in stems]
+    return {_SAME.get(stem, stem): 1 for stem in stems}.keys()
 
 
-_READS = _stems("check count fetch find get list look lookup read report search show tell")
 # What says nothing about what a question is about.
-_LITTLE = _READS | _stems("""
-    a about all also am an and any anything are at be by call can could did do does every for from
-    give guest has have he how i in is it its like make many me mean much my name number now of on
-    one or please return run s some that thanks the their there they this to today tomorrow tool up
-    use user value want was we what when where which who why will with would you your monday
-    tuesday wednesday thursday friday saturday sunday cost don t
+_LITTLE = _stems("""
+    a about all also am an and any anything are at be by call can check could count did do does
+    every fetch find for from get give guest has have he how i in is it its like list look lookup
+    make many me mean much my name now number of on one or please read report return run s search
+    show some tell that thanks the their there they this to today tomorrow tool up use user value
+    want was we what when where which who why will with would you your monday tuesday wednesday
+    thursday friday saturday sunday cost don t
 """)
-
-
-class _Tool:
-    """A bound tool, as far as the rules need it."""
-
-    def __init__(self, function: dict[str, Any]) -> None:
-        schema = function.get("parameters") or {}
-        self.name = str(function["name"])
-        self.properties: dict[str, dict[str, Any]] = schema.get("properties") or {}
-        self.required: list[str] = schema.get("required") or []
-        name, described = _stems(self.name), _stems(str(function.get("description")))
-        self.verb, self.words = next(iter(name)), name - _LITTLE or name
-        # What else it is about, by its description, apart from the names of its arguments.
-        self.topics = described - (_LITTLE - {"when"}) - _stems(" ".join(self.properties))
-        self.remembers = bool(_stems("remember save store note") & {self.verb, *[*described][:1]})
-
-    def fit(self, text: str) -> int:
-        """Say how well a text fits what the tool does: more is better, and 0 not at all."""
-        words = _stems(text)
-        if not (self.verb in [*words][:2] or self.name in text or _REQUEST.search(text)):
-            return 0
-        about = len(self.topics & words)
-        if (named := len(self.words & words)) and (self.verb in _LITTLE or self.verb in words):
-            return 100 * named + about
-        # A word of the description alone may be chance, or ask for less than the tool would do.
-        reads = self.verb in _READS and {*self.required} <= {*self.arguments(text)}
-        return about if reads and "my" not in words else 0
-
-    def arguments(self, text: str, *, invent: bool = False) -> dict[str, Any]:
-        """Find the arguments in a text; `invent` makes up the required ones it does not give."""
-        if self.remembers:
-            return {key: _LEAD.split(text, maxsplit=1)[2] for key in self.required[:1]}
-        known = _LITTLE | self.words | self.topics
-        words = [m for m in re.finditer(r"[\w'-]+", text) if not known >= _stems(m[0])]
-        left_over = [text[words[0].start() : words[-1].end()]] if words else []
-        numbers = re.findall(r"(?<![\w.-])-?\d+(?:\.\d+)?(?!\w)", text)
-        texts = re.findall(r'"([^"]+)"', text) or left_over
-        found: dict[str, Any] = {}
-        for key, schema in self.properties.items():
-            kind = str(schema.get("type", "string"))
-            if kind in ("integer", "number") and numbers:
-                found[key] = json.loads(numbers.pop(0))
-            elif kind == "string" and texts:
-                value = re.sub(rf"(?i)^{key} (?=.)", "", texts.pop(0))
-                value = numbers.pop(0) if numbers and key in ("number", "id") else value
-                found[key] = value.title() if key == "city" and value.islower() else value
-            elif invent and key in self.required:
-                found[key] = schema.get("enum", [0 if kind == "integer" else text])[0]
-        return found
