@@ -65,8 +65,8 @@ async def place(request: pytest.FixtureRequest, key_prefix: str) -> AsyncIterato
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Keep tests marked `own_server` off the external one, whose version may lack what they use."""
-    google = {"gemini", "provider"}  # ten seconds to import, so they come first, in one process
-    items.sort(key=lambda item: google.isdisjoint(getattr(item, "fixturenames", ())))
+    # Google's libraries take ten seconds to import, so these come first, in one process.
+    items.sort(key=lambda item: "gemini" not in getattr(item, "fixturenames", ()))
     for item in [*items] if EXTERNAL else []:
         if item.get_closest_marker("own_server") and "external" in item.name:
             config.hook.pytest_deselected(items=[item])

@@ -34,76 +34,67 @@ class ChatBox:
 
     def __init__(self, reply: Reply, history: MemorystoreChatMessageHistory) -> None:
         self.error: BaseException | None = None
-        self._widgets = require("ipywidgets", extra="tutorial")
         self._reply, self._history = reply, history
-        self._said = list(history.messages)
-        self._stored, self._note = self._list_on_the_server(), ""
-        self._views: list[Callable[[], None]] = []
+        self._said, self._note = list(history.messages), ""
+        self._stored = self._list_on_the_server()
         self._name = f"chat-box-{hashlib.sha256(history.key.encode()).hexdigest()[:8]}"
-
-    def __repr__(self) -> str:
-        return f"{transcript(self._said)}\n{self._note}".rstrip("\n")
-
-    def _repr_html_(self) -> str:
-        conversation = f'<div style="flex:1 1 17em">{self._conversation()}</div>'
-        stored = f'<div style="flex:1 1 14em">{self._stored}</div>'
-        return f'<div class="{self._name}" style="{_COLUMNS}">{conversation}{stored}</div>'
-
-    def _ipython_display_(self) -> None:
-        display = require("IPython.display", extra="tutorial").display
-
-        def static() -> dict[str, str]:
-            return {"text/html": self._repr_html_(), "text/plain": repr(self)}
-
-        handle = display(static(), raw=True, display_id=True)
-        self._views.append(lambda: handle.update(static(), raw=True))
-        display(self._live())
-
-    def _live(self) -> Any:
-        """Make the widgets of one view of the box."""
-        widgets = self._widgets
-        conversation, stored = widgets.HTML(), widgets.HTML()
-        typed = widgets.Text(
+        self._handle: Any = None  # of the plain form, once it is shown
+        widgets = require("ipywidgets", extra="tutorial")
+        self._left, self._right = widgets.HTML(), widgets.HTML()
+        self._typed = widgets.Text(
             placeholder="Type here, then press Enter",
             continuous_update=False,
             layout={"flex": "1 1 auto", "width": "auto"},
         )
-        send = widgets.Button(description="Send", button_style="primary", layout={"width": "5em"})
-
-        def ask(_: object) -> None:
-            if text := typed.value.strip():
-                typed.value = ""
-                self._turn(text)
-
+        self._send = widgets.Button(description="Send", button_style="primary")
+        self._send.layout.width = "5em"
         # The browser reports a text when Enter is pressed or the field is left, as by a click on
         # the button. Not in a thread: Colab shows no change of a widget that a thread makes.
-        typed.observe(ask, "value")
-        send.on_click(ask)
+        self._typed.observe(self._ask, "value")
+        self._send.on_click(self._ask)
+        # From the bottom up, so that the newest message stays in sight.
+        upwards = {"display": "flex", "flex_flow": "column-reverse", "overflow": "auto"}
+        scrolled = widgets.Box([self._left], layout=upwards | {"max_height": "26em"})
+        left = [scrolled, widgets.HBox([self._typed, self._send])]
+        columns = [
+            widgets.VBox(left, layout={"flex": "1 1 17em"}),
+            widgets.VBox([self._right], layout={"flex": "1 1 14em"}),
+        ]
+        wrap = {"flex_flow": "row wrap", "align_items": "flex-start", "grid_gap": "0 1.5em"}
+        self._live = widgets.HBox(columns, layout=wrap).add_class(f"{self._name}-live")
+        self._show()
+
+    def __repr__(self) -> str:
+        return f"{transcript(self._said)}\n{self._note}".rstrip("\n")
+
+    def _ipython_display_(self) -> None:
+        display = require("IPython.display", extra="tutorial").display
+        self._handle = display(self._plain(), raw=True, display_id=self._name)
+        display(self._live)
+
+    def _show(self) -> None:
+        """Bring the widgets and the plain form up to date."""
         # Hide the plain form of this box, which stands in the same output. When the kernel is
         # gone, JupyterLab marks every widget; one mark at the field is enough.
         marks = f".{self._name}-live:before, .{self._name}-live :not(.widget-text):before"
         style = f".{self._name} {{display:none !important}} {marks} {{display:none !important}}"
+        self._left.value = self._conversation()
+        self._right.value = f"<style>{style}</style>{self._stored}"
+        if self._handle:
+            self._handle.update(self._plain(), raw=True)
 
-        def show() -> None:
-            conversation.value = self._conversation()
-            stored.value = f"<style>{style}</style>{self._stored}"
+    def _plain(self) -> dict[str, str]:
+        conversation = f'<div style="flex:1 1 17em">{self._conversation()}</div>'
+        stored = f'<div style="flex:1 1 14em">{self._stored}</div>'
+        html = f'<div class="{self._name}" style="{_COLUMNS}">{conversation}{stored}</div>'
+        return {"text/html": html, "text/plain": repr(self)}
 
-        self._views.append(show)
-        show()
-        # From the bottom up, so that the newest message stays in sight.
-        upwards = {"display": "flex", "flex_flow": "column-reverse", "overflow": "auto"}
-        scrolled = widgets.Box([conversation], layout=upwards | {"max_height": "26em"})
-        left = [scrolled, widgets.HBox([typed, send])]
-        columns = [
-            widgets.VBox(left, layout={"flex": "1 1 17em"}),
-            widgets.VBox([stored], layout={"flex": "1 1 14em"}),
-        ]
-        wrap = {"flex_flow": "row wrap", "align_items": "flex-start", "grid_gap": "0 1.5em"}
-        return widgets.HBox(columns, layout=wrap).add_class(f"{self._name}-live")
-
-    def _turn(self, text: str) -> None:
-        self.error, self._note = None, "The bot is thinking ..."
+    def _ask(self, _: object) -> None:
+        if not (text := self._typed.value.strip()):
+            return
+        self._typed.value = ""  # upon which this is called again, with nothing to ask
         self._said.append(HumanMessage(text))
+        self.error, self._note = None, "The bot is thinking ..."
         self._show()
         try:
             answer = self._reply(text)
@@ -116,10 +107,6 @@ class ChatBox:
             kind = "" if isinstance(error, MemorystoreChatError) else f"{type(error).__name__}: "
             self.error, self._note = error, f"{kind}{error}"
         self._show()
-
-    def _show(self) -> None:
-        for view in self._views:
-            view()
 
     def _conversation(self) -> str:
         note = f'<div role="status"><i>{escape(self._note)}</i></div>' if self._note else ""

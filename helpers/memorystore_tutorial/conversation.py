@@ -8,10 +8,11 @@ inline styles it is paragraphs that begin with their role in bold.
 
 import json
 from collections.abc import Iterable
+from dataclasses import dataclass
 from html import escape
-from typing import Any, NamedTuple
+from typing import Any
 
-from langchain_core.messages import AIMessage, BaseMessage, ToolMessage
+from langchain_core.messages import BaseMessage, ToolMessage
 
 from memorystore_chat.arguments import type_name
 from memorystore_tutorial.text import NO_MATH, columns_of, line, visible, wrapped
@@ -19,16 +20,16 @@ from memorystore_tutorial.text import NO_MATH, columns_of, line, visible, wrappe
 _MESSAGES = 200  # shown of a conversation, the newest
 _SHOWN = 1_000  # characters of a text
 _WIDTH = 88  # columns of plain text
+_ROLES = {"human": "Human", "ai": "AI", "system": "System", "tool": "Tool"}
 
 # Role -> its bubble. Translucent, so that the page's own color shows through in either theme.
-_LEFT = "border-radius:.2em .9em .9em;"
 _BUBBLES = {
     "Human": "align-self:flex-end;border-radius:.9em .2em .9em .9em;"
     "background:rgba(66,133,244,.16)",
-    "AI": f"{_LEFT}background:rgba(128,128,128,.14)",
-    "System": f"{_LEFT}border:1px dashed rgba(128,128,128,.7)",
+    "AI": "border-radius:.2em .9em .9em;background:rgba(128,128,128,.14)",
+    "System": "border-radius:.2em .9em .9em;border:1px dashed rgba(128,128,128,.7)",
 }
-_OTHER_BUBBLE = f"{_LEFT}border:1px solid rgba(128,128,128,.5)"
+_OTHER_BUBBLE = "border-radius:.2em .9em .9em;border:1px solid rgba(128,128,128,.5)"
 _BUBBLE = "margin:.25em 0;padding:.4em .8em .5em;max-width:85%"
 # Items of a column shrink to what they hold, in viewers too that allow no width:fit-content.
 _COLUMN = "display:flex;flex-direction:column;align-items:flex-start"
@@ -36,47 +37,22 @@ _PRE = "margin:.3em 0;padding:0;background:none;color:inherit;white-space:pre-wr
 _PRE += "font-size:.92em;line-height:1.4"
 
 
-class Part(NamedTuple):
-    """One piece of a message: its text, what it is, and whether it is for those who look."""
-
-    text: str = ""
-    label: str = ""
-    folded: bool = False
+# A piece of a message: its text, what it is, and whether it is for those who look.
+Part = tuple[str, str, bool]
 
 
+@dataclass(frozen=True, repr=False)
 class Transcript:
     """A conversation that shows itself as HTML or plain text. Made by `transcript`."""
 
-    def __init__(self, messages: list[BaseMessage]) -> None:
-        calls = [call for m in messages if isinstance(m, AIMessage) for call in m.tool_calls]
-        tools = {call["id"]: call["name"] for call in calls}
-        hidden = max(0, len(messages) - _MESSAGES)
-        self._note = f"{hidden:,} earlier messages are not shown." if hidden else ""
-        self._entries: list[tuple[str, str, list[Part]]] = []
-        for message in messages[hidden:]:
-            name = message.name or ""
-            if isinstance(message, ToolMessage):
-                name = name or tools.get(message.tool_call_id, "")
-                name += " failed" * (message.status == "error")
-            self._entries.append((_role(message), line(name.strip()), parts(message)))
+    html: str
+    text: str
 
-    def __str__(self) -> str:
-        indent = max((columns_of(role) for role, _, _ in self._entries), default=0) + 2
-        rows = [_plain(*entry, indent) for entry in self._entries] or ["No messages yet."]
-        return "\n".join([self._note, *rows]).lstrip("\n")
-
-    __repr__ = __str__
+    def __repr__(self) -> str:
+        return self.text
 
     def _repr_html_(self) -> str:
-        if not self._entries:
-            return f"<div {NO_MATH}><i>No messages yet.</i></div>"
-        items = "".join(_html(*entry) for entry in self._entries)
-        note = f"<div><i>{self._note}</i></div>" if self._note else ""
-        return (
-            f'<div {NO_MATH} role="group" aria-label="Conversation" style="max-width:48em;'
-            f'line-height:1.5;white-space:pre-wrap;overflow-wrap:anywhere">{note}'
-            f'<div role="list" style="{_COLUMN}">{items}</div></div>'
-        )
+        return self.html
 
 
 def transcript(messages: Iterable[BaseMessage]) -> Transcript:
@@ -101,44 +77,58 @@ def transcript(messages: Iterable[BaseMessage]) -> Transcript:
         AI     Nice to meet you, Ada.
     """
     listed = list(messages)
-    # A message can be iterated too, into things that are not messages.
-    if isinstance(messages, BaseMessage) or not all(isinstance(m, BaseMessage) for m in listed):
+    if not all(isinstance(message, BaseMessage) for message in listed):
         raise TypeError(
             "transcript() takes a list of LangChain messages, such as history.messages, "
             f"not this {type_name(messages)}."
         )
-    return Transcript(listed)
+    if not listed:
+        return Transcript(f"<div {NO_MATH}><i>No messages yet.</i></div>", "No messages yet.")
+    tools = {call["id"]: call["name"] for m in listed for call in getattr(m, "tool_calls", ())}
+    entries = [(*_who(message, tools), _parts(message)) for message in listed[-_MESSAGES:]]
+    indent = max(columns_of(role) for role, _, _ in entries) + 2
+    items, rows = zip(*(_forms(*entry, indent) for entry in entries), strict=True)
+    hidden = len(listed) - len(entries)
+    note = f"{hidden:,} earlier messages are not shown." if hidden else ""
+    html = (
+        f'<div {NO_MATH} role="group" aria-label="Conversation" style="max-width:48em;'
+        'line-height:1.5;white-space:pre-wrap;overflow-wrap:anywhere">'
+        + (f"<div><i>{note}</i></div>" if note else "")
+        + f'<div role="list" style="{_COLUMN}">{"".join(items)}</div></div>'
+    )
+    return Transcript(html, "\n".join([note, *rows]).lstrip("\n"))
 
 
-def parts(message: BaseMessage) -> list[Part]:
+def summary(message: BaseMessage) -> str:
+    """Return a message in a few words, on one line."""
+    text, label, folded = _parts(message)[0]
+    return line(label if folded else text or label, 60)
+
+
+def _parts(message: BaseMessage) -> list[Part]:
     """Return the pieces of a message in order, each as long as it is shown; at least one."""
     try:
         blocks: list[Any] = list(message.content_blocks)
     except (AttributeError, KeyError, TypeError, ValueError):  # malformed for its provider
         blocks = [{"type": "text", "text": str(message.content)}]
-    found = [_part(block) for block in blocks] or [Part(label="empty")]
-    return [each._replace(text=_cut(each.text)) for each in found]
-
-
-def summary(message: BaseMessage) -> str:
-    """Return a message in a few words, on one line."""
-    first = parts(message)[0]
-    return line(first.text if first.text and not first.folded else first.label, 60)
+    found = [_part(block) for block in blocks] or [("", "empty", False)]
+    return [(_cut(text), label, folded) for text, label, folded in found]
 
 
 def _part(block: dict[str, Any]) -> Part:
-    value = block.get("value", block) if block.get("type") == "non_standard" else block
+    inner = block.get("value") if block.get("type") == "non_standard" else None
+    value = inner if isinstance(inner, dict) else block
     kind = str(value.get("type") or "no type")
     if kind == "tool_call":
-        return Part(_json(value.get("args")), f"Tool call: {line(str(value.get('name')))}", True)
+        return _json(value.get("args")), f"Tool call: {line(str(value.get('name')))}", True
     if isinstance(text := value.get("text"), str):
-        return Part(text, "" if text else "empty")
+        return text, "" if text else "empty", False
     if isinstance(text := value.get("reasoning"), str):
-        return Part(text, "Reasoning", True)
+        return text, "Reasoning", True
     if kind in ("image", "audio", "video", "file"):
         named = [value.get("mime_type"), value.get("url")]
-        return Part(label=line(", ".join([kind.title(), *map(str, filter(None, named))])))
-    return Part(_json(value), f"Block: {line(kind)}", True)
+        return "", line(", ".join([kind.title(), *map(str, filter(None, named))])), False
+    return _json(value), f"Block: {line(kind)}", True
 
 
 def _json(value: object) -> str:
@@ -152,40 +142,40 @@ def _cut(text: str) -> str:
     return visible(text[:_SHOWN]) + more
 
 
-def _role(message: BaseMessage) -> str:
+def _who(message: BaseMessage, tools: dict[str, str]) -> tuple[str, str]:
+    """Return a message's role, and its name or that of the tool it comes from."""
     # A streamed message's type is its class.
-    name = getattr(message, "role", "") or message.type.removesuffix("MessageChunk")
-    known = {"human": "Human", "ai": "AI", "system": "System", "tool": "Tool"}
-    return known.get(name.lower()) or line(name, 40) or "Message"
+    role = getattr(message, "role", "") or message.type.removesuffix("MessageChunk")
+    name = message.name or ""
+    if isinstance(message, ToolMessage):
+        name = name or tools.get(message.tool_call_id, "")
+        name += " failed" * (message.status == "error")
+    return _ROLES.get(role.lower()) or line(role, 40) or "Message", line(name.strip())
 
 
-def _html(role: str, name: str, pieces: list[Part]) -> str:
-    shown = ""
+def _forms(role: str, name: str, pieces: list[Part], indent: int) -> tuple[str, str]:
+    """Return a message as HTML, and as text beside its role so that no text can pose as one."""
     # The space parts the role from the text if both are on one line, without styles.
     heading = (
         f'<span style="display:block;font-size:.85em">'
         f"<b>{escape(f'{role} {name}'.rstrip())}</b> </span>"
     )
-    for part in pieces:
-        label = escape(part.label)
+    html, texts = "", []
+    for text, label, folded in pieces:
+        texts.append((f"[{label}] {text}" if label else text).rstrip())
         # Line breaks are elements, so that they stay where styles are dropped.
-        text = escape(part.text).replace("\n", "<br>")
-        if part.folded:
-            shown += f'<p style="margin:0">{heading}</p>' if heading else ""
-            shown += f'<details><summary style="cursor:pointer">{label}</summary>'
-            shown += f'<pre style="{_PRE}">{text}</pre></details>'
+        safe, title = escape(text).replace("\n", "<br>"), escape(label)
+        if folded:
+            html += f'<p style="margin:0">{heading}</p>' if heading else ""
+            html += f'<details><summary style="cursor:pointer">{title}</summary>'
+            html += f'<pre style="{_PRE}">{safe}</pre></details>'
         else:
-            label = f"<i>{label}</i>" if label else ""
-            text = f'<span dir="auto" style="display:block">{text}</span>' if text else ""
-            shown += f'<p style="margin:0">{heading}{label}{text}</p>'
+            title = f"<i>{title}</i>" if label else ""
+            safe = f'<span dir="auto" style="display:block">{safe}</span>' if text else ""
+            html += f'<p style="margin:0">{heading}{title}{safe}</p>'
         heading = ""
     bubble = f"{_BUBBLES.get(role, _OTHER_BUBBLE)};{_BUBBLE}"
-    return f'<div role="listitem" style="{bubble}">{shown}</div>'
-
-
-def _plain(role: str, name: str, pieces: list[Part], indent: int) -> str:
-    """Write the role, and the text wrapped beside it, so that no text can pose as a role."""
-    texts = [f"[{part.label}] {part.text}" if part.label else part.text for part in pieces]
-    text = f"[{name}] " * bool(name) + "\n".join(map(str.rstrip, texts))
-    rows = [f"{'':{indent}}{row}".rstrip() for row in wrapped(text, _WIDTH - indent).split("\n")]
-    return "\n".join([f"{role}{rows[0][columns_of(role) :]}".rstrip(), *rows[1:]])
+    told = wrapped(f"[{name}] " * bool(name) + "\n".join(texts), _WIDTH - indent)
+    beside = f"{role}{'':{indent - columns_of(role)}}{told}".replace("\n", f"\n{'':{indent}}")
+    rows = [row.rstrip() for row in beside.split("\n")]
+    return f'<div role="listitem" style="{bubble}">{html}</div>', "\n".join(rows)

@@ -9,7 +9,6 @@ import types
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import cache
 from typing import Any, Literal
 
 from langchain_core.exceptions import ContextOverflowError
@@ -51,8 +50,8 @@ _NEXT_STEPS = {
     429: "The quota for {model} in project {project} is used up for now. Wait a minute and "
     "run this again, pass another model or location to chat_model(), or ask for more on "
     "the Quotas page of the Google Cloud console.",
-    400: "The same request will be refused again; a conversation from history.messages is one that "
-    "Gemini accepts.",
+    400: "{words} The same request will be refused again; a conversation from history.messages is "
+    "one that Gemini accepts.",
 }
 
 
@@ -100,24 +99,18 @@ def chat_model(
         say(f"Chat model: DemoChatModel, offline, because {why}.")
         return DemoChatModel()
     model = model or DEFAULT_MODEL
+    paths = [path.rpartition(".") for path in _CLIENTS[provider]]
+    client, *refusals = [getattr(require(path[0], extra=provider), path[2]) for path in paths]
     extra: dict[str, Any] = {"vertexai": True} if provider == "google-genai" else {"max_retries": 2}
     options = extra | {"model": model, "project": project, "location": location} | model_options
-    with warnings.catch_warnings():  # subclassing ChatVertexAI warns, and each construction
-        warnings.simplefilter("ignore", DeprecationWarning)
-        chosen: BaseChatModel = _client(provider)(**options)
+    # Subclassing ChatVertexAI warns, and so does each construction.
+    with warnings.catch_warnings(action="ignore", category=DeprecationWarning):
+        made: Any = types.new_class(client.__name__, (_Gemini, client))
+        made.refusals = tuple(refusals)
+        chosen: BaseChatModel = made(**options)
     where = f"{model} in project {project}, location {location}"
-    say(f"Chat model: {type(chosen).__name__}, {where}, because {why}.")
+    say(f"Chat model: {client.__name__}, {where}, because {why}.")
     return chosen
-
-
-@cache
-def _client(provider: str) -> Any:
-    """Return the provider's class, with `_Gemini` in front; only now its library is imported."""
-    paths = [path.rpartition(".") for path in _CLIENTS[provider]]
-    client, *errors = [getattr(require(path[0], extra=provider), path[2]) for path in paths]
-    made: Any = types.new_class(client.__name__, (_Gemini, client))
-    made.refusals = tuple(errors)
-    return made
 
 
 class _Gemini:
@@ -138,28 +131,19 @@ class _Gemini:
 
 
 def _acceptable(messages: list[BaseMessage]) -> list[BaseMessage]:
-    """Leave out an empty answer and a malformed call's result, and join answers in a row.
+    """Leave out what Gemini refuses, and join messages of a kind in a row.
 
-    Gemini refuses the first two, and an answer directly before one that calls a tool.
+    It refuses an answer without text or calls, a result without its call (a malformed call is not
+    sent), and an answer right before one that calls a tool.
     """
-    calls = [call for message in messages for call in getattr(message, "tool_calls", ())]
-    called = {call["id"] for call in calls}
+    called = {call["id"] for message in messages for call in getattr(message, "tool_calls", ())}
 
-    def is_refused(message: BaseMessage) -> bool:
-        if isinstance(message, AIMessage):
-            is_empty = message.content in ("", [], [{"type": "text", "text": ""}])
-            return is_empty and not message.tool_calls
-        return isinstance(message, ToolMessage) and message.tool_call_id not in called
+    def is_accepted(message: BaseMessage) -> bool:
+        if isinstance(message, ToolMessage):
+            return message.tool_call_id in called
+        return not isinstance(message, AIMessage) or bool(message.text or message.tool_calls)
 
-    kept: list[BaseMessage] = []
-    for message in messages:
-        if is_refused(message):
-            continue
-        if isinstance(message, AIMessage) and kept and isinstance(kept[-1], AIMessage):
-            kept[-1:] = merge_message_runs([kept[-1], message])
-        else:
-            kept.append(message)
-    return kept
+    return merge_message_runs([message for message in messages if is_accepted(message)])
 
 
 @contextmanager
@@ -170,16 +154,17 @@ def _next_step(client: Any) -> Iterator[None]:
     except ContextOverflowError:
         raise  # LangChain's summarization waits for this one
     except client.refusals as error:
-        status, cause = 0, error
-        while cause is not None and not status:
-            code = getattr(cause, "code", None)  # gRPC's own errors have a method there
-            status = int(code) if isinstance(code, int) else 0
-            status = 401 if type(cause).__module__.startswith("google.auth") else status
-            cause = cause.__cause__
-        name = getattr(client, "model_name", None) or client.model
-        names = {"model": name, "project": client.project, "location": client.location}
+        status, model = _status(error), getattr(client, "model_name", None) or client.model
         number = f" (HTTP {status})" if status else ""
-        words = f'Gemini ({name}) did not answer{number}: "{str(error)[:500]}" '
-        step = _NEXT_STEPS.get(status, "If the cause is a passing one, run this again.")
-        is_known = status in _NEXT_STEPS and status != 400
-        raise ChatModelError(f"{'' if is_known else words}{step.format(**names)}") from error
+        words = f'Gemini ({model}) did not answer{number}: "{str(error)[:500]}"'
+        names = {"model": model, "project": client.project, "location": client.location}
+        step = _NEXT_STEPS.get(status, "{words} If the cause is a passing one, run this again.")
+        raise ChatModelError(step.format(words=words, **names)) from error
+
+
+def _status(error: BaseException | None) -> int:
+    """Return the HTTP status of an error or its cause: 401 without credentials, 0 if unknown."""
+    if type(error).__module__.startswith("google.auth"):
+        return 401
+    code = getattr(error, "code", None)  # gRPC's own errors have a method there
+    return int(code) if isinstance(code, int) else _status(error.__cause__) if error else 0

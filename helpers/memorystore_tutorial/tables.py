@@ -1,6 +1,6 @@
 """Records as tables, safe HTML in a notebook and aligned text elsewhere: `table`, `sessions_table`.
 
-One grid of cells is made of the rows, and both forms are written from it.
+Both forms are written at once, column by column.
 """
 
 from collections.abc import Callable, Iterable, Mapping
@@ -24,82 +24,61 @@ _HEADING = "border-bottom:2px solid rgba(128,128,128,.7)"
 _TITLE = '<caption style="text-align:left;font-weight:bold;padding:.3em 0;color:inherit">'
 
 Row = TypeVar("Row")
+# Field -> its heading, and how to write a value.
+Columns = Mapping[Any, tuple[str, Callable[[Any], str]]]
 
 
 class Table(list[Row]):
     """A list of records that shows itself as HTML or aligned text. Made by `table`."""
 
     def __init__(
-        self,
-        rows: Iterable[Row],
-        columns: Mapping[str, tuple[str, Callable[[Any], str]]],
-        *,
-        title: str = "",
-        empty: str = "No rows.",
+        self, rows: Iterable[Row], columns: Columns, *, title: str = "", empty: str = "No rows."
     ) -> None:
         super().__init__(rows)
-        self._columns = columns  # field -> its heading, and how to write a value
-        self._title, self._empty = line(title), empty
+        self._columns, self._title, self._empty = columns, line(title), empty
 
-    def __str__(self) -> str:
-        lines = [self._title, ""] if self._title else []
-        if not self:
-            return "\n".join([*lines, self._empty])
-        cells, sides = self._grid()
-        widths = [max(map(columns_of, column)) for column in zip(*cells, strict=True)]
-        cells.insert(1, ["-" * width for width in widths])
-        for row in cells:
-            padded = []
-            for cell, width, side in zip(row, widths, sides, strict=True):
-                gap = " " * (width - columns_of(cell))
-                padded.append(cell + gap if side == "left" else gap + cell)
-            lines.append("  ".join(padded).rstrip())
-        return "\n".join([*lines, self._more()]).rstrip("\n")
-
-    __repr__ = __str__
+    def __repr__(self) -> str:
+        return self._forms()[1]
 
     def _repr_html_(self) -> str:
+        return self._forms()[0]
+
+    def _forms(self) -> tuple[str, str]:
+        """Return the table as HTML and as text."""
         title = escape(self._title)
+        above = f"{self._title}\n\n" if title else ""
         if not self:
             heading = f"<div><b>{title}</b></div>" if title else ""
-            return f"<div {NO_MATH}>{heading}<i>{escape(self._empty)}</i></div>"
-        cells, sides = self._grid()
-        head, *body = (
-            f"<tr>{''.join(map(_cell_html, sides, row, range(len(row)), [n] * len(row)))}</tr>"
-            for n, row in enumerate(cells)
-        )
-        title = f"{_TITLE}{title}</caption>" if title else ""
-        more = f"<div><i>{self._more()}</i></div>" if self._more() else ""
-        return (
+            html = f"<div {NO_MATH}>{heading}<i>{escape(self._empty)}</i></div>"
+            return html, above + self._empty
+        marked: list[list[str]] = []
+        padded: list[list[str]] = []
+        for key, (heading, write) in self._columns.items():
+            shown = self[:_ROWS]
+            values = [r.get(key) if isinstance(r, Mapping) else getattr(r, key) for r in shown]
+            head, *cells = [line(heading), *(line(write(value)) for value in values)]
+            numbers = all(type(value) in (int, float, type(None)) for value in values)
+            side, flush = ("right", ">") if numbers else ("left", "<")
+            style = f'style="{_CELL}{side};'
+            start, end = ("td", "td") if marked else ('th scope="row"', "th")
+            start += f' {style}font-weight:normal"'
+            column = [f"<{start}><bdi>{escape(cell)}</bdi></{end}>" for cell in cells]
+            marked.append([f'<th scope="col" {style}{_HEADING}">{escape(head)}</th>', *column])
+            width = max(map(columns_of, [head, *cells]))
+            lines = [head, "-" * width, *cells]
+            padded.append([f"{x:{flush}{width + len(x) - columns_of(x)}}" for x in lines])
+        thead, *tbody = (f"<tr>{''.join(row)}</tr>" for row in zip(*marked, strict=True))
+        text = "\n".join("  ".join(row).rstrip() for row in zip(*padded, strict=True))
+        more = f"{len(self) - _ROWS:,} more rows are not shown." if len(self) > _ROWS else ""
+        html = (
             f'<div {NO_MATH} style="line-height:1.5">'
             '<table style="border-collapse:collapse;margin:.3em 0;color:inherit">'
-            f"{title}<thead>{head}</thead><tbody>{''.join(body)}</tbody></table>{more}</div>"
+            + (f"{_TITLE}{title}</caption>" if title else "")
+            + f"<thead>{thead}</thead><tbody>{''.join(tbody)}</tbody></table>"
+            + (f"<div><i>{more}</i></div>" if more else "")
+            + "</div>"
         )
-
-    def _grid(self) -> tuple[list[list[str]], list[str]]:
-        """Return rows of cells, the headings first, and the side at which each column is flush."""
-        cells, sides = [], []
-        for key, (heading, write) in self._columns.items():
-            values = [
-                r.get(key) if isinstance(r, Mapping) else getattr(r, key) for r in self[:_ROWS]
-            ]
-            cells.append([line(heading), *(line(write(value)) for value in values)])
-            words = [
-                v for v in values if isinstance(v, bool) or not isinstance(v, int | float | None)
-            ]
-            sides.append("left" if words else "right")
-        return [list(row) for row in zip(*cells, strict=True)], sides
-
-    def _more(self) -> str:
-        return f"{len(self) - _ROWS:,} more rows are not shown." if len(self) > _ROWS else ""
-
-
-def _cell_html(side: str, text: str, column: int, row: int) -> str:
-    style = f"{_CELL}{side};{'font-weight:normal' if row else _HEADING}"
-    if not row:
-        return f'<th scope="col" style="{style}">{escape(text)}</th>'
-    start, end = ("td", "td") if column else ('th scope="row"', "th")
-    return f'<{start} style="{style}"><bdi>{escape(text)}</bdi></{end}>'
+        return html, f"{above}{text}\n{more}".rstrip("\n")
 
 
 def _text(value: object) -> str:

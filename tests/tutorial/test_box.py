@@ -1,7 +1,6 @@
 """The box to chat in: what the reader says, what the bot answers, what the server holds."""
 
 import sys
-from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -12,7 +11,6 @@ from nbformat.v4 import new_code_cell, new_notebook
 import servers
 from memorystore_chat import ConnectError, MemorystoreChatMessageHistory
 from memorystore_tutorial import DemoChatModel, chat_box
-from memorystore_tutorial.box import ChatBox
 
 
 @pytest.fixture
@@ -20,24 +18,23 @@ def history(valkey_server: servers.Server, key_prefix: str) -> MemorystoreChatMe
     return MemorystoreChatMessageHistory(valkey_server.client(), "ada", key_prefix=key_prefix)
 
 
-def bot(history: MemorystoreChatMessageHistory) -> Callable[[str], AIMessage]:
-    def reply(text: str) -> AIMessage:
-        question = HumanMessage(text)
-        answer = DemoChatModel().invoke([*history.messages, question])
-        history.add_messages([question, answer])
-        return answer
-
-    return reply
-
-
 class Reader:
     """Somebody in front of a box: types, presses Enter, clicks, looks."""
 
-    def __init__(self, box: ChatBox) -> None:
-        self.box = box
-        left, right = box._live().children
+    def __init__(self, history: MemorystoreChatMessageHistory, reply: Any = None) -> None:
+        self.history, self.during = history, ""
+        self.box = chat_box(reply or self.reply, history)
+        left, right = self.box._live.children
         (self.conversation,), (self.typed, self.send) = (each.children for each in left.children)
         (self.stored,) = right.children
+
+    def reply(self, text: str) -> AIMessage:
+        """Answer as the demo model, and keep what is seen meanwhile."""
+        self.during += self.typed.value + self.conversation.value
+        question = HumanMessage(text)
+        reply = DemoChatModel().invoke([*self.history.messages, question])
+        self.history.add_messages([question, reply])
+        return reply
 
     def says(self, text: str) -> str:
         """Type and press Enter, upon which the browser reports the text; what is seen then."""
@@ -47,54 +44,34 @@ class Reader:
 
 def test_a_turn_is_answered_and_stored(history: MemorystoreChatMessageHistory) -> None:
     """Also where the click on the button is reported before the text, and twice."""
-    history.add_user_message("Hi! My name is Ada.")
-    reader = Reader(chat_box(bot(history), history))
-    reader.send.click()
-    assert "Your name is Ada." in reader.says(" What is my name? ")
-    reader.send.click()
-    assert reader.typed.value == ""
-    assert f"{history.key}: a list of 3 elements on the server" in reader.stored.value
     said = ["Hi! My name is Ada.", "What is my name?", "Your name is Ada."]
-    assert [message.text for message in history.messages] == said
-    for text in said:
-        assert text in repr(reader.box)
-        assert text in reader.box._repr_html_()
-
-
-def test_the_reader_sees_that_the_bot_is_thinking(history: MemorystoreChatMessageHistory) -> None:
-    seen = []
-
-    def reply(_: str) -> str:
-        seen.append((reader.typed.value, reader.conversation.value))
-        return "Yes."
-
-    reader = Reader(chat_box(reply, history))
-    assert "No messages yet." in reader.says("  ")
-    after = reader.says("One?")
-    [(typed, during)] = seen
-    assert typed == ""
-    assert "One?" in during
-    assert "The bot is thinking" in during
-    assert "Yes." in after
+    history.add_user_message(said[0])
+    reader = Reader(history)
+    reader.send.click()
+    after = reader.says(f" {said[1]} ")
+    reader.send.click()
+    reader.says("  ")
+    assert reader.during.startswith("<div")  # and the field is empty
+    assert reader.during.count("thinking") == reader.during.count(said[1]) == 1
+    assert all(text in after and text in repr(reader.box) for text in said)
     assert "thinking" not in after
+    assert f"{history.key}: a list of 3 elements on the server" in reader.stored.value
+    assert [message.text for message in history.messages] == said
 
 
-def test_an_outage_is_a_sentence_and_the_box_goes_on(key_prefix: str) -> None:
+def test_an_outage_is_a_sentence_and_the_box_goes_on() -> None:
     with servers.valkey() as server:
-        client = server.client(retry=None)
-        history = MemorystoreChatMessageHistory(client, "ada", key_prefix=key_prefix)
-        reader = Reader(chat_box(bot(history), history))
+        reader = Reader(MemorystoreChatMessageHistory(server.client(retry=None), "ada"))
+        assert "No messages yet." in reader.conversation.value
         server.kill()
-        seen = reader.says("Hello?")
-        assert "<i>The connection failed while reading the session" in seen
-        assert "Traceback" not in seen
+        assert "<i>The connection failed while reading the session" in reader.says("Hello?")
         assert isinstance(reader.box.error, ConnectError)
         with pytest.raises(ConnectError):
-            chat_box(bot(history), history)
+            Reader(reader.history)
         server.restart()
         assert "The connection failed" not in reader.says("Hello again!")
         assert reader.box.error is None
-        assert len(history) == 2
+        assert len(reader.history) == 2
 
 
 def test_a_bug_in_the_readers_function_is_named(history: MemorystoreChatMessageHistory) -> None:
@@ -103,7 +80,7 @@ def test_a_bug_in_the_readers_function_is_named(history: MemorystoreChatMessageH
             raise KeyboardInterrupt
         return {"None": None}[text]
 
-    reader = Reader(chat_box(reply, history))
+    reader = Reader(history, reply)
     assert "KeyError: &#x27;&lt;b&gt;&#x27;" in reader.says("<b>")
     assert isinstance(reader.box.error, KeyError)
     assert reader.box.error.__traceback__ is not None
@@ -115,7 +92,7 @@ def test_the_list_shows_its_newest_elements(history: MemorystoreChatMessageHisto
     call = {"name": "get_weather", "args": {}, "id": "1"}
     history.add_messages([HumanMessage(f"message {n}") for n in range(18)])
     history.add_messages([AIMessage("", tool_calls=[call]), ToolMessage("12", tool_call_id="1")])
-    shown = chat_box(bot(history), history)._stored
+    shown = Reader(history).stored.value
     assert "a list of 20 elements" in shown
     assert [f"<bdi>{n}</bdi>" in shown for n in (11, 12, 19)] == [False, True, True]
     assert "message 11" not in shown
@@ -131,22 +108,23 @@ def test_bad_arguments_are_refused(history: Any, monkeypatch: pytest.MonkeyPatch
             chat_box(reply, its_history)  # type: ignore[arg-type]
 
 
-CELL = """
-from memorystore_chat import MemorystoreChatMessageHistory, connect
-from memorystore_tutorial import chat_box
-history = MemorystoreChatMessageHistory(connect({address!r}), "ada", key_prefix={prefix!r})
-chat_box(print, history)
-"""
-
-
-def test_a_cell_with_a_box_ends_at_once(valkey_server: servers.Server, key_prefix: str) -> None:
-    """With HTML to keep and widgets to use."""
-    cell = CELL.format(address=valkey_server.url, prefix=key_prefix)
-    book = new_notebook(cells=[new_code_cell(source) for source in (cell, "print(1 + 1)")])
+def test_a_cell_with_a_box_ends_at_once(
+    valkey_server: servers.Server, key_prefix: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With HTML to keep, in which later turns appear too, and widgets to use."""
+    monkeypatch.setenv("MEMORYSTORE_ENDPOINT", valkey_server.url)
+    cells = [
+        "from memorystore_chat import MemorystoreChatMessageHistory, connect\n"
+        "from memorystore_tutorial import chat_box\n"
+        f"history = MemorystoreChatMessageHistory(connect(), '{key_prefix}ada')\n"
+        "box = chat_box(str.upper, history)\n"
+        "box",
+        "box._typed.value = 'hello'",
+    ]
+    book = new_notebook(cells=[new_code_cell(source) for source in cells])
     NotebookClient(book, timeout=60, kernel_name="python3").execute()
-    (kept, live), after = (cell.outputs for cell in book.cells)
-    assert after[0].text == "2\n"
-    assert kept.data["text/plain"] == "No messages yet."
-    assert "No messages yet." in kept.data["text/html"]
+    kept, live = book.cells[0].outputs
+    assert kept.data["text/plain"] == "Human  hello\nAI     HELLO"
+    assert "HELLO" in kept.data["text/html"]
     assert "<style" not in kept.data["text/html"]
     assert "application/vnd.jupyter.widget-view+json" in live.data

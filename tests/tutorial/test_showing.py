@@ -5,24 +5,17 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from IPython.core.formatters import DisplayFormatter
-from langchain_core.messages import (
-    AIMessage,
-    AIMessageChunk,
-    BaseMessage,
-    ChatMessage,
-    HumanMessage,
-    SystemMessage,
-    ToolMessage,
-)
+from langchain_core.messages import AIMessage, ChatMessage, HumanMessage, SystemMessage, ToolMessage
+from langchain_core.messages.ai import AIMessageChunk
 from langchain_core.messages.tool import tool_call
 
 from html_page import Page
 from memorystore_tutorial import checkpoint_chain, picture, table, transcript
 from memorystore_tutorial.tables import Table
-from memorystore_tutorial.text import visible
+from memorystore_tutorial.text import line, visible
 
 
 def test_a_conversation_in_a_terminal_and_in_a_notebook() -> None:
@@ -49,12 +42,12 @@ def test_a_conversation_in_a_terminal_and_in_a_notebook() -> None:
         "AI      It is 18 °C.",
     ]
     found = Page(shown)
-    assert (found.messages, found.tags["details"]) == (6, 1)
+    assert (found.tags["listitem"], found.tags["details"]) == (6, 1)
     assert found.text.startswith("System Be brief.Human ada What is the weather in Paris?\nAnd")
     calls = 'AI Let me see.Tool call: get{"a": "b"}Tool get 18 °CTool get failed gone'
     assert found.text.endswith(calls + "AI It is 18 °C.")
     data, _ = DisplayFormatter().format(shown)
-    assert data == {"text/html": found.html, "text/plain": str(shown)}
+    assert data == {"text/html": shown._repr_html_(), "text/plain": str(shown)}
 
 
 @pytest.mark.parametrize(
@@ -76,71 +69,64 @@ def test_a_conversation_in_a_terminal_and_in_a_notebook() -> None:
         (HumanMessage("Hi\nAI  yes"), "Human  Hi\n       AI  yes"),
     ],
 )
-def test_every_kind_of_content_is_named(message: BaseMessage, text: str) -> None:
+def test_every_kind_of_content_is_named(message: Any, text: str) -> None:
     assert str(transcript([message])) == text
-    assert Page(transcript([message])).messages == 1
+    assert Page(transcript([message])).tags["listitem"] == 1
 
 
+# Names of fields and kinds of blocks, which stand in the wrong places too.
+WORDS = st.from_regex(
+    "base64|data|extras|file|image|image_url|mime_type|non_standard|reasoning|source|text|thinking"
+    "|tool_call|tool_use|type|url|value",
+    fullmatch=True,
+)
 JSON = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.text(max_size=20),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner),
+    st.none() | st.booleans() | st.integers() | st.text(max_size=20) | WORDS,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(WORDS | st.text(), inner),
     max_leaves=6,
 )
-KINDS = st.sampled_from(["text", "image", "image_url", "thinking", "tool_use", "tool_call", "file"])
-KEYS = ["text", "url", "data", "base64", "source", "mime_type", "extras", "image_url", "reasoning"]
-BLOCKS = st.fixed_dictionaries({}, optional={"type": KINDS | JSON, **dict.fromkeys(KEYS, JSON)})
-PROVIDERS = st.sampled_from(
-    [{}, {"model_provider": "anthropic"}, {"model_provider": "google_genai"}]
-)
+BLOCKS = st.tuples(st.fixed_dictionaries({"type": WORDS}), st.dictionaries(WORDS, JSON))
+CONTENT = st.lists(st.text(max_size=20) | BLOCKS.map(lambda pair: pair[0] | pair[1]), max_size=4)
 
 
-@settings(max_examples=100, deadline=None)
-@given(content=st.lists(st.text(max_size=20) | BLOCKS, max_size=4), told=PROVIDERS)
-def test_any_content_can_be_shown(content: list[Any], told: dict[str, str]) -> None:
-    shown = transcript([AIMessage(content, response_metadata=told)])
+@settings(max_examples=60, deadline=None)
+@given(content=CONTENT, provider=st.sampled_from(["", "anthropic", "google_genai"]))
+def test_any_content_can_be_shown(content: list[Any], provider: str) -> None:
+    shown = transcript([AIMessage(content, response_metadata={"model_provider": provider})])
     assert str(shown)
     assert Page(shown).text.startswith("AI")
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(text=st.text(min_size=1, max_size=300))
-def test_any_text_stays_text(text: str) -> None:
-    found = Page(transcript([HumanMessage(text)]))
-    assert set(found.tags) <= {"div", "p", "span", "b", "br"}
-    assert found.text == "Human " + visible(text)
-
-
-@pytest.mark.parametrize(
-    "text",
-    [
-        "</div></li></ol><style>*{display:none}</style>",
-        '"><!-- <details open ontoggle=alert(1)> ]]> &lt;script&gt; &#60;b&#62;',
-    ],
-)
-def test_content_is_text_wherever_it_stands(text: str) -> None:
+@example("</div></li></ol><style>*{display:none}</style>")
+@example('"><!-- <details open ontoggle=alert(1)> ]]> &lt;script&gt; &#60;b&#62;')
+def test_any_text_stays_text_wherever_it_stands(text: str) -> None:
     messages = [
-        HumanMessage(text, name=text),
-        ChatMessage(content=text, role=text),
-        SystemMessage([{"type": text, "x": text}]),
+        HumanMessage(text),
+        ChatMessage(content="x", role=text, name=text),
         AIMessage(
-            [{"type": "image_url", "image_url": {"url": text}}],
+            [{"type": text, "x": text}, {"type": "image_url", "image_url": {"url": text}}],
             tool_calls=[tool_call(name=text, args={text: text}, id=text)],
         ),
         ToolMessage(text, tool_call_id=text),
     ]
     found = Page(transcript(messages))  # it refuses elements that are not ours
-    assert found.messages == len(messages)
-    assert found.text.count(text) >= 6
-    assert Page(Table([{text: text}], {text: (text, str)}, title=text)).text.count(text) == 3
+    rows = Page(Table([{text: text}], {text: (text, str)}, title=text))
+    assert found.tags["listitem"] == 4
+    assert found.text.startswith(f"Human {visible(text)}")
+    if text == line(text, 180):
+        assert found.text.count(text) >= 7
+        assert rows.text == text * 3
 
 
-@pytest.mark.parametrize("character", ["\u202e", "\x1b", "\u200b", "\ud800", "\ufe00"])
-def test_characters_that_deceive_are_written_out(character: str) -> None:
-    text = f"a{character}b"
-    shown = transcript([HumanMessage(text, name=text)])
-    for output in (str(shown), shown._repr_html_(), str(table([{text: text}]))):
-        assert character not in output
-        assert f"a[U+{ord(character):04X}]b" in output
+def test_characters_that_deceive_are_written_out() -> None:
+    for character in ("\u202e", "\x1b", "\u200b", "\ud800", "\ufe00"):
+        text = f"a{character}b"
+        shown = transcript([HumanMessage(text, name=text)])
+        for output in (str(shown), shown._repr_html_(), str(table([{text: text}]))):
+            assert output.count(f"a[U+{ord(character):04X}]b") == 2
+            assert character not in output
     joined = "می\N{ZERO WIDTH NON-JOINER}خواهم שלום 👩\N{ZERO WIDTH JOINER}🚀 ❤\ufe0f"
     assert joined in Page(transcript([HumanMessage(joined)])).text
 
@@ -149,45 +135,39 @@ def test_whatever_is_shown_is_bounded() -> None:
     many = transcript([HumanMessage(f"message {n} " + "x" * 9_000) for n in range(300)])
     assert str(many).startswith("100 earlier messages are not shown.\nHuman  message 100\n")
     assert str(many).endswith("[8,012 more characters]")
-    assert Page(many).messages == 200
+    assert Page(many).tags["listitem"] == 200
+    assert "100 earlier" in Page(many).text
     assert str(transcript([HumanMessage("x" * 1_000)])).endswith("x")
     rows = table([{"n": n} for n in range(1_234)])
     assert Page(rows).tags["tr"] == 201
+    assert Page(rows).text.endswith("1991,034 more rows are not shown.")
     assert str(rows).endswith("199\n1,034 more rows are not shown.")
     assert rows[1_233] == {"n": 1_233}
 
 
-@pytest.mark.parametrize("given", ["hello", HumanMessage("x"), [None]])
-def test_what_is_not_a_conversation_is_refused(given: Any) -> None:
-    with pytest.raises(TypeError, match="LangChain messages"):
-        transcript(given)
+def test_what_cannot_be_shown_is_refused() -> None:
+    given: Any
+    for given in ("hello", HumanMessage("x"), [None]):
+        with pytest.raises(TypeError, match="LangChain messages"):
+            transcript(given)
+    for given in ({"a": 1}, [{"a": 1}, int], [{}]):
+        with pytest.raises(TypeError, match="mappings"):
+            table(given)
 
 
 def test_a_table_in_a_terminal_and_in_a_notebook() -> None:
-    shown = Table(
-        [{"id": "ada", "messages": 4, "ttl": 86400.0}, {"id": "東京", "messages": 1200}],
-        {
-            "id": ("session", str),
-            "messages": ("messages", str),
-            "ttl": ("expires in", lambda ttl: "never" if ttl is None else f"{ttl / 3600:.0f} h"),
-        },
-        title="Sessions",
-    )
+    shown = table([{"session": "ada", "messages": 4}, {"session": "東京", "messages": 1200}])
     assert str(shown).split("\n") == [
-        "Sessions",
-        "",
-        "session  messages  expires in",
-        "-------  --------  ----------",
-        "ada             4        24 h",
-        "東京         1200       never",
+        "session  messages",
+        "-------  --------",
+        "ada             4",
+        "東京         1200",
     ]
-    found = Page(shown)
-    assert found.text == "Sessionssessionmessagesexpires inada424 h東京1200never"
-    assert found.html.count('<th scope="col"') == 3
-    assert found.html.count('<th scope="row"') == 2
-    assert [cell.partition(";")[0] for cell in found.html.split("text-align:")[5:]] == [
-        "left", "right", "right", "left", "right", "right",
-    ]  # fmt: skip
+    assert Page(shown).text == "sessionmessagesada4東京1200"
+    html = shown._repr_html_()
+    assert (html.count('<th scope="col"'), html.count('<th scope="row"')) == (2, 2)
+    sides = [cell.partition(";")[0] for cell in html.split("text-align:")[1:]]
+    assert sides == ["left", "right"] * 3
 
 
 def test_values_are_written_for_readers() -> None:
@@ -197,13 +177,9 @@ def test_values_are_written_for_readers() -> None:
     assert cells[:5] == ["-", "yes", "no", "0.3", "2026-01-02 03:04:05+00:00"]
     assert cells[5:] == ["x" * 199 + "…", "two lines", "b'raw'"]
     assert str(table([{"a_b": 1, "b": True}, {"a_b": 33}])) == "a b  b\n---  ---\n  1  yes\n 33  -"
-    assert str(table([])) == "No rows."
-
-
-@pytest.mark.parametrize("given", [{"a": 1}, [{"a": 1}, int], [{}]])
-def test_what_is_not_a_table_is_refused(given: Any) -> None:
-    with pytest.raises(TypeError, match="mappings"):
-        table(given)
+    assert str(table([])) == Page(table([])).text == "No rows."
+    titled: Table[Any] = Table([], {}, title="A list", empty="None yet.")
+    assert (str(titled), Page(titled).text) == ("A list\n\nNone yet.", "A listNone yet.")
 
 
 def test_a_picture_is_a_png_with_words() -> None:
@@ -216,23 +192,21 @@ def test_a_picture_is_a_png_with_words() -> None:
 
 
 def test_a_chain_of_checkpoints_is_told_in_words() -> None:
-    def state(own: int, parent: int, then: str = "", **more: Any) -> Any:
+    def state(own: int, parent: int, messages: Any = (), then: Any = (), stops: Any = ()) -> Any:
         config, before = ({"configurable": {"checkpoint_id": each}} for each in (own, parent))
-        steps = (then,) if then else ()
-        values = {"messages": more.get("messages", [])}
         return SimpleNamespace(
-            config=config, parent_config=before if parent else None, next=steps, values=values,
-            interrupts=more.get("interrupts", ()),
+            config=config, parent_config=before if parent else None, next=then,
+            values={"messages": messages}, interrupts=stops,
         )  # fmt: skip
 
     asked = [HumanMessage("x"), AIMessage("", tool_calls=[tool_call(name="a", args={}, id="1")])]
-    line = [
-        state(1, 0, "__start__"),
-        state(2, 1, "tools.before", messages=asked, interrupts=(1,)),
-        state(3, 2, messages=[*asked, ToolMessage("y", tool_call_id="1"), AIMessage("z")]),
+    chain = [
+        state(1, 0, then=("__start__",)),
+        state(2, 1, asked, then=("tools.before",), stops=(1,)),
+        state(3, 2, [*asked, ToolMessage("y", tool_call_id="1"), AIMessage("z")]),
     ]
-    fork = state(4, 2, messages=asked[:1])
-    _, metadata = DisplayFormatter().format(checkpoint_chain([fork, *line[::-1]]))
+    fork = state(4, 2, asked[:1])
+    _, metadata = DisplayFormatter().format(checkpoint_chain([fork, *chain[::-1]]))
     assert metadata["image/png"]["alt"] == (
         "Checkpoints, the oldest first. next: start · 0 messages; pauses for a yes · 2 messages, "
         "the last a call; end of the turn · 4 messages, the last an answer; end of the turn · "
