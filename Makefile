@@ -102,7 +102,7 @@ lock: $(READY)
 	  --custom-compile-command 'make lock' --extra dev $(LOCK_ARGS) -o requirements.txt pyproject.toml
 
 links: $(READY)
-	@$(BIN)/python tools/links.py --repository '$(or $(REPO),git)' \
+	@$(BIN)/python tools/links.py $(if $(REPO),--repository '$(REPO)') \
 	  $(if $(BRANCH),--branch '$(BRANCH)') $(if $(INSTALL),--install '$(INSTALL)')
 
 release-check: $(READY)

@@ -24,7 +24,6 @@ from nbclient import NotebookClient
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-import links
 import series
 from memorystore_chat.embedded import server as embedded
 from run_notebooks import CELL_TIMEOUT, ROOT
@@ -185,7 +184,7 @@ def publish(folder: Path) -> None:
 
 
 def installs(cell: series.Cell) -> bool:
-    return links.INSTALL_TAG in series.tags(cell)
+    return "links-install" in series.tags(cell)
 
 
 def execute(book: series.Book, folder: Path, own: Mapping[str, str]) -> None:
