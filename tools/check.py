@@ -1,7 +1,7 @@
 """Run every check and add up: ``make test`` and ``make lint``.
 
-Each step runs whatever became of the others. The last line is the sum of all of them, and the exit
-status says whether anything failed.
+The steps run at once, each whatever becomes of the others. The last line is the sum of all of them,
+and the exit status says whether anything failed.
 """
 
 import argparse
@@ -12,9 +12,10 @@ import sys
 import tempfile
 import time
 import xml.etree.ElementTree as ET
-from collections.abc import Callable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from contextlib import AbstractContextManager
 from functools import partial
 from pathlib import Path
 
@@ -26,121 +27,106 @@ import servers
 BIN = Path(sys.executable).parent
 STEPS = ("tests", "lint", "notebooks")
 # Much of a test is waiting. Each process starts servers, so not one for each of many cores.
-IN_PARALLEL = ("--numprocesses=4", "--dist=worksteal")
-STEPS_AT_ONCE = 3
+IN_PARALLEL = ("--numprocesses=3", "--dist=worksteal")
 # A browser, other Pythons, and many minutes are more than a reader has to bring: make test-browser,
 # make test-colab, and make test-again.
 UNMARKED = "not browser and not colab and not again"
 # Those that ask the most of a server run on Redis where there is one, the others on Valkey.
 ON_REDIS = ("03_cleanup", "06_checkpoints", "07_long_term_memory")
+NBVAL = [
+    *("-c", os.devnull, f"--rootdir={ROOT}", "-p", "nbval.plugin", "-p", "no:cacheprovider"),
+    *("-p", "xdist", "--numprocesses=2", "--dist=loadscope", "--quiet"),
+    *("--nbval", "--nbval-current-env", f"--nbval-cell-timeout={CELL_TIMEOUT}"),
+    *("--nbval-sanitize-with", str(ROOT / "tests/notebooks/sanitize.cfg")),
+]
 
-
-@dataclass(frozen=True)
-class Counts:
-    """How many checks passed, failed and were skipped; counts add up with ``+``."""
-
-    passed: int = 0
-    failed: int = 0
-    skipped: int = 0
-
-    def __add__(self, other: "Counts") -> "Counts":
-        return Counts(
-            self.passed + other.passed, self.failed + other.failed, self.skipped + other.skipped
-        )
-
-    def __str__(self) -> str:
-        skipped = f", {self.skipped} skipped" if self.skipped else ""
-        return f"{self.passed} passed, {self.failed} failed{skipped}"
-
-
+Server = AbstractContextManager[servers.Server]
+Counts = Counter[str]  # how many checks passed, failed, and were skipped
 Step = tuple[str, Callable[[], Counts]]
 
 
-def run(
-    headline: str, command: Sequence[str | Path], environment: Mapping[str, str] = os.environ
-) -> int:
-    """Run a command, print what it said in one piece, and return its exit status."""
+def in_words(counts: Counts) -> str:
+    """Counts as they are printed."""
+    skipped = f", {counts['skipped']} skipped" if counts["skipped"] else ""
+    return f"{counts['passed']} passed, {counts['failed']} failed{skipped}"
+
+
+def run(command: Sequence[str], headline: str = "", **own: str) -> int:
+    """Run a command with variables of its own, and return its exit status.
+
+    Without a headline it prints as it goes, with one in one piece, because others run beside it.
+    """
+    output = subprocess.PIPE if headline else None
     done = subprocess.run(
-        command,
-        cwd=ROOT,
-        env=environment,
-        check=False,
-        stdout=subprocess.PIPE if headline else None,
-        stderr=subprocess.STDOUT if headline else None,
-        text=True,
+        command, cwd=ROOT, env=os.environ | own, stdout=output, stderr=output and subprocess.STDOUT
     )
     if headline:
-        # One call, because other steps run beside it.
-        sys.stdout.write(f"\n==> {headline}\n{done.stdout}")
+        sys.stdout.write(f"\n==> {headline}\n{done.stdout.decode()}")
         sys.stdout.flush()
     return done.returncode
 
 
-def run_pytest(
-    arguments: Sequence[str], headline: str = "", environment: Mapping[str, str] = os.environ
-) -> Counts:
+def run_pytest(arguments: Sequence[str], headline: str = "", **own: str) -> Counts:
     """Run pytest in a process of its own and count its results.
 
     A run that ends badly without a failed test (nothing collected, a broken plugin) counts as one
-    failure. Without a headline it prints as it goes.
+    failure.
     """
+    counts = Counter[str]()
     with tempfile.TemporaryDirectory() as folder:
         report = Path(folder, "report.xml")
         command = [sys.executable, "-m", "pytest", f"--junitxml={report}", *arguments]
-        status = run(headline, command, environment)
-        counts = Counts()
-        for suite in ET.parse(report).iter("testsuite") if report.exists() else ():  # noqa: S314
+        status = run(command, headline, **own)
+        if report.exists():
+            [suite] = ET.parse(report).iter("testsuite")  # noqa: S314
             tests, failures, errors, skipped = (
                 int(suite.get(name, 0)) for name in ("tests", "failures", "errors", "skipped")
             )
             failed = failures + errors
-            counts += Counts(max(0, tests - failed - skipped), failed, skipped)
-    return counts if counts.failed or not status else counts + Counts(failed=1)
-
-
-def lint() -> Counts:
-    """Style, types, spelling, the import rule, and the workflows: what .pre-commit-config.yaml has.
-
-    Its hooks that mend things, such as links, fail when there was something to mend.
-    """
-    command = [str(BIN / "pre-commit"), "run", "--all-files", "--show-diff-on-failure"]
-    return Counts(failed=1) if run("lint", command) else Counts(passed=1)
-
-
-def notebook_steps() -> list[Step]:
-    """Each notebook under nbval, the newest first, as they take the longest."""
-    paths = sorted((ROOT / "notebooks").glob("*.ipynb"), reverse=True)
-    return [(path.name, partial(on_servers, path)) for path in paths]
-
-
-def on_servers(path: Path) -> Counts:
-    """Compare a notebook on one server, and on ``$MEMORYSTORE_TEST_SERVER`` if that is set."""
-    on_redis = path.stem in ON_REDIS and shutil.which("redis-server")
-    with servers.redis7() if on_redis else servers.valkey() as server:
-        counts = compare(path, server.url)
-    if external := os.environ.get("MEMORYSTORE_TEST_SERVER"):
-        counts += compare(path, external)
+            counts.update(passed=max(0, tests - failed - skipped), failed=failed, skipped=skipped)
+    if status and not counts["failed"]:
+        counts["failed"] = 1
     return counts
 
 
-def compare(path: Path, endpoint: str) -> Counts:
-    """Run a notebook under nbval: a check for each code cell; a wrong key on the server fails."""
-    arguments = ["-c", os.devnull, "-p", "nbval.plugin", "-p", "no:cacheprovider", "--quiet"]
-    arguments += ["--nbval", "--nbval-current-env", f"--nbval-cell-timeout={CELL_TIMEOUT}"]
-    arguments += ["--nbval-sanitize-with", str(ROOT / "tests/notebooks/sanitize.cfg"), str(path)]
-    with tempfile.TemporaryDirectory() as folder, unchanged_keys(endpoint) as problems:
-        environment = os.environ | {
-            "MEMORYSTORE_ENDPOINT": endpoint,
-            # Only nbval's plugin: the others that are installed would double the time.
-            "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1",
+def lint() -> Counts:
+    """Style, types, spelling, the import rule, the workflows: what .pre-commit-config.yaml has."""
+    command = [str(BIN / "pre-commit"), "run", "--all-files", "--show-diff-on-failure"]
+    return Counter(["failed" if run(command, "lint") else "passed"])
+
+
+def notebook_steps() -> Iterator[Step]:
+    """The notebooks on Valkey and on Redis, and all on ``$MEMORYSTORE_TEST_SERVER`` if set."""
+    paths = sorted((ROOT / "notebooks").glob("*.ipynb"))
+    on_redis = [path for path in paths if path.stem in ON_REDIS and shutil.which("redis-server")]
+    others = [path for path in paths if path not in on_redis]
+    yield "notebooks on Valkey", partial(compare, others, servers.valkey)
+    if on_redis:
+        yield "notebooks on Redis", partial(compare, on_redis, servers.redis7)
+    if url := os.environ.get("MEMORYSTORE_TEST_SERVER"):
+        yield f"notebooks on {url}", partial(compare, paths, partial(servers.external, url))
+
+
+def compare(paths: Sequence[Path], start: Callable[[], Server]) -> Counts:
+    """Run notebooks under nbval: a check for each code cell; a wrong key on the server fails."""
+    with (
+        start() as server,
+        tempfile.TemporaryDirectory() as folder,
+        unchanged_keys(server.url) as problems,
+    ):
+        counts = run_pytest(
+            [*NBVAL, *map(str, paths)],
+            f"notebooks on {server.url}",
+            MEMORYSTORE_ENDPOINT=server.url,
+            # Only the plugins that are named: the others that are installed would double the time.
+            PYTEST_DISABLE_PLUGIN_AUTOLOAD="1",
             # Not 0: notebook 10 ends a replica in the middle of an answer.
-            "DEMO_MODEL_DELAY": "0.002",
-            "TMPDIR": folder,  # so that a kernel's key prefix is that of one alone
-        }
-        counts = run_pytest(arguments, f"{path.name} on {endpoint}", environment)
+            DEMO_MODEL_DELAY="0.002",
+            TMPDIR=folder,  # so that a kernel's key prefix is that of one alone
+        )
     for problem in problems:
-        print(f"{path.name} {problem}", file=sys.stderr)
-    return counts + Counts(failed=len(problems))
+        print(f"A notebook {problem}", file=sys.stderr)
+    return counts + Counter(failed=len(problems))
 
 
 def timed(step: Step) -> tuple[str, Counts, float]:
@@ -148,17 +134,6 @@ def timed(step: Step) -> tuple[str, Counts, float]:
     label, job = step
     began = time.monotonic()
     return label, job(), time.monotonic() - began
-
-
-def run_steps(steps: Sequence[Step]) -> list[tuple[str, Counts, float]]:
-    """Run the steps some at once, in their order; after an interrupt none begins."""
-    with ThreadPoolExecutor(STEPS_AT_ONCE) as pool:
-        waiting = [pool.submit(timed, step) for step in steps]
-        try:
-            return [each.result() for each in waiting]
-        except KeyboardInterrupt:
-            pool.shutdown(cancel_futures=True)
-            raise
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -179,23 +154,24 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if "notebooks" in chosen:
         steps += notebook_steps()
     try:
-        results = run_steps(steps)
+        with ThreadPoolExecutor(len(steps)) as pool:
+            results = [*pool.map(timed, steps)]
     except KeyboardInterrupt:
         print("\nStopped.", file=sys.stderr)
         return 130
-    total = sum((counts for _, counts, _ in results), Counts())
+    total = sum((counts for _, counts, _ in results), Counter[str]())
     lines = [
-        f"{'FAILED' if counts.failed else 'ok':7}{label:45}{seconds:7.1f} s  {counts}"
+        f"{'FAILED' if counts['failed'] else 'ok':7}{label:45}{seconds:7.1f} s  {in_words(counts)}"
         for label, counts, seconds in results
     ]
-    if shutil.which("redis-server") is None and total.skipped:
+    if shutil.which("redis-server") is None and total["skipped"]:
         lines.append(
-            f"Left out: {total.skipped} checks, those on Redis 7, TLS among them, as there is no "
-            "redis-server here. Get it: sudo apt-get install redis-server (macOS: brew install "
+            f"Left out: {total['skipped']} checks, those on Redis 7, TLS among them, as there is "
+            "no redis-server here. Get it: sudo apt-get install redis-server (macOS: brew install "
             "redis)"
         )
-    print("\n==> Summary", *lines, "", total, sep="\n", flush=True)
-    return 1 if total.failed else 0
+    print("\n==> Summary", *lines, "", in_words(total), sep="\n", flush=True)
+    return 1 if total["failed"] else 0
 
 
 if __name__ == "__main__":

@@ -5,7 +5,7 @@ import signal
 import subprocess
 import sys
 import time
-from contextlib import nullcontext
+from collections import Counter
 from pathlib import Path
 from unittest.mock import Mock
 
@@ -14,9 +14,10 @@ import pytest
 
 import check
 import servers
-from check import Counts
 from jupyter_page import started
 from run_notebooks import ROOT
+
+SHORT = Counter(passed=3, skipped=1)
 
 
 @pytest.fixture(autouse=True)
@@ -29,18 +30,23 @@ def no_endpoint(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(
     ("results", "status", "last"),
     [
-        ([Counts(3), Counts(1, 2), Counts(5)], 1, "9 passed, 2 failed"),
-        ([Counts(3), Counts(0, 0, 1)], 0, "3 passed, 0 failed, 1 skipped"),
+        (
+            [Counter(passed=3), Counter(passed=1, failed=2), SHORT],
+            1,
+            "7 passed, 2 failed, 1 skipped",
+        ),
+        ([Counter(passed=3), SHORT], 0, "6 passed, 0 failed, 1 skipped"),
+        ([Counter(passed=3)], 0, "3 passed, 0 failed"),
     ],
 )
 def test_closing_line_adds_up(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
-    results: list[Counts],
+    results: list[Counter[str]],
     status: int,
     last: str,
 ) -> None:
-    """A failing step hides none of the later ones; their sum stands alone on the last line."""
+    """A failing step hides none of the others; their sum stands alone on the last line."""
     steps = [(f"step {number}", lambda c=counts: c) for number, counts in enumerate(results)]
     monkeypatch.setattr("shutil.which", lambda _: None)
     monkeypatch.setattr(check, "notebook_steps", lambda: steps)
@@ -48,11 +54,11 @@ def test_closing_line_adds_up(
     printed = capsys.readouterr().out
     assert printed.endswith(f"\n{last}\n")
     assert printed.count("\nFAILED ") == bool(status)
-    assert ("apt-get install redis-server" in printed) == any(c.skipped for c in results)
+    assert ("apt-get install redis-server" in printed) == (SHORT in results)
 
 
 def test_pytest_arguments_are_handed_on(monkeypatch: pytest.MonkeyPatch) -> None:
-    run = Mock(return_value=Counts(1))
+    run = Mock(return_value=Counter(passed=1))
     monkeypatch.setattr(check, "run_pytest", run)
     assert check.main(["tests", "--pytest", "-k", "a or b", "-x"]) == 0
     run.assert_called_once_with(["-m", check.UNMARKED, *check.IN_PARALLEL, "-k", "a or b", "-x"])
@@ -60,53 +66,48 @@ def test_pytest_arguments_are_handed_on(monkeypatch: pytest.MonkeyPatch) -> None
         check.main(["lint", "everything"])
 
 
-def test_every_notebook_runs_and_some_on_redis(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("found", [None, "/redis-server"])
+def test_every_notebook_runs_once_and_some_on_redis(
+    monkeypatch: pytest.MonkeyPatch, found: str | None
+) -> None:
     """Where there is no redis-server, those run on Valkey as well."""
-    compare = Mock(return_value=Counts(1))
-    monkeypatch.setattr(check, "compare", compare)
-    monkeypatch.setattr("servers.valkey", lambda: nullcontext(Mock(url="valkey")))
-    monkeypatch.setattr("servers.redis7", lambda: nullcontext(Mock(url="redis")))
-    names = sorted(path.name for path in (ROOT / "notebooks").glob("*.ipynb"))
-    assert sorted(label for label, _ in check.notebook_steps()) == names
-    assert {f"{stem}.ipynb" for stem in check.ON_REDIS} < set(names)
-    path = Path(f"{check.ON_REDIS[0]}.ipynb")
-    for each, found, server in (
-        (path, "/redis-server", "redis"),
-        (path, None, "valkey"),
-        (Path("another.ipynb"), "/redis-server", "valkey"),
-    ):
-        monkeypatch.setattr("shutil.which", Mock(return_value=found))
-        assert check.on_servers(each) == Counts(1)
-        compare.assert_called_with(each, server)
+    monkeypatch.setattr("shutil.which", lambda _: found)
+    names = {path.stem for path in (ROOT / "notebooks").glob("*.ipynb")}
+    ran = {
+        start: [path.stem for path in paths]
+        for _, job in check.notebook_steps()
+        for paths, start in [job.args]  # type: ignore[attr-defined]
+    }
+    on_redis = set(check.ON_REDIS) if found else set()
+    assert set(ran.pop(servers.redis7, [])) == on_redis
+    assert set(ran.pop(servers.valkey)) == names - on_redis
+    assert ran == {}
     monkeypatch.setenv("MEMORYSTORE_TEST_SERVER", "redis://localhost:6379")
-    assert check.on_servers(path) == Counts(2)
+    *_, (label, job) = check.notebook_steps()
+    assert label.endswith("redis://localhost:6379")
+    assert len(job.args[0]) == len(names)  # type: ignore[attr-defined]
 
 
 def test_what_dies_is_a_failure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "pre-commit").write_text("#!/bin/sh\nexit 1\n")
     (tmp_path / "pre-commit").chmod(0o755)
     monkeypatch.setattr(check, "BIN", tmp_path)
-    assert check.lint() == Counts(failed=1)
-    plain = dict(os.environ, PYTEST_DISABLE_PLUGIN_AUTOLOAD="1")
+    assert check.lint() == Counter(failed=1)
     nothing = ["-c", os.devnull, str(tmp_path / "pre-commit")]
-    assert check.run_pytest(nothing, "nothing", plain) == Counts(failed=1)
+    counts = check.run_pytest(nothing, "nothing", PYTEST_DISABLE_PLUGIN_AUTOLOAD="1")
+    assert counts == Counter(failed=1)
 
 
 def test_interrupt_stops_everything(monkeypatch: pytest.MonkeyPatch) -> None:
-    """After Ctrl-C no further step runs, and the status says that it was interrupted."""
+    """After Ctrl-C the status says that it was interrupted."""
 
-    def interrupted() -> Counts:
-        time.sleep(0.2)  # until the later step waits
+    def interrupted() -> Counter[str]:
         os.kill(os.getpid(), signal.SIGINT)
-        time.sleep(1)  # as a command does until it has ended
-        return Counts(failed=1)
+        time.sleep(0.2)  # as a command does until it has ended
+        return Counter(failed=1)
 
-    ran: list[str] = []
-    later = ("later", lambda: ran.append("a later step"))
-    monkeypatch.setattr(check, "STEPS_AT_ONCE", 1)
-    monkeypatch.setattr(check, "notebook_steps", lambda: [("first", interrupted), later])
+    monkeypatch.setattr(check, "notebook_steps", lambda: [("first", interrupted)])
     assert check.main(["notebooks"]) == 130
-    assert ran == []
 
 
 @pytest.mark.timeout(300)
