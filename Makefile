@@ -74,11 +74,11 @@ test-browser: .venv/.browser
 	@$(BIN)/python -m pytest -m browser --numprocesses=2 --dist=worksteal $(PYTEST_ARGS)
 
 test-colab: $(READY)
-	@$(BIN)/python -m pytest -m colab --numprocesses=2 --dist=loadscope $(PYTEST_ARGS)
+	@$(BIN)/python -m pytest -m colab --numprocesses=2 --dist=loadgroup $(PYTEST_ARGS)
 
 # The two together fill the cores; Playwright's event loop keeps the browser's tests apart.
 test-readers: $(READY)
-	@$(BIN)/python -m pytest -m 'again or colab' --numprocesses=3 --dist=loadscope $(PYTEST_ARGS)
+	@$(BIN)/python -m pytest -m 'again or colab' --numprocesses=3 --dist=loadgroup $(PYTEST_ARGS)
 
 lint: $(READY)
 	@$(BIN)/python tools/check.py lint

