@@ -147,12 +147,12 @@ class Place:
 
 
 PLACES = {
-    "colab": Place(make_colab, "Colab", {"COLAB_RELEASE_TAG": "release-colab"}, PATHS[1::2]),
+    "colab": Place(make_colab, "Colab", {"COLAB_RELEASE_TAG": "release-colab"}, PATHS[2::2]),
     "workbench": Place(
         make_workbench,
         "Agent Platform Workbench (Vertex AI Workbench)",
         {"VERTEX_PRODUCT": "WORKBENCH_INSTANCE"},
-        PATHS[2::2],
+        PATHS[1::2],
     ),
 }
 
