@@ -19,7 +19,7 @@ help:
 	@echo 'make tutorial      the tutorial in JupyterLab on a local Valkey (PORT=, FRESH=1 for new notebooks, JUPYTER_ARGS=)'
 	@echo 'make app           the web app on a local Valkey, with the demo model (PORT=, MODEL=)'
 	@echo 'make test          every check (PYTEST_ARGS="-k codec" for some of the unit tests, STEPS="lint tests notebooks")'
-	@echo 'make test-again    every cell twice, exercises solved, notebooks interrupted (some minutes)'
+	@echo 'make test-again    every cell twice, exercises solved (some minutes)'
 	@echo 'make test-browser  transcripts and Run All in a real browser (needs Chromium)'
 	@echo 'make test-colab    each notebook in a twin of Colab or Workbench (needs Python 3.13, 3.12, 3.10)'
 	@echo 'make test-readers  test-again and test-colab at once'

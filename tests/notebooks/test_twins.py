@@ -246,7 +246,7 @@ def twin(request: pytest.FixtureRequest) -> Iterator[tuple[Place, Path]]:
 
 @pytest.mark.colab
 @pytest.mark.timeout(2 * INSTALL_TIMEOUT)
-@pytest.mark.parametrize("twin", map(in_twin, PLACES), indirect=True)
+@pytest.mark.parametrize("twin", [*map(in_twin, PLACES)], indirect=True)
 def test_notebooks_in_a_twin(twin: tuple[Place, Path]) -> None:
     """The install cell brings what is missing, and the same kernel runs all that follows.
 
