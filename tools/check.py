@@ -104,7 +104,7 @@ def notebook_steps() -> Iterator[Step]:
     if on_redis:
         yield "notebooks on Redis", partial(compare, on_redis, servers.redis7)
     if url := os.environ.get("MEMORYSTORE_TEST_SERVER"):
-        yield f"notebooks on {url}", partial(compare, paths, partial(servers.external, url))
+        yield f"notebooks on {url}", partial(compare, paths, partial(servers.External, url))
 
 
 def compare(paths: Sequence[Path], start: Callable[[], Server]) -> Counts:
