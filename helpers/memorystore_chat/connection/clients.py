@@ -1,7 +1,7 @@
 """The redis-py clients that `connect` hands out: of one server or a cluster, sync or async."""
 
 import ssl
-from functools import lru_cache, partial
+from functools import lru_cache
 from typing import Any, Self, cast
 
 import redis
@@ -15,6 +15,7 @@ from redis.driver_info import DriverInfo
 from redis.exceptions import MaxConnectionsError, ResponseError
 
 from memorystore_chat import signals
+from memorystore_chat.commands import drop_idle_connections
 from memorystore_chat.connection.endpoint import Endpoint
 from memorystore_chat.connection.outages import AsyncOutageRetry, Login, OutageRetry
 from memorystore_chat.connection.tls import tls_context
@@ -85,9 +86,7 @@ class ClusterClient(RedisCluster):
 
     def _drop_idle(self, error: BaseException) -> None:
         if _keeps_connections(error):
-            for node in self.get_nodes():
-                if node.redis_connection is not None:
-                    node.redis_connection.connection_pool.disconnect(inuse_connections=False)
+            drop_idle_connections(self)
 
     def close(self) -> None:
         """Close every connection to every node."""
@@ -133,8 +132,7 @@ def open_client(
         host = f"[{endpoint.host}]" if ":" in endpoint.host else endpoint.host
         # Only with a url does RedisCluster take a connection class; that speaks TLS or not.
         options |= {"url": f"redis://{host}:{endpoint.port}", "connection_pool_class": Pool}
-        make = partial(ClusterClient, timeout=timeout, **options)
-        client = retry.call_with_retry(make, lambda _: None)
+        client = ClusterClient(timeout=timeout, **options)
     else:
         options |= _place(endpoint, UnixDomainSocketConnection)
         client = ServerClient.from_pool(Pool(timeout=timeout, **options))

@@ -32,19 +32,20 @@ _NO_TLS = (
 )
 _HANDSHAKE = "the server closed the connection during the TLS handshake. {no_tls}"
 
-# What an error's text says, and the word for it in the tables below.
+# What an error's text says, and the word for it in the table below.
 _SAYS = {
     "has-none": "without any password|no password is set",
     "full": "max number of clients reached",
     "cluster-mode": "in cluster mode",
     "DB-index": "DB index",
     "closed": "closed",
+    "reading": "reading",
 }
 
-# A sentence fits if all its words are known of the error or the endpoint (see `_known`). The first
-# that fits is taken: what is certain from any error of the chain, then what is likely. The numbers
+# A sentence fits if all its words are known of the endpoint or of one error of the chain (see
+# `_known`). The first that fits is taken; what is likely comes after what is certain. The numbers
 # are OpenSSL's: https://docs.openssl.org/3.0/man3/X509_STORE_CTX_get_error
-_CERTAIN = {
+_SENTENCES = {
     "TokenError": "{error}",
     "TokenServerError": "{error}",
     "BusyLoadingError": "the server is still loading its data. Try again in a few seconds.",
@@ -80,8 +81,6 @@ _CERTAIN = {
     "SSLError": "the server does not answer in TLS. {no_tls}",
     "gaierror": "the name {host!r} does not resolve. Check the spelling; a name from a private DNS "
     "zone resolves only inside its network.",
-}
-_LIKELY = {
     "no-nodes": "it answers, and the cluster's nodes do not under the addresses they give each "
     "other. {way_in}",
     "TimeoutError reading": "it accepted the connection and answered nothing {waited}. It is "
@@ -120,13 +119,10 @@ def diagnose(
     shared = set(_known_of(endpoint))
     if reached and endpoint.cluster and not isinstance(error, redis.ResponseError):
         shared.add("no-nodes")
-    if any("reading" in str(link) for link in links):
-        shared.add("reading")
     fitting = (
         (link, sentence)
-        for table in (_CERTAIN, _LIKELY)
+        for words, sentence in _SENTENCES.items()
         for link in links
-        for words, sentence in table.items()
         if shared.union(_known(link)).issuperset(words.split())
     )
     link, sentence = next(fitting, (error, "{kind}. The cause above says more."))

@@ -73,9 +73,6 @@ class IamCredentials(redis.CredentialProvider):
 
     async def get_credentials_async(self) -> tuple[str, str]:
         """Return the same; the event loop goes on while Google is asked."""
-        token = self._token
-        if token is not None and time.time() < self._renew_at:
-            return _USER, token
         return await asyncio.to_thread(self.get_credentials)
 
     def forget(self, token: str) -> None:

@@ -7,7 +7,6 @@ inside each attempt, which multiplies: here only the outermost call repeats.
 import asyncio
 import re
 import time
-import traceback
 from collections.abc import Awaitable, Callable, Iterator
 from contextvars import ContextVar
 from typing import Any, Self, TypeVar, cast
@@ -28,15 +27,13 @@ from redis.exceptions import (
 from redis.retry import Retry
 
 from memorystore_chat import signals
+from memorystore_chat.commands import breaking
 from memorystore_chat.connection.iam import IamCredentials, TokenError
 
 T = TypeVar("T")
 
-# What redis-py raises, beside its own errors, if one task loses the connection of another.
-_LOST = (AttributeError, EOFError, LookupError)
-
-# What redis-py raises if a command fails.
-FAILURES = (RedisError, RedisClusterException, OSError, *_LOST)
+# What a command can end with, once `breaking` has made one error of what a lost connection raises.
+FAILURES = (RedisError, RedisClusterException, OSError)
 
 _OUTAGES = (redis.ConnectionError, redis.TimeoutError, ClusterError, SlotNotCoveredError, OSError)
 
@@ -46,6 +43,9 @@ _FAILOVER = re.compile(r"(?:^|-)(?:READONLY|MASTERDOWN|CLUSTERDOWN|LOADING) ")
 
 class _Call:
     """One call to the server; as a context manager, an attempt, inside which nothing is repeated.
+
+    `breaking` is in each attempt: what is none of redis-py's errors, such as an AttributeError when
+    one task loses the connection of another, counts as a lost connection, whoever raised it.
 
     Attributes:
         error: What ended the last attempt, if it is one of the errors that are kept.
@@ -70,7 +70,7 @@ class _Call:
         if not isinstance(error, self._kept):
             return False
         self.error = error
-        self._wait = self._pause(error) if isinstance(error, FAILURES) else None
+        self._wait = self._pause(error)
         return True
 
     @property
@@ -85,7 +85,7 @@ class _Call:
             raise self._presentable()
         return self._wait
 
-    def _pause(self, error: Exception) -> float | None:
+    def _pause(self, error: BaseException) -> float | None:
         policy = self._policy
         self._failures += 1
         self._first_failure = self._first_failure or time.monotonic()
@@ -107,7 +107,7 @@ class _Call:
         return self.secret is None or login.renew(self.secret)
 
     def _presentable(self) -> BaseException:
-        """Return the error, or another one if it tells a secret or is none of redis-py's."""
+        """Return the error, or another one if it tells a secret or nothing."""
         error = self.error
         texts, secret = [str(link) for link in chain_of(error)], self.secret or ""
         # Six characters of a password or token in a row are no coincidence.
@@ -117,10 +117,6 @@ class _Call:
             return kind("the answer repeats the login, so it is not shown")
         if isinstance(error, MaxConnectionsError) and not texts[0]:
             return MaxConnectionsError("all connections were in use")
-        if isinstance(error, _LOST) and is_outage(error):
-            lost = redis.ConnectionError("the connection was lost while it was in use")
-            lost.__cause__ = error
-            return lost
         return cast("BaseException", error)
 
 
@@ -183,12 +179,6 @@ def is_outage(error: BaseException | None) -> bool:
     if isinstance(error, ResponseError):
         text = f"{error.status_code or ''} {error}".strip()
         return isinstance(error, ReadOnlyError | ClusterError) or bool(_FAILOVER.search(text))
-    if isinstance(error, _LOST):
-        # Only if redis-py itself raised it, as when one task loses the connection of another.
-        modules = [
-            frame.f_globals["__name__"] for frame, _ in traceback.walk_tb(error.__traceback__)
-        ]
-        return bool(modules) and modules[-1].startswith("redis.")
     return isinstance(error, _OUTAGES)
 
 
@@ -214,7 +204,7 @@ class OutageRetry(_Policy, Retry):
         call = _Call(self, BaseException)
         count = (1,) if options.get("with_failure_count") else ()
         while True:
-            with call:
+            with call, breaking():
                 return do()
             if call.breaks:
                 fail(call.error, *count)
@@ -233,7 +223,7 @@ class AsyncOutageRetry(_Policy, AsyncRetry):
         call = _Call(self, *FAILURES)
         count = (1,) if options.get("with_failure_count") else ()
         while True:
-            with call:
+            with call, breaking():
                 return await do()
             if call.breaks:
                 await fail(call.error, *count)
