@@ -37,7 +37,7 @@ async def use(*given: Any, cluster: bool = False, **options: Any) -> None:
         with blockbuster_ctx():  # no file is read on the event loop, also for a new connection
             async with await connect_async(*given, **options) as async_client:
                 again = MemorystoreChatMessageHistory(async_client, "used")
-                found, *_ = await asyncio.gather(*(again.aget_messages() for _ in range(5)))
+                found, *_ = await asyncio.gather(*(again.aget_messages() for _ in range(30)))
                 await again.aadd_messages(found)
                 assert (type(client), type(async_client)) == KINDS[cluster]
                 check(client)
