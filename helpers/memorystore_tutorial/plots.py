@@ -16,8 +16,6 @@ from memorystore_chat.sessions.report import counted
 from memorystore_tutorial import practice
 from memorystore_tutorial.pictures import shown
 
-_FONT = 14  # points; readable where a narrow window halves the picture
-
 
 @dataclass(frozen=True, repr=False)
 class Failover:
@@ -48,21 +46,17 @@ class Failover:
 
     def _repr_mimebundle_(self, **_: object) -> Any:
         title, longest = repr(self).partition(";")[0].replace(", ", " · "), max(self.seconds)
-        axes = _axes(4.2)
-        axes.set_title(title, fontsize=_FONT, weight="bold", loc="left")
-        axes.set_xlabel("turn", fontsize=_FONT)
-        axes.set_ylabel("milliseconds (log scale)", fontsize=_FONT)
-        axes.tick_params(labelsize=_FONT)
-        axes.set(yscale="log", ylim=(0.1, 20_000))
+        axes = _axes(3)
+        axes.set_title(title, fontsize="medium", weight="bold", loc="left")
+        axes.set(xlabel="turn", ylabel="milliseconds (log scale)", yscale="log", ylim=(0.1, 20_000))
         axes.yaxis.set_major_formatter("{x:,g}")
         turns = range(1, len(self.seconds) + 1)
-        axes.plot(turns, [1000 * took for took in self.seconds], color="#1a73e8", linewidth=2)
-        axes.axvline(self.killed_at, color="#d93025", linestyle="--", linewidth=1.5)
-        red = {"color": "#d93025", "fontsize": _FONT}
-        axes.text(self.killed_at - 1, 9_000, "primary killed", ha="right", **red)
+        axes.plot(turns, [1000 * took for took in self.seconds], color="#1a73e8")
+        axes.axvline(self.killed_at, color="#d93025", linestyle="--")
+        axes.text(self.killed_at - 1, 9_000, "primary killed", ha="right", color="#d93025")
         words = f"{longest:.1f} s until the replica has taken over"
-        axes.text(self.killed_at + 2, 1000 * longest, words, va="center", fontsize=_FONT)
-        axes.grid(visible=True, alpha=0.3)
+        axes.text(self.killed_at + 2, 1000 * longest, words, va="center")
+        axes.grid(alpha=0.3)
         alt = f"Milliseconds of each turn: flat, one spike, flat. {self!r}"
         data, metadata = _picture(axes, alt)._repr_mimebundle_()
         return {**data, "text/plain": repr(self)}, metadata
@@ -110,14 +104,8 @@ def failover(
             time.sleep(0.01)  # people take longer
     stored = Counter(message.text for message in history.messages)
     print(f"Turn {turns}: node {cluster.primary_of(history.key)} answers.")  # noqa: T201
-    return Failover(
-        seconds=seconds,
-        killed_at=kill_at,
-        attempted=2 * turns,
-        stored=stored.total(),
-        doubled=stored.total() - len(stored),
-        lost=2 * turns - len(stored),
-    )
+    doubled, lost = stored.total() - len(stored), 2 * turns - len(stored)
+    return Failover(seconds, kill_at, 2 * turns, stored.total(), doubled, lost)
 
 
 def checkpoint_chain(checkpoints: Iterable[Any]) -> Any:
@@ -136,26 +124,26 @@ def checkpoint_chain(checkpoints: Iterable[Any]) -> Any:
     states = [*checkpoints][::-1]
     if not states:
         raise ValueError("There are no checkpoints. Ask the agent something in this thread first.")
-    axes = _axes(0.42 * len(states) + 0.3)
+    axes = _axes(0.3 * len(states) + 0.2)
     places: dict[str, tuple[int, int]] = {}  # checkpoint -> its lane and row
-    continued, words, lanes = set(), [], 1
+    first_children: dict[str, int] = {}  # checkpoint -> the row of the one that stays in its lane
+    words, lanes = [], 1
     for row, state in enumerate(states):
-        parent = (state.parent_config or {"configurable": {}})["configurable"].get("checkpoint_id")
-        lane, above = places.get(parent, (0, row))
-        start = lane
-        if parent in continued:
+        parent = state.parent_config and state.parent_config["configurable"]["checkpoint_id"]
+        start, above = places.get(parent, (0, row))
+        lane = start
+        if parent and first_children.setdefault(parent, row) != row:
             lane, lanes = lanes, lanes + 1
-        continued |= {parent} - {None}
-        if above != row:
-            axes.plot([start, lane, lane], [above, above + 1, row], color="#5f6368", zorder=1)
         places[state.config["configurable"]["checkpoint_id"]] = lane, row
+        rows = [above, min(above + 1, row), row]
+        axes.plot([start, lane, lane], rows, color="#5f6368", zorder=1)
         what, color = _step(state)
-        axes.plot(lane, row, "o", color=color, markersize=13, markeredgecolor="#202124")
+        axes.plot(lane, row, "o", color=color, markersize=9, markeredgecolor="#202124")
         messages = state.values.get("messages", ())
         last = f", the last {_kind(messages[-1])}" if messages else ""
         words.append(f"{what} · {counted(len(messages), 'message')}{last}")
     for row, line in enumerate(words):
-        axes.text(lanes - 0.2, row, line, va="center", fontsize=_FONT, parse_math=False)
+        axes.text(lanes - 0.2, row, line, va="center", parse_math=False)
     axes.set(xlim=(-0.5, lanes + 8), ylim=(len(states) - 0.5, -0.5))
     axes.axis("off")
     return _picture(axes, f"Checkpoints, the oldest first. {'; '.join(words)}.")
@@ -177,12 +165,13 @@ def _step(state: Any) -> tuple[str, str]:
 
 
 def _axes(height: float) -> Any:
+    """Begin a plot, so narrow (in inches) that its words are read also where it is halved."""
     figure = require("matplotlib.figure", extra="tutorial").Figure
-    return figure((9, height), facecolor="white", layout="constrained").subplots()
+    return figure((6.4, height), facecolor="white", layout="constrained").subplots()
 
 
 def _picture(axes: Any, words: str) -> Any:
-    """Show a plot as PNG, twice as wide as a page shows it, for sharp screens."""
+    """Show a plot as PNG of 1,440 pixels, twice what a page shows, for sharp screens."""
     out = BytesIO()
-    axes.figure.savefig(out, format="png", dpi=160, metadata={"Software": None})
+    axes.figure.savefig(out, format="png", dpi=225, metadata={"Software": None})
     return shown(out.getvalue(), words)
