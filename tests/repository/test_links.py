@@ -16,7 +16,6 @@ TITLES = {
     path.name: series.load(path).cells[0].source.partition("\n")[0].lstrip("# ")
     for path in series.PATHS
 }
-NAMES = ["", *TITLES, ""]
 
 
 @pytest.fixture
@@ -34,30 +33,23 @@ def contents(project: Path) -> dict[str, str]:
     return {str(path.relative_to(project)): path.read_text(encoding="utf-8") for path in files}
 
 
-@pytest.mark.parametrize("place", range(1, len(NAMES) - 1), ids=TITLES)
-def test_a_notebook_leads_to_itself_and_to_its_neighbors(place: int) -> None:
+@pytest.mark.parametrize("name", TITLES)
+def test_a_notebook_leads_to_itself_and_to_its_neighbors(name: str) -> None:
     """Its first cell opens it in four places; its last one has the links to both sides."""
-    name = NAMES[place]
-    first, *_, last = series.load(ROOT / "notebooks" / name).cells
-    badges = re.findall(r"notebooks(?:/|%2F)(\w+\.ipynb)", first.source)
-    assert badges == [name] * 4
-    around = re.findall(
-        r"\[([^]]+)\]\((\w+)\.ipynb\) \(\[in Colab\]\(\S+/(\w+)\.ipynb\)", last.source
-    )
-    neighbors = [each for each in (NAMES[place - 1], NAMES[place + 1]) if each]
-    assert around == [(TITLES[each], *[each.removesuffix(".ipynb")] * 2) for each in neighbors]
+    names = [*TITLES]
+    place = names.index(name)
+    first, *_, last = series.load(series.FOLDER / name).cells
+    assert re.findall(r"notebooks(?:/|%2F)(\w+\.ipynb)", first.source) == [name] * 4
+    around = re.findall(r"\]\((\w+\.ipynb)\) \(\[in Colab\]\(\S+/(\w+\.ipynb)\)", last.source)
+    neighbors = names[max(0, place - 1) : place] + names[place + 1 : place + 2]
+    assert around == [(each, each) for each in neighbors]
 
 
 def test_links_say_the_title_of_the_notebook_they_lead_to(project: Path) -> None:
-    found = [
-        (file, title, f"{name}.ipynb")
-        for file, text in contents(project).items()
-        for title, name in re.findall(
-            r"\[(\d+\. [^]]*)\]\([\w.:/-]*?(\d\d_\w+)\.(?:ipynb|html)", text
-        )
-    ]
+    link = re.compile(r"\[(\d+\. [^]]*)\]\([\w.:/-]*?(\d\d_\w+)\.(?:ipynb|html)")
+    found = [pair for text in contents(project).values() for pair in link.findall(text)]
     assert len(found) > 30
-    assert [each for each in found if TITLES.get(each[2]) != each[1]] == []
+    assert [(title, n) for title, n in found if TITLES.get(f"{n}.ipynb") != title] == []
 
 
 def test_fork_gets_all_links_and_gives_them_back(project: Path) -> None:
@@ -111,25 +103,22 @@ def test_check_says_that_the_placeholder_is_there(
         ("git@github.com:ada/chat.git", "ada/chat"),
         ("https://ada:hunter2@github.com/ada/my.chat", "ada/my.chat"),
         ("ssh://git@github.com/ada/chat/", "ada/chat"),
+        ("https://ada:hunter2@example.com/a/b", None),
+        ("a/b/c", None),
     ],
 )
-def test_git_is_asked(project: Path, remote: str, repository: str) -> None:
+def test_git_is_asked(
+    project: Path, remote: str, repository: str | None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Where it knows no repository on GitHub, the way out is named, and a token is not."""
     for words in (["init", "-q", "-b", "trunk"], ["remote", "add", "origin", remote]):
         subprocess.run(["git", *words], cwd=project, check=True)
-    assert links.main([], project) == 0
-    assert f"{repository}/blob/trunk/" in (project / README).read_text()
-    assert links.main(["--branch", "other"], project) == 0
-    assert f"{repository}/blob/other/" in (project / README).read_text()
-
-
-@pytest.mark.parametrize("text", ["git", "", "a/b/c", "https://ada:hunter2@example.com/a/b"])
-def test_what_is_no_repository_is_refused(
-    text: str, project: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """Also where git knows none: the way out is named, a token is not, and nothing is written."""
-    before = contents(project)
-    assert links.main(["--repository", text], project) == 1
+    before = (project / README).read_text()
+    for branch in ("trunk", "other"):
+        options = ["--branch", branch] if branch == "other" else []
+        assert links.main(options, project) == (repository is None)
+        written = (project / README).read_text()
+        assert f"{repository}/blob/{branch}/" in written if repository else written == before
     said = capsys.readouterr().err
-    assert "make links REPO=owner/name" in said
+    assert ("make links REPO=owner/name" in said) == (repository is None)
     assert "hunter2" not in said
-    assert contents(project) == before

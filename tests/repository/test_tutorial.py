@@ -8,7 +8,6 @@ import tempfile
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import nbformat
 import pytest
@@ -32,77 +31,84 @@ def jupyter(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 # The working copy
 
 
-def notebook(path: Path, source: str, output: str = "") -> None:
+def write(path: Path, source: str, output: str = "") -> None:
     outputs = [new_output("stream", text=output)] if output else []
     cell = new_code_cell(source, outputs=outputs, execution_count=1)
     nbformat.write(new_notebook(cells=[cell]), path)
 
 
-def cell_of(path: Path) -> Any:
+def read(path: Path) -> tuple[str, str]:
     (cell,) = nbformat.read(path, as_version=4).cells
-    return cell
+    return cell.source, "".join(output.text for output in cell.outputs)
 
 
 @pytest.fixture
 def series(tmp_path: Path) -> Path:
     (tmp_path / "notebooks").mkdir()
-    notebook(tmp_path / "notebooks" / FIRST, "1", "one")
+    write(tmp_path / "notebooks" / FIRST, "1", "one")
     return tmp_path / "notebooks"
 
 
 @pytest.fixture
 def copy(series: Path, tmp_path: Path) -> Path:
+    """A working copy, which has no outputs."""
     assert tutorial.renew(series, tmp_path / "copy") == []
+    assert read(tmp_path / "copy" / FIRST) == ("1", "")
     return tmp_path / "copy"
 
 
-def test_what_was_not_touched_is_renewed(series: Path, copy: Path) -> None:
-    """The copy has no outputs; a notebook that is gone goes from it, too."""
-    cell = cell_of(copy / FIRST)
-    assert (cell.source, cell.outputs, cell.execution_count) == ("1", [], None)
-    (copy / tutorial.RECORD).unlink()  # what is as it should be needs no record
-    notebook(series / "02.ipynb", "2")
-    assert tutorial.renew(series, copy) == []
-    (series / "02.ipynb").unlink()
-    notebook(series / FIRST, "1 + 1")
-    assert tutorial.renew(series, copy) == []
-    assert [path.name for path in copy.glob("*.ipynb")] == [FIRST]
-    assert cell_of(copy / FIRST).source == "1 + 1"
-
-
-def test_what_was_only_run_is_kept_until_there_is_a_new_version(series: Path, copy: Path) -> None:
-    """Outputs alone are no change of the reader's, and are not taken away for nothing either."""
-    notebook(copy / FIRST, "1", "the reader's run")
-    assert tutorial.renew(series, copy) == []
-    assert cell_of(copy / FIRST).outputs[0].text == "the reader's run"
-    notebook(series / FIRST, "1 + 1")
-    assert tutorial.renew(series, copy) == []
-    assert (cell_of(copy / FIRST).source, cell_of(copy / FIRST).outputs) == ("1 + 1", [])
+@pytest.mark.parametrize(
+    ("mine", "newer", "found", "behind"),
+    [
+        (None, "1 + 1", ("1 + 1", ""), []),
+        (("1", "only run"), "", ("1", "only run"), []),
+        (("1", "only run"), "1 + 1", ("1 + 1", ""), []),
+        (("solved", ""), "", ("solved", ""), []),
+        (("solved", ""), "1 + 1", ("solved", ""), [FIRST]),
+    ],
+)
+def test_what_the_reader_wrote_stays(
+    series: Path,
+    copy: Path,
+    mine: tuple[str, str] | None,
+    newer: str,
+    found: tuple[str, str],
+    behind: list[str],
+) -> None:
+    """A newer version of it is named each time; what was only run is kept until there is one."""
+    if mine:
+        write(copy / FIRST, *mine)
+    if newer:
+        write(series / FIRST, newer)
+    for _ in range(2):
+        assert tutorial.renew(series, copy) == behind
+    assert read(copy / FIRST) == found
 
 
 @pytest.mark.parametrize("text", ["", "[]", '{"cells": [1]}', "no notebook"])
-def test_what_the_reader_wrote_stays(series: Path, copy: Path, text: str) -> None:
-    """Whatever it is, and a notebook of the reader's own; a newer version is named."""
-    (copy / FIRST).write_text(text)
-    notebook(copy / "mine.ipynb", "mine")
+def test_what_comes_and_goes(series: Path, copy: Path, text: str) -> None:
+    """A notebook that is gone goes from the copy, too, unless it is the reader's own."""
+    (copy / tutorial.RECORD).unlink()  # what is as it should be needs no record
+    (copy / "mine.ipynb").write_text(text)
+    write(series / "02.ipynb", "2")
     assert tutorial.renew(series, copy) == []
-    notebook(series / FIRST, "newer")
-    for _ in range(2):
-        assert tutorial.renew(series, copy) == [FIRST]
+    (series / "02.ipynb").unlink()
+    (copy / FIRST).write_text(text)
     (series / FIRST).unlink()
     assert tutorial.renew(series, copy) == []
-    assert (copy / FIRST).read_text() == text
-    assert cell_of(copy / "mine.ipynb").source == "mine"
+    assert {path.name: path.read_text() for path in copy.glob("*.ipynb")} == {
+        FIRST: text, "mine.ipynb": text
+    }  # fmt: skip
 
 
 def test_fresh_starts_over_and_loses_nothing(series: Path, copy: Path) -> None:
     """Everything is new; what the reader wrote is in a folder beside it."""
-    for source, output in (("solved", ""), ("1", "only run")):
-        notebook(copy / FIRST, source, output)
+    for mine in (("solved", ""), ("1", "only run")):
+        write(copy / FIRST, *mine)
         assert tutorial.renew(series, copy, fresh=True) == []
-        assert (cell_of(copy / FIRST).source, cell_of(copy / FIRST).outputs) == ("1", [])
+        assert read(copy / FIRST) == ("1", "")
     (kept,) = copy.glob(f"before-*/{FIRST}")
-    assert cell_of(kept).source == "solved"
+    assert read(kept)[0] == "solved"
 
 
 # The start and the end
@@ -158,10 +164,17 @@ def test_two_at_once(tmp_path: Path, data: Path) -> None:
     assert subprocess.run(ignored, cwd=tutorial.ROOT).returncode == 0
 
 
-def test_dead_server_is_said_before_jupyterlab_opens(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+def test_a_named_server_is_used_and_a_dead_one_said_before_jupyterlab_opens(
+    tmp_path: Path,
+    data: Path,
+    valkey_server: servers.Server,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """One sentence with the way out, no password in it, and no JupyterLab."""
+    """In one sentence with the way out, no password in it, and no JupyterLab."""
+    monkeypatch.setenv("MEMORYSTORE_ENDPOINT", valkey_server.url)
+    assert tutorial.server() == f"{valkey_server.url} (from MEMORYSTORE_ENDPOINT)"
+    assert not data.exists()
     place = f"127.0.0.1:{servers.free_port()}"
     monkeypatch.setenv("MEMORYSTORE_ENDPOINT", f"redis://:sesame@{place}")
     monkeypatch.setattr(tutorial, "serve", lambda *_, **__: pytest.fail("JupyterLab opens"))
@@ -170,12 +183,3 @@ def test_dead_server_is_said_before_jupyterlab_opens(
     assert f"redis://:***@{place}" in said
     assert "Without MEMORYSTORE_ENDPOINT the embedded server is used." in said
     assert "sesame" not in said
-
-
-def test_named_server_is_used(
-    data: Path, valkey_server: servers.Server, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The first line names it, and no embedded server is started."""
-    monkeypatch.setenv("MEMORYSTORE_ENDPOINT", valkey_server.url)
-    assert tutorial.server() == f"{valkey_server.url} (from MEMORYSTORE_ENDPOINT)"
-    assert not data.exists()
