@@ -8,7 +8,6 @@ checks that this is the version and that CHANGELOG.md says what is in it.
 import shutil
 import subprocess
 import sys
-import tempfile
 import tomllib
 from pathlib import Path
 
@@ -53,13 +52,11 @@ def main(arguments: list[str]) -> int:
     run(BIN / "python", "-m", "build", "--installer", "uv", "--outdir", dist)
     (wheel,) = dist.glob("*.whl")
     run(BIN / "twine", "check", "--strict", *sorted(dist.iterdir()))
-    run(BIN / "check-wheel-contents", wheel)
-    with tempfile.TemporaryDirectory() as folder:
-        python = Path(folder, "bin", "python")
-        run(BIN / "uv", "venv", "--quiet", folder)
-        run(BIN / "uv", "pip", "install", "--quiet", "--python", python, f"{wheel}[embedded]")
-        embedded = (python, "-m", "memorystore_chat.embedded", "run", "--temporary", "--")
-        run(*embedded, python, ROOT / "tools/smoke.py")
+    packages = "memorystore_chat,memorystore_tutorial"
+    run(BIN / "check-wheel-contents", "--toplevel", packages, wheel)
+    alone = (BIN / "uv", "run", "--quiet", "--isolated", "--no-project", "--with")
+    embedded = ("python", "-m", "memorystore_chat.embedded", "run", "--temporary", "--")
+    run(*alone, f"{wheel}[embedded]", *embedded, "python", ROOT / "tools/smoke.py")
     print("Ready to publish:", *(path.name for path in sorted(dist.iterdir())))
     return 0
 
