@@ -144,6 +144,7 @@ def test_costs_do_not_depend_on_what_is_stored(valkey_server: Server, key_prefix
             (1, lambda: store.batch(both[:2])),
             (1, lambda: store.batch(both[2:] * 2)),
             (3, lambda: store.search(("users",), limit=5)),
+            (5, lambda: store.list_namespaces(prefix=("users",), limit=100)),
         ):
             proxy.reset()
             ask()

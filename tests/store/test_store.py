@@ -9,10 +9,12 @@ import pytest
 import redis
 from langchain_core.embeddings import Embeddings
 from langgraph.store.base import (
+    GetOp,
     InvalidNamespaceError,
     ListNamespacesOp,
     MatchCondition,
     PutOp,
+    SearchOp,
 )
 
 import servers
@@ -56,9 +58,32 @@ async def test_an_item_is_there_until_it_is_deleted(place: Place, key_prefix: st
     second = await store("get", ADA, "drink")
     assert second.value == {"likes": "coffee"}
     assert second.created_at == first.created_at < second.updated_at
-    await store("delete", ADA, "drink")
+    ops = [PutOp(ADA, "drink", None), SearchOp(("users",)), GetOp(ADA, "drink")]
+    _, found, got = await store("batch", ops)  # reads come first
+    assert (keys(found), got) == (["drink", "role"], second)
     assert await store("get", ADA, "drink") is None
     assert await store("list_namespaces") == [(*ADA, "work")]
+
+
+def test_filters(client: redis.Redis, key_prefix: str) -> None:
+    """They compare as numbers what are numbers, and texts as texts; nothing else compares."""
+    store = MemorystoreStore(client, key_prefix=key_prefix)
+    for key, value in {"a": 1, "b": 2, "c": "2", "d": None, "e": "x", "f": [1, {"y": 2}]}.items():
+        store.put(("n",), key, {"n": value})
+    for wanted, found in (
+        ({"$gt": 1}, "bc"),
+        ({"$gte": 2}, "bc"),
+        ({"$lt": 2}, "a"),
+        ({"$lte": 2}, "abc"),
+        ({"$eq": 2}, "b"),
+        ({"$ne": 2}, "acdef"),
+        ({"$gt": "w"}, "e"),
+        ({"$gt": 1, "$lt": 2}, ""),
+        ([1, {"y": {"$lt": 3}}], "f"),
+    ):
+        assert "".join(keys(store.search(("n",), filter={"n": wanted}))) == found
+    with pytest.raises(ValueError, match="operators"):
+        store.search(("n",), filter={"n": {"$in": [1]}})
 
 
 @SOME
