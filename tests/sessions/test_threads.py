@@ -179,28 +179,25 @@ def test_an_agent_goes_on(
     assert history.messages == answer["messages"]
 
 
-@pytest.mark.parametrize("limits", [{}, {"window": 4}, {"max_messages": 4}], ids=str)
+@settings(max_examples=30, deadline=None, database=None)
+@given(
+    turns=st.lists(st.integers(1, 2), min_size=2, max_size=5),
+    limits=st.sampled_from([{}, {"window": 4}, {"max_messages": 4}]),
+)
 def test_equal_texts_are_each_taken_over(
-    valkey_server: servers.Server, key_prefix: str, limits: Any
+    valkey_server: servers.Server, turns: list[int], limits: Any
 ) -> None:
     """Whatever is cut off: no message is dropped for one that says the same."""
-
-    @settings(max_examples=10, deadline=None, database=None)
-    @given(st.lists(st.integers(1, 2), min_size=2, max_size=5))
-    def check(turns: list[int]) -> None:
-        saver = InMemorySaver()
-        history = MemorystoreChatMessageHistory(client, "s", key_prefix=key_prefix, **limits)
-        history.clear()
-        said: list[Any] = []
+    saver, said = InMemorySaver(), list[Any]()
+    with valkey_server.client() as client:
+        history = MemorystoreChatMessageHistory(client, "equal", **limits)
         for number in turns:
             turn = [HumanMessage("Next, please"), AIMessage("ok")] * number
             history.add_messages(turn)
             said += turn
             take_over(history, saver, "t")
-        assert told(messages_of(saver, "t")) == told(said)
-
-    with valkey_server.client() as client:
-        check()
+        history.clear()
+    assert told(messages_of(saver, "t")) == told(said)
 
 
 def test_inside_a_tool_call(

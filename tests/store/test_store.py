@@ -4,6 +4,7 @@ import asyncio
 import json
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeAlias
+from unittest.mock import Mock
 
 import pytest
 import redis
@@ -147,32 +148,18 @@ def two(texts: list[str]) -> list[list[float]]:
     return [[1, 0]] * len(texts)
 
 
-class Words(Embeddings):
-    """Counts four words; notes in which ways it is asked."""
-
-    def __init__(self) -> None:
-        self.ways: list[str] = []
-
-    def embed_query(self, text: str, way: str = "query") -> list[float]:
-        self.ways.append(way)
-        return [float(text.lower().count(word)) for word in ("tea", "nuts", "train", "green")]
-
-    def embed_documents(self, texts: list[str], way: str = "documents") -> list[list[float]]:
-        vectors = [self.embed_query(text) for text in texts]
-        self.ways = [way]
-        return vectors
-
-    async def aembed_query(self, text: str) -> list[float]:
-        return self.embed_query(text, "aquery")
-
-    async def aembed_documents(self, texts: list[str]) -> list[list[float]]:
-        return self.embed_documents(texts, "adocuments")
+def count(text: str) -> list[float]:
+    """How often four words are in a text."""
+    return [float(text.lower().count(word)) for word in ("tea", "nuts", "train", "green")]
 
 
 @SOME
 async def test_search_by_meaning(place: Place, key_prefix: str) -> None:
     """The nearest come first, each with its best vector; what has none comes last."""
-    words = Words()
+    words = Mock(spec=Embeddings)
+    words.embed_query.side_effect = words.aembed_query.side_effect = count
+    for embed in (words.embed_documents, words.aembed_documents):
+        embed.side_effect = lambda texts: [*map(count, texts)]
     index: Any = {"dims": 4, "embed": words, "fields": ["text", "also[*]"]}
     store = Store(place, key_prefix, index=index)
     puts = [
@@ -189,7 +176,7 @@ async def test_search_by_meaning(place: Place, key_prefix: str) -> None:
     assert [item.score for item in found[:4]] == pytest.approx([1, 1, 0.5**0.5, 0])
     assert found[4].score is None
     a = "a" if place.way == "async" else ""
-    assert words.ways == [f"{a}documents", f"{a}query"]
+    assert [each[0] for each in words.method_calls] == [f"{a}embed_documents", f"{a}embed_query"]
     wanted = {"kind": {"$ne": "taste"}}
     found = await store("search", ADA, query="tea", filter=wanted, limit=2, offset=1)
     assert keys(found) == ["other", "nuts"]
