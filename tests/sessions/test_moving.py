@@ -64,7 +64,8 @@ def test_the_file_is_json_lines(interfering: InterferingRedis, key_prefix: str) 
     file = io.BytesIO()
     made = fill(interfering, f"{key_prefix}b", 1)
     interfering.rpush(f"{key_prefix}a", "é", b"\xff", *made)
-    report = sessions.export(interfering, file, ids=["a", "nobody"], key_prefix=key_prefix)
+    interfering.before = {"PTTL": lambda: interfering.unlink(f"{key_prefix}b")}
+    report = sessions.export(interfering, file, ids=["a", "nobody", "b"], key_prefix=key_prefix)
     assert (report.sessions, report.missing) == (1, 1)
     *content, seal = file.getvalue().splitlines(keepends=True)
     heading, line = map(json.loads, content)
@@ -88,6 +89,9 @@ def test_fuzzed_files_are_loaded_or_refused(interfering: InterferingRedis, key_p
                 sessions.load(interfering, io.BytesIO(file), key_prefix=f"fuzz:{key_prefix}")
 
     check()
+    cut = io.BytesIO(gzip.compress(whole)[:-9])
+    with pytest.raises(MemorystoreChatError, match="Nothing was loaded"):
+        sessions.load(interfering, gzip.GzipFile(fileobj=cut), key_prefix=f"fuzz:{key_prefix}")
     assert list(interfering.scan_iter(f"fuzz:{key_prefix}*")) == []
 
 
@@ -171,6 +175,8 @@ def test_what_is_there_stays(client: Any, key_prefix: str, way: str) -> None:
     for name in (*there, "string"):
         client.lpush(f"{theirs}{name}", *whole)
         client.rpush(f"{archived}{name}", *whole)
+        client.expire(f"{archived}{name}", 100)
+        client.expire(f"{theirs}{name}", 100)
         if there.get(name):
             client.rpush(f"{ours}{name}", *there[name])
     if way == "load":
@@ -182,6 +188,8 @@ def test_what_is_there_stays(client: Any, key_prefix: str, way: str) -> None:
     assert report.unreadable == (0 if way == "load" else len(there) + 1)
     if way != "try":
         there |= {"new": whole, "fewer": whole}
+    expiring = [name for name in there if client.ttl(f"{ours}{name}") > 0]
+    assert expiring == ([] if way == "try" else ["new", "fewer"])
     assert {name: stored(client, f"{ours}{name}") for name in there} == there
     assert client.get(f"{ours}string") == b"precious"
     assert {*map(len, (stored(client, f"{theirs}{name}") for name in there))} == {len(whole)}

@@ -10,7 +10,7 @@ from redis.crc import key_slot
 
 import servers
 from memorystore_chat.connection import connect, connect_async
-from memorystore_chat.store import MemorystoreStore
+from memorystore_chat.store import MemorystoreStore, memory
 from proxy import Proxy
 from reshaping import fail_over, move_slots
 from servers import Cluster, Server
@@ -58,6 +58,16 @@ def test_the_index_is_sharded(client: Any, store: MemorystoreStore, key_prefix: 
     assert store.list_namespaces(max_depth=1) == [("users",)]
 
 
+def test_the_index_is_read_in_pages(
+    store: MemorystoreStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(memory, "SHARDS", 1)
+    monkeypatch.setattr(memory, "PAGE", 10)
+    users = [("users", f"{n:03}") for n in range(200)]
+    store.batch([PutOp(user, "k", {}) for user in users])
+    assert store.list_namespaces(limit=300) == users
+
+
 def test_what_leads_nowhere_is_forgotten(
     client: Any, store: MemorystoreStore, key_prefix: str
 ) -> None:
@@ -72,6 +82,7 @@ def test_what_leads_nowhere_is_forgotten(
     left = {b"/a/b", b"/a/d"} | ({b"/a/young"} if isinstance(client, RedisCluster) else set())
     assert noted(client, key_prefix) == left
     assert [item.namespace for item in store.search((), filter={})] == [("a", "b")]
+    assert store.search((), filter={"n": 1}) == []
     assert noted(client, key_prefix) == left - {b"/a/d"}
     age_notes(client, key_prefix)
     assert store.list_namespaces(prefix=("a",)) == store.list_namespaces() == [("a", "b")]

@@ -26,6 +26,7 @@ from memorystore_chat.store.items import (
 
 TOGETHER = 64  # namespaces that are asked in one round trip
 SHARDS = 8  # of the index of each prefix
+PAGE = 1000  # names that are read of a shard in one round trip
 _ALL = 10**9
 
 
@@ -223,7 +224,7 @@ class MemorystoreStore(base.BaseStore):
         """Read the namespaces below a prefix, by name, from its index."""
         found, left = set[str](), {self._key(prefix) + b"#%d" % n: 0 for n in range(SHARDS)}
         while left:
-            asked = [((shard,), (cursor, "COUNT", 1000)) for shard, cursor in left.items()]
+            asked = [((shard,), (cursor, "COUNT", PAGE)) for shard, cursor in left.items()]
             pages = yield [Command("ZSCAN", *each, kind=tuple) for each in asked]
             found.update(path.decode() for _, paths in pages for path, _ in paths)
             left = {shard: page[0] for shard, page in zip(left, pages, strict=True) if page[0]}
