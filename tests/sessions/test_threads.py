@@ -177,6 +177,10 @@ def test_an_agent_goes_on(
     assert messages_of(saver, "nothing") == []
     history.add_messages(messages_of(saver, "t"))
     assert history.messages == answer["messages"]
+    history.clear()
+    history.max_messages = 5
+    history.add_messages(TALK)
+    assert take_over(history, saver, "cut") == 4  # from a user's message on
 
 
 @settings(max_examples=30, deadline=None, database=None)
