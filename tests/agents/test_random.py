@@ -31,7 +31,7 @@ from langgraph.types import Command
 from memorystore_chat.agents import ChatHistoryMiddleware
 from memorystore_chat.checkpoint import MemorystoreSaver
 from memorystore_chat.conversation import NO_RESULT
-from scripted import DeepState, Hooks, Make, Scripted, thread
+from scripted import DeepState, Make, Scripted, hooks, thread
 
 RUNS = int(os.environ.get("MEMORYSTORE_TEST_AGENTS", "100"))
 """Of 2,000 runs none was wrong when this was written."""
@@ -58,11 +58,6 @@ def tell(thing: str, tool_call_id: Annotated[str, InjectedToolCallId]) -> Any:
 def fail(thing: str) -> str:
     """Fail."""
     raise ConnectionError(thing)
-
-
-def hooks(name: str, **hooks: Any) -> Any:
-    """Hooks under a name of their own, as LangChain asks for."""
-    return type(name, (Hooks,), {})(**hooks)
 
 
 def middleware_of(rng: random.Random, make: Make, saver: Any) -> list[Any]:
@@ -135,7 +130,7 @@ class Random(Scripted):
         number = str(self.rng.random())
         if self.rng.random() < 0.45:
             return AIMessage(f"answer {number}")
-        names = self.rng.choices(["look", "pay", "tell", "fail"], k=self.rng.randint(1, 4))
+        names = self.rng.choices(["look", "pay", "tell", "fail", "none"], k=self.rng.randint(1, 4))
         calls = [
             {"name": name, "args": {"thing": f"{i}/{number}"}, "id": f"{i}/{number}"}
             for i, name in enumerate(names)

@@ -2,13 +2,11 @@
 
 import asyncio
 from contextlib import ExitStack
-from typing import Any, ClassVar, cast
+from typing import Any, ClassVar
 
 import pytest
-import redis.asyncio
-from hypothesis import settings
+from hypothesis import settings, stateful
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
 from redis.asyncio.retry import Retry as AsyncRetry
 from redis.backoff import NoBackoff
 
@@ -22,27 +20,27 @@ from stored import said, texts
 
 NAMES = ("ada", "ada:corrupt", "{a}b", "c{\n}é🌧")
 MOST = 10**12
-NO_ASYNC_RETRY = AsyncRetry(NoBackoff(), 0)
+ODD = [{}, {"decode_responses": True}, {"encoding": "utf-16"}]  # what a client may do to texts
 ways, names = st.sampled_from(["sync", "async"]), st.sampled_from(NAMES)
 
 
-class Sessions(RuleBasedStateMachine):
+class Sessions(stateful.RuleBasedStateMachine):
     """Some sessions, written in both ways, on one server through a link with faults."""
 
     running: ClassVar[Any]
 
-    def __init__(self) -> None:
-        super().__init__()
+    @stateful.initialize(odd=st.sampled_from(ODD))
+    def begin(self, odd: dict[str, Any]) -> None:
         self.stack, self.loop = ExitStack(), asyncio.new_event_loop()
         self.direct = self.stack.enter_context(self.running.client())
-        self.proxy, self.client, self.async_client = cast("Any", (None, None, None))
-        if isinstance(self.running, Cluster):
-            self.client, self.async_client = self.running.client(), self.running.async_client()
-        else:
+        self.proxy: Any = None
+        given = async_given = odd
+        if not isinstance(self.running, Cluster):
             self.proxy = self.stack.enter_context(Proxy(self.running.host, self.running.port))
-            port = self.proxy.port
-            self.client = self.running.client(port=port, retry=NO_RETRY)
-            self.async_client = redis.asyncio.Redis(port=port, protocol=2, retry=NO_ASYNC_RETRY)
+            given = {"port": self.proxy.port, "retry": NO_RETRY, **odd}
+            async_given = given | {"retry": AsyncRetry(NoBackoff(), 0)}
+        self.client = self.stack.enter_context(self.running.client(**given))
+        self.async_client = self.running.async_client(**async_given)
         self.flush_scripts()
         self.lists: dict[str, list[str]] = {name: [] for name in NAMES}
         self.expiries: dict[str, int] = {}
@@ -54,7 +52,6 @@ class Sessions(RuleBasedStateMachine):
             self.call("sync", name, "clear")
         self.loop.run_until_complete(self.async_client.aclose())
         self.loop.close()
-        self.client.close()
         self.stack.close()
 
     def call(self, way: str, name: str, method: str, *given: Any, **options: Any) -> Any:
@@ -65,7 +62,7 @@ class Sessions(RuleBasedStateMachine):
             return getattr(history, method)(*given, **options)
         return self.loop.run_until_complete(getattr(history, f"a{method}")(*given, **options))
 
-    @rule(
+    @stateful.rule(
         way=ways,
         name=names,
         size=st.integers(0, 4),
@@ -79,7 +76,7 @@ class Sessions(RuleBasedStateMachine):
     ) -> None:
         """All or none are stored; repeated with its id, once; without a fault the first time."""
         self.number += size
-        messages = said(*range(self.number - size, self.number))
+        messages = said(*(f"é{n}" for n in range(self.number - size, self.number)))
         append_id = new_append_id()
         options = {"append_id": append_id, "max_messages": cap, "ttl": ttl}
         fault = fault if self.proxy and size else None
@@ -103,20 +100,20 @@ class Sessions(RuleBasedStateMachine):
         if ttl and size:
             self.expiries[name] = ttl
 
-    @rule(way=ways, name=names)
+    @stateful.rule(way=ways, name=names)
     def clear(self, way: str, name: str) -> None:
         self.call(way, name, "clear")
         self.lists[name], self.broken[name] = [], 0
         self.expiries.pop(name, None)
 
-    @rule(way=ways, name=names, broken=st.integers(0, 2))
+    @stateful.rule(way=ways, name=names, broken=st.integers(0, 2))
     def repair(self, way: str, name: str, broken: int) -> None:
         for _ in range(broken):
             self.direct.rpush(name, b"broken")
         assert len(self.call(way, name, "repair", dry_run=False)) == broken
         self.broken[name] += broken
 
-    @rule()
+    @stateful.rule()
     def flush_scripts(self) -> None:
         self.direct.script_flush()
         if self.proxy:  # every append is one request
@@ -125,7 +122,7 @@ class Sessions(RuleBasedStateMachine):
     def stored(self, name: str, **options: Any) -> list[str]:
         return texts(MemorystoreChatMessageHistory(self.direct, name, **options).messages)
 
-    @invariant()
+    @stateful.invariant()
     def the_sessions_are_the_lists(self) -> None:
         for name, expected in self.lists.items():
             assert self.stored(name) == expected
@@ -142,4 +139,4 @@ def test_sessions_are_lists_whatever_breaks(request: pytest.FixtureRequest, runn
     machine = type("Machine", (Sessions,), {"running": request.getfixturevalue(running)})
     runs = 10 if running == "valkey_cluster" else 25  # each starts with clients of its own
     bounds = settings(max_examples=runs, stateful_step_count=20, deadline=None)
-    run_state_machine_as_test(machine, settings=bounds)
+    stateful.run_state_machine_as_test(machine, settings=bounds)

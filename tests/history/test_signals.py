@@ -6,36 +6,45 @@ import time
 from collections.abc import Iterator
 from contextlib import suppress
 from types import FrameType
-from typing import Any
+from typing import Any, NoReturn
 
 import pytest
 
 from memorystore_chat import MemorystoreChatMessageHistory
 from memorystore_chat.signals import pause, postponed
-from stored import said, texts
+from stored import said
 
 WATCHED = ("redis.", "memorystore_chat.signals")
+came: list[int] = []
 
 
 class Alarm(Exception):  # noqa: N818
-    """What the tests' handler of SIGALRM raises."""
+    """What the tests' handlers raise."""
+
+
+def raising(number: int, _: object) -> NoReturn:
+    came.append(number)
+    raise Alarm
+
+
+RAISING = (signal.SIGALRM, signal.SIGUSR1, signal.SIGUSR2)
+HANDLERS: dict[int, Any] = dict.fromkeys(RAISING, raising)
+HANDLERS |= {signal.SIGINT: signal.default_int_handler}
+
+
+def present() -> dict[int, Any]:
+    return {number: signal.getsignal(number) for number in HANDLERS}
 
 
 @pytest.fixture(autouse=True)
-def handlers() -> Iterator[dict[int, Any]]:
-    """SIGALRM and SIGINT raise, whatever the runner set; each test leaves them so."""
-
-    def raising(*_: object) -> None:
-        raise Alarm
-
-    timer = signal.setitimer(signal.ITIMER_REAL, 0)  # the runner's own limit for a test
-    tested: dict[int, Any] = {
-        signal.SIGALRM: raising,
-        signal.SIGINT: signal.default_int_handler,
-    }
-    before = {number: signal.signal(number, handler) for number, handler in tested.items()}
-    yield tested
-    assert {number: signal.getsignal(number) for number in tested} == tested
+def handlers() -> Iterator[None]:
+    """Signals raise, whatever the runner set; each test leaves them so."""
+    timer, before = signal.setitimer(signal.ITIMER_REAL, 0), present()  # its limit for a test
+    for number, handler in HANDLERS.items():
+        signal.signal(number, handler)
+    came.clear()
+    yield
+    assert present() == HANDLERS
     for number, handler in before.items():
         signal.signal(number, handler)
     signal.setitimer(signal.ITIMER_REAL, *timer)
@@ -68,11 +77,7 @@ class SignalAt:
 @pytest.mark.parametrize("numbers", [[signal.SIGALRM], [signal.SIGINT], [signal.SIGINT] * 2])
 @pytest.mark.parametrize("running", ["valkey_server", "valkey_cluster"])
 def test_a_signal_at_any_line_of_a_command_harms_nothing(
-    request: pytest.FixtureRequest,
-    handlers: dict[int, Any],
-    key_prefix: str,
-    running: str,
-    numbers: list[int],
+    request: pytest.FixtureRequest, key_prefix: str, running: str, numbers: list[int]
 ) -> None:
     """The command ends before the handler runs; the next command is given its own reply.
 
@@ -92,8 +97,8 @@ def test_a_signal_at_any_line_of_a_command_harms_nothing(
             at = SignalAt(line, *numbers)
             with suppress(Alarm, KeyboardInterrupt), at:
                 mine.add_messages(said(line))
-            assert {number: signal.getsignal(number) for number in handlers} == handlers
-            assert texts(other.messages) == ["other's"]
+            assert present() == HANDLERS
+            assert other.messages == said("other's")
         assert line > 200
         ended = len(mine) > line - 20
         assert ended != second
@@ -114,21 +119,10 @@ def test_a_pause_between_attempts_ends_with_a_signal() -> None:
 
 def test_each_handler_runs_once_in_the_order_of_the_signals() -> None:
     """Whatever the handlers raise, also in a block inside another one."""
-    came: list[int] = []
-
-    def handle(number: int, _: object) -> None:
-        came.append(number)
-        raise LookupError
-
-    numbers = (signal.SIGUSR2, signal.SIGUSR1)
-    before = {number: signal.signal(number, handle) for number in numbers}
-    try:
-        with pytest.raises(LookupError), postponed():  # noqa: PT012
-            with postponed():
-                for number in numbers:
-                    signal.raise_signal(number)
-            assert came == []
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-    assert came == [*numbers]
+    numbers = [signal.SIGUSR2, signal.SIGUSR1]
+    with pytest.raises(Alarm), postponed():  # noqa: PT012
+        with postponed():
+            for number in numbers:
+                signal.raise_signal(number)
+        assert came == []
+    assert came == numbers

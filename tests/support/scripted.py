@@ -1,7 +1,7 @@
 """A scripted chat model and small helpers for the tests of agents."""
 
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from typing import Annotated, Any
 
 import redis
@@ -68,26 +68,13 @@ class Scripted(BaseChatModel):
             yield ChatGenerationChunk(message=AIMessageChunk(content="", tool_call_chunks=[chunk]))
 
 
-class Hooks(AgentMiddleware[Any, Any, Any]):
-    """Does at each hook what a test says, given the messages; each may jump to the end."""
+def hooks(name: str = "Hooks", **given: Callable[[Any], Any]) -> Any:
+    """A middleware that does what a test says at each hook, given the messages, and may jump."""
 
-    def __init__(self, **hooks: Any) -> None:
-        self.hooks = hooks
+    def method(do: Callable[[Any], Any]) -> Any:
+        return hook_config(can_jump_to=["end"])(lambda self, state, runtime: do(state["messages"]))
 
-    def _at(self, hook: str, state: Any) -> Any:
-        return self.hooks[hook](state["messages"]) if hook in self.hooks else None
-
-    @hook_config(can_jump_to=["end"])
-    def before_agent(self, state: Any, runtime: Any) -> Any:
-        return self._at("before_agent", state)
-
-    @hook_config(can_jump_to=["end"])
-    def before_model(self, state: Any, runtime: Any) -> Any:
-        return self._at("before_model", state)
-
-    @hook_config(can_jump_to=["end"])
-    def after_model(self, state: Any, runtime: Any) -> Any:
-        return self._at("after_model", state)
+    return type(name, (AgentMiddleware,), {hook: method(do) for hook, do in given.items()})()
 
 
 def look_up(thing: str) -> str:
@@ -97,72 +84,47 @@ def look_up(thing: str) -> str:
 
 def call(*things: str) -> AIMessage:
     """A reply that looks things up."""
-    return AIMessage(
-        "",
-        tool_calls=[
-            {"name": "look_up", "args": {"thing": thing}, "id": f"call-{thing}"} for thing in things
-        ],
-    )
+    calls = [{"name": "look_up", "args": {"thing": each}, "id": f"call-{each}"} for each in things]
+    return AIMessage("", tool_calls=calls)
 
 
-def ask(text: str, *before: BaseMessage) -> dict[str, Any]:
-    return {"messages": [*before, HumanMessage(text)]}
+def ask(text: str) -> dict[str, Any]:
+    return {"messages": [HumanMessage(text)]}
 
 
-def say(agent: Any, *questions: str) -> Any:
-    """Ask one question after the other, and return what the last call ended with."""
-    ended: Any = None
-    for question in questions:
-        ended = agent.invoke(ask(question), THREAD)
-    return ended
+def say(agent: Any, *questions: str) -> list[Any]:
+    """Ask one question after the other, and return what each call ended with."""
+    return [agent.invoke(ask(question), THREAD) for question in questions]
 
 
 def words(messages: list[BaseMessage]) -> list[str]:
     return [message.text for message in messages]
 
 
-def texts(messages: list[BaseMessage]) -> list[tuple[str, str]]:
-    return [(message.type, message.text) for message in messages]
-
-
 def remembering(
-    history: Any,
-    replies: list[Any],
-    *others: Any,
-    last: bool = False,
-    saver: Any = None,
-    tools: Sequence[Any] = (look_up,),
-    **options: Any,
+    history: Any, replies: list[Any], *others: Any, saver: Any = None, **options: Any
 ) -> tuple[Any, Scripted]:
-    """An agent with ChatHistoryMiddleware first (or last) and others, and its model."""
+    """An agent with ChatHistoryMiddleware and others after it, and its model."""
     model = Scripted(replies=replies)
-    memory = ChatHistoryMiddleware(history)
-    middleware = [*others, memory] if last else [memory, *others]
-    options |= {"middleware": middleware, "checkpointer": saver}
-    return create_agent(model, [*tools], **options), model
+    options |= {"middleware": [ChatHistoryMiddleware(history), *others], "checkpointer": saver}
+    return create_agent(model, [look_up], **options), model
 
 
-def nowhere() -> redis.Redis:
+def nowhere(**options: Any) -> redis.Redis:
     """A client that must not be used: nothing listens where it connects to."""
-    return redis.Redis(port=1, retry=NO_RETRY)
-
-
-THREAD: Any = {"configurable": {"thread_id": "ada/1"}}
-
-
-async def drain(
-    agent: Any, how: str, given: Any, mode: Any = "values", config: Any = THREAD
-) -> list[Any]:
-    """Run one turn in one of the four ways."""
-    if how == "invoke":
-        return [agent.invoke(given, config)]
-    if how == "ainvoke":
-        return [await agent.ainvoke(given, config)]
-    if how == "stream":
-        return [*agent.stream(given, config, stream_mode=mode)]
-    return [chunk async for chunk in agent.astream(given, config, stream_mode=mode)]
+    return redis.Redis(port=1, retry=NO_RETRY, **options)
 
 
 def thread(name: str) -> Any:
     """The config of a thread."""
     return {"configurable": {"thread_id": name}}
+
+
+THREAD = thread("ada/1")
+
+
+async def drain(agent: Any, way: str, given: Any, mode: Any = "values") -> list[Any]:
+    """Run one turn as a stream."""
+    if way == "stream":
+        return [*agent.stream(given, THREAD, stream_mode=mode)]
+    return [chunk async for chunk in agent.astream(given, THREAD, stream_mode=mode)]
