@@ -18,8 +18,7 @@ from typing import Any
 from uuid import uuid4
 
 from langchain_core.language_models import BaseChatModel, LanguageModelInput
-from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage
-from langchain_core.messages.tool import ToolCall, tool_call
+from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage, ToolCall
 from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, ChatResult
 from langchain_core.runnables import Runnable
 from langchain_core.utils.function_calling import convert_to_openai_tool
@@ -155,7 +154,7 @@ class _Talk:
             self.facts |= _facts(text)
         # What the rules fill in.
         self.name = self.facts.get("name", "").replace("my name is ", ", ")
-        again = " It is good to see you again." if memories and not self.said else ""
+        again = " It is good to see you again." if not self.said else ""
         self.hello = again if self.name else f" {_NAME_ASKED}"
         can = [f"{t['name']} ({', '.join(t['parameters'].get('properties', ()))})" for t in tools]
         self.can = f" With my tools I can: {', '.join(can)}.".replace("_", " ") if can else ""
@@ -231,7 +230,7 @@ class _Talk:
         if missing := [key for *_, makeshift in fits for key in makeshift]:
             question = f"Which {missing[0].replace('_', ' ')} do you mean?"
             return "Let us leave that." if question == self.last else question
-        return [tool_call(name=fit[1], args=fit[2], id=f"call_{uuid4().hex}") for fit in fits]
+        return [ToolCall(name=fit[1], args=fit[2], id=f"call_{uuid4().hex}") for fit in fits]
 
     def _report(self, result: Any) -> str:
         """Say what a tool answered, or a person instead of it."""
@@ -304,15 +303,15 @@ def _fit(tool: dict[str, Any], text: str) -> _Fit:
     An argument is a number, a quoted text, or the words that nothing else accounts for. A tool
     that is called remember, or the like, takes all that a guest says about themselves.
     """
-    properties, required = (tool["parameters"].get(key, ()) for key in ("properties", "required"))
+    properties, required = (tool["parameters"].get(key, {}) for key in ("properties", "required"))
     if _KEEPS.match(tool["name"]):
         told = _LEAD.split(text, maxsplit=1)[2]
         return 1000 if _facts(text) else 0, tool["name"], dict.fromkeys(required, told), {}
     words, named = _stems(text), _stems(tool["name"])
-    verb, named = next(iter(named)), named - _LITTLE or named
+    verb = next(iter(named))
     described = _stems(tool.get("description", "")) - _stems(" ".join(properties))
-    topics = described - (_LITTLE - {"when"})
-    known = _LITTLE | named | topics
+    topics = (named | described) - (_LITTLE - {"when"})
+    known = _LITTLE | topics
     rest = [m for m in re.finditer(r"[\w'-]+", text) if not known >= _stems(m[0])]
     left_over = [text[rest[0].start() : rest[-1].end()]] if rest else []
     texts = re.findall(r'"([^"]+)"', text) or left_over
@@ -328,11 +327,10 @@ def _fit(tool: dict[str, Any], text: str) -> _Fit:
             args[key] = value.title() if key == "city" and value.islower() else value
         elif key in required:
             makeshift[key] = 0 if kind == "integer" else text
-    asked = verb in [*words][:2] or tool["name"] in text or _ASKS.search(text)
+    asked = (verb in [*words][:2] or _ASKS.search(text)) and verb in _LITTLE | words
     # What the name doesn't say may be chance: it has to be all there, and not the guest's own.
-    fits = asked and verb in _LITTLE | words and (named & words or not (makeshift or "my" in words))
-    score = 100 * len(named & words) + len(topics & words) if fits else 0
-    return score, tool["name"], args, makeshift
+    chance = not (words - _LITTLE) & named and (makeshift or "my" in words)
+    return len(topics & words) if asked and not chance else 0, tool["name"], args, makeshift
 
 
 @lru_cache(10_000)
@@ -384,7 +382,7 @@ def _sentence(text: str) -> str:
 def _stems(text: str) -> Set[str]:
     """Return the words of a text, in order, without their endings: "open" for "opening"."""
     words = re.findall(r"[^\W_]+", re.sub(r"([a-z])([A-Z])", r"\1 \2", text).lower())
-    stems = [re.sub(r"(?<=\w{3})(?:ing|ed|es|(?<!s)s)$", "", word) for word in words]
+    stems = [re.sub(r"(?<=\w{3})(?:ing|ed|(?<!s)s)$", "", word) for word in words]
     stems = [stem.removesuffix("e") if len(stem) > 3 else stem for stem in stems]
     return {_SAME.get(stem, stem): 1 for stem in stems}.keys()
 

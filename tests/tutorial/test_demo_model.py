@@ -109,13 +109,16 @@ INPUTS = {
     "Hello / Ada here / What is my name?": "not told me your name",
     "Call me later. / What is my name?": "not told me your name",
     "I'm tired. / What is my name?": "not told me your name",
-    "This is it. / What is my name?": "not told me your name",
+    "My name is not Bob. / What is my name?": "not told me your name",
     # The newest fact wins, and braces are only braces.
     "My name is Ada. / My name is Grace. / What is my name?": "^Your name is Grace.$",
     "I like {tea}. / I don't like {tea}. / Do I like {tea}?": "^You don't like {tea}.$",
     # What is not known.
     "My favorite room is 12. / What is my favorite color?": "not told me your favorite color",
-    "My dog is called Rex. / what's my cat called": "^You have not told me that yet.$",
+    "I like tea, my dog's name is Rex / What is my dog called?": "^Your dog's name is Rex.$",
+    "My dog is called Rex. / what\u2019s my cat called": "^You have not told me that yet.$",
+    "My room is 12? / What is my room?": "^You have not told me that yet.$",
+    "I like you": "",
     "Where do I live?": "^You have not told me that yet.$",
     "What do you know about me?": "not told me anything about you",
     "What did I tell you about my trip?": "^You have not said anything about your trip.$",
@@ -155,13 +158,10 @@ def talk(lines: str, *, system: str = "", tools: Any = (), **options: Any) -> st
 
 
 def test_natural_inputs_get_a_good_answer() -> None:
-    replies = {lines: talk(lines) for lines in INPUTS}
-    bad = {
-        lines: reply
-        for lines, reply in replies.items()
-        if not re.search(INPUTS[lines], reply) or (reply in FALLBACKS) != (not INPUTS[lines])
-    }
-    assert bad == {}
+    for lines, holds in INPUTS.items():
+        reply = talk(lines)
+        assert (reply in FALLBACKS) == (not holds), (lines, reply)
+        assert re.search(holds, reply), (lines, reply)
 
 
 def test_fallbacks_are_short_suggest_something_and_differ() -> None:
@@ -173,10 +173,10 @@ def test_fallbacks_are_short_suggest_something_and_differ() -> None:
 
 def test_uses_the_memories_of_a_system_prompt() -> None:
     system = (
-        "You are Lou, the concierge of a small hotel.\n\nWhat you know about the guest:\n"
-        "- My name is Ada.\n- I like green tea.\n- The guest's favorite room is 12.\n\nBe brief."
+        "What you know about the guest:\n- My name is Ada\n- I like green tea\n"
+        "- The guest's favorite room is 12\n- Tom comes at 3\n\nBe brief."
     )
-    known = "Your name is Ada. You like green tea. Your favorite room is 12."
+    known = "Your name is Ada. You like green tea. Your favorite room is 12. Tom comes at 3."
     assert talk("What do you know about me?", system=system) == known
     assert talk("Hello!", system=system) == "Hello, Ada. It is good to see you again."
     assert talk("Hello! / Hello!", system=system) == "Hello, Ada."
@@ -184,14 +184,14 @@ def test_uses_the_memories_of_a_system_prompt() -> None:
 
 
 def test_a_long_conversation_costs_little() -> None:
-    """The texts of 1,000 messages are read once; again and again costs more than 80 ms a turn."""
-    said = [[HumanMessage(f"My room is {number}."), AIMessage("Fine.")] for number in range(500)]
-    messages = [*itertools.chain(*said), HumanMessage("What is my room?")]
+    """Each text is read once; again and again costs more than 160 ms a turn."""
+    said = [HumanMessage(f"Whatever. Remember my room is {number}.") for number in range(1000)]
     seconds = []
     for _ in range(4):
         began = time.process_time()
-        assert DemoChatModel().invoke(messages).text == "Your room is 499."
+        reply = DemoChatModel().invoke([*said, HumanMessage("What is my room?")])
         seconds.append(time.process_time() - began)
+    assert reply.text == "Your room is 999."
     assert min(seconds[1:]) < 0.03
 
 
@@ -227,30 +227,32 @@ class TestDemoChatModelIntegration(ChatModelIntegrationTests):
 
 
 def function(name: str, description: str, **kinds: str) -> dict[str, Any]:
-    """Describe a tool whose arguments are all required."""
-    properties = {key: {"type": kind} for key, kind in kinds.items()}
-    parameters = {"type": "object", "properties": properties, "required": [*kinds]}
+    """Describe a tool, whose arguments are required unless their kind ends with "?"."""
+    properties = {key: {"type": kind.strip("?")} for key, kind in kinds.items()}
+    required = [key for key in kinds if "?" not in kinds[key]]
+    parameters = {"type": "object", "properties": properties, "required": required}
     return {"name": name, "description": description, "parameters": parameters}
 
 
 HOTEL = [
-    function("get_weather", "Tell the weather in a city.", city="string"),
+    function("get_weather", "Tell the weather in a city.", city="string", days="integer?"),
     function("get_opening_hours", "Tell when a place in town opens and closes.", place="string"),
     function("count_residents", "Tell how many people live in a city.", city="string"),
     function("cancel_booking", "Cancel a booking.", number="integer"),
     function("get_booking", "Show a booking.", number="integer"),
     function("get_price", "Tell the price of a room.", room="string"),
     function("search_orders", "Find an order.", order_id="string"),
-    function("drop_order", "Drop an order.", number="string"),
+    function("void_order", "Void an order.", number="string"),
     function("add", "Add two numbers.", a="integer", b="number"),
     function("remember", "Remember something that the guest says.", fact="string"),
+    {"name": "ping", "description": "Ping the hotel."},
 ]
 CALLS = {
     "What is the weather in Kyoto?": "get_weather city='Kyoto'",
     "whats the wheather in kyoto": "get_weather city='Kyoto'",
     "What is the weather like in Kyoto today?": "get_weather city='Kyoto'",
     "tell me about the weather in San Francisco, CA?": "get_weather city='San Francisco, CA'",
-    'How is the weather in "Bosnia and Herzegovina"?': "get_weather city='Bosnia and Herzegovina'",
+    'How is the weather in "The Hague"?': "get_weather city='The Hague'",
     "use get_weather with city new york, please": "get_weather city='New York'",
     "What is the weather in Mexico City?": "get_weather city='Mexico City'",
     "Is the museum open on Sunday?": "get_opening_hours place='museum'",
@@ -259,14 +261,16 @@ CALLS = {
     "How many people live in Kyoto?": "count_residents city='Kyoto'",
     "Please cancel booking 42.": "cancel_booking number=42",
     "I want to cancel my booking number 42": "cancel_booking number=42",
-    "Cancel booking 7 because I am ill": "cancel_booking number=7",
+    "I need booking 7 canceled because I am ill": "cancel_booking number=7",
     "Cancel booking 7 and cancel booking 8.": "cancel_booking number=7, cancel_booking number=8",
     "What is booking 42?": "get_booking number=42",
     "Where is my booking 42?": "get_booking number=42",
     "How much does room 12 cost?": "get_price room='12'",
-    "Look up order A-17, please.": "search_orders order_id='A-17'",
-    "Drop order 17 because I am ill": "drop_order number='17'",
+    "Where is order A-17?": "search_orders order_id='A-17'",
+    "Void order A-17": "void_order number='A-17'",
+    "Void order 17 because I am ill": "void_order number='17'",
     "Add 40 and 2.5": "add a=40 b=2.5",
+    "Ping": "ping",
     "add(40, -2)": "add a=40 b=-2",
     # What is no request, or not for these tools.
     "The weather was nice.": "I don't know that: no tool of mine tells me.",
@@ -275,7 +279,7 @@ CALLS = {
     "I like tea. My dog is called Rex.": "remember fact='I like tea. My dog is called Rex.'",
     "I'm Ada. How is the weather in Oslo?": "remember fact='I am Ada.', get_weather city='Oslo'",
     "What do I like?": "You have not told me that yet.",
-    "When do you close?": "I don't know that: no tool of mine tells me.",
+    "When do I get up?": "I don't know that: no tool of mine tells me.",
     "When is my birthday?": "You have not told me that yet.",
     "What is my name?": "You have not told me your name yet.",
     # What is asked back, once, and what it is answered with.
@@ -288,7 +292,7 @@ CALLS = {
     "How is the weather? / never mind": "All right. What else?",
     "How is the weather? / Nothing, thanks": "All right. What else?",
     "How is the weather? / What is my name?": "You have not told me your name yet.",
-    "How is the weather? / When does the museum open?": "get_opening_hours place='museum'",
+    "How is the weather? / How many people live in Kyoto?": "count_residents city='Kyoto'",
     "How is the weather? / I would rather hear of something else than that": FALLBACKS[3],
     "What is the weather in Oslo? / and in Kyoto?": "get_weather city='Kyoto'",
 }
@@ -303,24 +307,26 @@ RESULTS = [
     ("What is the weather in Oslo?", "no city", "error", "Sorry, that did not work: No city."),
     ("Cancel booking 42.", "Error: no", "error", "Sorry, that did not work: Error: no."),
     ("Cancel booking 42.", "I need it.", "error", "All right, I left it as it is: I need it."),
-    ("Cancel booking 42.", f"{NO} reason: Why?", "error", "All right, I left it as it is: Why?"),
+    ("Cancel booking 42.", f"{NO} reason: Error", "error", "All right, I left it as it is: Error."),
     ("Cancel booking 42.", f"{NO} id 1. Do not.", "error", "All right, I left it as it is."),
+    ("Add 1 and 2. Add 3 and 4.", "I see.|I do.", "success", "I see. I do."),
     ("I like tea", "Stored.", "success", "I will remember that you like tea."),
 ]
 
 
 def test_calls_tools_and_asks_back() -> None:
     assert {lines: talk(lines, tools=HOTEL) for lines in CALLS} == CALLS
-    assert "tools I can: add (a, b), remember (fact)." in talk("help", tools=HOTEL[-2:])
+    assert "tools I can: void order (number), add (a, b)." in talk("help", tools=HOTEL[7:9])
 
 
 def test_says_like_a_person_what_a_tool_found() -> None:
     model = DemoChatModel().bind_tools(HOTEL)
     said = []
     for text, content, status, _ in RESULTS:
-        call = model.invoke(text)
-        result = ToolMessage(content, tool_call_id=call.tool_calls[0]["id"], status=status)
-        said.append((text, content, status, model.invoke([HumanMessage(text), call, result]).text))
+        messages: list[BaseMessage] = [HumanMessage(text), call := model.invoke(text)]
+        for result, each in zip(content.split("|"), call.tool_calls, strict=True):
+            messages.append(ToolMessage(result, tool_call_id=each["id"], status=status))
+        said.append((text, content, status, model.invoke(messages).text))
     assert said == RESULTS
 
 
