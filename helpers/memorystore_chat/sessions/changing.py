@@ -102,7 +102,7 @@ def _change(
 
     def change(meant: list[Found]) -> list[Found]:
         """Change those that nobody appended to meanwhile, and what repair() moved out of them."""
-        how, doing, orders = script("sessions/change"), f"trying to {action} sessions", []
+        how, doing, orders = script("sessions/change"), f"{action[:-1]}ing sessions", []
         for session, last in meant:
             sha = sha1(last, usedforsecurity=False).hexdigest()
             given = (session.messages, sha, *command)

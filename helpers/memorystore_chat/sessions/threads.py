@@ -6,7 +6,7 @@ methods of `MemorystoreSaver` do for one, a thread at a time; its ``key_prefix``
 
 import json
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from datetime import datetime, timedelta
 from typing import Any, Literal, cast
 from uuid import NAMESPACE_URL, uuid5
@@ -46,7 +46,7 @@ def scan(saver: MemorystoreSaver) -> list[ThreadInfo]:
         >>> scan(MemorystoreSaver(connect("embedded"), key_prefix="nothing-here:"))
         []
     """
-    return _find(saver, None, Counter())
+    return [thread for [(_, thread)] in _find(saver, None, Counter())]
 
 
 def delete(
@@ -108,11 +108,10 @@ def export(
     No function here loads it. Arguments and errors are as for `delete` and `sessions.export`.
     """
     counts: Counter[str] = Counter()
-    found = _find(saver, ids, counts)
     with opened(file, "write") as made:
-        for thread in found:
-            for element in codec.encode(messages_of(saver, thread.thread_id), ""):
-                record = {"thread_id": thread.thread_id, **json.loads(element)}
+        for [(session, _)] in _find(saver, ids, counts):
+            for element in codec.encode(messages_of(saver, session.id), ""):
+                record = {"thread_id": session.id, **json.loads(element)}
                 del record["id"]
                 line = json.dumps(record, ensure_ascii=False).encode() + b"\n"
                 made.write(line)
@@ -200,26 +199,22 @@ def _change(
         return meant
 
     counts: Counter[str] = Counter()
-    found = ([_as_session(thread)] for thread in _find(saver, ids, counts))
-    counts += change_those(found, change_one, idle_for, dry_run)
+    counts += change_those(_find(saver, ids, counts), change_one, idle_for, dry_run)
     return ThreadReport(action, dry_run, **counts)
-
-
-def _as_session(thread: ThreadInfo) -> Found:
-    last = datetime.fromisoformat(thread.updated) if thread.updated else None
-    name, size = thread.thread_id, thread.size or 0
-    return Session(name, name, thread.checkpoints, thread.ttl, size, None, last), thread
 
 
 def _find(
     saver: MemorystoreSaver, ids: Iterable[str] | None, counts: Counter[str]
-) -> list[ThreadInfo]:
-    """The saver's threads, or those of the ids; ids without one count as missing."""
+) -> Iterator[list[Found]]:
+    """The saver's threads, or those of the ids, as sessions; ids without one count as missing."""
     _check_kind("saver", saver, MemorystoreSaver)
     names = None if ids is None else list(dict.fromkeys(check_ids("ids", ids)))
-    found = list(saver.threads(names))
+    found = saver.threads(names)
     counts["missing"] += len(names or found) - len(found)
-    return found
+    for thread in found:
+        last = datetime.fromisoformat(thread.updated) if thread.updated else None
+        size, numbers = thread.size or 0, (thread.checkpoints, thread.ttl)
+        yield [(Session(thread.thread_id, "", *numbers, size, None, last), thread)]
 
 
 def _check_kind(name: str, value: object, kind: type) -> None:

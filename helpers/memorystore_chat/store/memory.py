@@ -95,7 +95,7 @@ class MemorystoreStore(base.BaseStore):
         self.embeddings: Any = base.ensure_embeddings(index.get("embed")) if index else None
         self._vectors = Vectors(index.get("dims"), index.get("fields") or ["$"]) if index else None
         self._prefix, self._sender = key_prefix, Sender(client, async_client)
-        # There a command may have keys of several hash slots.
+        # A server takes commands with keys of several hash slots, and a cluster doesn't.
         self._one_server = not isinstance(client, RedisCluster | AsyncRedisCluster)
 
     @override
