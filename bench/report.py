@@ -13,7 +13,6 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import StrMethodFormatter
 from tabulate import tabulate
 
-import checkpointers
 import store as long_term
 from checkpointers import FLOOR, KINDS, MIDDLEWARE, SAVER, SAVER_KEEP_1
 from peers import BARE, COMMUNITY, NAMES, OFFICIAL, OURS, PEERS, PLAIN_REDIS, VALKEY_SAVER
@@ -31,6 +30,7 @@ COLORS = {
     PLAIN_REDIS: "#e37400",
     VALKEY_SAVER: "#d93025",
     MIDDLEWARE: "#12a35f",
+    FLOOR: "#80868b",
 }
 
 
@@ -180,67 +180,51 @@ def fields(results: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def lines(axes: Any, points: Mapping[str, tuple[Any, Any]], xlabel: str) -> None:
-    """Draw a line for each name, log-log."""
-    for name, line in points.items():
-        own = name in (OURS, SAVER)
-        dashed = name in (BARE, SAVER_KEEP_1)
-        look = {"linewidth": 3 if own else 1.5, "linestyle": "--" if dashed else "-"}
-        axes.loglog(*line, marker="o", color=COLORS[name], label=name, **look)
-    axes.set_xlabel(xlabel)
-    for axis in (axes.xaxis, axes.yaxis):
-        axis.set_major_formatter(StrMethodFormatter("{x:,g}"))
-    axes.grid(visible=True, which="major", alpha=0.3)
+def draw(path: Path, panels: Mapping[tuple[str, str], Rows], *, sharey: bool) -> None:
+    """Draw panels side by side, log-log, with a line for each row.
 
-
-def checkpoints_picture(results: dict[str, Any]) -> Figure:
-    """What an agent's memory stores by the number of turns, and its round trips a turn."""
-    names = [name for name in checkpointers.NAMES if name != FLOOR]
-    wire, stored = results["agents"]["wire"], results["agents"]["stored"]
+    Args:
+        path: Where the PNG goes.
+        panels: A title and what the columns count -> rows of numbers.
+        sharey: Whether the panels have one scale.
+    """
     figure = Figure(figsize=(9, 4.4), layout="constrained")
-    sizes, trips = figure.subplots(1, 2, width_ratios=(3, 2))
-    turns = [int(each) for each in stored[SAVER]]
-    grown = {n: (turns, [each["bytes"] / 1000 for each in stored[n].values()]) for n in names}
-    lines(sizes, grown, "turns")
-    sizes.set_title("kB on the server", loc="left")
-    for place, name in enumerate(names):
-        for offset, what, alpha in ((-0.2, "", 1), (0.2, ", with a tool", 0.5)):
-            count = wire[name][f"sync{what}"]["round_trips"]
-            bar = trips.barh(place + offset, count, 0.38, color=COLORS[name], alpha=alpha)
-            trips.bar_label(bar, [f"{count}{what[1:]}"], padding=3)
-    labels = [name.removeprefix("langgraph-checkpoint-").replace(", ", ",\n") for name in names]
-    trips.set_yticks(range(len(names)), labels)
-    trips.set_title("round trips a turn", loc="left")
-    trips.xaxis.set_visible(False)
-    trips.invert_yaxis()
-    trips.margins(x=0.4)
-    trips.spines[["top", "right", "bottom"]].set_visible(False)
-    figure.legend(*sizes.get_legend_handles_labels(), loc="outside lower center", ncols=3)
-    return figure
-
-
-def picture(results: dict[str, Any]) -> Figure:
-    """A turn's time by the length of the session, log-log: a panel a link, a line a library."""
-    links = {"0 ms": "on the same machine", "20 ms": "+ 20 ms a round trip"}
-    panels = {name: title for name, title in links.items() if name in results["links"]}
-    figure = Figure(figsize=(9, 4.4), layout="constrained")
-    figure.suptitle("One turn: read the newest 20, append 2, renew the expiry")
-    axes = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
-    for panel, (name, title) in zip(axes, panels.items(), strict=True):
-        turns = results["links"][name]["turn"]
-        points = {library: (LENGTHS, [*turns[library].values()]) for library in NAMES}
-        lines(panel, points, "messages stored in the session")
-        panel.set_title(title)
-    axes[0].set_ylabel("milliseconds")
-    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=3)
-    return figure
+    axes = figure.subplots(1, len(panels), sharey=sharey, squeeze=False)[0]
+    for panel, ((title, xlabel), rows) in zip(axes, panels.items(), strict=True):
+        for name, row in rows.items():
+            width = 3 if name in (OURS, SAVER) else 1.5
+            dashes = "--" if name in (BARE, FLOOR, SAVER_KEEP_1) else "-"
+            look: Any = {"label": name, "color": COLORS[name], "marker": "o"}
+            counts = [int(column.replace(",", "")) for column in row]
+            panel.loglog(counts, row.values(), linewidth=width, linestyle=dashes, **look)
+        panel.set_title(title, loc="left")
+        panel.set_xlabel(xlabel)
+        for axis in (panel.xaxis, panel.yaxis):
+            axis.set_major_formatter(StrMethodFormatter("{x:,g}"))
+        panel.grid(visible=True, which="major", alpha=0.3)
+    figure.legend(*axes[-1].get_legend_handles_labels(), loc="outside lower center", ncols=3)
+    figure.savefig(path, dpi=160)
 
 
 def write(results: dict[str, Any], output: Path) -> None:
-    """Write the page and the picture, and print what was aimed at."""
+    """Write the page and its pictures, and print what was aimed at."""
     template = Path(__file__).with_name("results.template.md").read_text(encoding="utf-8")
     (output / "results.md").write_text(template.format(**fields(results)))
-    picture(results).savefig(output / "turn.png", dpi=160)
-    checkpoints_picture(results).savefig(output / "checkpoints.png", dpi=160)
+    links, stored = results["links"], results["agents"]["stored"]
+    turns = {
+        (f"milliseconds a turn, + {link}", "messages stored in the session"): figures["turn"]
+        for link, figures in links.items()
+        if link != "1 ms"
+    }
+    draw(output / "turn.png", turns, sharey=True)
+    kilobytes = {
+        name: {turn: each["bytes"] / 1000 for turn, each in row.items()}
+        for name, row in stored.items()
+        if name in COLORS
+    }
+    agents = {("kB on the server", "turns"): kilobytes}
+    if "1 ms" in links:
+        agents["milliseconds a turn, + 1 ms", "messages in the thread"] = links["1 ms"]["agent"]
+    draw(output / "checkpoints.png", agents, sharey=False)
     for what, row in targets(results).items():
         print(f"{row[' ']:6} {what}: {row['measured']} (aim {row['aim']})")
