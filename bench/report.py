@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from matplotlib.figure import Figure
-from matplotlib.ticker import StrMethodFormatter
+from matplotlib.ticker import NullFormatter, StrMethodFormatter
 from tabulate import tabulate
 
 import store as long_term
@@ -201,6 +201,7 @@ def draw(path: Path, panels: Mapping[tuple[str, str], Rows], *, sharey: bool) ->
         panel.set_xlabel(xlabel)
         for axis in (panel.xaxis, panel.yaxis):
             axis.set_major_formatter(StrMethodFormatter("{x:,g}"))
+            axis.set_minor_formatter(NullFormatter())
         panel.grid(visible=True, which="major", alpha=0.3)
     figure.legend(*axes[-1].get_legend_handles_labels(), loc="outside lower center", ncols=3)
     figure.savefig(path, dpi=160)
