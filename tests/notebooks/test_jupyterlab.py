@@ -183,3 +183,4 @@ def test_a_reader_runs_all_chats_and_restarts(lab: str, page: Any) -> None:
     page.evaluate("() => window.jupyterapp.shell.currentWidget.sessionContext.shutdown()")
     page.reload()
     kept.get_by_text("What is my cat called?").first.wait_for()
+    wait_for(page, lambda state: state["status"] == "idle")  # before JupyterLab is stopped
