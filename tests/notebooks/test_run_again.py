@@ -30,6 +30,7 @@ def test_any_cell_may_be_run_twice(
 
     def run(place: int) -> None:
         book.cells[place].outputs = []
+        client.clear_display_id_mapping(place)
         client.execute_cell(book.cells[place], place)
 
     with client.setup_kernel():
