@@ -55,7 +55,7 @@ def main(guests: int) -> int:
     """Print the figures; returns the exit status."""
     os.environ["DEMO_MODEL_DELAY"] = "0.0001"
     with servers.valkey() as server, tempfile.TemporaryDirectory() as folder:
-        replicas = [Replica(Path(folder, name), server, "") for name in "AB"]
+        replicas = [Replica(Path(folder, name), server) for name in "AB"]
         began = time.perf_counter()
         with ThreadPoolExecutor(guests) as threads:
             urls = [replica.url for replica in replicas]

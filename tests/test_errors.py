@@ -79,16 +79,11 @@ async def test_what_breaks_inside_redis_py_is_a_connect_error() -> None:
     async_client: Any = redis.asyncio.Redis(port=1)
     history = MemorystoreChatMessageHistory(client, "s", async_client=async_client)
     for error in (AttributeError("_sock"), EOFError(), IndexError("pop")):
-
-        def broken(*_: Any, error: Exception = error, **__: Any) -> Any:
-            raise error
-
-        client.execute_command = async_client.execute_command = broken
-        with pytest.raises(ConnectError, match="lost the connection") as raised:
-            await history.aget_messages()
-        assert raised.value.__cause__.__cause__ is error  # type: ignore[union-attr]
-        with pytest.raises(ConnectError, match="lost the connection"):
-            _ = history.messages
+        client.execute_command = async_client.execute_command = mock.Mock(side_effect=error)
+        for read in (history.aget_messages, lambda: asyncio.to_thread(len, history)):
+            with pytest.raises(ConnectError, match="lost the connection") as raised:
+                await read()
+            assert raised.value.__cause__.__cause__ is error  # type: ignore[union-attr]
 
 
 def test_an_event_loop_that_is_missing_or_another_is_explained(valkey_server: Server) -> None:
@@ -107,12 +102,11 @@ def test_ids_and_extras() -> None:
     for wrong in ("ab", b"ab", None, 7, ["a", 7]):
         with pytest.raises(TypeError, match=r"^session_ids.* takes"):
             check_ids("session_ids", wrong)
-    with pytest.raises(ModuleNotFoundError, match=r'pip install "memorystore-chat\[agents\]"'):
-        require("no_such_library.at_all", extra="agents")
-    missing = ModuleNotFoundError("No module named 'one_it_needs'", name="one_it_needs")
-    with (
-        mock.patch("memorystore_chat.extras.import_module", side_effect=missing),
-        pytest.raises(ModuleNotFoundError, match=r'^one_it_needs is not.*\[agents\]"'),
-    ):
-        require("installed", extra="agents")
     assert require("threading", extra="agents").__name__ == "threading"
+    for name in ("no_such_library", "one_it_needs"):
+        missing = ModuleNotFoundError(f"No module named {name!r}", name=name)
+        with (
+            mock.patch("memorystore_chat.extras.import_module", side_effect=missing),
+            pytest.raises(ModuleNotFoundError, match=rf'^{name} is not.*\[agents\]"'),
+        ):
+            require("no_such_library", extra="agents")

@@ -84,14 +84,10 @@ def middleware_of(rng: random.Random, make: Make, saver: Any) -> list[Any]:
         new = last.model_copy(update={"id": None, "content": f"[exchanged] {last.text}"})
         return {"messages": [RemoveMessage(id=last.id or ""), new]}
 
-    sizes: Any = {
-        "trigger": ("messages", rng.randint(3, 9)),
-        "keep": ("messages", rng.randint(1, 4)),
-    }
-    before = [
-        PIIMiddleware("email", apply_to_tool_results=True),
-        hooks("Exchanges", before_model=exchange),
-    ]
+    trigger, keep = rng.randint(3, 9), rng.randint(1, 4)
+    sizes: Any = {"trigger": ("messages", trigger), "keep": ("messages", keep)}
+    redacts = PIIMiddleware("email", apply_to_tool_results=True)
+    before = [redacts, hooks("Exchanges", before_model=exchange)]
     after: list[Any] = [
         ModelCallLimitMiddleware(run_limit=rng.randint(1, 4)),
         ToolCallLimitMiddleware(run_limit=2, exit_behavior=rng.choice(["continue", "end"])),

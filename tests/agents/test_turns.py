@@ -107,28 +107,23 @@ async def test_two_round_trips_a_turn(valkey_server: Any, key_prefix: str, way: 
         assert len(history) == 300 + 2 + 2 * 12
 
 
-@pytest.mark.parametrize("window", [None, 2])
-def test_messages_passed_in_again_are_not_doubled(make: Make, window: int | None) -> None:
-    """A caller may pass the last result with a new message, also where a window hides the rest."""
-    agent, model = remembering(partial(make, window=window), ["a", call("tea"), "b", "c"])
-    conversation: list[Any] = []
-    for question in "123":
-        result = agent.invoke({"messages": [*conversation, ("user", question)]}, THREAD)
-        conversation = result["messages"]
-    stored = words(make().messages)
-    assert stored == ["1", "a", "2", "", "facts about tea", "b", "3", "c"]
-    assert words(model.asked[-1]) == (stored[:-1] if window is None else ["3"])
-
-
-def test_dropped_messages_are_not_new(make: Make) -> None:
-    """What max_messages dropped stays dropped if the caller still passes it."""
-    agent, model = remembering(lambda s: make(s, max_messages=4), [*"abcd"])
+@pytest.mark.parametrize(
+    ("options", "stored", "asked"),
+    [({}, 8, 7), ({"window": 2}, 8, 1), ({"max_messages": 4}, 2, 5)],
+    ids=str,
+)
+def test_messages_passed_in_again_are_not_doubled(
+    make: Make, options: dict[str, int], stored: int, asked: int
+) -> None:
+    """A caller may pass all with a new message, also what a window hides or the cap dropped."""
+    agent, model = remembering(partial(make, **options), ["a", call("tea"), "b", "c"])
     own: list[BaseMessage] = []
-    for question in "1234":
-        own = [*own, HumanMessage(question)]
-        own = [*own, agent.invoke({"messages": own}, THREAD)["messages"][-1]]
-    assert words(make().messages) == [*"3c4d"]
-    assert words(model.asked[-1]) == [*"2b3c4"]
+    for question in "123":
+        result = agent.invoke({"messages": [*own, ("user", question)]}, THREAD)["messages"]
+        own += [message for message in result if message not in own]
+    told = ["1", "a", "2", "", "facts about tea", "b", "3", "c"]
+    assert words(make().messages) == told[-stored:]
+    assert words(model.asked[-1]) == told[:-1][-asked:]
 
 
 def test_question_with_a_known_id_is_asked_again(make: Make) -> None:
@@ -190,18 +185,8 @@ def test_missing_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
         importlib.import_module("memorystore_chat.agents")
 
 
-def graph(agents: dict[str, Any], saver: Any, *, as_functions: bool) -> Any:
-    """A graph that runs the agents one after the other."""
-    built = StateGraph(MessagesState)
-    for name, agent in agents.items():
-
-        async def run(state: MessagesState, agent: Any = agent) -> Any:
-            return {"messages": (await agent.ainvoke(dict(state)))["messages"]}
-
-        built.add_node(name, RunnableLambda(run) if as_functions else agent)
-    for before, after in zip([START, *agents], agents, strict=False):
-        built.add_edge(before, after)
-    return built.compile(checkpointer=saver)
+async def called(agent: Any, state: MessagesState) -> Any:
+    return {"messages": (await agent.ainvoke(dict(state)))["messages"]}
 
 
 @pytest.mark.parametrize("as_functions", [False, True])
@@ -209,11 +194,14 @@ async def test_agents_as_nodes(make: Make, saver: Any, as_functions: bool) -> No
     """Each is asked once and told what the other said; the parent's messages stay in order."""
     models = {name: Scripted(replies=[f"{name}{n}" for n in (1, 2, 3)]) for name in "ab"}
     models["a"].replies.insert(1, call("tea"))
-    agents = {}
+    agents: dict[str, Any] = {}
     for name, model in models.items():
         memory = ChatHistoryMiddleware(partial(lambda name, thread: make(thread + name), name))
         agents[name] = create_agent(model, [look_up], middleware=[memory], name=name)
-    parent = graph(agents, saver, as_functions=as_functions)
+    if as_functions:
+        agents = {name: RunnableLambda(partial(called, agent)) for name, agent in agents.items()}
+    parent: Any = StateGraph(MessagesState).add_sequence([*agents.items()]).add_edge(START, "a")
+    parent = parent.compile(checkpointer=saver)
     turns = [
         words((await drain(parent, "astream", ask(q)))[-1]["messages"]) for q in ("q1", "q2", "q3")
     ]

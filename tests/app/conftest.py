@@ -20,9 +20,9 @@ def start(
     """Start replicas; settings are environment variables. They end with the module, or before."""
     replicas: list[Replica] = []
 
-    def start(program: str = "", **settings: str) -> Replica:
+    def start(**settings: str) -> Replica:
         log = tmp_path_factory.mktemp("app") / "log"
-        replicas.append(Replica(log, valkey_server, program, KEY_PREFIX=PREFIX, **settings))
+        replicas.append(Replica(log, valkey_server, KEY_PREFIX=PREFIX, **settings))
         return replicas[-1]
 
     yield start

@@ -1,17 +1,16 @@
 """What the web app accepts and refuses, asked over HTTP."""
 
 import base64
+import importlib
 import json
 import signal
-import subprocess
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from http.server import HTTPServer, SimpleHTTPRequestHandler
-from pathlib import Path
 from typing import Any
+from unittest import mock
 from uuid import uuid4
 
 import httpx
@@ -23,6 +22,7 @@ from cryptography.hazmat.primitives.serialization import (
     PrivateFormat,
     PublicFormat,
 )
+from fastapi.testclient import TestClient
 from google.auth import crypt, jwt
 
 import servers
@@ -30,7 +30,6 @@ from web_app import APP, Replica, Visitor, text_of
 
 ENDED = (0, -signal.SIGTERM)
 JSON = {"content-type": "application/json"}
-Start = Callable[..., Replica]
 
 
 def test_talk_is_remembered_in_its_conversation_and_the_guest_in_all(shared: Replica) -> None:
@@ -174,124 +173,111 @@ def test_forgetting_deletes_everything_and_says_what(shared: Replica, valkey_ser
     assert "green" not in text_of(ada.ask("What do I like?"))
 
 
-BROKEN = """
-import sys; sys.path.insert(0, '{0}')
-import runpy, concierge
-def get_opening_hours(place: str) -> str:
-    '''Tell when a place opens and closes.'''
-    raise ValueError("SECRET of the tool")
-concierge.TOOLS[0] = get_opening_hours
-runpy.run_path('{0}/main.py', run_name="__main__")
-"""
-
-
-def test_failed_turn_is_an_event_and_no_text_is_logged(start: Start) -> None:
-    replica = start(BROKEN)
-    ada = Visitor(replica.url)
-    ada.ask("Remember that my SECRET is green tea.")
-    events = ada.ask("When does the museum open?")
-    assert events[-1] == {"type": "error", "text": "The concierge could not finish. Ask again."}
-    chat = events[0]["id"]
-    assert ada.shown(chat)["waits"] == "the rest"
-    assert ada.refused("Hello?", conversation=chat) == 409
-    assert ada.ask(conversation=chat)[-1]["type"] == "error"
-    replica.end()
-    lines = [json.loads(line) for line in replica.log.read_text().splitlines()]
-    assert [line["error"] for line in lines if line["severity"] == "ERROR"] == ["ValueError"] * 2
-    words = replica.log.read_text()
-    for secret in ("SECRET", "museum", ada.http.cookies["guest"], chat):
-        assert secret not in words
-
-
 def test_health(shared: Replica, valkey_server: Any) -> None:
     """Alive while the server is away, and ready only when it answers."""
     valkey_server.pause()
     try:
-        assert httpx.get(f"{shared.url}/healthz").status_code == 200
-        assert httpx.get(f"{shared.url}/readyz", timeout=20).status_code == 503
-        assert Visitor(shared.url).refused("Hello") == 503
+        with ThreadPoolExecutor() as threads:  # each waits for ten seconds
+            ready = threads.submit(httpx.get, f"{shared.url}/readyz", timeout=20)
+            refused = threads.submit(Visitor(shared.url).refused, "Hello")
+            assert httpx.get(f"{shared.url}/healthz").status_code == 200
+            assert (ready.result().status_code, refused.result()) == (503, 503)
     finally:
         valkey_server.resume()
     assert shared.ready()
 
 
-def test_ended_replica_finishes_a_short_answer(start: Start, shared: Replica) -> None:
+def test_ended_replica_finishes_a_short_answer(slow: Replica, shared: Replica) -> None:
     """A long one is left to the other replica, and at once."""
-    replica = start(DEMO_MODEL_DELAY="0.2")
-    ada, grace = Visitor(replica.url), Visitor(replica.url)
+    ada, grace = Visitor(slow.url), Visitor(slow.url)
     with ada.begun("My name is Ada.") as (_, rest), grace.begun("help") as (chat, _):
-        replica.process.send_signal(signal.SIGTERM)
+        slow.process.send_signal(signal.SIGTERM)
         assert "Ada" in text_of(list(rest))
-    assert replica.process.wait(10) in ENDED
+    assert slow.process.wait(10) in ENDED
     assert "remember" in text_of(grace.at(shared).ask(conversation=chat))
 
 
-def test_cookies_are_refused_on_cloud_run() -> None:
-    environment = {"K_SERVICE": "app", "PYTHONPATH": str(APP.parent / "helpers")}
-    command = [sys.executable, "main.py"]
-    done = subprocess.run(command, cwd=APP, env=environment, capture_output=True, text=True)
-    assert done.returncode == 1
-    assert "IAP_AUDIENCE" in done.stderr
-    assert "Traceback" not in done.stderr
+AUDIENCE, ASSERTION = "/projects/1/locations/r/services/s", "x-goog-iap-jwt-assertion"
+KEY = ec.generate_private_key(ec.SECP256R1())
 
 
-AUDIENCE = "/projects/1/locations/r/services/s"
-BEHIND_PROXY = """
-import sys; sys.path.insert(0, '{0}')
-import os, main, uvicorn
-main.KEYS = os.environ["TEST_KEYS"]
-uvicorn.run(main.app, port=int(os.environ["PORT"]))
-"""
-
-
-@pytest.fixture(scope="module")
-def proxy(start: Start, tmp_path_factory: Any) -> Iterator[tuple[Replica, HTTPServer, Any]]:
-    """A replica behind a proxy, the server of the proxy's public key, and what signs for it."""
-    folder = tmp_path_factory.mktemp("keys")
-    key = ec.generate_private_key(ec.SECP256R1())
-    public = key.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
-    Path(folder, "keys").write_text(json.dumps({"key-1": public.decode()}))
+def token(key: ec.EllipticCurvePrivateKey = KEY, **changed: Any) -> str:
+    """What Identity-Aware Proxy says of a user."""
     private = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()).decode()
+    now = int(time.time())
+    claims = {"iss": "https://cloud.google.com/iap", "aud": AUDIENCE, "iat": now}
+    claims |= {"exp": now + 600, "sub": "accounts.google.com:1"} | changed
     signer = crypt.EsSigner.from_string(private, "key-1")
-
-    def token(signer: Any = signer, **changed: Any) -> str:
-        now = int(time.time())
-        claims = {"iss": "https://cloud.google.com/iap", "aud": AUDIENCE, "iat": now}
-        claims |= {"exp": now + 600, "sub": "accounts.google.com:1"} | changed
-        return jwt.encode(signer, {k: v for k, v in claims.items() if v}).decode()  # type: ignore[no-any-return]
-
-    handler = partial(SimpleHTTPRequestHandler, directory=str(folder))
-    with HTTPServer(("127.0.0.1", 0), handler) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        keys = f"http://127.0.0.1:{server.server_port}/keys"
-        replica = start(BEHIND_PROXY, TEST_KEYS=keys, IAP_AUDIENCE=AUDIENCE, K_SERVICE="app")
-        yield replica, server, token
-        server.shutdown()
+    return str(jwt.encode(signer, {k: v for k, v in claims.items() if v}).decode())
 
 
-def visitor(replica: Replica, token: Any) -> Visitor:
-    return Visitor(replica.url, **{"x-goog-iap-jwt-assertion": token})
+@pytest.fixture
+def load(monkeypatch: pytest.MonkeyPatch) -> Callable[[], Any]:
+    """Import the app anew, as on Cloud Run."""
+    monkeypatch.setenv("K_SERVICE", "app")
+    monkeypatch.syspath_prepend(APP)
+    for name in ("main", "turns", "concierge"):
+        monkeypatch.delitem(sys.modules, name, raising=False)
+    return partial(importlib.import_module, "main")
 
 
-def test_proxys_users_are_guests(proxy: tuple[Replica, HTTPServer, Any]) -> None:
-    replica, keys, token = proxy
-    ada, grace = (visitor(replica, token(sub=f"accounts.google.com:{n}")) for n in (1, 2))
-    chat = ada.ask("My name is Ada.")[0]["id"]
-    keys.shutdown()  # the app has them for a while
-    assert "Ada" in text_of(ada.ask("What is my name?", conversation=chat))
-    assert grace.refused("What is my name?", conversation=chat) == 404
-    assert "set-cookie" not in grace.http.get("/api/conversations").headers
+def test_cookies_are_refused_on_cloud_run(load: Callable[[], Any]) -> None:
+    with pytest.raises(SystemExit, match="IAP_AUDIENCE"):
+        load()
 
 
-def test_proxys_signature_is_verified(proxy: tuple[Replica, HTTPServer, Any]) -> None:
-    replica, _, token = proxy
+@pytest.fixture
+def signed(
+    load: Callable[[], Any], monkeypatch: Any, valkey_server: Any, key_prefix: str, caplog: Any
+) -> Iterator[Visitor]:
+    """A user behind the proxy; the app logs as its program does, and fetches the keys once."""
+    monkeypatch.setenv("IAP_AUDIENCE", AUDIENCE)
+    monkeypatch.setenv("MEMORYSTORE_ENDPOINT", valkey_server.url)
+    monkeypatch.setenv("KEY_PREFIX", key_prefix)
+    main = load()
+    public = KEY.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
+    replies = [mock.Mock(**{"json.return_value": {"key-1": public.decode()}})]
+    monkeypatch.setattr(main.requests, "get", lambda *_, **__: replies.pop())
+    caplog.handler.setFormatter(main.JsonLines())
+    with TestClient(main.app, headers={ASSERTION: token()}) as client:
+        yield Visitor("", client)
+
+
+def test_proxys_users_are_guests(signed: Visitor) -> None:
+    chat = signed.ask("My name is Ada.")[0]["id"]
+    signed.http.headers[ASSERTION] = token()
+    assert "Ada" in text_of(signed.ask("What is my name?", conversation=chat))
+    assert "set-cookie" not in signed.http.get("/api/conversations").headers
+    signed.http.headers[ASSERTION] = token(sub="accounts.google.com:2")
+    assert signed.refused("What is my name?", conversation=chat) == 404
+
+
+def test_proxys_signature_is_verified(signed: Visitor) -> None:
     good, past = token(), int(time.time()) - 3600
-    another = crypt.EsSigner(ec.generate_private_key(ec.SECP256R1()), "key-1")
+    another = token(ec.generate_private_key(ec.SECP256R1()))
     unsigned = base64.urlsafe_b64encode(b'{"alg": "none"}').decode()
-    tokens = [good]
+    tokens: list[Any] = [good]
     tokens += [token(aud="/projects/1/locations/r/services/other"), token(sub=None)]
     tokens += [token(iss="https://accounts.google.com"), token(iat=past, exp=past + 600)]
-    tokens += [token(another), good[:-4] + "AAAA", f"{unsigned}.{good.split('.')[1]}."]
+    tokens += [another, good[:-4] + "AAAA", f"{unsigned}.{good.split('.')[1]}."]
     tokens += ["", "x", "a.b.c", "é".encode()]
-    seen = [visitor(replica, each).http.get("/api/conversations").status_code for each in tokens]
-    assert seen == [200] + [401] * (len(tokens) - 1)
+    asked = [signed.http.get("/api/conversations", headers={ASSERTION: each}) for each in tokens]
+    assert [answer.status_code for answer in asked] == [200] + [401] * (len(tokens) - 1)
+
+
+def test_failed_turn_is_an_event_and_no_text_is_logged(
+    signed: Visitor, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    hours = mock.Mock(**{"get.side_effect": ValueError("SECRET of the tool")})
+    monkeypatch.setattr(sys.modules["concierge"], "HOURS", hours)
+    signed.ask("Remember that my SECRET is green tea.")
+    events = signed.ask("When does the museum open?")
+    assert events[-1] == {"type": "error", "text": "The concierge could not finish. Ask again."}
+    chat = events[0]["id"]
+    assert signed.shown(chat)["waits"] == "the rest"
+    assert signed.refused("Hello?", conversation=chat) == 409
+    assert signed.ask(conversation=chat)[-1]["type"] == "error"
+    lines = [json.loads(line) for line in caplog.text.splitlines()]
+    assert [line["error"] for line in lines if line["severity"] == "ERROR"] == ["ValueError"] * 2
+    for secret in ("SECRET", "museum", signed.http.headers[ASSERTION], chat):
+        assert secret not in caplog.text

@@ -21,26 +21,17 @@ Event = dict[str, Any]
 class Replica:
     """A process of the app on a port of its own; its guests' clients are httpx's."""
 
-    def __init__(self, log: Path, server: servers.Server, program: str, **settings: str) -> None:
-        self.port, self.log = servers.free_port(), log
-        self.url = f"http://127.0.0.1:{self.port}"
-        self._program, self.settings = program, settings
-        self._server = server.url
+    def __init__(self, log: Path, server: servers.Server, **settings: str) -> None:
+        port, self.log = servers.free_port(), log
+        self.url = f"http://127.0.0.1:{port}"
+        self.settings = {"MEMORYSTORE_ENDPOINT": server.url, "PORT": str(port)} | settings
         self.start()
 
     def start(self) -> None:
         """Start it, on the same port as before, and wait until it is ready."""
-        own = {"MEMORYSTORE_ENDPOINT": self._server, "PORT": str(self.port)} | self.settings
+        command, own = [sys.executable, "main.py"], os.environ | self.settings
         with self.log.open("a") as log:
-            self.process = subprocess.Popen(
-                [sys.executable, "-c", self._program.format(APP)]
-                if self._program
-                else [sys.executable, "main.py"],
-                cwd=APP,
-                env=os.environ | own,
-                stdout=log,
-                stderr=log,
-            )
+            self.process = subprocess.Popen(command, cwd=APP, env=own, stdout=log, stderr=log)
         servers.wait_until(self.ready, "the app", 60)
 
     def ready(self) -> bool:
@@ -57,10 +48,10 @@ class Replica:
 
 
 class Visitor:
-    """A guest with a cookie."""
+    """A guest with a cookie, or with another client."""
 
-    def __init__(self, url: str, **headers: str) -> None:
-        self.http = httpx.Client(base_url=url, timeout=30, headers=headers)
+    def __init__(self, url: str, http: Any = None, **headers: str) -> None:
+        self.http: Any = http or httpx.Client(base_url=url, timeout=30, headers=headers)
 
     def at(self, replica: Replica) -> "Visitor":
         """The same guest at another replica."""
@@ -86,7 +77,7 @@ class Visitor:
         """Ask, and return the status of the refusal."""
         answer = self.http.post("/api/turns", json={"text": text, **given})
         assert isinstance(answer.json()["detail"], str)
-        return answer.status_code
+        return int(answer.status_code)
 
     def shown(self, conversation: str) -> Any:
         """Read a conversation."""
