@@ -41,21 +41,18 @@ class ChatBox:
         self._handle: Any = None  # of the plain form, once it is shown
         widgets = require("ipywidgets", extra="tutorial")
         self._left, self._right = widgets.HTML(), widgets.HTML()
-        self._typed = widgets.Text(
-            placeholder="Type here, then press Enter",
-            continuous_update=False,
-            layout={"flex": "1 1 auto", "width": "auto"},
-        )
-        self._send = widgets.Button(description="Send", button_style="primary")
-        self._send.layout.width = "5em"
+        self._typed = widgets.Text(placeholder="Type here, then press Enter")
+        self._typed.continuous_update = False
+        self._typed.layout = {"flex": "1 1 auto", "width": "auto"}
+        send = widgets.Button(description="Send", button_style="primary", layout={"width": "5em"})
         # The browser reports a text when Enter is pressed or the field is left, as by a click on
         # the button. Not in a thread: Colab shows no change of a widget that a thread makes.
         self._typed.observe(self._ask, "value")
-        self._send.on_click(self._ask)
+        send.on_click(self._ask)
         # From the bottom up, so that the newest message stays in sight.
         upwards = {"display": "flex", "flex_flow": "column-reverse", "overflow": "auto"}
         scrolled = widgets.Box([self._left], layout=upwards | {"max_height": "26em"})
-        left = [scrolled, widgets.HBox([self._typed, self._send])]
+        left = [scrolled, widgets.HBox([self._typed, send])]
         columns = [
             widgets.VBox(left, layout={"flex": "1 1 17em"}),
             widgets.VBox([self._right], layout={"flex": "1 1 14em"}),

@@ -175,7 +175,7 @@ def _forms(role: str, name: str, pieces: list[Part], indent: int) -> tuple[str, 
             html += f'<p style="margin:0">{heading}{title}{safe}</p>'
         heading = ""
     bubble = f"{_BUBBLES.get(role, _OTHER_BUBBLE)};{_BUBBLE}"
-    told = wrapped(f"[{name}] " * bool(name) + "\n".join(texts), _WIDTH - indent)
+    told = wrapped(f"[{name}] " * bool(name) + "\n".join(texts), max(_WIDTH - indent, 20))
     beside = f"{role}{'':{indent - columns_of(role)}}{told}".replace("\n", f"\n{'':{indent}}")
     rows = [row.rstrip() for row in beside.split("\n")]
     return f'<div role="listitem" style="{bubble}">{html}</div>', "\n".join(rows)

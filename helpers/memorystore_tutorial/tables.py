@@ -113,10 +113,9 @@ def table(rows: Iterable[Mapping[str, Any]]) -> Table[Mapping[str, Any]]:
         b              12
     """
     listed = list(rows)
-    if isinstance(rows, Mapping) or not all(isinstance(row, Mapping) and row for row in listed):
-        raise TypeError(
-            f"table() takes a list of mappings with fields, not this {type_name(rows)}."
-        )
+    if not all(isinstance(row, Mapping) and row for row in listed):
+        given = type_name(rows)
+        raise TypeError(f"table() takes a list of mappings with fields, not this {given}.")
     fields = (listed or [{}])[0]
     return Table(listed, {key: (str(key).replace("_", " "), _text) for key in fields})
 
@@ -146,13 +145,13 @@ def sessions_table(client: Client, *, key_prefix: str = "") -> Table[Session]:
     found.sort(key=lambda one: (one.last is None, now - (one.last or now), one.id))
 
     def ago(last: datetime | None) -> str:
-        # Clocks differ: what another machine did just now may lie ahead.
-        seconds = (now - last).total_seconds() if last else None
-        if seconds is None:
+        if last is None:
             return "unknown"
+        # Clocks differ: what another machine did just now may lie ahead.
+        seconds = (now - last).total_seconds()
         return f"{span(seconds)} ago" if seconds >= 60 else "just now"
 
-    columns: dict[str, tuple[str, Callable[[Any], str]]] = {
+    columns: Columns = {
         "id": ("session", str),
         "messages": ("messages", "{:,}".format),
         "last": ("last activity", ago),

@@ -1,11 +1,13 @@
-"""The real Google clients, as `chat_model` makes them, against a server on this machine."""
+"""Google Cloud from notebooks: signing in, and Gemini through its real clients."""
 
+import os
 import subprocess
 import sys
 import traceback
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -16,9 +18,8 @@ from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, System
 import memorystore_tutorial
 import series
 from gemini_server import GeminiServer
-from memorystore_tutorial.demo_model import DemoChatModel
-from memorystore_tutorial.models import ChatModelError, chat_model
-from printed import said
+from memorystore_tutorial import DemoChatModel, chat_model, detect_environment, sign_in
+from memorystore_tutorial.models import ChatModelError
 from servers import Server
 
 CLIENTS = {
@@ -26,17 +27,39 @@ CLIENTS = {
     "google-genai": ("langchain_google_genai", "ChatGoogleGenerativeAI"),
 }
 QUESTION = HumanMessage("What is the weather in Paris?")
+USER = (
+    '{"type": "authorized_user", "client_id": "i", "client_secret": "hunter2",'
+    ' "refresh_token": "h"}'
+)
+LOGIN = "gcloud auth application-default login --project=my-project"
+
+
+def said(capsys: pytest.CaptureFixture[str]) -> str:
+    """What was printed, joined; each printed line fits a notebook in a narrow window."""
+    out = capsys.readouterr().out
+    assert all(len(line) <= 60 or " " not in line for line in out.split("\n"))
+    return " ".join(out.split())
+
+
+@pytest.fixture(autouse=True)
+def machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """A machine without a project and credentials."""
+    names = "GOOGLE_CLOUD_PROJECT GOOGLE_APPLICATION_CREDENTIALS GOOGLE_API_KEY GEMINI_API_KEY"
+    for name in [*names.split(), "VERTEX_PRODUCT"]:
+        # Set first, so that what sign_in() sets is taken back even where it was not set before.
+        monkeypatch.setenv(name, "")
+        monkeypatch.delenv(name)
+    for name in ("google.colab", "google.colab.auth"):
+        monkeypatch.delitem(sys.modules, name, raising=False)
+    monkeypatch.setenv("NO_GCE_CHECK", "true")
+    monkeypatch.setenv("CLOUDSDK_CONFIG", str(tmp_path))
 
 
 @pytest.fixture(params=CLIENTS)
 def gemini(
-    request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    request: pytest.FixtureRequest, machine: None, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[GeminiServer]:
-    """The server, in an environment with a project and without credentials of the machine's."""
-    for name in ("GOOGLE_API_KEY", "GEMINI_API_KEY", "GOOGLE_APPLICATION_CREDENTIALS"):
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.setenv("NO_GCE_CHECK", "true")
-    monkeypatch.setenv("CLOUDSDK_CONFIG", str(tmp_path))
+    """The server, in an environment with a project."""
     monkeypatch.setenv("GOOGLE_CLOUD_PROJECT", "my-project")
     with GeminiServer(request.param) as server:
         yield server
@@ -45,6 +68,74 @@ def gemini(
 @pytest.fixture
 def model(gemini: GeminiServer) -> BaseChatModel:
     return chat_model(**gemini.options)
+
+
+@pytest.fixture
+def colab(machine: None, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Stand in for Colab's own package, which exists nowhere else; the projects it is asked for."""
+    asked: list[str] = []
+    auth: Any = SimpleNamespace(authenticate_user=lambda project_id: asked.append(project_id))
+    monkeypatch.setitem(sys.modules, "google.colab", auth)
+    monkeypatch.setitem(sys.modules, "google.colab.auth", auth)
+    return asked
+
+
+def test_detects_where_it_runs(colab: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    assert str(detect_environment()) == "Colab"
+    monkeypatch.setenv("VERTEX_PRODUCT", "COLAB_ENTERPRISE")
+    assert str(detect_environment()) == "Colab Enterprise"
+    monkeypatch.setenv("VERTEX_PRODUCT", "SOMETHING_ELSE")
+    assert str(detect_environment()) == "Colab"
+    monkeypatch.delitem(sys.modules, "google.colab")
+    assert str(detect_environment()) == "local"
+    monkeypatch.setenv("VERTEX_PRODUCT", "WORKBENCH_INSTANCE")
+    assert str(detect_environment()) == "Agent Platform Workbench (Vertex AI Workbench)"
+
+
+def test_signs_in_to_colab_if_there_is_a_project(
+    colab: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert sign_in(None) is sign_in("") is None
+    assert "offline" in said(capsys)
+    assert colab == []
+    assert "GOOGLE_CLOUD_PROJECT" not in os.environ
+    assert sign_in("my-project") == os.environ["GOOGLE_CLOUD_PROJECT"] == "my-project"
+    assert "from Colab" in said(capsys)
+    assert colab == ["my-project"]
+
+
+@pytest.mark.parametrize(
+    ("stored", "told"),
+    [
+        (USER, "Found Application Default Credentials"),
+        (USER[:-5], LOGIN),
+        ("", LOGIN),
+        (None, "memorystore-chat[google]"),  # google-auth is missing
+    ],
+)
+def test_looks_for_credentials_elsewhere(
+    stored: str | None,
+    told: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    recwarn: pytest.WarningsRecorder,
+) -> None:
+    (tmp_path / "application_default_credentials.json").write_text(stored or "")
+    if stored is None:
+        monkeypatch.setitem(sys.modules, "google.auth", None)
+    for given in ("my-project", None):
+        assert sign_in(given) == os.environ["GOOGLE_CLOUD_PROJECT"] == "my-project"
+        assert told in (shown := said(capsys))
+        assert "hunter2" not in shown
+    assert list(recwarn) == []
+
+
+def test_refuses_what_is_no_project_id() -> None:
+    wrong: Any
+    for wrong in ("My Project", "-x", "a;b", 7):
+        with pytest.raises(ValueError, match="project's id"):
+            sign_in(wrong)
 
 
 def test_says_which_model_and_why_without_a_warning(
@@ -156,6 +247,7 @@ def test_notebooks_through_gemini(
     """
     monkeypatch.setenv("MEMORYSTORE_ENDPOINT", valkey_server.url)
     monkeypatch.setattr(memorystore_tutorial, "chat_model", partial(chat_model, **gemini.options))
+    monkeypatch.setattr(memorystore_tutorial, "key_prefix", "tutorial-{}:".format)
     provider = gemini.options["provider"]
     for name in ("04_chain_integration", "05_agent_memory"):
         names = {"__name__": "__main__"}
