@@ -90,7 +90,8 @@ CONTENT = st.lists(st.text(max_size=20) | BLOCKS.map(lambda pair: pair[0] | pair
 
 
 @settings(max_examples=60, deadline=None)
-@given(content=CONTENT, provider=st.sampled_from(["", "anthropic", "google_genai"]))
+@given(content=CONTENT, provider=st.sampled_from(["", "anthropic", "google_genai", "openai"]))
+@example(content=[{"type": "non_standard", "value": 1}], provider="openai")
 def test_any_content_can_be_shown(content: list[Any], provider: str) -> None:
     shown = transcript([AIMessage(content, response_metadata={"model_provider": provider})])
     assert str(shown)
@@ -99,6 +100,7 @@ def test_any_content_can_be_shown(content: list[Any], provider: str) -> None:
 
 @settings(max_examples=60, deadline=None)
 @given(text=st.text(min_size=1, max_size=300))
+@example("\x1f" * 20)
 @example("</div></li></ol><style>*{display:none}</style>")
 @example('"><!-- <details open ontoggle=alert(1)> ]]> &lt;script&gt; &#60;b&#62;')
 def test_any_text_stays_text_wherever_it_stands(text: str) -> None:
@@ -143,6 +145,7 @@ def test_whatever_is_shown_is_bounded() -> None:
     assert Page(rows).text.endswith("1991,034 more rows are not shown.")
     assert str(rows).endswith("199\n1,034 more rows are not shown.")
     assert rows[1_233] == {"n": 1_233}
+    assert str(table([{"n": 1}] * 200)).endswith("1")
 
 
 def test_what_cannot_be_shown_is_refused() -> None:
