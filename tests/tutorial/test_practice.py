@@ -132,10 +132,13 @@ def test_a_cluster_loses_a_primary_and_nothing_that_it_acknowledged(
 
 
 PROGRAM = """
-import signal
+import signal, time
 from memorystore_tutorial import practice
+def interrupted(*_):
+    time.sleep(0.5)  # a server that was interrupted, too, would take as long
+    print(server.running, flush=True)
 server, secure = practice.server(), practice.server(tls=True)
-signal.signal(signal.SIGINT, lambda *_: print(server.running, flush=True))
+signal.signal(signal.SIGINT, interrupted)
 print(server.endpoint, flush=True)
 input()
 """
