@@ -227,10 +227,11 @@ def test_what_gemini_refuses_is_not_sent(
     gemini: GeminiServer, model: BaseChatModel, between: list[Any], sent: list[BaseMessage]
 ) -> None:
     """A malformed call is not sent either, so that its result would answer nothing."""
-    assert model.invoke([QUESTION, *between, QUESTION]).text
-    arrived = gemini.requests[-1].messages
+    messages = [QUESTION, *between, QUESTION]
+    assert model.invoke(messages).text == "".join(chunk.text for chunk in model.stream(messages))
     plain = [message.model_copy(update={"name": None}) for message in sent]
-    assert arrived == [QUESTION, *plain, QUESTION]
+    for request in gemini.requests:
+        assert request.messages == [QUESTION, *plain, QUESTION]
 
 
 def test_notebooks_through_gemini(
