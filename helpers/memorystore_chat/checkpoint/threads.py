@@ -198,7 +198,7 @@ class Row:
 
     def _value(self, packed: bytes, rest: bytes) -> Any:
         names = cut(packed)
-        value = self._load(rest) if rest else self._part(names.pop())[0]
+        value = self._load(rest or self._content(names.pop()))
         if not names:
             return value
         value, sizes = value
@@ -213,14 +213,18 @@ class Row:
         return value
 
     def _part(self, name: bytes) -> list[Any]:
-        """The elements that a field holds, or those below it."""
+        """The element that a field holds, or those below a node, whose leaves are all as deep."""
+        names = [name]
+        while names[0][:1] == b"k":
+            names = cut(b"".join(map(self._content, names)))
+        return [self._load(self._content(name)) for name in names]
+
+    def _content(self, name: bytes) -> bytes:
         content = self.thread.fields.get(name[1:])
         if content is None:
             part = f"its part {name[:1].decode()}{name[1:].hex()} is missing or altered"
             raise CorruptCheckpointError(self.thread.id, self.ns, self.id, part)
-        if name[:1] == b"s":
-            return [self._load(content)]
-        return [element for below in cut(content) for element in self._part(below)]
+        return content
 
     def _load(self, stored: bytes) -> Any:
         short, _, data = stored.partition(b":")

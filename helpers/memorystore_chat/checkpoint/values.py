@@ -22,8 +22,8 @@ class Remembered(OrderedDict[bytes, bytes]):
         """Remember names of a thread by digests, and forget what was not used for longest."""
         token = digest_of(key)
         for digest, name in names:
-            self.pop(token + digest, None)
-            self[token + digest] = name
+            self[place := token + digest] = name
+            self.move_to_end(place)
             if len(self) > ENTRIES:
                 self.popitem(last=False)
 
@@ -142,7 +142,7 @@ class Packing:
 
 def _content(values: Sequence[Any]) -> bytes:
     """What tells LangChain's messages apart by all they hold; empty for anything else."""
-    kinds = [type(value) for value in values]
+    kinds = {type(value) for value in values}
     if not all(kind.__module__.startswith("langchain_core.messages.") for kind in kinds):
         return b""
     try:
