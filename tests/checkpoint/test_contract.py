@@ -192,42 +192,15 @@ class TestDeltaChannel:
         assert stored() == {}
 
 
-class TestKeep:
-    """`keep` drops what is older, in the same write."""
-
-    def test_the_newest_stays(self, make_saver: Make) -> None:
-        """What is put last with a lower ID, as a branch, does not push out the newest."""
-        saver = make_saver(keep=1)
-        put(saver, CONFIG, "5", x=5)
-        put(saver, CONFIG, "3", x=3)
-        assert newest(saver).checkpoint["id"] == "5"
-
-    def test_late_writes_leave_nothing(self, make_saver: Make, stored: Stored) -> None:
-        """What is written to a checkpoint that `keep` dropped is forgotten; early writes wait."""
-        saver = make_saver(keep=1)
-        first = put(saver, CONFIG, "1", x=1)
-        second = put(saver, first, "2", x=2)
-        before = stored()
-        saver.put_writes(first, [("x", ["late" * 50])], "task")
-        assert stored() == before
-        saver.put_writes(at("3"), [("x", ["early" * 50])], "task")
-        put(saver, second, "3", x=3)
-        (found,) = saver.list(CONFIG)
-        assert found.pending_writes == [("task", "x", ["early" * 50])]
-
-
-class TestLifetime:
-    """What is written together is deleted together."""
-
-    @pytest.mark.parametrize(
-        "delete",
-        [lambda s: s.delete_for_runs(["r"]), lambda s: s.prune([THREAD], strategy="delete")],
-    )
-    def test_deleting_leaves_no_key(
-        self, saver: MemorystoreSaver, delete: Any, stored: Stored
-    ) -> None:
-        """Whatever deletes the last checkpoint deletes the key."""
-        ask(graph_of(saver), "one", {**CONFIG, "metadata": {"run_id": "r"}})
-        delete(saver)
-        assert stored() == {}
-        assert saver.get_tuple(CONFIG) is None
+def test_late_writes_leave_nothing(make_saver: Make, stored: Stored) -> None:
+    """What is written to a checkpoint that `keep` dropped is forgotten; early writes wait."""
+    saver = make_saver(keep=1)
+    first = put(saver, CONFIG, "1", x=1)
+    second = put(saver, first, "2", x=2)
+    before = stored()
+    saver.put_writes(first, [("x", ["late" * 50])], "task")
+    assert stored() == before
+    saver.put_writes(at("3"), [("x", ["early" * 50])], "task")
+    put(saver, second, "3", x=3)
+    (found,) = saver.list(CONFIG)
+    assert found.pending_writes == [("task", "x", ["early" * 50])]

@@ -17,6 +17,7 @@ from proxy import Proxy
 
 WORDS = st.lists(st.sampled_from(["a" * 90, "b" * 90, "c" * 300, "short"]), max_size=150)
 SPACES = ("", "node", "call:1", "call:2")
+OFTEN = st.sampled_from((*SPACES, "", "node", "node"))
 
 
 # Answers which fields are left over, missing, or counted wrongly.
@@ -83,7 +84,7 @@ class Threads(RuleBasedStateMachine):
         return [*self.model.storage["t"][ns]]
 
     @rule(
-        ns=st.sampled_from(SPACES),
+        ns=OFTEN,
         back=st.integers(0, 3),
         early=st.booleans(),
         words=WORDS,
@@ -112,13 +113,13 @@ class Threads(RuleBasedStateMachine):
         }
         root = max(self.ids(""), default="")
         metadata: Any = {"step": self.number, "parents": {"": root} if ":" in ns else {}}
-        if ns == "node" and not (only and parent):  # a child has its parent's delta channels
+        if ns == "node":
             metadata["counters_since_delta_snapshot"] = {"delta": (1, 1)}
         for saver in (self.model, self.saver, *([self.saver] if again else [])):
             saver.put(place(ns, parent), checkpoint, metadata, new)
         self.known[ns, name] = {"values": values, "versions": versions, "parent": parent}
 
-    @rule(ns=st.sampled_from(SPACES), back=st.integers(0, 3), words=WORDS, task=st.integers(0, 2))
+    @rule(ns=OFTEN, back=st.integers(0, 3), words=WORDS, task=st.integers(0, 2))
     def write(self, ns: str, back: int, words: Any, task: int) -> None:
         """What a task writes, perhaps again."""
         if back < len(ids := sorted(self.ids(ns), reverse=True)):
@@ -152,24 +153,17 @@ class Threads(RuleBasedStateMachine):
             if not self.keep:
                 assert len(found) <= 1
 
-    @rule()
-    def copy(self) -> None:
-        """A copy has the same fields."""
-        self.saver.delete_thread("copy")
+    @rule(thread_goes=st.booleans())
+    def begin_again(self, thread_goes: bool) -> None:
+        """Another client, which knows of nothing, makes a copy with the same fields, or deletes."""
+        self.saver = MemorystoreSaver(self.lossy, keep=self.keep)
         self.saver.copy_thread("t", "copy")
         fields = [self.client.hgetall(f"checkpoints:{name}") for name in ("t", "copy")]
         assert fields[0] == fields[1]
-
-    @rule()
-    def delete(self) -> None:
-        """Nothing is left."""
-        self.saver.delete_thread("t")
-        self.model.delete_thread("t")
-
-    @rule()
-    def another_client(self) -> None:
-        """One that remembers nothing."""
-        self.saver = MemorystoreSaver(self.lossy, keep=self.keep)
+        self.saver.delete_thread("copy")
+        if thread_goes:
+            self.saver.delete_thread("t")
+            self.model.delete_thread("t")
 
     @invariant()
     def is_as_in_memory(self) -> None:

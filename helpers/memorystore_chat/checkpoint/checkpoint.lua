@@ -160,16 +160,16 @@ local function drop(ns, id, place)
   release({'c' .. ns .. '\0' .. id})
 end
 
--- Drops what was put first until `keep` are left, or until the head or what is `spared` comes.
--- Answers whether it is done.
-local function thin(ns, keep, spared)
+-- Drops what was put first until `keep` are left, or until the head comes. Answers whether it is
+-- done.
+local function thin(ns, keep)
   local numbers = space(ns)
   while numbers.count > keep and numbers.first <= numbers.last do
     if work >= BUDGET then return false end
     work = work + 1
     local place = place_field(ns, numbers.first)
     local id = get(place) and id_and_rank(get(place))
-    if id and (id == spared or id == numbers.head) then return true end
+    if id and id == numbers.head then return true end
     numbers.first = numbers.first + 1
     dirty['n' .. ns] = true
     if id then drop(ns, id, place) end
@@ -286,7 +286,7 @@ function ask.put(ttl, keep, ns, id, parent, root, metadata, body, channels)
   end
   set('c' .. name, new)
   if root ~= '' and numbers.last == 1 then append('h\0' .. root, ns) end -- a sub-graph's first
-  if keep > 0 then thin(ns, keep, id) end
+  if keep > 0 then thin(ns, keep) end
   drop_waiting()
   flush(ttl)
   return {'OK'}
