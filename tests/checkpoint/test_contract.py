@@ -105,13 +105,17 @@ class TestLists:
 
         def change(state: Any) -> Any:
             state["messages"][0].content = "changed"
-            return {"messages": [state["messages"][0]]}
+            state["messages"][1].note = "changed"
+            return {"messages": state["messages"]}
 
-        given = {"messages": [HumanMessage("first", id="1"), HumanMessage("second", id="2")]}
-        graph_of(saver, change).invoke(given, CONFIG, durability="sync")
+        given = [HumanMessage("first", id="1"), HumanMessage("second", id="2", note="same")]
+        graph_of(saver, change).invoke({"messages": given}, CONFIG, durability="sync")
         values = [each.checkpoint["channel_values"] for each in saver.list(CONFIG)]
-        texts = [words(each.get("messages", [])) for each in values]
-        assert texts == [["changed", "second"], ["first", "second"], []]
+        found = [[(one.text, one.model_extra) for one in each["messages"]] for each in values[:2]]
+        assert found == [
+            [("changed", {}), ("second", {"note": "changed"})],
+            [("first", {}), ("second", {"note": "same"})],
+        ]
 
     @pytest.mark.parametrize("value", [["a" * 99, "b" * 99], ["b" * 99]])
     def test_what_is_known_is_checked(

@@ -10,9 +10,10 @@ import redis
 from langchain.agents import create_agent
 from langchain_core.messages import HumanMessage
 from langgraph.checkpoint.base import empty_checkpoint
+from langgraph.checkpoint.serde.jsonplus import JsonPlusSerializer
 
 import servers
-from checkpoints import CONFIG, THREAD
+from checkpoints import CONFIG, THREAD, Make, Stored, newest, put
 from memorystore_chat.checkpoint import MemorystoreSaver
 from memorystore_chat.checkpoint.values import Remembered
 from memorystore_tutorial import DemoChatModel
@@ -71,35 +72,47 @@ def test_round_trips_of_a_turn(
     assert proxy.round_trips == 2 * expected
 
 
-def test_what_is_sent(client: redis.Redis, saver: MemorystoreSaver) -> None:
-    """A put of one new message to 10,000 sends 25 kB at most."""
-    messages = [HumanMessage(f"message {number} " + "x" * 200) for number in range(10_000)]
-    config, sent = CONFIG, 0
-    for number in (1, 2):
-        checkpoint: Any = empty_checkpoint() | {
-            "channel_values": {"messages": messages},
-            "channel_versions": {"messages": number},
-        }
-        before = client.info("stats")["total_net_input_bytes"]
-        config = saver.put(config, checkpoint, {}, {"messages": number})
-        sent = client.info("stats")["total_net_input_bytes"] - before
-        messages.append(HumanMessage("new"))
-    assert sent <= 25_000
+class Counting(JsonPlusSerializer):
+    """Counts what it serializes."""
+
+    calls = 0
+
+    def dumps_typed(self, obj: Any) -> tuple[str, bytes]:
+        self.calls += 1
+        return super().dumps_typed(obj)
 
 
-@pytest.mark.parametrize(("keep", "most"), [(None, 1_000_000), (1, 240_000)])
-def test_what_is_stored(keep: int | None, most: int) -> None:
-    """200 turns take 1 MB at most, 13 times as much as 20; what the model says is there once."""
-    with servers.valkey() as server, server.client() as client:
-        saver, used = MemorystoreSaver(client, keep=keep), []
-        for turns in (20, 180):
-            agent = talk(saver, turns)
-            used.append(client.memory_usage(f"checkpoints:{THREAD}", samples=0))
-        assert used[0] <= (80_000 if keep else 400_000)
-        assert used[1] <= min(most, 13 * used[0])
-        values = client.hgetall(f"checkpoints:{THREAD}").values()
-        for message in agent.get_state(CONFIG).values["messages"][-5:]:
-            assert sum(message.id.encode() in value for value in values) == 1
+@pytest.mark.parametrize("has_read", [False, True])
+def test_what_is_sent(client: redis.Redis, make_saver: Make, has_read: bool) -> None:
+    """A put of one new message to 10,000 sends 25 kB at most, and serializes no other."""
+    messages: list[Any] = [HumanMessage(f"{number} " + "x" * 200) for number in range(10_000)]
+    serde = Counting()
+    saver = make_saver(serde=serde)
+    config = put(saver, CONFIG, "1", messages=messages)
+    if has_read:
+        saver = make_saver(serde=serde)
+        messages = newest(saver).checkpoint["channel_values"]["messages"]
+    new = HumanMessage("new")
+    for changed, most in ([*messages, new], 20), ([new, *messages[1:]], 10_000):
+        before, calls = client.info("stats")["total_net_input_bytes"], serde.calls
+        put(saver, config, str(most), messages=changed)
+        assert client.info("stats")["total_net_input_bytes"] - before <= 25_000
+        assert serde.calls - calls <= most
+
+
+@pytest.mark.parametrize(("keep", "most"), [(None, 500_000), (1, 120_000)])
+def test_what_is_stored(
+    make_saver: Make, client: redis.Redis, key: str, stored: Stored, keep: Any, most: int
+) -> None:
+    """100 turns take 0.5 MB at most, 13 times as much as 10; what the model says is there once."""
+    saver, used = make_saver(keep=keep), list[Any]()
+    for turns in (10, 90):
+        agent = talk(saver, turns)
+        used.append(client.memory_usage(key, samples=0))
+    assert used[1] <= min(most, 13 * used[0])
+    values = stored().values()
+    for message in agent.get_state(CONFIG).values["messages"][-5:]:
+        assert sum(message.id.encode() in value for value in values) == 1
 
 
 def test_what_is_remembered_is_bounded() -> None:

@@ -1,11 +1,9 @@
 """MemorystoreSaver beside InMemorySaver, through random steps; and a count of all references."""
 
+from random import Random
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, settings
-from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 from langgraph.checkpoint.base import empty_checkpoint
 from langgraph.checkpoint.memory import InMemorySaver
 from redis.backoff import NoBackoff
@@ -15,9 +13,8 @@ import servers
 from memorystore_chat.checkpoint import MemorystoreSaver
 from proxy import Proxy
 
-WORDS = st.lists(st.sampled_from(["a" * 90, "b" * 90, "c" * 300, "short"]), max_size=150)
+WORDS = ("a" * 90, "b" * 90, "c" * 300, "short")
 SPACES = ("", "node", "call:1", "call:2")
-OFTEN = st.sampled_from((*SPACES, "", "node", "node"))
 
 
 # Answers which fields are left over, missing, or counted wrongly.
@@ -61,77 +58,76 @@ def place(ns: str, checkpoint_id: str = "") -> Any:
     return {"configurable": where | ({"checkpoint_id": checkpoint_id} if checkpoint_id else {})}
 
 
-class Threads(RuleBasedStateMachine):
-    """Puts, branches, retries, writes, prunings, copies, deletions of a thread and its copy."""
+class Threads:
+    """Puts, branches, retries, writes, prunings, copies, deletions of a thread and its copy.
 
-    client: Any
-    lossy: Any  # a client that loses every fifth reply of a script
+    Args:
+        client: Asks the server.
+        lossy: The same, but it loses every fifth reply of a script.
+        keep: As for the saver.
+    """
 
-    def __init__(self) -> None:
-        super().__init__()
-        self.number = 0
+    def __init__(self, client: Any, lossy: Any, keep: int | None) -> None:
+        self.client, self.lossy, self.keep = client, lossy, keep
+        self.saver, self.model = MemorystoreSaver(lossy, keep=keep), InMemorySaver()
+        self.random, self.number = Random(keep), 0
         self.known: dict[tuple[str, str], dict[str, Any]] = {}  # arguments of each put
         self.noted: dict[str, dict[str, Any]] = {}  # what tasks wrote to the delta channel
 
-    @initialize(keep=st.sampled_from([None, None, 1, 3]))
-    def begin(self, keep: int | None) -> None:
-        self.client.flushdb()
-        self.keep = keep
-        self.saver = MemorystoreSaver(self.lossy, keep=keep)
-        self.model = InMemorySaver()
+    def step(self) -> None:
+        """Do something, more often what adds than what takes away."""
+        steps = [self.put, self.write, self.prune, self.begin_again]
+        self.random.choices(steps, (10, 6, 0 if self.keep else 1, 1))[0]()
 
     def ids(self, ns: str) -> list[str]:
-        return [*self.model.storage["t"][ns]]
+        """The newest come first, and then none."""
+        return [*sorted(self.model.storage["t"][ns], reverse=True)[:3], ""]
 
-    @rule(
-        ns=OFTEN,
-        back=st.integers(0, 3),
-        early=st.booleans(),
-        words=WORDS,
-        only=st.booleans(),
-        again=st.booleans(),
-    )
-    def put(self, ns: str, back: int, early: bool, words: Any, only: bool, again: bool) -> None:
+    def words(self) -> list[str]:
+        """A list that may begin as another one."""
+        count, step = self.random.choice([0, 1, 7, 9, 30, 64, 75, 140]), self.random.randint(1, 9)
+        return [WORDS[at * step // 20 % 4] for at in range(count)]
+
+    def put(self) -> None:
         """A child of one of the newest checkpoints, or of none; with an ID that is out of order."""
         self.number += 1
-        ids = sorted(self.ids(ns), reverse=True)
-        parent = ids[back] if back < len(ids) else ""
+        ns = self.random.choice(SPACES)
+        parent = self.random.choice(self.ids(ns))
         # What follows the newest is the newest: there MemorystoreSaver differs on purpose.
-        is_early = early and bool(ids) and back > 0
+        is_early = parent != self.ids(ns)[0] and self.random.random() < 0.5
         name = f"{0 if is_early else 1}{self.number:06}"
         before = self.known.get((ns, parent), {"values": {}, "versions": {}})
-        new: Any = {"list": self.number} | ({} if only else {"dict": self.number, "x": self.number})
-        given: Any = {"list": words, "dict": {"words": words, "n": 1}, "x": self.number}
+        new: Any = dict.fromkeys(
+            self.random.choice([("list",), ("list", "dict", "x")]), self.number
+        )
+        given: Any = {"list": self.words(), "dict": {"words": self.words(), "n": 1}, "x": name}
         values = before["values"] | {channel: given[channel] for channel in new}
+        root = self.ids("")[0]
+        metadata: Any = {"step": self.number, "parents": {"": root} if ns else {}}
         if ns == "node":  # it has a delta channel, without a value of its own
             new["delta"] = self.number
+            metadata["counters_since_delta_snapshot"] = {"delta": (1, 1)}
         versions = before["versions"] | new
         checkpoint: Any = empty_checkpoint() | {
             "id": name,
             "channel_values": values,
             "channel_versions": versions,
         }
-        root = max(self.ids(""), default="")
-        metadata: Any = {"step": self.number, "parents": {"": root} if ":" in ns else {}}
-        if ns == "node":
-            metadata["counters_since_delta_snapshot"] = {"delta": (1, 1)}
-        for saver in (self.model, self.saver, *([self.saver] if again else [])):
+        for saver in (self.model, self.saver, self.saver)[: self.random.choice([2, 3])]:
             saver.put(place(ns, parent), checkpoint, metadata, new)
         self.known[ns, name] = {"values": values, "versions": versions, "parent": parent}
 
-    @rule(ns=OFTEN, back=st.integers(0, 3), words=WORDS, task=st.integers(0, 2))
-    def write(self, ns: str, back: int, words: Any, task: int) -> None:
+    def write(self) -> None:
         """What a task writes, perhaps again."""
-        if back < len(ids := sorted(self.ids(ns), reverse=True)):
-            writes = [("list", words), ("x", task), ("__error__", str(len(words)))]
+        ns, task = self.random.choice(SPACES), self.random.randint(0, 2)
+        if name := self.random.choice(self.ids(ns)):
+            writes = [("list", self.words()), ("x", task), ("__error__", self.words())]
             if ns == "node":
                 writes.append(("delta", self.number))
-                self.noted.setdefault(ids[back], {}).setdefault(f"task {task}", self.number)
+                self.noted.setdefault(name, {}).setdefault(f"task {task}", self.number)
             for saver in (self.model, self.saver):
-                saver.put_writes(place(ns, ids[back]), writes, f"task {task}", f"~{2 - task}")
+                saver.put_writes(place(ns, name), writes, f"task {task}", f"~{2 - task}")
 
-    @precondition(lambda self: not self.keep)
-    @rule()
     def prune(self) -> None:
         """All but the newest of each namespace go, and sub-graphs with what they belong to."""
         self.saver.prune(["t"])
@@ -153,20 +149,18 @@ class Threads(RuleBasedStateMachine):
             if not self.keep:
                 assert len(found) <= 1
 
-    @rule(thread_goes=st.booleans())
-    def begin_again(self, thread_goes: bool) -> None:
+    def begin_again(self) -> None:
         """Another client, which knows of nothing, makes a copy with the same fields, or deletes."""
         self.saver = MemorystoreSaver(self.lossy, keep=self.keep)
         self.saver.copy_thread("t", "copy")
         fields = [self.client.hgetall(f"checkpoints:{name}") for name in ("t", "copy")]
         assert fields[0] == fields[1]
         self.saver.delete_thread("copy")
-        if thread_goes:
+        if self.random.random() < 0.3:
             self.saver.delete_thread("t")
             self.model.delete_thread("t")
 
-    @invariant()
-    def is_as_in_memory(self) -> None:
+    def check(self) -> None:
         """The same checkpoints, in the same order, and each with what it was put with."""
         if self.keep and "t" in self.model.storage:
             self.forget()
@@ -205,12 +199,9 @@ def test_random_steps(start: Any) -> None:
         Proxy(server.host, server.port, lose_every=5) as proxy,
         server.client(port=proxy.port, retry=Retry(NoBackoff(), 10)) as lossy,
     ):
-        machine: Any = type("Machine", (Threads,), {"client": client, "lossy": lossy})
-        machine.TestCase.settings = settings(
-            max_examples=25,
-            stateful_step_count=25,
-            deadline=None,
-            derandomize=True,
-            suppress_health_check=[*HealthCheck],
-        )
-        machine.TestCase("runTest").runTest()
+        for keep in (None, 1, 3):
+            client.flushdb()
+            threads = Threads(client, lossy, keep)
+            for _ in range(60):
+                threads.step()
+                threads.check()

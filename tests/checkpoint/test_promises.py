@@ -342,6 +342,7 @@ class TestUnreadable:
             (b"s", b"altered", "0001"),
             (b"k", None, "0001"),
             (b"k", b"", "0001"),
+            (b"k", b"itself", "0001"),
             (b"c", None, "0001"),
             (b"c", b"", "0001"),
             (b"c", b"altered record", "0001"),
@@ -359,7 +360,7 @@ class TestUnreadable:
         field = next(field for field in stored() if field[:1] == kind)
         client.hdel(key, field)
         if value is not None:
-            client.hset(key, field, value)
+            client.hset(key, field, field if value == b"itself" else value)
         calls: list[Any] = [saver.aget_tuple(CONFIG)]
         if kind in b"sk":
             calls.append(anext(saver.alist(CONFIG)))
