@@ -33,12 +33,7 @@ def psc(kind: str, address: str, how: str = "pscAutoConnection") -> dict[str, An
 
 PLACES = [psc("READER", "10.0.0.9"), psc("PRIMARY", "10.0.0.6"), psc("DISCOVERY", "10.0.0.5")]
 USUAL: dict[str, dict[str, Any]] = {
-    REDIS: {
-        "host": "10.0.0.3",
-        "port": 6378,
-        "state": "READY",
-        "transitEncryptionMode": "DISABLED",
-    },
+    REDIS: {"host": "10.0.0.3", "port": 6378, "state": "READY"},
     CLUSTER: {
         "state": "ACTIVE",
         "authorizationMode": "AUTH_MODE_DISABLED",

@@ -4,6 +4,7 @@ import asyncio
 import re
 import ssl
 import tempfile
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -104,7 +105,9 @@ async def test_ipv6() -> None:
 
 async def test_environment(auth_server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MEMORYSTORE_PASSWORD", "hunter2")
-    await use(Endpoint(auth_server.host, auth_server.port))
+    place = Endpoint(auth_server.host, auth_server.port)
+    for endpoint in (place, replace(place, user="alice", password="wonder")):
+        await use(endpoint)
     monkeypatch.setenv("MEMORYSTORE_PASSWORD", "wonder")
     monkeypatch.setenv("MEMORYSTORE_ENDPOINT", auth_server.url.replace("//", "//alice@"))
     await use()

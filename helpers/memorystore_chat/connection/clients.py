@@ -12,7 +12,7 @@ from redis.asyncio.connection import UnixDomainSocketConnection as AsyncUnixConn
 from redis.cluster import RedisCluster
 from redis.connection import Connection, SSLConnection, UnixDomainSocketConnection
 from redis.driver_info import DriverInfo
-from redis.exceptions import MaxConnectionsError, ResponseError
+from redis.exceptions import MaxConnectionsError
 
 from memorystore_chat import signals
 from memorystore_chat.commands import drop_idle_connections
@@ -85,7 +85,8 @@ class ClusterClient(RedisCluster):
             return self.retry.call_with_retry(lambda: run(*args, **options), self._drop_idle)
 
     def _drop_idle(self, error: BaseException) -> None:
-        if _keeps_connections(error):
+        # redis-py drops what an error breaks, and not what a second Ctrl-C leaves with a reply.
+        if not isinstance(error, Exception):
             drop_idle_connections(self)
 
     def close(self) -> None:
@@ -103,21 +104,12 @@ class AsyncClusterClient(AsyncRedisCluster):
     commands under way they may be tried again until the slot has moved.
     """
 
+    retry: AsyncOutageRetry
+
     async def execute_command(self, *args: Any, **options: Any) -> Any:
         """Run a command; after an outage, run it again until it succeeds or time is up."""
         run = super().execute_command
-        return await self.retry.call_with_retry(lambda: run(*args, **options), self._drop_idle)
-
-    async def _drop_idle(self, error: Exception) -> None:
-        if _keeps_connections(error):
-            for node in self.get_nodes():
-                await node.disconnect_free_connections()
-
-
-def _keeps_connections(error: BaseException) -> bool:
-    """Whether redis-py would go on with its idle connections after such an error."""
-    answers = (ResponseError, redis.AuthenticationError)
-    return isinstance(error, answers) or not isinstance(error, Exception)
+        return await self.retry.call_with_retry(lambda: run(*args, **options))
 
 
 def open_client(

@@ -76,8 +76,7 @@ class _Call:
     @property
     def breaks(self) -> bool:
         """Whether a reply may still be to come, or a new connection may lead to another server."""
-        known = isinstance(self.error, FAILURES)
-        return not known or self._wait is not None or is_outage(self.error)
+        return not isinstance(self.error, FAILURES) or is_outage(self.error)
 
     def wait(self) -> float:
         """Return the seconds to wait before the next attempt; raise if there must be none."""
@@ -215,7 +214,11 @@ class AsyncOutageRetry(_Policy, AsyncRetry):
     """`OutageRetry` for redis-py's asynchronous half, which drops a connection if canceled."""
 
     async def call_with_retry(
-        self, do: Callable[[], Awaitable[T]], fail: Callable[..., Any], *_: Any, **options: Any
+        self,
+        do: Callable[[], Awaitable[T]],
+        fail: Callable[..., Any] | None = None,
+        *_: Any,
+        **options: Any,
     ) -> T:
         """Call ``do`` until it succeeds or it is time to give up; ``fail`` drops a connection."""
         if _current.get() is not None:
@@ -225,6 +228,6 @@ class AsyncOutageRetry(_Policy, AsyncRetry):
         while True:
             with call, breaking():
                 return await do()
-            if call.breaks:
+            if fail is not None and call.breaks:
                 await fail(call.error, *count)
             await asyncio.sleep(call.wait())
