@@ -10,7 +10,12 @@ import redis
 import redis.asyncio
 from redis import exceptions
 
-from memorystore_chat import ConnectError, MemorystoreChatError, MemorystoreChatMessageHistory
+from memorystore_chat import (
+    ConnectError,
+    MemorystoreChatError,
+    MemorystoreChatMessageHistory,
+    sessions,
+)
 from memorystore_chat.arguments import check_ids
 from memorystore_chat.errors import COLUMNS, explaining
 from memorystore_chat.extras import require
@@ -80,7 +85,11 @@ async def test_what_breaks_inside_redis_py_is_a_connect_error() -> None:
     history = MemorystoreChatMessageHistory(client, "s", async_client=async_client)
     for error in (AttributeError("_sock"), EOFError(), IndexError("pop")):
         client.execute_command = async_client.execute_command = mock.Mock(side_effect=error)
-        for read in (history.aget_messages, lambda: asyncio.to_thread(len, history)):
+        for read in (
+            history.aget_messages,
+            lambda: asyncio.to_thread(len, history),
+            lambda: asyncio.to_thread(lambda: [*sessions.scan(client)]),
+        ):
             with pytest.raises(ConnectError, match="lost the connection") as raised:
                 await read()
             assert raised.value.__cause__.__cause__ is error  # type: ignore[union-attr]
