@@ -85,14 +85,18 @@ async def test_what_breaks_inside_redis_py_is_a_connect_error() -> None:
     history = MemorystoreChatMessageHistory(client, "s", async_client=async_client)
     for error in (AttributeError("_sock"), EOFError(), IndexError("pop")):
         client.execute_command = async_client.execute_command = mock.Mock(side_effect=error)
-        for read in (
-            history.aget_messages,
-            lambda: asyncio.to_thread(len, history),
-            lambda: asyncio.to_thread(lambda: [*sessions.scan(client)]),
-        ):
+        for read in (history.aget_messages, lambda: asyncio.to_thread(len, history)):
             with pytest.raises(ConnectError, match="lost the connection") as raised:
                 await read()
             assert raised.value.__cause__.__cause__ is error  # type: ignore[union-attr]
+
+
+def test_a_scan_that_is_refused_is_explained(valkey_server: Server) -> None:
+    with (
+        valkey_server.limited("-scan") as client,
+        pytest.raises(MemorystoreChatError, match=r"NOPERM.*rights"),
+    ):
+        list(sessions.scan(client))
 
 
 def test_an_event_loop_that_is_missing_or_another_is_explained(valkey_server: Server) -> None:
