@@ -347,8 +347,14 @@ def test_arguments_are_checked(folder: Path, monkeypatch: pytest.MonkeyPatch) ->
 SHOW = 'echo "$MEMORYSTORE_ENDPOINT"; echo "$MEMORYSTORE_EMBEDDED_DIR"; read _'
 # Counts the signals it gets, and exits with 10 + their number some time after the first.
 COUNTING = """
-n=0; trap 'n=$((n + 1))' {name}; echo ready
-while [ $n = 0 ]; do sleep 0.02; done; sleep 0.2; exit $((10 + n))"""
+import signal, sys, time
+got = []
+signal.signal(signal.SIG{name}, lambda *_: got.append(1))
+print("ready", flush=True)
+while not got: time.sleep(0.01)
+time.sleep(0.2)
+sys.exit(10 + len(got))
+"""
 
 
 def test_server_ends_with_the_last_command(folder: Path) -> None:
@@ -407,7 +413,7 @@ def test_signals_are_passed_on(folder: Path, name: str, in_terminal: bool) -> No
     """The command gets the signal exactly once, typed or sent; when it ends, the server ends."""
     keyboard, terminal = os.openpty()
     with start(
-        *(*RUN, "--", "sh", "-c", COUNTING.format(name=name)),
+        *(*RUN, "--", sys.executable, "-c", COUNTING.format(name=name)),
         stdin=terminal if in_terminal else subprocess.DEVNULL,
         start_new_session=True,
         preexec_fn=servers.as_a_shell_would,
