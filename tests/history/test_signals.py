@@ -91,12 +91,18 @@ def test_a_signal_at_any_line_of_a_command_harms_nothing(
             for name in ("{s}mine", "{s}other")
         )
         other.add_messages(said("other's"))
+
+        def append() -> Iterator[None]:
+            # A generator: what a tracer raises would else count as being handled ever after.
+            mine.add_messages(said(line))
+            yield
+
         line, at = 0, SignalAt(0)
         while at.left <= 0:
             line += step
             at = SignalAt(line, *numbers)
             with suppress(Alarm, KeyboardInterrupt), at:
-                mine.add_messages(said(line))
+                next(append())
             assert present() == HANDLERS
             assert other.messages == said("other's")
         assert line > 200
