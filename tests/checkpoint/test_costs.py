@@ -100,13 +100,13 @@ def test_what_is_sent(client: redis.Redis, make_saver: Make, has_read: bool) -> 
         assert serde.calls - calls <= most
 
 
-@pytest.mark.parametrize(("keep", "most"), [(None, 500_000), (1, 120_000)])
+@pytest.mark.parametrize(("keep", "most"), [(None, 250_000), (1, 60_000)])
 def test_what_is_stored(
     make_saver: Make, client: redis.Redis, key: str, stored: Stored, keep: Any, most: int
 ) -> None:
-    """100 turns take 0.5 MB at most, 13 times as much as 10; what the model says is there once."""
+    """50 turns take 0.25 MB at most, 13 times as much as 5; what the model says is there once."""
     saver, used = make_saver(keep=keep), list[Any]()
-    for turns in (10, 90):
+    for turns in (5, 45):
         agent = talk(saver, turns)
         used.append(client.memory_usage(key, samples=0))
     assert used[1] <= min(most, 13 * used[0])
@@ -118,7 +118,7 @@ def test_what_is_stored(
 def test_what_is_remembered_is_bounded() -> None:
     """A saver remembers 8 MB at most, and what was used last."""
     remembered = Remembered()
-    names = [b"%016d" % number for number in range(100_000)]
+    names = [b"%016d" % number for number in range(30_000)]
     tracemalloc.start()
     for name in names:
         remembered.note(b"", [(bytes(bytearray(name)), b"s" + name), (names[0], b"s" + names[0])])

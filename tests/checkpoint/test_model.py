@@ -1,9 +1,11 @@
 """MemorystoreSaver beside InMemorySaver, through random steps; and a count of all references."""
 
+from copy import deepcopy
 from random import Random
 from typing import Any
 
 import pytest
+from langchain_core.messages import HumanMessage
 from langgraph.checkpoint.base import empty_checkpoint
 from langgraph.checkpoint.memory import InMemorySaver
 from redis.backoff import NoBackoff
@@ -14,8 +16,8 @@ from memorystore_chat.checkpoint import MemorystoreSaver
 from proxy import Proxy
 
 WORDS = ("a" * 90, "b" * 90, "c" * 300, "short")
-SPACES = ("", "node", "call:1", "call:2")
-
+DATA = (1.5, [1, [2, {"a": b"b"}]], None, "d" * 300)
+SPACES = ("", "node", "call:1", "call:2")  # "node" has a delta channel, calls are sub-graphs
 
 # Answers which fields are left over, missing, or counted wrongly.
 RECOUNT = """
@@ -41,6 +43,7 @@ end
 for field, value in pairs(fields) do
   local kind, name = field:sub(1, 1), field:sub(2)
   if kind:match('[skc]') and not counted[field] then wrong[#wrong + 1] = field end
+  if kind:match('[whd]') and not fields['c' .. name] then wrong[#wrong + 1] = field end
   if kind == 'r' and (counted[name] or 1) == 1 then wrong[#wrong + 1] = field end
 end
 for field, number in pairs(counted) do
@@ -59,7 +62,7 @@ def place(ns: str, checkpoint_id: str = "") -> Any:
 
 
 class Threads:
-    """Puts, branches, retries, writes, prunings, copies, deletions of a thread and its copy.
+    """A thread, its copy, and a model of it.
 
     Args:
         client: Asks the server.
@@ -71,22 +74,33 @@ class Threads:
         self.client, self.lossy, self.keep = client, lossy, keep
         self.saver, self.model = MemorystoreSaver(lossy, keep=keep), InMemorySaver()
         self.random, self.number = Random(keep), 0
+        self.messages = [HumanMessage(word, id=word[0], note="same") for word in WORDS]
         self.known: dict[tuple[str, str], dict[str, Any]] = {}  # arguments of each put
         self.noted: dict[str, dict[str, Any]] = {}  # what tasks wrote to the delta channel
+        self.roots: dict[str, str] = {}  # the checkpoint that a call goes with
+        self.gone = ""  # what was dropped last from the graph itself
 
     def step(self) -> None:
         """Do something, more often what adds than what takes away."""
-        steps = [self.put, self.write, self.prune, self.begin_again]
-        self.random.choices(steps, (10, 6, 0 if self.keep else 1, 1))[0]()
+        steps = [self.put, self.write, self.prune, self.delete_run, self.begin_again]
+        self.random.choices(steps, (20, 12, 1, 2, 2))[0]()
+
+    def found(self, ns: str) -> dict[str, Any]:
+        """What the model has of a namespace, in the order in which it was put."""
+        found: dict[str, Any] = self.model.storage["t"][ns]
+        return found
 
     def ids(self, ns: str) -> list[str]:
         """The newest come first, and then none."""
-        return [*sorted(self.model.storage["t"][ns], reverse=True)[:3], ""]
+        return [*sorted(self.found(ns), reverse=True)[:3], ""]
 
-    def words(self) -> list[str]:
-        """A list that may begin as another one."""
+    def some(self) -> list[Any]:
+        """A list that may begin as another one, of messages that are changed in place."""
         count, step = self.random.choice([0, 1, 7, 9, 30, 64, 75, 140]), self.random.randint(1, 9)
-        return [WORDS[at * step // 20 % 4] for at in range(count)]
+        changed, place = self.random.choice(self.messages), self.random.choice(["content", "note"])
+        setattr(changed, place, self.random.choice(WORDS))
+        kind: Any = self.random.choice([WORDS, WORDS, self.messages, DATA])
+        return [kind[at * step // 20 % 4] for at in range(count)]
 
     def put(self) -> None:
         """A child of one of the newest checkpoints, or of none; with an ID that is out of order."""
@@ -96,15 +110,16 @@ class Threads:
         # What follows the newest is the newest: there MemorystoreSaver differs on purpose.
         is_early = parent != self.ids(ns)[0] and self.random.random() < 0.5
         name = f"{0 if is_early else 1}{self.number:06}"
+        if self.random.random() < 0.2:
+            self.write(ns, name)
         before = self.known.get((ns, parent), {"values": {}, "versions": {}})
-        new: Any = dict.fromkeys(
-            self.random.choice([("list",), ("list", "dict", "x")]), self.number
-        )
-        given: Any = {"list": self.words(), "dict": {"words": self.words(), "n": 1}, "x": name}
+        channels = self.random.choice([("list",), ("list", "dict", "x")])
+        new: Any = dict.fromkeys(channels, self.number)
+        given: Any = {"list": self.some(), "dict": {"some": self.some(), "n": 1}, "x": name}
         values = before["values"] | {channel: given[channel] for channel in new}
         root = self.ids("")[0]
-        metadata: Any = {"step": self.number, "parents": {"": root} if ns else {}}
-        if ns == "node":  # it has a delta channel, without a value of its own
+        metadata: Any = {"run_id": f"r{self.number % 9}", "parents": {"": root} if ns else {}}
+        if ns == "node":  # a delta channel has no value of its own
             new["delta"] = self.number
             metadata["counters_since_delta_snapshot"] = {"delta": (1, 1)}
         versions = before["versions"] | new
@@ -115,55 +130,72 @@ class Threads:
         }
         for saver in (self.model, self.saver, self.saver)[: self.random.choice([2, 3])]:
             saver.put(place(ns, parent), checkpoint, metadata, new)
-        self.known[ns, name] = {"values": values, "versions": versions, "parent": parent}
+        self.known[ns, name] = {
+            "values": deepcopy(values),
+            "versions": versions,
+            "parent": parent,
+        }
+        if ":" in ns:
+            self.roots.setdefault(ns, root)
+        order = [*self.found(ns)]
+        excess = min(len(order) - (self.keep or len(order)), order.index(max(order)))
+        self.drop(ns, order[: max(excess, 0)])
 
-    def write(self) -> None:
-        """What a task writes, perhaps again."""
-        ns, task = self.random.choice(SPACES), self.random.randint(0, 2)
-        if name := self.random.choice(self.ids(ns)):
-            writes = [("list", self.words()), ("x", task), ("__error__", self.words())]
+    def write(self, ns: str | None = None, name: str = "") -> None:
+        """What a task writes, perhaps again, or to a checkpoint that is gone or not yet there."""
+        ns, task = self.random.choice(SPACES) if ns is None else ns, self.random.randint(0, 2)
+        writes = [("list", self.some()), ("x", task), ("__error__", self.some())]
+        if self.gone and self.random.random() < 0.2:
+            self.saver.put_writes(place("", self.gone), writes, "late")
+        if name := name or self.random.choice(self.ids(ns)):
             if ns == "node":
                 writes.append(("delta", self.number))
                 self.noted.setdefault(name, {}).setdefault(f"task {task}", self.number)
             for saver in (self.model, self.saver):
                 saver.put_writes(place(ns, name), writes, f"task {task}", f"~{2 - task}")
 
-    def prune(self) -> None:
-        """All but the newest of each namespace go, and sub-graphs with what they belong to."""
-        self.saver.prune(["t"])
-        self.forget()
-
-    def forget(self) -> None:
-        """Take out of the model what is no longer listed."""
-        left = {
-            (each.config["configurable"]["checkpoint_ns"], each.checkpoint["id"])
-            for each in self.saver.list({"configurable": {"thread_id": "t"}})
-        }
-        for ns, found in self.model.storage["t"].items():
-            newest = max(found, default="")
-            if ":" not in ns and newest:
-                assert (ns, newest) in left
-            for name in [name for name in found if (ns, name) not in left]:
-                del found[name]
+    def drop(self, ns: str, names: list[str]) -> None:
+        """Take checkpoints out of the model, and the calls that go with them."""
+        for name in names:
+            if self.found(ns).pop(name, None):
                 self.model.writes.pop(("t", ns, name), None)
-            if not self.keep:
-                assert len(found) <= 1
+                self.gone = self.gone if ns else name
+                for call in [call for call, root in self.roots.items() if not ns and root == name]:
+                    del self.roots[call]
+                    self.drop(call, [*self.found(call)])
+        if not any(map(self.found, SPACES)):
+            self.gone = ""
+            self.roots.clear()
+
+    def prune(self) -> None:
+        """All but the newest of each namespace go."""
+        self.saver.prune(["t"])
+        for ns in SPACES:
+            self.drop(ns, [name for name in self.found(ns) if name != self.ids(ns)[0]])
+
+    def delete_run(self) -> None:
+        """One in nine goes."""
+        chosen = self.random.randrange(9)
+        self.saver.delete_for_runs([f"r{chosen}"])
+        for ns in SPACES:
+            self.drop(ns, [name for name in self.found(ns) if int(name[1:]) % 9 == chosen])
 
     def begin_again(self) -> None:
         """Another client, which knows of nothing, makes a copy with the same fields, or deletes."""
-        self.saver = MemorystoreSaver(self.lossy, keep=self.keep)
-        self.saver.copy_thread("t", "copy")
+        other = MemorystoreSaver(self.lossy, keep=self.keep)
+        other.copy_thread("t", "copy")
         fields = [self.client.hgetall(f"checkpoints:{name}") for name in ("t", "copy")]
         assert fields[0] == fields[1]
-        self.saver.delete_thread("copy")
+        other.delete_thread("copy")
         if self.random.random() < 0.3:
-            self.saver.delete_thread("t")
-            self.model.delete_thread("t")
+            other.delete_thread("t")
+            for ns in SPACES:
+                self.drop(ns, [*self.found(ns)])
+        if self.random.random() < 0.5:
+            self.saver = other
 
     def check(self) -> None:
         """The same checkpoints, in the same order, and each with what it was put with."""
-        if self.keep and "t" in self.model.storage:
-            self.forget()
         assert self.client.eval(RECOUNT, 1, "checkpoints:t") == []
         for ns in SPACES:
             config = place(ns)
@@ -178,6 +210,7 @@ class Threads:
                 if parent in alive or ns != "node":  # there an ancestor stays as it is needed
                     assert ours.parent_config == expected
                 assert self.saver.get_tuple(ours.config) == ours
+                assert [*self.saver.list(ours.config)] == [ours]
             newest = self.saver.get_tuple(config)
             assert newest == (found[0][0] if found[0] else None)
             if newest and ns == "node":
@@ -190,8 +223,11 @@ class Threads:
                 assert [value for _, _, value in history["delta"]["writes"]] == expected
 
 
-@pytest.mark.parametrize("start", [servers.valkey, servers.redis7])
-def test_random_steps(start: Any) -> None:
+@pytest.mark.parametrize(
+    ("start", "keep"),
+    [(servers.valkey, None), (servers.valkey, 1), (servers.valkey, 3), (servers.redis7, 2)],
+)
+def test_random_steps(start: Any, keep: int | None) -> None:
     """Whatever is done in whatever order, both have the same, and every reference is counted."""
     with (
         start() as server,
@@ -199,9 +235,8 @@ def test_random_steps(start: Any) -> None:
         Proxy(server.host, server.port, lose_every=5) as proxy,
         server.client(port=proxy.port, retry=Retry(NoBackoff(), 10)) as lossy,
     ):
-        for keep in (None, 1, 3):
-            client.flushdb()
-            threads = Threads(client, lossy, keep)
-            for _ in range(60):
-                threads.step()
+        threads = Threads(client, lossy, keep)
+        for number in range(120):
+            threads.step()
+            if number % 3 == 0:
                 threads.check()

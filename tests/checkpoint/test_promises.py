@@ -24,6 +24,7 @@ import servers
 from checkpoints import CONFIG, THREAD, Make, Stored, ask, at, graph_of, listed, newest, put, words
 from memorystore_chat import ConnectError, MemorystoreChatError, MemorystoreChatMessageHistory
 from memorystore_chat.checkpoint import MemorystoreSaver
+from memorystore_chat.checkpoint.threads import Row
 from memorystore_chat.errors import CorruptCheckpointError
 from servers import Server
 
@@ -128,26 +129,13 @@ class TestNewest:
 
 
 def test_sub_graphs_go_with_their_turn(make_saver: Make, client: redis.Redis, key: str) -> None:
-    """With keep=1, and a sub-graph in each turn, what is stored stays level; prune drops it."""
+    """With keep=1, and a sub-graph in each turn, what is stored stays level."""
     inner = graph_of(None, lambda state: {"messages": [AIMessage("x" * 100, id="a")]})
-    given = {"messages": [HumanMessage("y", id="h")]}
     graph, sizes = graph_of(make_saver(keep=1), inner), list[Any]()
-    for turn in range(120):
-        graph.invoke(given, CONFIG, durability="sync")
-        if turn in (19, 119):
-            sizes.append(client.memory_usage(key, samples=0))
-    assert sizes[1] < 1.1 * sizes[0]
-    saver = make_saver()
-    saver.delete_thread(THREAD)
-    graph = graph_of(saver, inner)
-    for _ in range(5):
-        graph.invoke(given, CONFIG, durability="sync")
-    thread: Any = {"configurable": {"thread_id": THREAD}}
-    spaces = {each.config["configurable"]["checkpoint_ns"] for each in saver.list(thread)}
-    assert len(spaces) == 6
-    saver.prune([THREAD])
-    (left,) = saver.list(thread)
-    assert left.parent_config is None
+    for _ in range(60):
+        graph.invoke({"messages": [HumanMessage("y", id="h")]}, CONFIG, durability="sync")
+        sizes.append(client.memory_usage(key, samples=0))
+    assert sizes[-1] < 1.1 * sizes[9]
 
 
 def test_messages_inside_a_dict_are_stored_once(saver: MemorystoreSaver, stored: Stored) -> None:
@@ -370,6 +358,30 @@ class TestUnreadable:
             assert raised.value.checkpoint_id == name
         saver.delete_thread(THREAD)
         assert stored() == {}
+
+    def test_what_was_not_put_anew_is_damaged(
+        self, saver: MemorystoreSaver, stored: Stored, client: redis.Redis, key: str
+    ) -> None:
+        """A checkpoint that shares a lost part of its parent's is not stored."""
+        config = put(saver, CONFIG, "1", x="x" * 99)
+        client.hdel(key, *(field for field in stored() if field[:1] == b"s"))
+        child: Any = {"channel_values": {}, "channel_versions": {"x": "1"}}
+        with pytest.raises(CorruptCheckpointError, match="missing"):
+            saver.put(config, empty_checkpoint() | child, {}, {})
+
+    def test_what_goes_meanwhile_is_left_out(
+        self, saver: MemorystoreSaver, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """A checkpoint that is deleted while it is being listed is no damage."""
+        put(saver, CONFIG, "1", x="x" * 99)
+        names = Row.names
+
+        def delete(row: Row) -> list[bytes]:
+            saver.delete_thread(THREAD)
+            return names(row)
+
+        monkeypatch.setattr(Row, "names", delete)
+        assert [*saver.list(CONFIG)] == []
 
     def test_trouble_is_no_empty_thread(self) -> None:
         """Nothing is half written where memory is full; an outage raises ConnectError."""
