@@ -231,13 +231,15 @@ class MemorystoreSaver(base.BaseCheckpointSaver[str]):
 
     def _listing(
         self, config: RunnableConfig | None, wanted: Any, before: Any, limit: int | None
-    ) -> Listing:
+    ) -> Listing[None]:
         place = (config or {}).get("configurable", {})
         only, one = place.get("checkpoint_ns"), place.get("checkpoint_id")
         earlier = (base.get_checkpoint_id(before) if before else None) or ""
         check_text("checkpoint_id", earlier)
         threads = (yield from self._all()) if config is None else [self._place(config)[0]]
-        for thread in threads if limit != 0 else ():
+        for thread in threads:
+            if limit == 0:
+                return
             spaces = yield from thread.spaces(earlier)
             names = [(ns, name) for ns in spaces if only in (None, ns) for name in spaces[ns]]
             names = [each for each in names if one in (None, "", each[1])]
@@ -246,9 +248,8 @@ class MemorystoreSaver(base.BaseCheckpointSaver[str]):
                 rows = yield from thread.rows(names[:size])
                 if wanted:
                     rows = [row for row in rows if wanted.items() <= row.metadata().items()]
-                for found in (yield from thread.tuples(rows[:limit])):
-                    yield found
-                    limit = limit and limit - 1
+                found = yield from thread.tuples(rows[:limit])
+                limit = limit and limit - found
                 del names[:size]
 
     def _put(

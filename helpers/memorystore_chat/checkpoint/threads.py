@@ -5,7 +5,7 @@ import json
 import struct
 from collections.abc import Generator, Mapping, Sequence
 from itertools import accumulate, pairwise
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, NamedTuple, TypeAlias, TypeVar
 
 from langchain_core.runnables import RunnableConfig
 from langgraph.checkpoint.base import CheckpointTuple
@@ -14,11 +14,13 @@ from langgraph.checkpoint.serde.base import SerializerProtocol
 from memorystore_chat.commands import Command, Scan, Steps, script
 from memorystore_chat.errors import CorruptCheckpointError, MemorystoreChatError
 
+T = TypeVar("T")
+
 INTERRUPT = b"__interrupt__"  # the channel to which a task writes that it waits
 NAME = 17  # bytes of a field's name: its kind, and a digest
 FIELDS = 1000  # that are asked for at once
 
-Listing: TypeAlias = Generator[list[Command] | Scan | CheckpointTuple, Any, None]
+Listing: TypeAlias = Generator[list[Command] | Scan | CheckpointTuple, Any, T]
 """Steps that yield what they find between their requests."""
 
 
@@ -98,8 +100,8 @@ class Thread:
         self._fetched(*contents)
         return [Row(self, ns, each) for (ns, _), each in zip(names, answers, strict=True) if each]
 
-    def tuples(self, rows: "Sequence[Row]") -> Steps[list[CheckpointTuple]]:
-        """All of some checkpoints, without those that have gone."""
+    def tuples(self, rows: "Sequence[Row]") -> "Listing[int]":
+        """Yield all of some checkpoints, without those that have gone, and answer how many."""
         names = [name for row in rows for name in row.names()]
         while names:
             lacking = [name for name in dict.fromkeys(names) if name[1:] not in self.fields]
@@ -108,13 +110,16 @@ class Thread:
                 self._fetched(*contents)
             nodes = [self.fields.get(name[1:], b"") for name in {*names} if name[:1] == b"k"]
             names = [name for node in nodes for name in cut(node)]
-        found = []
+        found = 0
         for row in rows:
             try:
-                found.append(row.tuple())
+                one = row.tuple()
             except CorruptCheckpointError:
                 if (yield from self.rows([(row.ns, row.id)])):
                     raise
+            else:
+                yield one
+                found += 1
         return found
 
     def _fetched(self, lengths: bytes, texts: bytes) -> None:
@@ -241,7 +246,7 @@ class Row:
             ) from error
 
 
-def next_found(listing: Listing) -> Steps[CheckpointTuple | None]:
+def next_found(listing: Listing[None]) -> Steps[CheckpointTuple | None]:
     """Ask until the listing finds a checkpoint; None comes after the last."""
     replies: Any = None
     while True:
