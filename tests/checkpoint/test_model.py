@@ -209,8 +209,9 @@ class Threads:
                 expected = theirs.parent_config if parent in alive else None
                 if parent in alive or ns != "node":  # there an ancestor stays as it is needed
                     assert ours.parent_config == expected
-                assert self.saver.get_tuple(ours.config) == ours
-                assert [*self.saver.list(ours.config)] == [ours]
+                if self.random.random() < 0.2:
+                    assert self.saver.get_tuple(ours.config) == ours
+                    assert [*self.saver.list(ours.config)] == [ours]
             newest = self.saver.get_tuple(config)
             assert newest == (found[0][0] if found[0] else None)
             if newest and ns == "node":
