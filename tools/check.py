@@ -153,12 +153,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     steps = [step for step in steps if step[0] in chosen]
     if "notebooks" in chosen:
         steps += notebook_steps()
-    try:
-        with ThreadPoolExecutor(len(steps)) as pool:
-            results = [*pool.map(timed, steps)]
-    except KeyboardInterrupt:
-        print("\nStopped.", file=sys.stderr)
-        return 130
+    with ThreadPoolExecutor(len(steps)) as pool:
+        results = [*pool.map(timed, steps)]
     total = sum((counts for _, counts, _ in results), Counter[str]())
     lines = [
         f"{'FAILED' if counts['failed'] else 'ok':7}{label:45}{seconds:7.1f} s  {in_words(counts)}"
@@ -175,4 +171,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    try:
+        sys.exit(main())
+    except KeyboardInterrupt:
+        sys.exit(130)

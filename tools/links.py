@@ -13,9 +13,9 @@ import sys
 import tomllib
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import quote
 
 ROOT = Path(__file__).resolve().parent.parent
-PLACEHOLDER = "your-org/memorystore-chat"
 # What has links to the repository.
 FILES = (
     "README.md",
@@ -37,8 +37,7 @@ _SLUG = re.compile(r"(?:\S*\bgithub\.com[:/])?([\w-]+/[\w.-]+?)(?:\.git)?/?")
 def parse_repository(text: str) -> str:
     """Return the ``owner/name`` in the address of a repository on GitHub, or in itself.
 
-    Raises:
-        ValueError: It is neither. The text, in which a token may stand, is not repeated.
+    The error does not repeat the text, in which a token may stand.
 
     Example:
         >>> parse_repository("git@github.com:your-org/memorystore-chat.git")
@@ -52,17 +51,11 @@ def parse_repository(text: str) -> str:
 
 @dataclass(frozen=True)
 class Links:
-    """Where the links lead.
+    """Where the links lead."""
 
-    Attributes:
-        repository: ``owner/name`` on GitHub.
-        branch: The branch that they show.
-        install: Whether pip takes the package from ``"git"`` or from the ``"index"``.
-    """
-
-    repository: str
+    repository: str  # owner/name on GitHub
     branch: str
-    install: str
+    install: str  # where pip finds the package: "git" or "index"
 
     @property
     def source(self) -> str:
@@ -71,27 +64,23 @@ class Links:
         git = f" @ git+https://github.com/{self.repository}{branch}"
         return git if self.install == "git" else ""
 
+    def beginnings(self) -> list[str]:
+        """How links to the repository begin; those that show the branch come first."""
+        owner, name = self.repository.split("/")
+        links = [
+            f"github.com/{self.repository}/blob/{self.branch}",
+            f"google.com/github/{self.repository}/blob/{self.branch}",
+            f"githubusercontent.com/{self.repository}/{self.branch}",
+            f"github.com/{self.repository}",
+        ]
+        quoted = [quote(link, safe="") for link in links]  # as a part of another address
+        return [*links, *quoted, f"{owner}.github.io/{name}", f"@{owner}/maintainers"]
+
     def lead_to(self, new: "Links", text: str) -> str:
         """Return a text with these links as one with the new ones."""
-        (owner, name), (new_owner, new_name) = self.repository.split("/"), new.repository.split("/")
-        branch = re.escape(self.branch).replace("/", "(?:/|%2F)")
-
-        def own(match: re.Match[str]) -> str:
-            words = [match["site"], new_owner, new_name]
-            if match["branch"]:
-                words += [*match["blob"].split(match["slash"])[1:-1], *new.branch.split("/")]
-            return match["slash"].join(words)
-
-        text = re.sub(
-            # A slash is %2F where the address is a part of another one.
-            r"(?P<site>github(?:usercontent)?\.com|google\.com/github)(?P<slash>/|%2F)"
-            rf"{re.escape(owner)}(?P=slash){re.escape(name)}(?![\w-])"
-            rf"(?:(?P<blob>(?:(?P=slash)blob)?(?P=slash))(?P<branch>{branch})(?=/|%2F))?",
-            own,
-            text,
-        )
-        text = text.replace(f"{owner}.github.io/{name}", f"{new_owner}.github.io/{new_name}")
-        text = text.replace(f"@{owner}/maintainers", f"@{new_owner}/maintainers")
+        other = dict(zip(self.beginnings(), new.beginnings(), strict=True))
+        own = rf"(?:{'|'.join(map(re.escape, other))})(?![\w-])"
+        text = re.sub(own, lambda match: other[match[0]], text)
         # What brings the package; a sentence that only adds an extra to it names no source.
         pip = r'(?m)((?:^pip install |%pip install -q )\\?"memorystore-chat\[[\w,-]+\])[^"\\]*'
         return re.sub(pip, lambda match: match[1] + new.source, text)
@@ -130,16 +119,8 @@ def main(arguments: list[str] | None = None, root: Path = ROOT) -> int:
     parser.add_argument("--repository", default="git", help="owner/name; without it, git is asked")
     parser.add_argument("--branch", help="the branch that the links show")
     parser.add_argument("--install", choices=("git", "index"), help="where pip finds the package")
-    parser.add_argument("--check", action="store_true", help="write nothing; for GitHub's summary")
     options = parser.parse_args(arguments)
     now = read_links(root)
-    if options.check:
-        if now.repository == PLACEHOLDER:
-            print(
-                f"::notice::The links lead to the placeholder {PLACEHOLDER}: "
-                "run make links, commit, and push, or Colab finds no notebook."
-            )
-        return 0
     repository, branch = options.repository, options.branch
     if repository == "git":
         repository = git(root, "remote", "get-url", "origin")
@@ -153,7 +134,7 @@ def main(arguments: list[str] | None = None, root: Path = ROOT) -> int:
     changed = rewrite_all(root, new)
     lead = f"lead to {new.repository}, branch {new.branch}"
     print(f"The links of {changed} files now {lead}." if changed else f"All links {lead}.")
-    if changed and new.repository != PLACEHOLDER:
+    if changed:
         print("Now commit, push, and make it public: Colab, Workbench, and pip can open no other.")
     return 0
 

@@ -54,24 +54,22 @@ def test_links_say_the_title_of_the_notebook_they_lead_to(project: Path) -> None
 
 def test_fork_gets_all_links_and_gives_them_back(project: Path) -> None:
     """All that led to one repository leads to the other; the way back makes the same files."""
-    readme = project / "app/README.md"
-    others = "\nsee https://github.com/your-org/memorystore-chat-extras"
-    readme.write_text(readme.read_text() + others)
-    before = contents(project)
     former = links.read_links(project)
+    others = f"https://github.com/{former.repository}-extras"
+    with (project / "app/README.md").open("a") as readme:
+        readme.write(others)
+    before = contents(project)
     new = ["--repository", "ada/x.y", "--branch", "my/dev", "--install", "index"]
     assert links.main(new, project) == 0
     after = contents(project)
-    assert after["app/README.md"].endswith(others)
     owner, name = former.repository.split("/")
     left = re.compile(rf"{owner}(?:/|%2F|\.github\.io/){name}(?!-extras|[\w-])|@{owner}/")
     assert [file for file, text in after.items() if left.search(text)] == []
     for file, part in (
-        ("pyproject.toml", "https://ada.github.io/x.y/"),
-        ("pyproject.toml", 'branch = "my/dev"'),
-        ("pyproject.toml", 'install = "index"'),
+        ("app/README.md", others),
+        ("docs/index.md", 'pip install "memorystore-chat[embedded]"\n'),
+        ("docs/llms.txt", "https://ada.github.io/x.y/api"),
         (README, "https://colab.research.google.com/github/ada/x.y/blob/my/dev/notebooks/01_setup"),
-        (README, '```sh\npip install "memorystore-chat[embedded]"'),
         ("notebooks/01_setup.ipynb", "https://raw.githubusercontent.com/ada/x.y/my/dev/notebooks"),
         ("notebooks/01_setup.ipynb", ":%2F%2Fraw.githubusercontent.com%2Fada%2Fx.y%2Fmy%2Fdev%2F"),
         ("notebooks/01_setup.ipynb", r"pip install -q \"memorystore-chat[tutorial]\" ||"),
@@ -83,42 +81,18 @@ def test_fork_gets_all_links_and_gives_them_back(project: Path) -> None:
     assert contents(project) == before
 
 
-def test_check_says_that_the_placeholder_is_there(
-    project: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """And writes nothing; in a fork that has its links it says nothing."""
-    before = contents(project)
-    assert links.main(["--check"], project) == 0
-    assert capsys.readouterr().out.startswith("::notice::The links lead to the placeholder")
-    assert contents(project) == before
-    links.main(["--repository", "ada/chat"], project)
-    capsys.readouterr()
-    assert links.main(["--check"], project) == 0
-    assert capsys.readouterr().out == ""
-
-
-@pytest.mark.parametrize(
-    ("remote", "repository"),
-    [
+def test_git_is_asked(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Where it knows no repository on GitHub, the way out is named, and a token is not."""
+    subprocess.run(["git", "init", "-q", "-b", "trunk"], cwd=project, check=True)
+    for remote, repository in (
+        ("https://ada:hunter2@example.com/a/b", None),
         ("git@github.com:ada/chat.git", "ada/chat"),
         ("https://ada:hunter2@github.com/ada/my.chat", "ada/my.chat"),
-        ("ssh://git@github.com/ada/chat/", "ada/chat"),
-        ("https://ada:hunter2@example.com/a/b", None),
-        ("a/b/c", None),
-    ],
-)
-def test_git_is_asked(
-    project: Path, remote: str, repository: str | None, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """Where it knows no repository on GitHub, the way out is named, and a token is not."""
-    for words in (["init", "-q", "-b", "trunk"], ["remote", "add", "origin", remote]):
-        subprocess.run(["git", *words], cwd=project, check=True)
-    before = (project / README).read_text()
-    for branch in ("trunk", "other"):
-        options = ["--branch", branch] if branch == "other" else []
-        assert links.main(options, project) == (repository is None)
-        written = (project / README).read_text()
-        assert f"{repository}/blob/{branch}/" in written if repository else written == before
-    said = capsys.readouterr().err
-    assert ("make links REPO=owner/name" in said) == (repository is None)
-    assert "hunter2" not in said
+        ("ssh://git@github.com/ada/one/", "ada/one"),
+    ):
+        subprocess.run(["git", "config", "remote.origin.url", remote], cwd=project, check=True)
+        assert links.main([], project) == (repository is None)
+        assert (f"{repository}/blob/trunk/" in (project / README).read_text()) == bool(repository)
+        said = capsys.readouterr()
+        assert ("make links REPO=owner/name" in said.err) == (repository is None)
+        assert "hunter2" not in said.out + said.err

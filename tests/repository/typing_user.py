@@ -11,18 +11,15 @@ from memorystore_tutorial import DemoChatModel
 
 def answer(question: str) -> str:
     """Ask an agent that remembers, and that summarizes what is long."""
-    with connect("embedded") as client:
-        history = MemorystoreChatMessageHistory(client, "ada", ttl=3600, window=50)
-        memory = ChatHistoryMiddleware(history)
-        model = DemoChatModel()
-        agent = create_agent(
-            model, middleware=[memory, SummarizationMiddleware(model)], checkpointer=InMemorySaver()
-        )
-        result = agent.invoke(
-            {"messages": [{"role": "user", "content": question}]},
-            {"configurable": {"thread_id": "ada"}},
-        )
-        return str(result["messages"][-1].text)
+    history = MemorystoreChatMessageHistory(connect(), "ada", ttl=3600, window=50)
+    model = DemoChatModel()
+    middleware = [ChatHistoryMiddleware(history), SummarizationMiddleware(model)]
+    agent = create_agent(model, middleware=middleware, checkpointer=InMemorySaver())
+    result = agent.invoke(
+        {"messages": [{"role": "user", "content": question}]},
+        {"configurable": {"thread_id": "ada"}},
+    )
+    return str(result["messages"][-1].text)
 
 
 def several(user: str) -> ChatHistoryMiddleware:
