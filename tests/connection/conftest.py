@@ -31,32 +31,28 @@ def tls_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 
 @pytest.fixture(scope="session")
 def tls_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
-    """The same from an authority without key identifiers, as Memorystore for Redis has."""
+    """The same from an authority without key identifiers, as Memorystore for Redis has.
+
+    Its user `guest` is refused what Memorystore blocks.
+    """
     folder = tmp_path_factory.mktemp("old_style")
     made = servers.certificates(folder, "memorystore.test", key_identifier=False)
-    with servers.cluster("redis", replicas=0, tls=made, requirepass="hunter2") as group:
+    options: Any = {"requirepass": "hunter2", "user": f"guest on >hunter2 {without(BLOCKED)}"}
+    with servers.cluster("redis", replicas=0, tls=made, **options) as group:
         yield group
+
+
+def without(commands: list[str]) -> str:
+    """The rights of a user who is refused some commands."""
+    return " ".join(["~* &* +@all", *(f"-{name.lower()}" for name in commands)])
 
 
 @pytest.fixture(scope="session")
 def auth_server() -> Iterator[Server]:
-    """A server with a password, and a user `alice` with one of her own."""
-    with servers.valkey(requirepass="hunter2", user="alice on >wonder ~* &* +@all") as server:
+    """A server with a password; its user `alice` is refused INFO and what Memorystore blocks."""
+    rights = without([*BLOCKED, "COMMAND", "INFO"])
+    with servers.valkey(requirepass="hunter2", user=f"alice on >wonder {rights}") as server:
         yield server
-
-
-@pytest.fixture
-def guests(valkey_cluster: Cluster) -> Iterator[str]:
-    """The cluster's URL with a user who is refused the blocked commands."""
-    rights = [f"-{name.lower()}" for name in BLOCKED if name != "COMMAND"]
-    for node in valkey_cluster.nodes:
-        with node.admin() as admin:
-            user = ("guest", "on", ">hunter2", "~*", "&*", "+@all", *rights)
-            admin.execute_command("ACL", "SETUSER", *user)
-    yield valkey_cluster.url.replace("//", "//guest:hunter2@")
-    for node in valkey_cluster.nodes:
-        with node.admin() as admin:
-            admin.execute_command("ACL", "DELUSER", "guest")
 
 
 @pytest.fixture

@@ -51,6 +51,9 @@ USUAL: dict[str, dict[str, Any]] = {
 USUAL[INSTANCE] = USUAL[REDIS]
 TLS = {"transitEncryptionMode": "SERVER_AUTHENTICATION"}
 CLUSTER_TLS = {"transitEncryptionMode": "TRANSIT_ENCRYPTION_MODE_SERVER_AUTHENTICATION"}
+PER_INSTANCE = {"serverCaMode": "GOOGLE_MANAGED_PER_INSTANCE_CA"}
+REGIONAL = {"serverCaMode": "GOOGLE_MANAGED_SHARED_CA"}
+CUSTOM = {"serverCaMode": "CUSTOMER_MANAGED_CAS_CA"}
 AUTH = {"authEnabled": True, "serverCaCerts": [{"cert": pem} for pem in PEMS]}
 UNSPECIFIED = psc("UNSPECIFIED", "10.1.0.1", "pscConnection")
 BY_HAND = {"endpoints": [{"connections": [PLACES[0], UNSPECIFIED]}]}
@@ -76,10 +79,11 @@ def ask(google: Any, name: str | Endpoint, timeout: float = 20) -> Endpoint:
     [
         (REDIS, {}, "redis://10.0.0.3:6378", False, False),
         (REDIS, AUTH | TLS, "rediss://:***@10.0.0.3:6378", False, False),
-        (CLUSTER, {}, "redis://10.0.0.4:6379", True, False),
         (CLUSTER, CLUSTER_TLS, "rediss://10.0.0.4:6379", True, False),
         (CLUSTER, {"authorizationMode": "AUTH_MODE_IAM_AUTH"}, "redis://10.0.0.4:6379", True, True),
-        (VALKEY, TLS, "rediss://10.0.0.5:6379", True, False),
+        (VALKEY, TLS | PER_INSTANCE, "rediss://10.0.0.5:6379", True, False),
+        (VALKEY, TLS | REGIONAL, "rediss://10.0.0.5:6379", True, False),
+        (VALKEY, TLS | CUSTOM, "rediss://10.0.0.5:6379", True, False),
         (VALKEY, {"authorizationMode": "IAM_AUTH"}, "redis://10.0.0.5:6379", True, True),
         (VALKEY, {"authorizationMode": "TOKEN"}, "redis://:***@10.0.0.5:6379", True, False),
         (VALKEY, {"mode": "CLUSTER_DISABLED"}, "redis://10.0.0.6:6379", False, False),
@@ -91,25 +95,20 @@ def ask(google: Any, name: str | Endpoint, timeout: float = 20) -> Endpoint:
 def test_what_google_cloud_says(
     google: Any, name: str, differs: dict[str, Any], url: str, cluster: bool | None, iam: bool
 ) -> None:
-    """The address for its mode, TLS with every authority, and the login."""
+    """The address for its mode, TLS with every authority, and the login.
+
+    Names are checked if others share the authority.
+    """
     resource = says(google, name, **differs)
     # A password that is given is left out unless the instance takes one.
     found = ask(google, Endpoint.parse(name, password=None if name == REDIS else "given"))
     assert (str(found), found.cluster, found.resource) == (url, cluster, resource)
     assert found.ca_certs == (tuple(PEMS) if found.tls else ())
+    shared = differs.get("serverCaMode", "").endswith(("SHARED_CA", "CAS_CA"))
+    assert found.check_hostname == shared
     assert isinstance(found.credential_provider, IamCredentials) == iam
     if found.password:
         assert found.password == ("hunter2" if name == REDIS else "given")
-
-
-def test_names_are_checked_if_others_share_the_authority(google: Any) -> None:
-    for mode, checked in (
-        ("GOOGLE_MANAGED_PER_INSTANCE_CA", False),
-        ("GOOGLE_MANAGED_SHARED_CA", True),
-        ("CUSTOMER_MANAGED_CAS_CA", True),
-    ):
-        says(google, VALKEY, serverCaMode=mode, **TLS)
-        assert ask(google, VALKEY).check_hostname is checked
 
 
 def test_given_login_and_certificates_are_not_asked_for(google: Any) -> None:
@@ -147,59 +146,38 @@ def refusal(message: str = "", reason: str = "") -> dict[str, Any]:
     return {"error": {"message": message, "details": [info] if reason else []}}
 
 
+PLACE = "=europe-west1 --project=my-project"
 GRANT = "gcloud projects add-iam-policy-binding my-project --member=user:YOU --role=roles/"
-OFF = "API has not been used in project 1 before or it is disabled."
-
-
-def told(google: Any, name: str, status: int, body: Any) -> str:
-    """What discover() says if Google Cloud answers so about a resource, or its AUTH string."""
-    named = name.removesuffix("/authString")
-    says(google, named, authEnabled=True)
-    google.says(name.partition(".com/")[2] or name, body, status)
-    with pytest.raises(EndpointError) as caught:
-        ask(google, named)
-    return str(caught.value)
-
-
-@pytest.mark.parametrize(
-    ("name", "api", "command"),
-    [
-        (REDIS, "redis", "gcloud redis instances {} --region"),
-        (CLUSTER, "redis", "gcloud redis clusters {} --region"),
-        (VALKEY, "memorystore", "gcloud memorystore instances {} --location"),
-    ],
-)
-def test_the_next_step_is_that_of_the_service(
-    google: Any, name: str, api: str, command: str
-) -> None:
-    command += "=europe-west1 --project=my-project"
-    creating = USUAL[name] | {"state": "CREATING", "host": ""}
-    for status, body, next_step in (
-        (404, {}, command.format("list")),
-        (403, {}, f"{GRANT}{api}.viewer"),
-        (403, refusal(OFF), f"gcloud services enable {api}.googleapis.com --project=my-project"),
-        (403, refusal(reason="SERVICE_DISABLED"), f"enable {api}.googleapis.com"),
-        (200, creating, command.format("describe chat")),
-    ):
-        assert next_step in told(google, name, status, body)
+OFF = refusal("API has not been used in project 1 before or it is disabled.")
+CREATING = USUAL[REDIS] | {"state": "CREATING", "host": ""}
 
 
 @pytest.mark.parametrize(
     ("name", "status", "body", "text"),
     [
-        (CLUSTER, 200, USUAL[CLUSTER] | {"discoveryEndpoints": []}, "no address"),
+        (REDIS, 404, {}, f"gcloud redis instances list --region{PLACE}"),
+        (CLUSTER, 404, {}, f"gcloud redis clusters list --region{PLACE}"),
+        (VALKEY, 400, {}, f"no Memorystore .*gcloud memorystore instances list --location{PLACE}"),
+        (REDIS, 200, CREATING, f"no address.* redis instances describe chat --region{PLACE}"),
         (VALKEY, 200, USUAL[VALKEY] | {"endpoints": []}, "no address"),
-        (REDIS, 400, {}, "There is no Memorystore for Redis"),
+        (VALKEY, 403, OFF, "gcloud services enable memorystore.googleapis.com --project=my-p"),
+        (CLUSTER, 403, refusal(reason="SERVICE_DISABLED"), "enable redis.googleapis.com"),
+        (INSTANCE, 403, {}, f"{GRANT}redis.viewer.*memorystore.viewer"),
+        (f"{REDIS}/authString", 403, {}, f"AUTH string.*password=.*{GRANT}redis.admin"),
         (REDIS, 401, {}, "gcloud auth application-default login"),
         (REDIS, 500, {}, r"does not answer.*reaches redis\.googleapis\.com"),
-        (f"{REDIS}/authString", 403, {}, f"AUTH string.*password=.*{GRANT}redis.admin"),
-        (INSTANCE, 403, {}, f"{GRANT}redis.viewer.*memorystore.viewer"),
     ],
 )
 def test_an_answer_that_is_of_no_use(
     google: Any, name: str, status: int, body: Any, text: str
 ) -> None:
-    assert re.search(text, told(google, name, status, body))
+    """What Google Cloud answers about a resource, or its AUTH string: the service's next step."""
+    named = name.removesuffix("/authString")
+    says(google, named, authEnabled=True)
+    google.says(name.partition(".com/")[2] or name, body, status)
+    with pytest.raises(EndpointError) as caught:
+        ask(google, named)
+    assert re.search(text, str(caught.value))
 
 
 def test_short_names_are_looked_for_in_both(google: Any) -> None:
@@ -211,8 +189,8 @@ def test_short_names_are_looked_for_in_both(google: Any) -> None:
         assert ask(google, INSTANCE).product == "valkey"
 
 
-def test_no_answer_or_no_sign_in(signed_out: None) -> None:
-    """The given time is kept to; without credentials, the error says how to get some."""
+def test_no_answer_no_sign_in_no_library(signed_out: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The given time is kept to; what is missing is named, with how to get it."""
     with socket.create_server(("127.0.0.1", 0)) as silent:
         url = f"http://127.0.0.1:{silent.getsockname()[1]}"
         with pytest.raises(EndpointError, match="does not answer"):
@@ -220,9 +198,6 @@ def test_no_answer_or_no_sign_in(signed_out: None) -> None:
     for attempt in (discover, connect):
         with pytest.raises(EndpointError, match="gcloud auth application-default login"):
             attempt(REDIS)
-
-
-def test_a_missing_library_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "google.cloud.redis_v1", None)
     with pytest.raises(ModuleNotFoundError, match=r"memorystore-chat\[google\]"):
         discover(REDIS, credentials=AnonymousCredentials())

@@ -2,7 +2,6 @@
 
 import asyncio
 import os
-import threading
 import time
 from collections.abc import Callable
 from functools import partial
@@ -17,6 +16,7 @@ from connecting import answer, opened
 from memorystore_chat.errors import ConnectError
 from memorystore_chat.history import MemorystoreChatMessageHistory
 from proxy import Proxy
+from reshaping import role_of
 from servers import Server
 
 # What Redis before 7 puts before the error of a command in a script.
@@ -54,17 +54,6 @@ async def test_a_failover_behind_one_address(way: str) -> None:
                 assert (await read(talk))[-1] == str(number)
                 with primary.admin() as admin:
                     assert admin.llen("moved") == number // 2 + 1
-
-
-@both_ways
-async def test_a_server_that_comes_back_is_waited_for(way: str) -> None:
-    with servers.valkey() as server:
-        async with opened(way, server.url, patience=60) as client:
-            server.kill()
-            back = threading.Timer(0.3, server.restart)
-            back.start()
-            assert await answer(client.ping())
-            back.join()
 
 
 @both_ways
@@ -168,7 +157,6 @@ def swap(pair: list[Server]) -> None:
     """Let a replica take over from its primary, which hands over what it has first."""
     for node in pair:
         with node.admin() as admin:
-            role: Any = admin.info("replication")["role"]
-            if role == "slave":
+            if role_of(admin) == "slave":
                 admin.execute_command("CLUSTER FAILOVER")
                 return

@@ -10,8 +10,6 @@ from typing import Any
 import pytest
 import redis
 from blockbuster import blockbuster_ctx
-from redis.backoff import NoBackoff
-from redis.retry import Retry
 
 import servers
 from connecting import BLOCKED
@@ -63,20 +61,17 @@ def check(client: Any) -> None:
     ("running", "endpoint", "options"),
     [
         ("redis_server", "valkey://{place}/2", {}),
-        ("valkey_server", "{place}", {}),
         ("valkey_server", "unix://{socket}", {}),
         ("auth_server", "redis://:hunter2@{place}", {}),
-        ("auth_server", "redis://{place}", {"password": "hunter2"}),
-        ("auth_server", "redis://alice:wonder@{place}", {}),
+        ("auth_server", "{place}", {"password": "hunter2"}),
         ("auth_server", "redis://alice@{place}", {"password": "wonder"}),
         ("tls_server", "rediss://{place}", {"password": "hunter2"}),
-        ("tls_server", "valkeys://:hunter2@memorystore.test:{port}", {}),
         ("tls_server", "valkeys://:hunter2@localhost:{port}", {}),
         ("valkey_cluster", "{place}", {"decode_responses": True}),
     ],
 )
 async def test_each_way(
-    request: pytest.FixtureRequest, names: None, running: str, endpoint: str, options: Any
+    request: pytest.FixtureRequest, running: str, endpoint: str, options: Any
 ) -> None:
     """Closing the clients leaves no connection to any node."""
     target: Server | Cluster = request.getfixturevalue(running)
@@ -98,8 +93,10 @@ def connections(nodes: list[Server]) -> list[int]:
     return counts
 
 
-async def test_ipv6() -> None:
-    with servers.valkey(host="::1") as server:
+async def test_ipv6_and_blocked_commands() -> None:
+    """What Memorystore blocks is unknown here; two users of the other tests get a NOPERM."""
+    blocked = [f'{name} ""' for name in [*BLOCKED, "COMMAND"]]
+    with servers.redis7(host="::1", rename_command=blocked) as server:
         await use(f"redis://[::1]:{server.port}")
 
 
@@ -116,7 +113,7 @@ async def test_environment(auth_server: Server, monkeypatch: pytest.MonkeyPatch)
 async def test_memorystores_own_authority(
     tls_cluster: Cluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It lacks a key identifier, and a plain client refuses it since Python 3.13."""
+    """It lacks a key identifier, which Python refuses since 3.13."""
     real = ssl.create_default_context
 
     def strict(*given: Any, **options: Any) -> ssl.SSLContext:
@@ -126,24 +123,10 @@ async def test_memorystores_own_authority(
 
     monkeypatch.setattr(ssl, "create_default_context", strict)
     tls.tls_context.cache_clear()
-    (first, *_) = tls_cluster.nodes
-    with (
-        first.client(ssl_check_hostname=False, retry=Retry(NoBackoff(), 0)) as naive,
-        pytest.raises(redis.ConnectionError, match="Missing Authority Key Identifier"),
-    ):
-        naive.ping()
-    assert first.tls is not None
-    await use(tls_cluster.url, cluster=True, password="hunter2", ca_certs=first.tls.ca)
-
-
-async def test_blocked_commands(guests: str) -> None:
-    """It works where what Memorystore blocks is unknown, or refused with NOPERM, and INFO too."""
-    with servers.redis7(rename_command=[f'{name} ""' for name in BLOCKED]) as server:
-        await use(server.url)
-    rights = " ".join(f"-{name.lower()}" for name in [*BLOCKED, "INFO"])
-    with servers.valkey(user=f"guest on >hunter2 ~* &* +@all {rights}") as server:
-        await use(server.url.replace("//", "//guest:hunter2@"))
-    await use(guests, cluster=True)
+    secure = tls_cluster.nodes[0].tls
+    assert secure is not None
+    guest = tls_cluster.url.replace("//", "//guest:hunter2@")
+    await use(guest, cluster=True, ca_certs=secure.ca)
 
 
 async def test_embedded(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -358,28 +358,25 @@ sys.exit(10 + len(got))
 
 
 def test_server_ends_with_the_last_command(folder: Path) -> None:
-    """The command has a URL that redis-py understands; one leaves the server to another."""
-    commands = [start(*RUN, "--", "sh", "-c", SHOW) for _ in range(2)]
-    for number, command in enumerate(commands, 1):
-        endpoint = heard(command)
-        assert endpoint == f"unix://{quote(str(folder))}/valkey.sock"
-        assert heard(command) == str(folder)
+    """The command has a URL that redis-py understands; one leaves the server to another.
+
+    A temporary one has other data, and leaves none.
+    """
+    options: list[list[str]] = [["--temporary"], [], []]
+    commands = [start(*RUN, *words, "--", "sh", "-c", SHOW) for words in options]
+    places = []
+    for command, runs in zip(commands, (1, 1, 2), strict=True):
+        endpoint, place = heard(command), heard(command)
+        assert endpoint == f"unix://{quote(place)}/valkey.sock"
         with redis.Redis.from_url(endpoint, protocol=2) as client:
-            assert client.incr("runs") == number
+            assert client.incr("runs") == runs
+        places.append(Path(place))
+    assert places[1:] == [folder] * 2
     for command in commands:
         assert len(servers_of(folder)) == 1
         assert finish(command) == ""
     no_server(folder)
-
-
-def test_temporary(folder: Path) -> None:
-    """The reader's own folder is not touched, also when the command asks for "embedded" by name."""
-    command = start(*RUN, "--temporary", "--", "sh", "-c", SHOW)
-    endpoint, place = heard(command), heard(command)
-    assert endpoint == f"unix://{place}/valkey.sock"
-    assert finish(command) == ""
-    assert not Path(place).exists()
-    assert not folder.exists()
+    assert not places[0].exists()
 
 
 def test_exit_status(
@@ -407,8 +404,7 @@ def test_usage(capsys: pytest.CaptureFixture[str]) -> None:
         assert "usage: python -m memorystore_chat.embedded run" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("in_terminal", [False, True])
-@pytest.mark.parametrize("name", ["INT", "TERM"])
+@pytest.mark.parametrize(("name", "in_terminal"), [("INT", False), ("INT", True), ("TERM", True)])
 def test_signals_are_passed_on(folder: Path, name: str, in_terminal: bool) -> None:
     """The command gets the signal exactly once, typed or sent; when it ends, the server ends."""
     keyboard, terminal = os.openpty()

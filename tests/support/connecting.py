@@ -2,6 +2,7 @@
 
 import asyncio
 import inspect
+import traceback
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from typing import Any
@@ -13,8 +14,8 @@ from memorystore_chat.connection.endpoint import Endpoint
 from memorystore_chat.errors import ConnectError
 from proxy import listening
 
-# What Memorystore blocks, and what a cluster client asks for in vain.
-BLOCKED = ["CONFIG", "CLIENT", "ACL", "OBJECT", "DEBUG", "MODULE", "COMMAND"]
+# What Memorystore blocks.
+BLOCKED = ["CONFIG", "CLIENT", "ACL", "OBJECT", "DEBUG", "MODULE"]
 
 
 @asynccontextmanager
@@ -44,17 +45,10 @@ def refused(*given: Any, kind: type[Exception] = ConnectError, **options: Any) -
             secret = options.get("password", "hunter2")
             endpoint = Endpoint.parse(given[0], password=options.get("password"))
             assert said[-1].startswith(f"Cannot connect to {endpoint}")
-            assert not any(secret[:6] in f"{link} {link.args}" for link in links(caught.value))
+            shown = "".join(traceback.format_exception(caught.value))
+            assert secret[:6] not in shown
     assert said[0] == said[1]
     return said[0]
-
-
-def links(error: BaseException | None) -> Iterator[BaseException]:
-    """An error with all its causes and contexts."""
-    if error is not None:
-        yield error
-        yield from links(error.__cause__)
-        yield from links(error.__context__)
 
 
 @contextmanager

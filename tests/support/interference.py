@@ -4,7 +4,6 @@ from collections.abc import Callable
 from typing import Any
 
 import redis
-from redis.client import Pipeline
 
 from memorystore_chat.commands import script
 
@@ -20,8 +19,8 @@ class InterferingRedis(redis.Redis):
     before: dict[str, Callable[[], object]]
     trips = 0
 
-    def __init__(self, *args: Any, **options: Any) -> None:
-        super().__init__(*args, **options)
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
         self.before = {}
 
     def execute_command(self, *parts: Any, **options: Any) -> Any:
@@ -33,17 +32,15 @@ class InterferingRedis(redis.Redis):
             if parts[0] == name or ("/" in name and script(name).sha == parts[1]):
                 self.before.pop(name)()
 
-    def pipeline(self, *_args: Any, **_options: Any) -> Any:
-        pipeline = _Interfering(self.connection_pool, self.response_callbacks, False, None)
-        pipeline.owner = self
+    def pipeline(self, *given: Any, **options: Any) -> Any:
+        pipeline: Any = super().pipeline(*given, **options)
+        execute = pipeline.execute
+
+        def interfered() -> Any:
+            self.trips += 1
+            for parts, _ in pipeline.command_stack:
+                self.meet(parts)
+            return execute()
+
+        pipeline.execute = interfered
         return pipeline
-
-
-class _Interfering(Pipeline):
-    owner: InterferingRedis
-
-    def execute(self, *args: Any, **options: Any) -> Any:
-        self.owner.trips += 1
-        for parts, _ in self.command_stack:
-            self.owner.meet(parts)
-        return super().execute(*args, **options)

@@ -9,9 +9,9 @@ from memorystore_tutorial.launching import shards
 from servers import Cluster, Server
 
 
-def empty_primary(cluster: Cluster) -> Server:
-    """Make the last replica of a cluster a primary without slots, as a shard just added is."""
-    new = cluster.nodes[-1]
+def add_shard(cluster: Cluster, slots: Iterable[int]) -> None:
+    """Make the last replica a primary that takes slots, keys included, from the others."""
+    new, wanted = cluster.nodes[-1], {*slots}
     with new.admin() as admin:
         admin.execute_command("CLUSTER REPLICATE", "NO", "ONE")
 
@@ -20,15 +20,8 @@ def empty_primary(cluster: Cluster) -> Server:
         return "master" in nodes[f"{new.host}:{new.port}"]["flags"]
 
     cluster.nodes[0].wait_for(knows)
-    return new
-
-
-def add_shard(cluster: Cluster, slots: Iterable[int]) -> Server:
-    """Make the last replica a primary that takes slots, keys included, from the others."""
-    new, wanted = empty_primary(cluster), {*slots}
     for source, its in zip(cluster.nodes, shards(cluster.primaries), strict=False):
         move_slots([*wanted.intersection(its)], source, new)
-    return new
 
 
 def move_slots(slots: list[int], source: Server, target: Server, *steps: str) -> None:
@@ -56,11 +49,11 @@ def move_slots(slots: list[int], source: Server, target: Server, *steps: str) ->
                     node.execute_command("CLUSTER SETSLOT", slot, "NODE", target_id)
 
 
-def fail_over(cluster: Cluster, primary: Server) -> Server:
+def fail_over(cluster: Cluster, primary: Server) -> None:
     """Kill a primary, wait for its replica to take over, and start it again with nothing.
 
     It comes back as a replica that waits for its copy: the new primary is told to wait before it
-    sends one. Returns the new primary. The cluster is one that had no fail-over before.
+    sends one. The cluster is one that had no fail-over before.
     """
     replica = cluster.nodes[cluster.nodes.index(primary) + cluster.primaries]
 
@@ -74,7 +67,6 @@ def fail_over(cluster: Cluster, primary: Server) -> Server:
     replica.wait_for(is_served)
     primary.spawn()
     primary.wait_for(lambda admin: role_of(admin) == "slave" and not admin.dbsize())
-    return replica
 
 
 def role_of(admin: redis.Redis) -> str:
