@@ -2,11 +2,10 @@
 
 import sys
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 from langchain_core.messages import AIMessage, HumanMessage, ToolMessage
-from nbclient import NotebookClient
-from nbformat.v4 import new_code_cell, new_notebook
 
 import servers
 from memorystore_chat import ConnectError, MemorystoreChatMessageHistory
@@ -108,23 +107,17 @@ def test_bad_arguments_are_refused(history: Any, monkeypatch: pytest.MonkeyPatch
             chat_box(reply, its_history)  # type: ignore[arg-type]
 
 
-def test_a_cell_with_a_box_ends_at_once(
-    valkey_server: servers.Server, key_prefix: str, monkeypatch: pytest.MonkeyPatch
+def test_what_a_notebook_keeps_follows_the_conversation(
+    history: MemorystoreChatMessageHistory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """With HTML to keep, in which later turns appear too, and widgets to use."""
-    monkeypatch.setenv("MEMORYSTORE_ENDPOINT", valkey_server.url)
-    cells = [
-        "from memorystore_chat import MemorystoreChatMessageHistory, connect\n"
-        "from memorystore_tutorial import chat_box\n"
-        f"history = MemorystoreChatMessageHistory(connect(), '{key_prefix}ada')\n"
-        "box = chat_box(str.upper, history)\n"
-        "box",
-        "box._typed.value = 'hello'",
-    ]
-    book = new_notebook(cells=[new_code_cell(source) for source in cells])
-    NotebookClient(book, timeout=60, kernel_name="python3").execute()
-    kept, live = book.cells[0].outputs
-    assert kept.data["text/plain"] == "Human  hello\nAI     HELLO"
-    assert "HELLO" in kept.data["text/html"]
-    assert "<style" not in kept.data["text/html"]
-    assert "application/vnd.jupyter.widget-view+json" in live.data
+    """Beside the widgets there is HTML without a style sheet, in which later turns appear too."""
+    display = Mock()
+    monkeypatch.setattr("IPython.display.display", display)
+    reader = Reader(history)
+    reader.box._ipython_display_()
+    reader.says("Hello!")
+    display.assert_called_with(reader.box._live)
+    kept = display.return_value.update.call_args.args[0]
+    assert kept["text/plain"] == "Human  Hello!\nAI     Hello. What is your name?"
+    assert "What is your name?" in kept["text/html"]
+    assert "<style" not in kept["text/html"]

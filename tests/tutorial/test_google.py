@@ -18,7 +18,7 @@ from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, System
 import memorystore_tutorial
 import series
 from gemini_server import GeminiServer
-from memorystore_tutorial import DemoChatModel, chat_model, detect_environment, sign_in
+from memorystore_tutorial import chat_model, detect_environment, sign_in
 from memorystore_tutorial.models import ChatModelError
 from servers import Server
 
@@ -138,22 +138,9 @@ def test_refuses_what_is_no_project_id() -> None:
             sign_in(wrong)
 
 
-def test_says_which_model_and_why_without_a_warning(
-    gemini: GeminiServer, capsys: pytest.CaptureFixture[str], recwarn: pytest.WarningsRecorder
+async def test_a_history_arrives_whole_however_it_is_sent(
+    gemini: GeminiServer, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    library, name = CLIENTS[gemini.options["provider"]]
-    for project, why in ((None, "GOOGLE_CLOUD_PROJECT is set"), ("mine", "the project is given")):
-        model = chat_model(project=project, **gemini.options)
-        assert said(capsys) == (
-            f"Chat model: {name}, gemini-3.8-flash in project {project or 'my-project'}, location "
-            f"global, because {why}."
-        )
-    assert isinstance(model, getattr(sys.modules[library], name))
-    assert not [each for each in recwarn if "ChatVertexAI" in str(each.message)]
-    assert "secret-token" not in repr(model)
-
-
-async def test_a_history_arrives_whole_however_it_is_sent(gemini: GeminiServer) -> None:
     history = [
         SystemMessage("You are a helpful assistant."),
         HumanMessage("My name is Ada."),
@@ -161,6 +148,13 @@ async def test_a_history_arrives_whole_however_it_is_sent(gemini: GeminiServer) 
         HumanMessage("What is my name?"),
     ]
     model = chat_model("gemini-other", project="p", location="europe-west1", **gemini.options)
+    library, name = CLIENTS[gemini.options["provider"]]
+    assert said(capsys) == (
+        f"Chat model: {name}, gemini-other in project p, location europe-west1, because the "
+        "project is given."
+    )
+    assert isinstance(model, getattr(sys.modules[library], name))
+    assert "secret-token" not in repr(model)
     assert model.invoke(history).text == (await model.ainvoke(history)).text == "Your name is Ada."
     streamed = [chunk.text for chunk in model.stream(history)]
     assert streamed[:4] == ["Your", " name", " is", " Ada."]
@@ -257,22 +251,14 @@ def test_notebooks_through_gemini(
             exec(compile(code, name, "exec"), names)
             printed = capsys.readouterr().out
             if "chat_model(" in cell.source:
-                assert f"Chat model: {CLIENTS[provider][1]}" in printed
+                given = f"{CLIENTS[provider][1]}, gemini-3.8-flash in project my-project"
+                assert f"Chat model: {given}" in " ".join(printed.split())
             else:
                 assert printed == "".join(output.get("text", "") for output in cell.outputs)
     assert {record.name for record in caplog.records} <= {"google.auth._default"}  # no credentials
     assert [str(each.message) for each in recwarn] == []
     assert len(gemini.requests) > 20
     assert {request.project for request in gemini.requests} == {"my-project"}
-
-
-def test_without_a_project_it_is_the_demo_model(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setenv("GOOGLE_CLOUD_PROJECT", "")
-    for project in (None, ""):
-        assert isinstance(chat_model("gemini-any", project=project, temperature=0), DemoChatModel)
-        assert "DemoChatModel, offline" in said(capsys)
 
 
 def test_an_unknown_provider_and_a_missing_library(monkeypatch: pytest.MonkeyPatch) -> None:

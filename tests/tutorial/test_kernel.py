@@ -4,13 +4,16 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import redis
 from IPython.core.formatters import DisplayFormatter
 
 from memorystore_chat import MemorystoreChatError, MemorystoreChatMessageHistory, connect
-from memorystore_tutorial import failover, key_prefix, new_process, practice, prefixes
+from memorystore_tutorial import failover, key_prefix, new_process, prefixes
+from servers import Server
 
 
 def test_a_prefix_is_one_kernels_until_it_ends(
@@ -46,19 +49,24 @@ def test_a_function_runs_in_another_process(capsys: pytest.CaptureFixture[str]) 
         new_process(redis.Redis().ping)
 
 
-@pytest.mark.own_server
-def test_a_conversation_survives_its_server(key_prefix: str) -> None:
-    """Nothing is lost or doubled, and the account shows itself as a plot with words."""
-    with practice.cluster(node_timeout=1) as cluster, connect(cluster.endpoint) as client:
-        ada = MemorystoreChatMessageHistory(client, "ada", key_prefix=key_prefix)
-        run = failover(ada, cluster, turns=9, kill_at=4)
-        assert (run.attempted, run.stored, run.doubled, run.lost) == (18, 18, 0, 0)
-        assert len(run.seconds) == 9
-        assert cluster.running == 5
-        data, metadata = DisplayFormatter().format(run)
-        assert data["image/png"].startswith("iVBORw0KGgo")  # PNG in base64
-        assert "18 stored" in metadata["image/png"]["alt"]
-        assert "18 stored" in data["text/plain"]
-        for turns, message in ((9, "empty"), (3, "kill_at")):
-            with pytest.raises(ValueError, match=message):
-                failover(ada, cluster, turns=turns, kill_at=4)
+def test_a_failover_is_counted_at_the_server_and_plotted(
+    valkey_server: Server, key_prefix: str
+) -> None:
+    """Here one message is lost, and another is there twice; the plot has words."""
+    client = valkey_server.client()
+    ada = MemorystoreChatMessageHistory(client, "ada", key_prefix=key_prefix)
+
+    def kill(node: int) -> None:
+        assert client.lpop(ada.key), node
+        ada.add_ai_message("answer 1")
+
+    cluster: Any = SimpleNamespace(primary_of=lambda _: 3, kill=kill)
+    run = failover(ada, cluster, turns=9, kill_at=4)
+    assert (run.attempted, run.stored, run.doubled, run.lost) == (18, 18, 1, 1)
+    assert (len(run.seconds), run.killed_at) == (9, 4)
+    data, metadata = DisplayFormatter().format(run)
+    assert data["image/png"].startswith("iVBORw0KGgo")  # PNG in base64
+    assert all("1 lost" in words for words in (metadata["image/png"]["alt"], data["text/plain"]))
+    for turns, message in ((9, "empty"), (3, "kill_at")):
+        with pytest.raises(ValueError, match=message):
+            failover(ada, cluster, turns=turns, kill_at=4)

@@ -5,6 +5,7 @@ import signal
 import socket
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ import redis
 from redis.cluster import RedisCluster
 
 import servers
-from memorystore_chat import ConnectError, MemorystoreChatMessageHistory, connect
+from memorystore_chat import ConnectError, connect
 from memorystore_chat.connection.iam import IamCredentials
 from memorystore_tutorial import launching, practice
 
@@ -36,23 +37,19 @@ def refuses_connections(endpoint: str) -> bool:
         return probe.connect_ex(("127.0.0.1", int(endpoint.rpartition(":")[2]))) != 0
 
 
-def test_a_server_takes_its_own_password_and_authority(folders: Path) -> None:
-    """Whoever lacks one of them stays out; at the end open connections are cut, files are gone."""
-    with practice.server(password=WORDS, tls=True) as server:
-        assert "sesame" not in server.endpoint
-        known: dict[str, Any] = {"password": WORDS, "ca_certs": server.ca_cert}
-        wrong: list[tuple[dict[str, Any], str]] = [
-            ({"password": None}, "none was given"),
-            ({"password": "shut"}, "refuses the user"),
-            ({"ca_certs": None}, "from an authority"),
-            ({"endpoint": server.endpoint.replace("rediss", "redis"), "ca_certs": None}, "TLS"),
-        ]
-        for change, word in wrong:
-            with pytest.raises(ConnectError, match=word):
-                connect(**{"endpoint": server.endpoint} | known | change)
-        client = connect(server.endpoint, **known, patience=0)
+def test_a_server_is_reached_through_tls_alone(folders: Path) -> None:
+    """Who hangs up leaves no connection; at the end open ones are cut, and files are gone."""
+    with practice.server(password=WORDS, tls=True) as server, server.nodes[0].admin() as admin:
+        assert refuses_connections(f":{admin.config_get('port')['port']}")
+        with pytest.raises(ConnectError, match="none was given"):
+            connect(server.endpoint, ca_certs=server.ca_cert)
+        client = connect(server.endpoint, password=WORDS, ca_certs=server.ca_cert, patience=0)
         client.set("long", "x" * 2_000_000)
         assert len(client.get("long") or "") == 2_000_000
+        client.close()
+        hung_up = "The end of all connections but the front's and the one that asks"
+        servers.wait_until(lambda: len(admin.client_list()) == 2, hung_up)
+        client.ping()
         assert not any(b"PRIVATE" in p.read_bytes() for p in folders.rglob("*") if p.is_file())
         assert server.running == 1
     with pytest.raises(redis.ConnectionError):
@@ -65,36 +62,35 @@ def test_a_server_takes_its_own_password_and_authority(folders: Path) -> None:
 
 
 def test_access_tokens_expire_and_a_client_goes_on() -> None:
-    """After the token's hour the old one is refused, and a connected client fetches a new one."""
-    with practice.server(iam=True) as server:
+    """Then the old token is refused, and a connected client fetches a new one, as a new one does.
+
+    The server has cut the connection of its TLS front as well.
+    """
+    with practice.server(iam=True, tls=True) as server:
         credentials: Any = server.credentials
-        with connect(server.endpoint, iam=IamCredentials(credentials)) as client:
-            history = MemorystoreChatMessageHistory(client, "a")
-            history.add_user_message("before")
+        log_in = partial(connect, server.endpoint, ca_certs=server.ca_cert)
+        with log_in(iam=IamCredentials(credentials)) as client:
+            client.set("told", "before")
             old = credentials.token
             server.expire_token()
             with pytest.raises(ConnectError, match="refuses the user"):
-                connect(server.endpoint, password=old)
-            history.add_user_message("after")
-            assert [message.content for message in history.messages] == ["before", "after"]
+                log_in(password=old)
+            assert client.get("told") == b"before"
             assert credentials.token != old
+        with log_in(iam=IamCredentials(credentials)) as client:
+            assert client.get("told") == b"before"
     with practice.server() as server, pytest.raises(ValueError, match="iam=True"):
         server.expire_token()
 
 
-@pytest.mark.parametrize(
-    ("make", "options", "error"),
-    [
-        (practice.server, {"password": "x", "iam": True}, ValueError),
-        (practice.server, {"password": ""}, ValueError),
-        (practice.server, {"password": b"hunter2"}, TypeError),
-        (practice.cluster, {"node_timeout": 61}, ValueError),
-    ],
-)
-def test_bad_options_are_refused(make: Any, options: dict[str, Any], error: Any) -> None:
-    with pytest.raises(error, match=r"password|node_timeout") as caught:
-        make(**options)
-    assert "hunter2" not in str(caught.value)
+def test_bad_options_are_refused() -> None:
+    wrong: Any
+    for wrong in ({"password": "x", "iam": True}, {"password": ""}, {"password": b"hunter2"}):
+        with pytest.raises((ValueError, TypeError), match="password") as caught:
+            practice.server(**wrong)
+        assert "hunter2" not in str(caught.value)
+    with pytest.raises(ValueError, match="node_timeout"):
+        practice.cluster(node_timeout=61)
 
 
 def test_a_cluster_loses_a_primary_and_nothing_that_it_acknowledged(

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from IPython.core.formatters import DisplayFormatter
-from langchain_core.messages import AIMessage, ChatMessage, HumanMessage, SystemMessage, ToolMessage
+from langchain_core.messages import AIMessage, ChatMessage, HumanMessage, ToolMessage
 from langchain_core.messages.ai import AIMessageChunk
 from langchain_core.messages.tool import tool_call
 
@@ -22,32 +22,26 @@ def test_a_conversation_in_a_terminal_and_in_a_notebook() -> None:
     question = "What is the weather in Paris?\nAnd is it worth a trip? " + "Really? " * 9
     shown = transcript(
         [
-            SystemMessage("Be brief."),
             HumanMessage(question, name="ada"),
             AIMessage("Let me see.", tool_calls=[tool_call(name="get", args={"a": "b"}, id="c1")]),
             ToolMessage("18 °C", tool_call_id="c1"),
             ToolMessage("gone", tool_call_id="c1", status="error"),
-            AIMessage("It is 18 °C."),
         ]
     )
     assert str(shown).split("\n") == [
-        "System  Be brief.",
-        "Human   [ada] What is the weather in Paris?",
-        "        And is it worth a trip? Really? Really? Really? Really? Really? Really? Really?",
-        "        Really? Really?",
-        "AI      Let me see.",
-        '        [Tool call: get] {"a": "b"}',
-        "Tool    [get] 18 °C",
-        "Tool    [get failed] gone",
-        "AI      It is 18 °C.",
+        "Human  [ada] What is the weather in Paris?",
+        "       And is it worth a trip? Really? Really? Really? Really? Really? Really? Really?",
+        "       Really? Really?",
+        "AI     Let me see.",
+        '       [Tool call: get] {"a": "b"}',
+        "Tool   [get] 18 °C",
+        "Tool   [get failed] gone",
     ]
     found = Page(shown)
-    assert (found.tags["listitem"], found.tags["details"]) == (6, 1)
-    assert found.text.startswith("System Be brief.Human ada What is the weather in Paris?\nAnd")
+    assert (found.tags["listitem"], found.tags["details"]) == (4, 1)
+    assert found.text.startswith("Human ada What is the weather in Paris?\nAnd")
     calls = 'AI Let me see.Tool call: get{"a": "b"}Tool get 18 °CTool get failed gone'
-    assert found.text.endswith(calls + "AI It is 18 °C.")
-    data, _ = DisplayFormatter().format(shown)
-    assert data == {"text/html": shown._repr_html_(), "text/plain": str(shown)}
+    assert found.text.endswith(calls)
 
 
 @pytest.mark.parametrize(
@@ -156,21 +150,8 @@ def test_what_cannot_be_shown_is_refused() -> None:
     for given in ({"a": 1}, [{"a": 1}, int], [{}]):
         with pytest.raises(TypeError, match="mappings"):
             table(given)
-
-
-def test_a_table_in_a_terminal_and_in_a_notebook() -> None:
-    shown = table([{"session": "ada", "messages": 4}, {"session": "東京", "messages": 1200}])
-    assert str(shown).split("\n") == [
-        "session  messages",
-        "-------  --------",
-        "ada             4",
-        "東京         1200",
-    ]
-    assert Page(shown).text == "sessionmessagesada4東京1200"
-    html = shown._repr_html_()
-    assert (html.count('<th scope="col"'), html.count('<th scope="row"')) == (2, 2)
-    sides = [cell.partition(";")[0] for cell in html.split("text-align:")[1:]]
-    assert sides == ["left", "right"] * 3
+    with pytest.raises(ValueError, match=r"there are .*turn"):
+        picture("map")
 
 
 def test_values_are_written_for_readers() -> None:
@@ -179,19 +160,11 @@ def test_values_are_written_for_readers() -> None:
     cells = str(table([{"v": value} for value in values])).split("\n")[2:]
     assert cells[:5] == ["-", "yes", "no", "0.3", "2026-01-02 03:04:05+00:00"]
     assert cells[5:] == ["x" * 199 + "…", "two lines", "b'raw'"]
-    assert str(table([{"a_b": 1, "b": True}, {"a_b": 33}])) == "a b  b\n---  ---\n  1  yes\n 33  -"
+    shown = str(table([{"a_b": 1, "b": "東京"}, {"a_b": 33}]))
+    assert shown == "a b  b\n---  ----\n  1  東京\n 33  -"
     assert str(table([])) == Page(table([])).text == "No rows."
     titled: Table[Any] = Table([], {}, title="A list", empty="None yet.")
     assert (str(titled), Page(titled).text) == ("A list\n\nNone yet.", "A listNone yet.")
-
-
-def test_a_picture_is_a_png_with_words() -> None:
-    for name in ("turn", "list", "life", "loop", "memory", "cluster", "reach"):
-        data, metadata = DisplayFormatter().format(picture(name))
-        assert data["image/png"].startswith("iVBO")
-        assert len(metadata["image/png"]["alt"]) > 40
-    with pytest.raises(ValueError, match=r"there are .*turn"):
-        picture("map")
 
 
 def test_a_chain_of_checkpoints_is_told_in_words() -> None:
