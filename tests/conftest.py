@@ -51,16 +51,12 @@ class Place:
 
 @pytest.fixture(params=PLACES)
 async def place(request: pytest.FixtureRequest, key_prefix: str) -> AsyncIterator[Place]:
-    """Valkey, Redis and a cluster, used in both ways; keys under `key_prefix` are removed."""
+    """Valkey, Redis and a cluster, used in both ways."""
     name, _, way = request.param.partition("-")
     running = request.getfixturevalue(name)
     with running.client() as sync_client:
-        if way == "sync":
-            yield Place(running, way, sync_client, sync_client)
-        else:
-            async with running.async_client() as client:
-                yield Place(running, way, sync_client, client)
-        remove(sync_client, key_prefix)
+        async with running.async_client() as client:
+            yield Place(running, way, sync_client, sync_client if way == "sync" else client)
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
@@ -115,15 +111,11 @@ def key_prefix(request: pytest.FixtureRequest) -> Iterator[str]:
     """A prefix no other test uses; the keys under it are removed afterwards."""
     prefix = f"test-{uuid.uuid4().hex[:12]}:"
     yield prefix
-    for name in ("server", "valkey_server", "valkey_cluster"):
+    for name in ("server", "valkey_server", "redis_server", "valkey_cluster"):
         if name in request.fixturenames:
             with request.getfixturevalue(name).client() as used:
-                remove(used, prefix)
-
-
-def remove(client: Any, key_prefix: str) -> None:
-    for key in client.scan_iter(match=f"{key_prefix}*", count=1000):
-        client.unlink(key)
+                for key in used.scan_iter(match=f"{prefix}*", count=1000):
+                    used.unlink(key)
 
 
 @pytest.fixture(scope="session")

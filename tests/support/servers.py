@@ -1,10 +1,4 @@
-"""Real servers for the tests: those of `memorystore_tutorial.launching`, and clients for them.
-
-Example:
-    >>> with valkey() as server:
-    ...     server.client().ping()
-    True
-"""
+"""Real servers for the tests: those of `memorystore_tutorial.launching`, and clients for them."""
 
 import fcntl
 import os
@@ -66,7 +60,6 @@ def certificates(folder: Path, name: str, *, key_identifier: bool = True) -> Tls
 
 
 def free_port() -> int:
-    """A port nothing listens on."""
     return launching.free_ports(1)[0]
 
 
@@ -101,19 +94,19 @@ class Server(Process):
         kind: str = "valkey",
         host: str = HOST,
         tls: Tls | None = None,
-        **config: Any,
+        **given: Any,
     ) -> None:
         options: dict[str, Any] = {"bind": host}
+        options |= {name.replace("_", "-"): value for name, value in given.items()}
         self.access: dict[str, Any] = {"host": host, "port": port, "protocol": 2}
-        self.access |= {"password": config.get("requirepass")}
+        self.access["password"] = given.get("requirepass")
         if tls:
             options |= {"port": 0, "tls-port": port, "tls-auth-clients": "no"}
             options |= {"tls-cert-file": tls.cert, "tls-key-file": tls.key}
             options |= {"tls-ca-cert-file": tls.ca}
             self.access |= {"ssl": True, "ssl_ca_certs": str(tls.ca)}
-        given = {name.replace("_", "-"): value for name, value in config.items()}
         program = binary() if kind == "valkey" else shutil.which("redis-server")
-        super().__init__(options | given, port, program or missing("redis-server"))
+        super().__init__(options, port, program or missing("redis-server"))
         self.host, self.tls = host, tls
         self.url = f"{'rediss' if tls else 'redis'}://{f'[{host}]' if ':' in host else host}:{port}"
 
