@@ -1,6 +1,5 @@
 """Agents that remember with the store: langmem's tools, and deep agents."""
 
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -12,40 +11,35 @@ from langmem import create_manage_memory_tool, create_search_memory_tool
 
 from memorystore_chat.store import MemorystoreStore
 from scripted import Scripted
-from servers import Cluster
-
-ADA: Any = {"configurable": {"thread_id": "1", "langgraph_user_id": "ada"}}
+from servers import Server
 
 
 @pytest.fixture
-def store(valkey_cluster: Cluster, key_prefix: str) -> Iterator[MemorystoreStore]:
-    with valkey_cluster.client() as client:
-        yield MemorystoreStore(client, key_prefix=key_prefix)
+def store(valkey_server: Server, key_prefix: str) -> MemorystoreStore:
+    return MemorystoreStore(valkey_server.client(), key_prefix=key_prefix)
 
 
 def calling(name: str, **arguments: Any) -> AIMessage:
     return AIMessage("", tool_calls=[{"name": name, "args": arguments, "id": f"call-{name}"}])
 
 
-def ask(agent: Any, text: str, config: Any = ADA) -> Any:
-    return agent.invoke({"messages": [("user", text)]}, config)["messages"]
+def ask(agent: Any, text: str, thread: str = "1") -> str:
+    """What the last tool answered in a turn of Ada's."""
+    config = {"configurable": {"thread_id": thread, "langgraph_user_id": "ada"}}
+    answer: str = agent.invoke({"messages": [("user", text)]}, config)["messages"][-2].text
+    return answer
 
 
 def test_langmems_tools(store: MemorystoreStore) -> None:
     """A memory is created and found by langmem's tools, for one user."""
-    namespace = ("memories", "{langgraph_user_id}")
+    namespace, memory = ("memories", "{langgraph_user_id}"), "Drinks green tea."
     tools = [create_manage_memory_tool(namespace), create_search_memory_tool(namespace)]
-    replies: list[Any] = [
-        calling("manage_memory", content="Drinks green tea."),
-        "Noted.",
-        calling("search_memory", query="tea"),
-        "You drink green tea.",
-    ]
-    agent = create_agent(Scripted(replies=replies), tools, store=store)
-    assert "created memory" in ask(agent, "Remember that I drink green tea.")[-2].text
-    assert "Drinks green tea." in ask(agent, "What do I drink?")[-2].text
+    first, second = calling("manage_memory", content=memory), calling("search_memory", query="tea")
+    agent = create_agent(Scripted(replies=[first, "Noted.", second, "Tea."]), tools, store=store)
+    assert "created memory" in ask(agent, "Remember that I drink green tea.")
+    assert memory in ask(agent, "What do I drink?")
     [item] = store.search(("memories",))
-    assert (item.namespace, item.value) == (("memories", "ada"), {"content": "Drinks green tea."})
+    assert (item.namespace, item.value) == (("memories", "ada"), {"content": memory})
 
 
 def test_a_deep_agents_files(store: MemorystoreStore) -> None:
@@ -53,17 +47,12 @@ def test_a_deep_agents_files(store: MemorystoreStore) -> None:
     files = StoreBackend(store=store, namespace=lambda _: ("files", "ada"))
     backend = CompositeBackend(default=StateBackend(), routes={"/memories/": files})
     path, text = "/memories/ada.md", "Ada drinks green tea."
-    replies: list[Any] = [
-        calling("write_file", file_path=path, content=text),
-        "Noted.",
-        calling("read_file", file_path=path),
-        "You drink green tea.",
-        calling("ls", path="/memories/"),
-        "One file.",
-    ]
-    agent = create_deep_agent(Scripted(replies=replies), backend=backend, store=store)
+    write = calling("write_file", file_path=path, content=text)
+    read, ls = calling("read_file", file_path=path), calling("ls", path="/memories/")
+    model = Scripted(replies=[write, "Noted.", read, "Green tea.", ls, "One file."])
+    agent = create_deep_agent(model, backend=backend, store=store)
     ask(agent, "Remember that I drink green tea.")
     [item] = store.search(("files",))
     assert (item.namespace, item.key) == (("files", "ada"), "/ada.md")
-    assert text in ask(agent, "What do I drink?", {"configurable": {"thread_id": "2"}})[-2].text
-    assert path in ask(agent, "What is there?")[-2].text
+    assert text in ask(agent, "What do I drink?", "2")
+    assert path in ask(agent, "What is there?")
