@@ -1,15 +1,23 @@
-"""Deleting sessions, setting when they expire, and what the functions are given and answer."""
+"""Deleting sessions and threads, setting when they expire, and what is refused."""
 
-from datetime import timedelta
+import inspect
+import io
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from functools import partial
+from types import ModuleType
 from typing import Any
 
 import pytest
 import redis
+from langgraph.checkpoint.base import empty_checkpoint
+from langgraph.checkpoint.memory import InMemorySaver
 
 from interference import InterferingRedis
 from memorystore_chat import MemorystoreChatMessageHistory, sessions
-from memorystore_chat.sessions import Report
+from memorystore_chat.checkpoint import MemorystoreSaver
+from memorystore_chat.sessions import Report, threads
+from memorystore_chat.sessions.report import ThreadReport
 from scripted import nowhere
 from servers import Server
 from stored import UNTIMED, element
@@ -17,58 +25,83 @@ from stored import UNTIMED, element
 DAY = timedelta(days=1)
 
 
-CHANGES: Any = {
-    "delete": sessions.delete,
-    "expire": partial(sessions.expire, ttl=1000),
-    "persist": partial(sessions.expire, ttl=None),
-}
+@dataclass
+class Kind:
+    """Sessions or threads: the module of their functions, and what these are given."""
+
+    module: ModuleType
+    asked: Any  # a client or a saver
+    options: dict[str, Any]
+    prefix: str  # of the Redis keys
+
+    def __call__(self, name: str, **options: Any) -> Report:
+        report: Report = getattr(self.module, name)(self.asked, **self.options | options)
+        return report
+
+    def put(self, name: str, ago: timedelta | None) -> None:
+        """Add a message or a checkpoint that is so old; one for which that is None says nothing."""
+        if self.module is sessions:
+            self.asked.rpush(self.prefix + name, UNTIMED if ago is None else element(ago=ago))
+        else:
+            moment = "" if ago is None else (datetime.now(UTC) - ago).isoformat()
+            config: Any = {"configurable": {"thread_id": name, "checkpoint_ns": ""}}
+            self.asked.put(config, empty_checkpoint() | {"ts": moment}, {}, {})
 
 
-@pytest.mark.parametrize("name", CHANGES)
+@pytest.fixture(params=["sessions", "threads"])
+def kind(request: pytest.FixtureRequest, client: Any, key_prefix: str) -> Kind:
+    if request.param == "sessions":
+        return Kind(sessions, client, {"key_prefix": key_prefix}, key_prefix)
+    saver = MemorystoreSaver(client, key_prefix=key_prefix)
+    return Kind(threads, saver, {"all_threads": True}, f"{key_prefix}checkpoints:")
+
+
+@pytest.mark.parametrize(
+    ("name", "ttl", "then"),
+    [("delete", {}, -2), ("expire", {"ttl": 1000}, 1000), ("expire", {"ttl": None}, -1)],
+)
 @pytest.mark.parametrize(
     ("options", "meant", "counts"),
     [
         ({}, ["old", "undated", "used"], (0, 0)),
-        ({"ids": ["old", "used", "old", "nobody", "string"]}, ["old", "used"], (2, 0)),
+        ({"ids": ["old", "used", "old", "nobody"]}, ["old", "used"], (1, 0)),
         ({"ids": []}, [], (0, 0)),
         ({"idle_for": 30 * DAY}, ["old"], (0, 1)),
-        ({"idle_for": 2_592_000}, ["old"], (0, 1)),
         ({"idle_for": 0.5, "ids": ["used", "undated"]}, ["used"], (0, 1)),
     ],
 )
 def test_delete_and_expire(
-    client: Any, key_prefix: str, name: str, options: Any, meant: list[str], counts: Any
+    kind: Kind, client: Any, name: str, ttl: Any, then: int, options: Any, meant: Any, counts: Any
 ) -> None:
     """By default they count; the newest message tells the age; ids count once, none is not all."""
-    client.rpush(f"{key_prefix}old", element(ago=90 * DAY), element(ago=31 * DAY))
-    client.rpush(f"{key_prefix}used", element(ago=90 * DAY), element(ago=29 * DAY))
-    client.rpush(f"{key_prefix}undated", element(ago=90 * DAY), UNTIMED)
-    client.set(f"{key_prefix}string", "x", ex=50)
-    client.expire(f"{key_prefix}old", 50)
-    before = {"old": 50, "undated": None, "used": None}
-    after = before | dict.fromkeys(meant, 1000 if name == "expire" else None)
-    if name == "delete":
-        after = {each: ttl for each, ttl in before.items() if each not in meant}
-    for dry_run, left in ((True, before), (False, after)):
+    before = {"old": 50, "undated": -1, "used": -1}
+    for each, newest in (("old", 31 * DAY), ("undated", None), ("used", 29 * DAY)):
+        kind.put(each, 90 * DAY)
+        kind.put(each, newest)
+    client.expire(f"{kind.prefix}old", 50)
+    for more, left in (({}, before), ({"dry_run": False}, before | dict.fromkeys(meant, then))):
         given = {each: iter(value) if each == "ids" else value for each, value in options.items()}
-        report = CHANGES[name](client, key_prefix=key_prefix, dry_run=dry_run, **given)
-        assert (report.dry_run, report.missing, report.undated) == (dry_run, *counts)
+        report = kind(name, **given, **more, **ttl)
+        assert (report.dry_run, report.missing, report.undated) == (not more, *counts)
         assert (report.sessions, report.messages) == (len(meant), 2 * len(meant))
         assert (report.bytes > 0) == bool(meant)
-        found = {one.id: one.ttl for one in sessions.scan(client, key_prefix=key_prefix)}
-        assert found == {each: ttl and pytest.approx(ttl, abs=9) for each, ttl in left.items()}
-    assert client.ttl(f"{key_prefix}string") > 0
+        times = {each: client.ttl(f"{kind.prefix}{each}") for each in left}
+        assert times == {
+            each: pytest.approx(time, abs=9 if time > 0 else 0) for each, time in left.items()
+        }
 
 
-def test_all_sessions_leaves_everything_else(valkey_server: Server) -> None:
+def test_all_leaves_everything_else(valkey_server: Server) -> None:
     with valkey_server.client(db=9) as client:
         client.rpush("a", element())
         client.rpush("list", "x")
         client.set("string", "x")
-        for change in CHANGES.values():
-            with pytest.raises(ValueError, match="all_sessions=True"):
-                change(client, idle_for=60, dry_run=False)
+        for module, asked in ((sessions, client), (threads, MemorystoreSaver(client))):
+            for change in (module.delete, partial(module.expire, ttl=1)):
+                with pytest.raises(ValueError, match=f"all_{module.__name__.split('.')[-1]}=True"):
+                    change(asked, idle_for=60, dry_run=False)
         assert sessions.delete(client, all_sessions=True, dry_run=False).sessions == 1
+        assert sessions.delete(client, ["string"], dry_run=False).missing == 1
         assert sorted(client.scan_iter()) == [b"list", b"string"]
         client.flushdb()
 
@@ -98,6 +131,27 @@ def test_a_session_that_is_used_meanwhile_is_left(
         assert [key for key in keys if client.ttl(key) > 0] == [c][: left - 3]
 
 
+@pytest.mark.parametrize("kind", ["threads"], indirect=True)
+def test_a_thread_that_goes_on_meanwhile_is_left(
+    kind: Kind, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """If its age counts, it is looked at once more directly before."""
+    look = MemorystoreSaver.threads
+
+    def look_and_go_on(saver: MemorystoreSaver, thread_ids: Any = None) -> Any:
+        found = look(saver, thread_ids)
+        if thread_ids is None:
+            kind.put("eve", timedelta())
+        return found
+
+    kind.put("ada", DAY)
+    kind.put("eve", DAY)
+    monkeypatch.setattr(MemorystoreSaver, "threads", look_and_go_on)
+    report = kind("delete", idle_for=60, dry_run=False)
+    assert (report.sessions, report.changed) == (1, 1)
+    assert [one.thread_id for one in look(kind.asked)] == ["eve"]
+
+
 def test_what_repair_moved_aside_goes_with_its_session(client: Any, key_prefix: str) -> None:
     """Its list of broken elements expires and is deleted with it, and nobody else's list is."""
     for name in "ab":
@@ -122,6 +176,8 @@ def test_reports_are_sentences() -> None:
     told = repr(Report("delete", False, 1, 1, 99, 2, 3, 4, 5, 6, 7))
     assert told.startswith("Deleted 1 session (1 message, less than 0.1 MB); 2 not found; 3 left")
     assert all(f"; {number} " in told for number in range(2, 8))
+    assert "thread (2 checkpoints" in repr(ThreadReport("expire", False, 1, 2))
+    assert "thread (2 messages" in repr(ThreadReport("export", False, 1, 2))
 
 
 @pytest.mark.parametrize(
@@ -134,18 +190,24 @@ def test_reports_are_sentences() -> None:
         (ValueError, "idle_for", 1e300),
         (TypeError, "dry_run", None),
         (TypeError, "all_sessions", 1),
+        (TypeError, "all_threads", 1),
         (ValueError, "ttl", 0),
+        (TypeError, "file", 7),
+        (TypeError, "file", io.StringIO()),  # it would change line ends
         (TypeError, "client", "redis://localhost"),
         (TypeError, "client", redis.asyncio.Redis()),
+        (TypeError, "saver", InMemorySaver()),
     ],
 )
 def test_bad_options_are_refused(error: type[Exception], name: str, value: Any) -> None:
-    """Before anything is sent; the text names the argument."""
-    given: Any = {"client": nowhere(), "key_prefix": "x", "dry_run": False, "ttl": 1, name: value}
-    with pytest.raises(error, match=name):
-        sessions.expire(**given)
-    del given["ttl"]
-    for function, takes in ((sessions.scan, ["client", "key_prefix"]), (sessions.delete, given)):
-        if name in takes:
-            with pytest.raises(error, match=name):  # of scan, before a session is asked for
-                function(**{each: given[each] for each in takes})
+    """Before anything is sent, or a session asked for; the text names the argument."""
+    given = {"ids": [], "ttl": 1, "file": io.BytesIO(), "key_prefix": "x"}
+    given |= {"client": nowhere(), "saver": MemorystoreSaver(nowhere()), name: value}
+    functions = [getattr(sessions, each) for each in sessions.__all__ if each.islower()]
+    functions += [threads.scan, threads.delete, threads.expire, threads.export]
+    taking = [each for each in functions if name in inspect.signature(each).parameters]
+    assert taking
+    for function in taking:
+        takes = given.keys() & inspect.signature(function).parameters
+        with pytest.raises(error, match=name):
+            function(**{each: given[each] for each in takes})
