@@ -14,15 +14,11 @@ import redis
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from langchain_core.messages import HumanMessage, message_to_dict
-from redis.backoff import NoBackoff
-from redis.retry import Retry
 
 from interference import InterferingRedis
 from memorystore_chat import MemorystoreChatError, MemorystoreChatMessageHistory, sessions
 from memorystore_chat.sessions import archive
-from proxy import Proxy
 from scripted import nowhere
-from servers import Server
 from stored import elements, exported, fill, stored
 
 ODD = [
@@ -95,25 +91,14 @@ def test_fuzzed_files_are_loaded_or_refused(interfering: InterferingRedis, key_p
     assert list(interfering.scan_iter(f"fuzz:{key_prefix}*")) == []
 
 
-@pytest.mark.parametrize(
-    "content", [b"", b"[1]\n", b"\x89PNG\r\n", b"[" * 9999, b'{"version": 2}\n']
-)
-def test_files_of_another_kind_are_refused(tmp_path: Path, content: bytes) -> None:
-    """Text files would change line ends; the error names the mode."""
-    client: Any = nowhere()
+@pytest.mark.parametrize("start", [b"", b"[1]\n", b"\x89PNG\r\n", b"[" * 9999, b'{"version": 2}\n'])
+def test_files_of_another_kind_are_refused(start: bytes) -> None:
     with pytest.raises(MemorystoreChatError, match="heading"):
-        sessions.load(client, io.BytesIO(content))
-    with (tmp_path / "a").open("w") as file, pytest.raises(TypeError, match="'wb'"):
-        sessions.export(client, file)  # type: ignore[arg-type]
-    with pytest.raises(TypeError, match="'rb'"):
-        sessions.load(client, 7)  # type: ignore[arg-type]
+        sessions.load(nowhere(), io.BytesIO(start))
 
 
 def test_memory_holds_one_session(
-    interfering: InterferingRedis,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    key_prefix: str,
+    interfering: InterferingRedis, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, key_prefix: str
 ) -> None:
     """20 MB go out and in through less than 8; a line that would fill the memory is refused."""
     for number in range(20):
@@ -134,7 +119,7 @@ def test_memory_holds_one_session(
     assert path.stat().st_size > 20e6
     assert peak < 8e6
     monkeypatch.setattr(archive, "LONGEST", 1000)
-    with pytest.raises(MemorystoreChatError, match=r"'\d'.*bytes"):
+    with pytest.raises(MemorystoreChatError, match="1,000 of each"):
         sessions.export(interfering, tmp_path / "b", key_prefix=key_prefix)
     assert [entry.name for entry in tmp_path.iterdir()] == ["sessions.jsonl"]
 
@@ -196,7 +181,10 @@ def test_what_is_there_stays(client: Any, key_prefix: str, way: str) -> None:
 
 
 def test_a_session_is_never_half_there(interfering: InterferingRedis, key_prefix: str) -> None:
-    """It appears at once; who created it meanwhile keeps it; an interrupted load is repeated."""
+    """It appears at once; who created it meanwhile keeps it; an interrupted load is repeated.
+
+    A write whose reply is lost is sent again: as if somebody had done the same directly before.
+    """
     client, key = interfering, f"{key_prefix}a"
     made = fill(client, key, 6000)
     file = exported(client, key_prefix)
@@ -216,8 +204,13 @@ def test_a_session_is_never_half_there(interfering: InterferingRedis, key_prefix
     assert not client.exists(key)
     report = load(lambda: fill(client, key, 1))
     assert (report.sessions, report.conflicting) == (0, 1)
-    assert load(int).messages == 6000
-    assert stored(client, key) == made
+    for once_or_twice in (int, lambda: client.rpush(key, *made)):
+        report = load(once_or_twice)
+        assert (report.sessions, report.messages, report.existing) == (1, 6000, 0)
+        assert stored(client, key) == made
+    client.before = {"sessions/change": lambda: client.unlink(key)}
+    report = sessions.delete(client, key_prefix=key_prefix, dry_run=False)
+    assert (report.sessions, report.changed) == (1, 0)
 
 
 def copied(client: Any, key_prefix: str, **options: Any) -> sessions.Report:
@@ -248,23 +241,3 @@ def test_copies_must_not_look_like_originals() -> None:
     for theirs, ours in (("message_store:", "message_store:new:"), ("", "a:"), ("a", "a")):
         with pytest.raises(ValueError, match="originals"):
             sessions.from_langchain_community(nowhere(), key_prefix_from=theirs, key_prefix=ours)
-
-
-def test_lost_replies_double_nothing(valkey_server: Server, key_prefix: str) -> None:
-    """The reply to a write is lost, redis-py sends it again, and the session is there once."""
-    key = f"{key_prefix}a"
-    with (
-        Proxy(valkey_server.host, valkey_server.port) as proxy,
-        valkey_server.client() as client,
-        redis.Redis(port=proxy.port, protocol=2, retry=Retry(NoBackoff(), 3)) as retrying,
-    ):
-        made = fill(client, key, 9)
-        file = exported(client, key_prefix)
-        client.unlink(key)
-        proxy.lose_reply_to = made[-1]
-        report = sessions.load(retrying, file)
-        assert (report.sessions, report.messages, report.conflicting) == (1, 9, 0)
-        assert stored(client, key) == made
-        proxy.lose_reply_to = b"UNLINK"
-        report = sessions.delete(retrying, key_prefix=key_prefix, dry_run=False)
-        assert (report.sessions, report.changed) == (1, 0)
