@@ -13,13 +13,12 @@ import pytest
 import redis
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from langchain_core.messages import HumanMessage, message_to_dict
 
 from interference import InterferingRedis
-from memorystore_chat import MemorystoreChatError, MemorystoreChatMessageHistory, sessions
+from memorystore_chat import MemorystoreChatError, sessions
 from memorystore_chat.sessions import archive
 from scripted import nowhere
-from stored import elements, exported, fill, stored
+from stored import UNTIMED, elements, exported, fill, stored
 
 ODD = [
     b'{"type": "human", "data": {"content": "older package", "type": "human"}}',
@@ -143,10 +142,13 @@ def test_a_failed_export_leaves_the_earlier_file(
     assert [entry.name for entry in tmp_path.iterdir()] == ["sessions.jsonl"]
 
 
-@pytest.mark.parametrize("way", ["load", "copy", "try"])
+@pytest.mark.parametrize("way", ["load", "copy"])
 def test_what_is_there_stays(client: Any, key_prefix: str, way: str) -> None:
-    """What lacks its end gets it; else nothing is changed, and what differs is a conflict."""
-    whole = [*elements(2), b"{broken"]
+    """What lacks its end gets it; else nothing is changed, and what differs is a conflict.
+
+    The originals of langchain-community are newest first. By default they are only counted.
+    """
+    whole = [UNTIMED.encode(), *elements(1), b"{broken"]
     there = {
         "new": [],
         "fewer": whole[:2],
@@ -155,28 +157,31 @@ def test_what_is_there_stays(client: Any, key_prefix: str, way: str) -> None:
         "other": [*whole[:2], b"x"],
         "later": whole[1:],
     }
-    theirs, ours, archived = (f"{place}:{key_prefix}" for place in ("theirs", "ours", "archive"))
+    theirs, ours = f"theirs:{key_prefix}", f"ours:{key_prefix}"
     client.set(f"{ours}string", "precious")
     for name in (*there, "string"):
-        client.lpush(f"{theirs}{name}", *whole)
-        client.rpush(f"{archived}{name}", *whole)
-        client.expire(f"{archived}{name}", 100)
+        (client.rpush if way == "load" else client.lpush)(f"{theirs}{name}", *whole)
         client.expire(f"{theirs}{name}", 100)
         if there.get(name):
             client.rpush(f"{ours}{name}", *there[name])
     if way == "load":
-        report = sessions.load(client, exported(client, archived), key_prefix=ours)
+        report = sessions.load(client, exported(client, theirs), key_prefix=ours)
     else:
-        report = copied(client, key_prefix, dry_run=way == "try")
+        given: Any = {"key_prefix_from": theirs, "key_prefix": ours}
+        trial = sessions.from_langchain_community(client, **given)
+        assert {name: stored(client, f"{ours}{name}") for name in there} == there
+        report = sessions.from_langchain_community(client, **given, dry_run=False)
+        assert trial == replace(report, dry_run=True)
     assert (report.sessions, report.messages, report.bytes) == (2, 4, sum(map(len, whole)) + 7)
-    assert (report.existing, report.conflicting) == (2, 3)
+    assert (report.dry_run, report.existing, report.conflicting) == (False, 2, 3)
     assert report.unreadable == (0 if way == "load" else len(there) + 1)
-    if way != "try":
-        there |= {"new": whole, "fewer": whole}
-    expiring = [name for name in there if client.ttl(f"{ours}{name}") > 0]
-    assert expiring == ([] if way == "try" else ["new", "fewer"])
+    there |= {"new": whole, "fewer": whole}
     assert {name: stored(client, f"{ours}{name}") for name in there} == there
     assert client.get(f"{ours}string") == b"precious"
+    times = {name: client.ttl(f"{ours}{name}") for name in there}
+    assert times == dict.fromkeys(there, -1) | dict.fromkeys(
+        ("new", "fewer"), pytest.approx(100, abs=9)
+    )
     assert {*map(len, (stored(client, f"{theirs}{name}") for name in there))} == {len(whole)}
 
 
@@ -211,30 +216,6 @@ def test_a_session_is_never_half_there(interfering: InterferingRedis, key_prefix
     client.before = {"sessions/change": lambda: client.unlink(key)}
     report = sessions.delete(client, key_prefix=key_prefix, dry_run=False)
     assert (report.sessions, report.changed) == (1, 0)
-
-
-def copied(client: Any, key_prefix: str, **options: Any) -> sessions.Report:
-    return sessions.from_langchain_community(
-        client, key_prefix_from=f"theirs:{key_prefix}", key_prefix=f"ours:{key_prefix}", **options
-    )
-
-
-def test_copying_from_langchain_community(client: Any, key_prefix: str) -> None:
-    """Oldest first, with the time to live; copying again adds only what is new."""
-    theirs, ours = f"theirs:{key_prefix}a", f"ours:{key_prefix}a"
-    history = MemorystoreChatMessageHistory(client, "a", key_prefix=f"ours:{key_prefix}")
-    messages: list[Any] = []
-    for size, ttl in ((3, 100), (1, 200)):
-        new = [HumanMessage(str(number)) for number in range(size)]
-        client.lpush(theirs, *(json.dumps(message_to_dict(message)) for message in new))
-        client.expire(theirs, ttl)
-        dry = copied(client, key_prefix)
-        assert (dry.dry_run, dry.sessions, dry.messages, dry.existing) == (True, 1, size, 0)
-        assert stored(client, ours) == stored(client, theirs)[: -len(messages) - 1 : -1]
-        assert copied(client, key_prefix, dry_run=False) == replace(dry, dry_run=False)
-        messages += new
-        assert history.messages == messages
-        assert client.ttl(ours) == pytest.approx(ttl, abs=9)
 
 
 def test_copies_must_not_look_like_originals() -> None:

@@ -51,7 +51,7 @@ def told(messages: Any) -> list[Any]:
     return [message.model_dump(exclude={"id"}) for message in messages]
 
 
-def test_scan_and_export(saver: MemorystoreSaver, history: MemorystoreChatMessageHistory) -> None:
+def test_scan_and_export(saver: Any, history: Any) -> None:
     """By id; the file has a message a line, for those who don't know LangGraph."""
     take_over(history, saver, "lee")
     take_over(history, saver, "ada")
@@ -68,7 +68,7 @@ def test_scan_and_export(saver: MemorystoreSaver, history: MemorystoreChatMessag
     assert threads.export(saver, io.BytesIO()).messages == 2 * len(TALK)
 
 
-def test_an_agent_goes_on(saver: MemorystoreSaver, history: MemorystoreChatMessageHistory) -> None:
+def test_an_agent_goes_on(saver: Any, history: Any) -> None:
     """Taken over again the thread gains what the session gained; the session stays as it was."""
     assert take_over(history, saver, "t") == 6
     history.add_user_message("My name is Ada.")
@@ -112,9 +112,7 @@ def test_equal_texts_are_each_taken_over(
     assert told(messages_of(saver, "t")) == told(said)
 
 
-def test_inside_a_tool_call(
-    saver: MemorystoreSaver, history: MemorystoreChatMessageHistory
-) -> None:
+def test_inside_a_tool_call(saver: Any, history: Any) -> None:
     """One result a call: what stood in for it gives way, also if the window begins behind it."""
     history.window = 2
     for id_ in (None, "own"):
@@ -130,7 +128,7 @@ def test_inside_a_tool_call(
         assert got == [("human", "q"), ("ai", ""), ("tool", "42"), ("ai", "It is 42.")]
 
 
-def test_messages_without_and_with_equal_ids(history: MemorystoreChatMessageHistory) -> None:
+def test_messages_without_and_with_equal_ids(history: Any) -> None:
     """Those of other libraries have no append; an id that is there twice is of two messages."""
     client, saver = cast("Any", history.client), InMemorySaver()
     history.clear()
@@ -143,7 +141,7 @@ def test_messages_without_and_with_equal_ids(history: MemorystoreChatMessageHist
     assert [m.text for m in messages_of(saver, "t")] == ["hi", "hi", "message 0", "hi", "a", "b"]
 
 
-def test_other_things_are_refused(history: MemorystoreChatMessageHistory) -> None:
+def test_other_things_are_refused(history: Any) -> None:
     given: Any = {"history": history, "saver": InMemorySaver(), "thread_id": "t"}
     for name in given:
         with pytest.raises(TypeError, match=name):
