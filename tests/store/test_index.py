@@ -51,13 +51,11 @@ def test_the_index_is_sharded(
     """All users are found, in shards of about the same size and many pages; no deleted one is."""
     monkeypatch.setattr(memory, "PAGE", 10)
     users = [("users", f"{n:03}" * 30) for n in range(400)]  # a server sends all short ones at once
-    store.batch([PutOp(user, "k", {"n": 1}) for user in users])
+    store.batch([PutOp(user, "k", {}) for user in users])
     assert [item.namespace for item in store.search(("users",), limit=2000)] == users
-    assert store.search(("users",), limit=1, offset=399)[0].namespace == users[-1]
     assert max(client.zcard(shard) for shard in shards(client, key_prefix)) < 2 * 400 / 8
     store.batch([PutOp(user, "k", None) for user in users[::2]])
     assert store.list_namespaces(prefix=("users",), limit=2000) == users[1::2]
-    assert store.list_namespaces(max_depth=1) == [("users",)]
 
 
 def test_what_leads_nowhere_is_forgotten(
