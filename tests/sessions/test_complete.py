@@ -1,6 +1,5 @@
 """What is found is complete, or an error: new shards, moving slots, failovers, replicas."""
 
-from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
 
@@ -81,23 +80,6 @@ def test_an_outage_is_an_error() -> None:
             ids(client, "a")
 
 
-@pytest.fixture
-def pair() -> Iterator[tuple[Proxy, Callable[[bool], None]]]:
-    """An address, and what makes it lead to another server with the same sessions."""
-    with servers.valkey() as first, servers.valkey() as second:
-        for server in (first, second):
-            with server.client() as client:
-                store(client, "a")
-        with Proxy(first.host, first.port) as proxy:
-
-            def fail_over(cut: bool) -> None:
-                proxy.lead_to(second.host, second.port, cut=cut)
-                with first.admin() as former:
-                    former.execute_command("REPLICAOF", second.host, second.port)
-
-            yield proxy, fail_over
-
-
 def load(client: Any) -> sessions.Report:
     return sessions.load(client, exported(client, "a"), key_prefix="b")
 
@@ -112,11 +94,23 @@ def load(client: Any) -> sessions.Report:
         ("sessions/load", True, load),
     ],
 )
-def test_a_server_that_fails_over(pair: Any, when: str, cut: bool, do: Any) -> None:
+def test_a_server_that_fails_over(when: str, cut: bool, do: Any) -> None:
     """What was written last may be gone with it: an error says so; done again, it is complete."""
-    proxy, fail_over = pair
-    with InterferingRedis(port=proxy.port, protocol=2) as client:
-        client.before = {when: lambda: fail_over(cut)}
+    with (
+        servers.valkey() as first,
+        servers.valkey() as second,
+        Proxy(first.host, first.port) as proxy,
+        InterferingRedis(port=proxy.port, protocol=2) as client,
+    ):
+        for server in (first, second):
+            store(server.client(), "a")
+
+        def take_over() -> None:
+            proxy.lead_to(second.host, second.port, cut=cut)
+            with first.admin() as former:
+                former.execute_command("REPLICAOF", second.host, second.port)
+
+        client.before = {when: take_over}
         with pytest.raises(MemorystoreChatError, match="again" if cut else "primary"):
             do(client)
         done = do(client)

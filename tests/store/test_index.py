@@ -132,18 +132,16 @@ def test_costs_do_not_depend_on_what_is_stored(valkey_server: Server, key_prefix
         filler.batch([PutOp(name, f"{n}", {"n": n}) for name in names for n in range(3)])
         direct.config_resetstat()
         store = MemorystoreStore(client, key_prefix=key_prefix, ttl={"default_ttl": 5})
-        both: list[Any] = [PutOp(names[1], "k", {}), GetOp(names[1], "0"), SearchOp(names[6])]
+        both: list[Any] = [PutOp(names[1], "k", {}), GetOp(names[1], "0")]
         store.get(names[3], "0")
         for most, ask in (
             (1, lambda: store.get(names[3], "1")),
-            (1, lambda: store.put(names[3], "1", {"n": 7})),
             (1, lambda: store.put(("new", "one"), "1", {})),
             (1, lambda: store.delete(("new", "one"), "1")),
-            (1, lambda: store.search(names[3])),
             (1, lambda: store.search(names[3], limit=1, offset=1)),
             (1, lambda: store.search(names[5], filter={"n": 1})),
-            (1, lambda: store.batch(both[:2])),
-            (1, lambda: store.batch(both[2:] * 2)),
+            (1, lambda: store.batch(both)),
+            (1, lambda: store.batch([SearchOp(names[6])] * 2)),
             (3, lambda: store.search(("users",), limit=5)),
             (5, lambda: store.list_namespaces(prefix=("users",), limit=100)),
         ):

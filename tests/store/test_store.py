@@ -4,7 +4,7 @@ import asyncio
 import json
 from datetime import UTC, datetime
 from functools import partial
-from typing import Any, TypeAlias, cast
+from typing import Any, cast
 from unittest.mock import Mock
 
 import pytest
@@ -24,7 +24,7 @@ from memorystore_chat import ConnectError, MemorystoreChatError
 from memorystore_chat.store import MemorystoreStore
 from scripted import nowhere
 
-Place: TypeAlias = Any  # of conftest.py
+Place = Any  # of conftest.py
 ADA = ("users", "ada")
 A, AB = ("a",), cast("Any", "ab")
 ONES: Any = {"dims": 1, "embed": lambda texts: [[1.0]] * len(texts)}
@@ -43,7 +43,7 @@ def keys(items: Any) -> list[str]:
 
 
 async def test_an_item_says_when_it_was_put(place: Place, key_prefix: str) -> None:
-    """First and last; what a batch reads is as it was before the batch's writes."""
+    """First and last; of many at once one wins; what a batch reads was there before its writes."""
     store, begun = using(place, key_prefix), datetime.now(UTC)
     await store("put", ADA, "drink", {"likes": "tea"})
     first = await store("get", ADA, "drink")
@@ -51,11 +51,13 @@ async def test_an_item_says_when_it_was_put(place: Place, key_prefix: str) -> No
     await store("put", ADA, "drink", {"likes": "coffee"})
     second = await store("get", ADA, "drink")
     assert second.created_at == first.created_at < second.updated_at
-    _, found, got = await store(
-        "batch", [PutOp(ADA, "drink", None), SearchOp(("users",)), GetOp(ADA, "drink")]
-    )
-    assert (keys(found), got) == (["drink"], second)
-    assert await store("search", ()) == []
+    await asyncio.gather(*(store("put", ADA, "both", {"one": n, "two": n}) for n in range(50)))
+    both = (await store("get", ADA, "both")).value
+    assert both["one"] == both["two"]
+    ops = [PutOp(ADA, "drink", None), SearchOp(("users",)), GetOp(ADA, "drink")]
+    _, found, got = await store("batch", ops)
+    assert (keys(found), got) == (["drink", "both"], second)
+    assert keys(await store("search", ())) == ["both"]
 
 
 def test_filters(client: redis.Redis, key_prefix: str) -> None:
@@ -103,6 +105,7 @@ async def test_items_expire(place: Place, key_prefix: str) -> None:
     assert place.sync_client.zscore(items, "kshort")
     await store("put", ("a",), "other", {})
     assert place.sync_client.zscore(items, "kshort") is None
+    assert place.sync_client.zscore(items, "ekept") is None
     assert place.sync_client.ttl(items) == -1
     assert not place.sync_client.exists(f"{key_prefix}store:{{/b}}")
 
