@@ -50,6 +50,8 @@ class Kind:
 
 @pytest.fixture(params=["sessions", "threads"])
 def kind(request: pytest.FixtureRequest, client: Any, key_prefix: str) -> Kind:
+    """Beside them is something else under the same prefix."""
+    client.set(f"{key_prefix}string", "x")
     if request.param == "sessions":
         return Kind(sessions, client, {"key_prefix": key_prefix}, key_prefix)
     saver = MemorystoreSaver(client, key_prefix=key_prefix)
@@ -64,7 +66,7 @@ def kind(request: pytest.FixtureRequest, client: Any, key_prefix: str) -> Kind:
     ("options", "meant", "counts"),
     [
         ({}, ["old", "undated", "used"], (0, 0)),
-        ({"ids": ["old", "used", "old", "nobody"]}, ["old", "used"], (1, 0)),
+        ({"ids": ["old", "used", "old", "nobody", "string"]}, ["old", "used"], (2, 0)),
         ({"ids": []}, [], (0, 0)),
         ({"idle_for": 30 * DAY}, ["old"], (0, 1)),
         ({"idle_for": 0.5, "ids": ["used", "undated"]}, ["used"], (0, 1)),
@@ -86,9 +88,7 @@ def test_delete_and_expire(
         assert (report.sessions, report.messages) == (len(meant), 2 * len(meant))
         assert (report.bytes > 0) == bool(meant)
         times = {each: client.ttl(f"{kind.prefix}{each}") for each in left}
-        assert times == {
-            each: pytest.approx(time, abs=9 if time > 0 else 0) for each, time in left.items()
-        }
+        assert times == pytest.approx(left, rel=0.1)
 
 
 def test_all_leaves_everything_else(valkey_server: Server) -> None:
@@ -101,7 +101,6 @@ def test_all_leaves_everything_else(valkey_server: Server) -> None:
                 with pytest.raises(ValueError, match=f"all_{module.__name__.split('.')[-1]}=True"):
                     change(asked, idle_for=60, dry_run=False)
         assert sessions.delete(client, all_sessions=True, dry_run=False).sessions == 1
-        assert sessions.delete(client, ["string"], dry_run=False).missing == 1
         assert sorted(client.scan_iter()) == [b"list", b"string"]
         client.flushdb()
 
