@@ -21,7 +21,7 @@ help:
 	@echo 'make test          every check (PYTEST_ARGS="-k codec" for some of the unit tests, STEPS="lint tests notebooks")'
 	@echo 'make test-again    every cell twice, exercises solved (some minutes)'
 	@echo 'make test-browser  transcripts and Run All in a real browser (needs Chromium)'
-	@echo 'make test-colab    each notebook in a twin of Colab or Workbench (needs Python 3.13, 3.12, 3.10)'
+	@echo 'make test-colab    each notebook in a twin of Colab or Workbench (needs Python 3.13 and 3.12)'
 	@echo 'make test-readers  test-again and test-colab at once'
 	@echo 'make notebooks     execute the notebooks and write their outputs back (NOTEBOOK=notebooks/01_setup.ipynb)'
 	@echo 'make screenshots   README.md'\''s pictures (needs Chromium)'

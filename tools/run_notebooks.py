@@ -66,14 +66,9 @@ def read(path: Path) -> nbformat.NotebookNode:
 
 
 def execute(path: Path, endpoint: str) -> list[str]:
-    """Run a notebook in a fresh kernel and write its outputs back.
+    """Run a notebook in a fresh kernel and write its outputs back, or return what went wrong.
 
-    Args:
-        path: The notebook.
-        endpoint: The server whose keys are watched; the kernel finds it in its environment.
-
-    Returns:
-        What went wrong. If anything did, the file stays as it was.
+    The endpoint's keys are watched; the kernel finds it in its environment.
     """
     book = read(path)
     code = [cell for cell in book.cells if cell.cell_type == "code"]

@@ -9,13 +9,13 @@ from pathlib import Path
 
 import nbformat
 import pytest
+from nbformat.v4 import new_code_cell, new_notebook, new_output
 
 import check
 import run_notebooks
 from servers import Server, free_port, valkey
 
 CONNECT = "from memorystore_chat import connect\nclient = connect()\n"
-PROJECT = "import os\nprint(os.environ.get('GOOGLE_CLOUD_PROJECT'))"
 
 
 @pytest.fixture
@@ -27,23 +27,22 @@ def server(valkey_server: Server, monkeypatch: pytest.MonkeyPatch) -> Iterator[S
     valkey_server.client().delete("left")
 
 
-def write(path: Path, *cells: str | tuple[str, str]) -> Path:
-    """Store a notebook of code cells that never ran, or that ran and printed something."""
-    book = nbformat.v4.new_notebook()
-    for number, cell in enumerate(cells, 1):
-        source, *printed = [cell] if isinstance(cell, str) else cell
-        outputs = [nbformat.v4.new_output("stream", text=text) for text in printed if text]
-        count = number if printed else None
-        book.cells.append(nbformat.v4.new_code_cell(source, outputs=outputs, execution_count=count))
-    nbformat.write(book, path)
+def write(path: Path, *cells: str) -> Path:
+    """Store a notebook of code cells."""
+    nbformat.write(new_notebook(cells=[*map(new_code_cell, cells)]), path)
     return path
 
 
 def test_each_cell_is_compared_and_so_are_the_keys(tmp_path: Path, server: Server) -> None:
     """An output that is another, and a key that is left behind, are a failure each."""
-    cells = [("x = 1", ""), ("print('new')", "old\n"), (f"{CONNECT}_ = client.set('left', 1)", "")]
-    path = write(tmp_path / "a.ipynb", *cells)
-    counts = check.compare([path], lambda: nullcontext(server))
+    old = [new_output("stream", text="old\n")]
+    cells = [
+        new_code_cell("x = 1", execution_count=1),
+        new_code_cell("print('new')", execution_count=2, outputs=old),
+        new_code_cell(f"{CONNECT}_ = client.set('left', 1)", execution_count=3),
+    ]
+    nbformat.write(new_notebook(cells=cells), tmp_path / "a.ipynb")
+    counts = check.compare([tmp_path / "a.ipynb"], lambda: nullcontext(server))
     assert counts == Counter(passed=2, failed=2)
 
 
@@ -55,8 +54,7 @@ def test_outputs_are_written_the_same_each_time(tmp_path: Path, server: Server) 
     code = "import sys\nfor n in range(3):\n    print(n)\n    sys.stdout.flush()"
     path = write(tmp_path / "a.ipynb", code, "import time\ntime.perf_counter_ns()", "6 * 7")
     content = json.loads(path.read_text())
-    content["nbformat_minor"] = 0
-    content["metadata"] = {"kernelspec": {"name": "my-venv"}, "colab": {"provenance": []}}
+    content |= {"nbformat_minor": 0, "metadata": {"kernelspec": {"name": "my-venv"}, "colab": {}}}
     for cell in content["cells"]:
         del cell["id"]
         cell["metadata"] = {"collapsed": True}
@@ -70,22 +68,21 @@ def test_outputs_are_written_the_same_each_time(tmp_path: Path, server: Server) 
     book = nbformat.read(path, as_version=4)
     assert book.metadata == run_notebooks.METADATA
     assert [cell.execution_count for cell in book.cells] == [1, 2, 3]
-    assert len({cell.id for cell in book.cells}) == 3
-    assert [dict(cell.metadata) for cell in book.cells] == [
-        {}, {"tags": [run_notebooks.UNCOMPARED]}, {}
-    ]  # fmt: skip
+    metadata = [{}, {"tags": [run_notebooks.UNCOMPARED]}, {}]
+    assert [dict(cell.metadata) for cell in book.cells] == metadata
     assert [output.text for output in book.cells[0].outputs] == ["0\n1\n2\n"]
     assert book.cells[2].outputs[0].data == {"text/plain": "42"}
 
-    book.cells.insert(0, nbformat.v4.new_code_cell("0", id="new"))
-    nbformat.write(book, path)
-    assert run_notebooks.main([str(path)]) == 0
-    (kept,) = nbformat.read(path, as_version=4).cells[2].outputs
-    assert kept == book.cells[2].outputs[0] | {"execution_count": 3}
-    book.cells[2].outputs = []
-    nbformat.write(book, path)
-    assert run_notebooks.main([str(path)]) == 0
-    assert nbformat.read(path, as_version=4).cells[2].outputs[0].data != kept.data
+    [kept] = book.cells[1].outputs
+    book.cells.insert(0, new_code_cell("0", id="new"))
+    for cleared in (False, True):
+        if cleared:
+            book.cells[2].outputs = []
+        nbformat.write(book, path)
+        assert run_notebooks.main([str(path)]) == 0
+        [made] = nbformat.read(path, as_version=4).cells[2].outputs
+        assert made.execution_count == 3
+        assert (made.data != kept.data) == cleared
 
 
 def test_bad_notebooks_are_named_and_not_written(
@@ -99,23 +96,22 @@ def test_bad_notebooks_are_named_and_not_written(
         "import sys\nprint('careful', file=sys.stderr)\n"
         f"{CONNECT}client.flushdb()\nclient.set('left', 1)"
     )
-    bad = {
-        "1 / 0": ["An error occurred while executing the following cell:"],
-        "import os\nos._exit(1)": ["Kernel died"],
-        careless: [
-            "code cell 2 wrote to stderr: careful",
-            "left the key b'left' behind",
-            "deleted the key b'not-the-tutorials:",
-        ],
-    }
-    paths = [write(tmp_path / f"{n}.ipynb", "x = 1", source) for n, source in enumerate(bad)]
-    before = [path.read_bytes() for path in paths]
-    good = write(tmp_path / "good.ipynb", PROJECT)
-    assert run_notebooks.main([*map(str, paths), str(good)]) == 1
+    sources = ("1 / 0", "import os\nos._exit(1)", careless)
+    bad = [write(tmp_path / f"{n}.ipynb", "x = 1", source) for n, source in enumerate(sources)]
+    before = [path.read_bytes() for path in bad]
+    offline = "import os\nprint(os.environ.get('GOOGLE_CLOUD_PROJECT'))"
+    good = write(tmp_path / "good.ipynb", offline)
+    assert run_notebooks.main([*map(str, bad), str(good)]) == 1
     printed = capsys.readouterr().err
-    for number, messages in enumerate(bad.values()):
-        assert [text for text in messages if f"{number}.ipynb, {text}" not in printed] == []
-    assert [path.read_bytes() for path in paths] == before
+    for message in (
+        "0.ipynb, An error occurred while executing the following cell:",
+        "1.ipynb, Kernel died",
+        "2.ipynb, code cell 2 wrote to stderr: careful",
+        "2.ipynb, left the key b'left' behind",
+        "2.ipynb, deleted the key b'not-the-tutorials:",
+    ):
+        assert message in printed
+    assert [path.read_bytes() for path in bad] == before
     assert nbformat.read(good, as_version=4).cells[0].outputs[0].text == "None\n"
 
 

