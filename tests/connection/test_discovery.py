@@ -149,7 +149,7 @@ def refusal(message: str = "", reason: str = "") -> dict[str, Any]:
 PLACE = "=europe-west1 --project=my-project"
 GRANT = "gcloud projects add-iam-policy-binding my-project --member=user:YOU --role=roles/"
 OFF = refusal("API has not been used in project 1 before or it is disabled.")
-CREATING = USUAL[REDIS] | {"state": "CREATING", "host": ""}
+DELETING = USUAL[REDIS] | {"state": "DELETING"}
 
 
 @pytest.mark.parametrize(
@@ -158,7 +158,7 @@ CREATING = USUAL[REDIS] | {"state": "CREATING", "host": ""}
         (REDIS, 404, {}, f"gcloud redis instances list --region{PLACE}"),
         (CLUSTER, 404, {}, f"gcloud redis clusters list --region{PLACE}"),
         (VALKEY, 400, {}, f"no Memorystore .*gcloud memorystore instances list --location{PLACE}"),
-        (REDIS, 200, CREATING, f"no address.* redis instances describe chat --region{PLACE}"),
+        (REDIS, 200, DELETING, f"no address.* redis instances describe chat --region{PLACE}"),
         (VALKEY, 200, USUAL[VALKEY] | {"endpoints": []}, "no address"),
         (VALKEY, 403, OFF, "gcloud services enable memorystore.googleapis.com --project=my-p"),
         (CLUSTER, 403, refusal(reason="SERVICE_DISABLED"), "enable redis.googleapis.com"),

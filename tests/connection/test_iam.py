@@ -1,7 +1,7 @@
 """IAM: the real google-auth against a token server on loopback, and servers that rotate tokens."""
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from types import SimpleNamespace
@@ -34,10 +34,9 @@ class Tokens:
         self._google = google
         google.answers["token"] = self._answer
         clock = time.time
-        utcnow: Callable[[], Any] = _helpers.utcnow
+        utcnow: Any = _helpers.utcnow
         monkeypatch.setattr(iam, "time", SimpleNamespace(time=lambda: clock() + self.ahead))
-        later = timedelta(seconds=1)
-        monkeypatch.setattr(_helpers, "utcnow", lambda: utcnow() + self.ahead * later)
+        monkeypatch.setattr(_helpers, "utcnow", lambda: utcnow() + timedelta(seconds=self.ahead))
 
     def _answer(self) -> tuple[int, Any]:
         time.sleep(0.02)  # so that several may ask at once
