@@ -296,7 +296,7 @@ end
 function ask.put_writes(ttl, ns, id, given)
   local name, places, replaced = ns .. '\0' .. id, {}, {}
   for _, gone in ipairs(record('c' .. name).place and {} or space(ns).gone) do
-    if gone == id then return {'LATE'} end
+    if gone == id then return {'OK'} end
   end
   local writes, added = record('w' .. name), {}
   for at, one in ipairs(writes) do places[one[1] .. '\0' .. one[3]] = at end

@@ -341,7 +341,6 @@ class MemorystoreSaver(base.BaseCheckpointSaver[str]):
             (status,) = yield from thread.ask(name, *given, sent=packing.sent)
             if status == b"OK":
                 self._remembered.note(thread.key, packing.known.items())
-            if status != b"RESEND":  # "LATE": the checkpoint was dropped
                 return
         raise CorruptCheckpointError(thread.id, "", "", "a part that it needs is missing")
 
