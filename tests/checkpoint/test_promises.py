@@ -120,12 +120,12 @@ class TestNewest:
         assert ask(graph, "three")[:-2] == expected
 
     def test_parents_in_a_circle(self, saver: MemorystoreSaver) -> None:
-        """Two that name each other are read; only one that was put before is a parent."""
-        first: Any = {"configurable": {**CONFIG["configurable"], "checkpoint_id": "2"}}
-        second = put(saver, put(saver, first, "1", x=1), "2", x=2)
+        """Two that name each other are read; the first parent stays, if it was put before."""
+        first = put(saver, put(saver, at("2"), "0", x=0), "1", x=1)
+        second = put(saver, first, "2", x=2)
         put(saver, second, "1", x=1)
         saver.get_delta_channel_history(config=second, channels=["other"])
-        assert [each.parent_config is None for each in saver.list(CONFIG)] == [False, True]
+        assert [each.parent_config for each in saver.list(CONFIG)] == [first, at("0"), None]
 
 
 def test_sub_graphs_go_with_their_turn(make_saver: Make, client: redis.Redis, key: str) -> None:
