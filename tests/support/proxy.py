@@ -130,10 +130,9 @@ class Proxy(ExitStack):
         with self._lock:
             self.requests += 1
             self.round_trips += waited
-            self._appends += command in APPENDS
-            lose = bool(
-                self.lose_every and command in APPENDS and self._appends % self.lose_every == 0
-            )
+            append = command in APPENDS
+            self._appends += append
+            lose = append and self.lose_every > 0 and self._appends % self.lose_every == 0
             if self.lose_reply_to is not None and self.lose_reply_to in text:
                 self.lose_reply_to, lose = None, True
             self.lost += lose
