@@ -96,3 +96,5 @@ def test_git_is_asked(project: Path, capsys: pytest.CaptureFixture[str]) -> None
         said = capsys.readouterr()
         assert ("make links REPO=owner/name" in said.err) == (repository is None)
         assert "hunter2" not in said.out + said.err
+    assert links.main(["--branch", "other"], project) == 0
+    assert "ada/one/blob/other/" in (project / README).read_text()

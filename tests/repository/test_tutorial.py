@@ -85,9 +85,10 @@ def test_what_the_reader_wrote_stays(
 def test_what_comes_and_goes(series: Path, copy: Path) -> None:
     """A notebook that is gone goes from the copy, too, unless it is the reader's own."""
     (copy / tutorial.RECORD).unlink()  # what is as it should be needs no record
-    write(series / "02.ipynb", "2")
+    for name in ("02.ipynb", "03.ipynb", "04.ipynb"):
+        write(series / name, "2")
     assert tutorial.renew(series, copy) == []
-    own = {FIRST: "", "list.ipynb": "[]", "number.ipynb": '{"cells": [1]}', "text.ipynb": "none"}
+    own = {FIRST: "", "02.ipynb": "[]", "03.ipynb": '{"cells": [1]}', "mine.ipynb": "none"}
     for name, text in own.items():
         (copy / name).write_text(text)
     for path in series.iterdir():
