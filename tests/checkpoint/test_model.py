@@ -73,7 +73,7 @@ class Threads:
     def __init__(self, client: Any, lossy: Any, keep: int | None) -> None:
         self.client, self.lossy, self.keep = client, lossy, keep
         self.saver, self.model = MemorystoreSaver(lossy, keep=keep), InMemorySaver()
-        self.random, self.number = Random(keep), 0
+        self.random, self.number = Random(keep or 0), 0
         self.messages = [HumanMessage(word, id=word[0], note="same") for word in WORDS]
         self.known: dict[tuple[str, str], dict[str, Any]] = {}  # arguments of each put
         self.noted: dict[str, dict[str, Any]] = {}  # what tasks wrote to the delta channel
