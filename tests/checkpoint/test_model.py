@@ -171,14 +171,15 @@ class Threads:
         """All but the newest of each namespace go."""
         self.saver.prune(["t"])
         for ns in SPACES:
-            self.drop(ns, [name for name in self.found(ns) if name != self.ids(ns)[0]])
+            self.drop(ns, sorted(self.found(ns), reverse=True)[1:])
 
     def delete_run(self) -> None:
         """One in nine goes."""
         chosen = self.random.randrange(9)
         self.saver.delete_for_runs([f"r{chosen}"])
         for ns in SPACES:
-            self.drop(ns, [name for name in self.found(ns) if int(name[1:]) % 9 == chosen])
+            newest_first = sorted(self.found(ns), reverse=True)
+            self.drop(ns, [name for name in newest_first if int(name[1:]) % 9 == chosen])
 
     def begin_again(self) -> None:
         """Another client, which knows of nothing, makes a copy with the same fields, or deletes."""
