@@ -2,7 +2,7 @@
 
 import os
 import uuid
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -87,23 +87,19 @@ def make(client: redis.Redis, key_prefix: str) -> Make:
     return make
 
 
-@pytest.fixture(scope="session")
-def redis_server() -> Iterator[Server]:
-    with servers.redis7() as running:
-        yield running
+def shared(start: Callable[[], Server | Cluster]) -> Any:
+    """A fixture that starts a server or cluster once for all tests of a process."""
+
+    @pytest.fixture(scope="session")
+    def started() -> Iterator[Server | Cluster]:
+        with start() as running:
+            yield running
+
+    return started
 
 
-@pytest.fixture(scope="session")
-def valkey_server() -> Iterator[Server]:
-    with servers.valkey() as running:
-        yield running
-
-
-@pytest.fixture(scope="session")
-def valkey_cluster() -> Iterator[Cluster]:
-    """Three primaries, each with a replica."""
-    with servers.cluster() as running:
-        yield running
+redis_server, valkey_server = shared(servers.redis7), shared(servers.valkey)
+valkey_cluster = shared(servers.cluster)  # three primaries, each with a replica
 
 
 @pytest.fixture

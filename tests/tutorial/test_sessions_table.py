@@ -16,7 +16,7 @@ def test_the_table_shows_the_sessions_used_last(client: redis.Redis, key_prefix:
     client.rpush(f"{key_prefix}old", *[element("x" * 1000, ago=3 * day)] * 1200)
     client.rpush(f"{key_prefix}new", element())
     client.expire(f"{key_prefix}new", day * 1000)
-    client.rpush(f"{key_prefix}mid", element(ago=90 * minute), element(ago=5 * minute))
+    client.rpush(f"{key_prefix}mid", element(ago=90 * minute), element(ago=2 * minute))
     client.expire(f"{key_prefix}mid", 60 * minute)
     client.rpush(f"{key_prefix}undated", UNTIMED)
     shown = sessions_table(client, key_prefix=key_prefix)
@@ -26,7 +26,7 @@ def test_the_table_shows_the_sessions_used_last(client: redis.Redis, key_prefix:
     assert heading == ["session", "messages", "last activity", "expires in", "size"]
     assert lines == [
         ["new", "1", "just now", "1,000 days", "under 1 kB"],
-        ["mid", "2", "5 minutes ago", "1 hour", "under 1 kB"],
+        ["mid", "2", "2 minutes ago", "1 hour", "under 1 kB"],
         ["old", "1,200", "3 days ago", "never", lines[2][-1]],
         ["undated", "1", "unknown", "never", "under 1 kB"],
     ]
