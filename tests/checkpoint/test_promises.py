@@ -5,7 +5,8 @@ import random
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from itertools import chain
+from typing import Annotated, Any, NamedTuple, TypedDict
 from uuid import uuid4
 
 import langgraph.checkpoint.base.id as ids
@@ -14,9 +15,11 @@ import ormsgpack
 import pytest
 import redis
 from langchain_core.messages import AIMessage, HumanMessage, ToolMessage
+from langgraph.channels.delta import DeltaChannel
 from langgraph.checkpoint.base import empty_checkpoint
 from langgraph.checkpoint.serde.encrypted import EncryptedSerializer
 from langgraph.checkpoint.serde.jsonplus import JsonPlusSerializer
+from langgraph.graph import START, StateGraph
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
@@ -136,6 +139,34 @@ def test_sub_graphs_go_with_their_turn(make_saver: Make, client: redis.Redis, ke
         graph.invoke({"messages": [HumanMessage("y", id="h")]}, CONFIG, durability="sync")
         sizes.append(client.memory_usage(key, samples=0))
     assert sizes[-1] < 1.1 * sizes[9]
+
+
+class Delta(TypedDict):
+    """The state of a graph with a channel of its own."""
+
+    said: Annotated[list[str], DeltaChannel(lambda old, new: [*old, *chain(*new)], list)]
+    other: str
+
+
+class Plain(TypedDict):
+    """The state of another graph on the same thread."""
+
+    other: str
+
+
+def test_a_graph_without_a_delta_channel_keeps_it(make_saver: Make) -> None:
+    """The checkpoints from which a DeltaChannel is computed stay until a graph that has it runs."""
+    saver = make_saver(keep=1)
+    graphs: list[Any] = []
+    for schema in (Delta, Plain):
+        builder: Any = StateGraph(schema)
+        builder.add_node("node", lambda _: {"other": "x"})
+        builder.add_edge(START, "node")
+        graphs.append(builder.compile(checkpointer=saver))
+    delta, plain = graphs
+    for graph, given in ((delta, {"said": ["a"]}), (delta, {"said": ["b"]}), (plain, {})):
+        graph.invoke({"other": "y", **given}, CONFIG)
+    assert delta.get_state(CONFIG).values["said"] == ["a", "b"]
 
 
 def test_messages_inside_a_dict_are_stored_once(saver: MemorystoreSaver, stored: Stored) -> None:

@@ -8,7 +8,8 @@
 -- Fields of the hash. NAME is a namespace, a NUL, and a checkpoint's ID; a digest is 16 bytes.
 --   s DIGEST  an element of a list, or all of another value
 --   k DIGEST  a node of a list: the names of eight elements, or of eight nodes
---   c NAME    a checkpoint; with `needs` it is computed from its parent
+--   c NAME    a checkpoint; `deltas` are its delta channels without a value, and with `needs` it is
+--             computed from its parent
 --   w NAME    what its tasks wrote: {{task, path, index, channel, names, rest}, ...}
 --   h NAME    the namespaces of sub-graphs that go when this checkpoint goes
 --   i NAMESPACE NUL PLACE  the ID that was put there, and after a NUL its rank if that isn't the ID
@@ -251,23 +252,27 @@ function ask.put(ttl, keep, ns, id, parent, root, metadata, body, channels)
   local old = record('c' .. name)
   parent = old.parent or parent
   local before = record('c' .. ns .. '\0' .. parent)
-  local known, needs = {}, nil
+  local known, is_delta, deltas = {}, {}, {}
   for _, one in ipairs({before, old}) do
     for _, channel in ipairs(one.channels or {}) do
       if channel[4] then known[channel[1] .. '\0' .. channel[2]] = channel end
     end
   end
+  -- A graph that lacks a channel does not name it, and leaves it to the next graph that has it.
+  for _, channel in ipairs(before.deltas or {}) do is_delta[channel] = true end
   for index, channel in ipairs(channels) do
     local mark = not channel[4] and channel[3]
     if mark then
       channel = known[channel[1] .. '\0' .. channel[2]] or {channel[1], channel[2]}
       channels[index] = channel
       lacking = lacking or mark == '=' and not channel[4]
-      needs = needs or mark == 'd' and not channel[4] and before.place and true or nil
+      if not channel[4] and (mark == 'd' or is_delta[channel[1]]) then
+        deltas[#deltas + 1] = channel[1]
+      end
     end
   end
-  local new =
-    {parent = parent, body = body, metadata = metadata, channels = channels, needs = needs}
+  local new = {parent = parent, body = body, metadata = metadata, channels = channels}
+  if #deltas > 0 then new.deltas, new.needs = deltas, before.place and true end
   retain(references_of_checkpoint(ns, new, {}))
   if lacking then return {'RESEND'} end
   release(references_of_checkpoint(ns, old, {}))

@@ -236,10 +236,9 @@ class MemorystoreSaver(base.BaseCheckpointSaver[str]):
         only, one = place.get("checkpoint_ns"), place.get("checkpoint_id")
         earlier = (base.get_checkpoint_id(before) if before else None) or ""
         check_text("checkpoint_id", earlier)
-        threads = (yield from self._all()) if config is None else [self._place(config)[0]]
-        for thread in threads:
-            if limit == 0:
-                return
+        threads = [*(yield from self._all())] if config is None else [self._place(config)[0]]
+        while threads and limit != 0:
+            thread = threads.pop(0)  # what it has read goes with it
             spaces = yield from thread.spaces(earlier)
             names = [(ns, name) for ns in spaces if only in (None, ns) for name in spaces[ns]]
             names = [each for each in names if one in (None, "", each[1])]
