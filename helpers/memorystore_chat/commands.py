@@ -7,6 +7,7 @@ generator too, so that the two ways differ in awaiting only. A pipeline is no cl
 
 import asyncio
 import hashlib
+import traceback
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from functools import cache, cached_property
@@ -264,14 +265,18 @@ def _fill(pipe: Any, batch: _Batch, client: Any) -> None:
 
 
 @contextmanager
-def breaking() -> Iterator[None]:
+def breaking(within: str = "") -> Iterator[None]:
     """Make one error of all that redis-py raises when a connection breaks while it is used.
 
-    Whoever sends commands past `run` does so in this, inside ``postponed()``.
+    Whoever sends commands past `run` does so in this, inside ``postponed()``. An error counts only
+    if a module whose name begins with `within` raised it.
     """
     try:
         yield
     except _BROKEN as error:
+        *_, (frame, _) = traceback.walk_tb(error.__traceback__)
+        if not frame.f_globals["__name__"].startswith(within):
+            raise
         what = f"{type(error).__name__}: {error}"
         raise redis.ConnectionError(f"redis-py lost the connection, with {what}") from error
 

@@ -1,5 +1,6 @@
 """IAM: the real google-auth against a token server on loopback, and servers that rotate tokens."""
 
+import asyncio
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -115,6 +116,16 @@ def test_a_token_is_kept_while_it_is_good(tokens: Tokens, google: Any) -> None:
     tokens.ahead = 7100
     with pytest.raises(TokenError):
         provider.get_credentials()
+
+
+async def test_a_token_that_is_good_needs_no_thread(
+    tokens: Tokens, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All threads of the loop's pool may wait for the connection that logs in."""
+    provider = tokens.login()
+    provider.get_credentials()
+    monkeypatch.setattr(asyncio, "to_thread", None)
+    assert await provider.get_credentials_async() == ("default", "token-1")
 
 
 @pytest.mark.parametrize("target", ["auth_server"], indirect=True)

@@ -82,16 +82,18 @@ async def test_what_redis_py_stumbles_over_is_a_lost_connection(
     library = redis.connection if way == "sync" else redis.asyncio.connection
     async with opened(way, url) as client:
         await answer(client.set("stumbled", "x", ex=60))
-        real, stumbles = library.Connection.send_packed_command, [AttributeError("_reader")]
+        real, lost = library.Connection.send_packed_command, [object()]
 
-        def stumble(*given: Any, **options: Any) -> Any:
-            if stumbles:
-                raise stumbles.pop()
-            return real(*given, **options)
+        def stumble(connection: Any, *given: Any, **options: Any) -> Any:
+            return real(lost.pop() if lost else connection, *given, **options)
 
         monkeypatch.setattr(library.Connection, "send_packed_command", stumble)
         assert await answer(client.get("stumbled")) == b"x"
-        assert stumbles == []
+        assert lost == []
+        client.set_response_callback("INCR", lambda *_, **__: os.environ["not redis-py's"])
+        with pytest.raises(KeyError):
+            await answer(client.execute_command("INCR", "once"))
+        assert await answer(client.getdel("once")) == b"1"
 
 
 @both_ways

@@ -73,6 +73,9 @@ class IamCredentials(redis.CredentialProvider):
 
     async def get_credentials_async(self) -> tuple[str, str]:
         """Return the same; the event loop goes on while Google is asked."""
+        token = self._token
+        if token is not None and time.time() < self._renew_at:
+            return _USER, token  # without a thread, of which there may be none left
         return await asyncio.to_thread(self.get_credentials)
 
     def forget(self, token: str) -> None:

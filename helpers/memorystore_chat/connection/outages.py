@@ -44,8 +44,8 @@ _FAILOVER = re.compile(r"(?:^|-)(?:READONLY|MASTERDOWN|CLUSTERDOWN|LOADING) ")
 class _Call:
     """One call to the server; as a context manager, an attempt, inside which nothing is repeated.
 
-    `breaking` is in each attempt: what is none of redis-py's errors, such as an AttributeError when
-    one task loses the connection of another, counts as a lost connection, whoever raised it.
+    `breaking` is in each attempt: what redis-py raises beside its own errors, such as an
+    AttributeError when one task loses the connection of another, counts as a lost connection.
 
     Attributes:
         error: What ended the last attempt, if it is one of the errors that are kept.
@@ -203,7 +203,7 @@ class OutageRetry(_Policy, Retry):
         call = _Call(self, BaseException)
         count = (1,) if options.get("with_failure_count") else ()
         while True:
-            with call, breaking():
+            with call, breaking("redis."):
                 return do()
             if call.breaks:
                 fail(call.error, *count)
@@ -226,7 +226,7 @@ class AsyncOutageRetry(_Policy, AsyncRetry):
         call = _Call(self, *FAILURES)
         count = (1,) if options.get("with_failure_count") else ()
         while True:
-            with call, breaking():
+            with call, breaking("redis."):
                 return await do()
             if fail is not None and call.breaks:
                 await fail(call.error, *count)
