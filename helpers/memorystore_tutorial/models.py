@@ -131,19 +131,25 @@ class _Gemini:
 
 
 def _acceptable(messages: list[BaseMessage]) -> list[BaseMessage]:
-    """Leave out what Gemini refuses, and join messages of a kind in a row.
+    """Leave out what Gemini refuses, and join answers in a row.
 
-    It refuses an answer without text or calls, a result without its call (a malformed call is not
-    sent), and an answer right before one that calls a tool.
+    It refuses an empty answer, a result without its call (a malformed call is not sent), and an
+    answer right before one that calls a tool.
     """
     called = {call["id"] for message in messages for call in getattr(message, "tool_calls", ())}
 
     def is_accepted(message: BaseMessage) -> bool:
         if isinstance(message, ToolMessage):
             return message.tool_call_id in called
-        return not isinstance(message, AIMessage) or bool(message.text or message.tool_calls)
+        is_empty = message.content in ("", [], [{"type": "text", "text": ""}])
+        return not (isinstance(message, AIMessage) and is_empty and not message.tool_calls)
 
-    return merge_message_runs([message for message in messages if is_accepted(message)])
+    kept: list[BaseMessage] = []
+    for message in filter(is_accepted, messages):
+        both = [*kept[-1:], message]
+        is_run = len(both) == 2 and all(isinstance(each, AIMessage) for each in both)
+        kept[-1:] = merge_message_runs(both) if is_run else both
+    return kept
 
 
 @contextmanager

@@ -2,16 +2,18 @@
 
 import io
 import json
+from datetime import timedelta
 from itertools import product
 from typing import Any
 
 import pytest
 from langchain.agents import create_agent
 from langchain_core.messages import AIMessage, HumanMessage, ToolMessage
+from langgraph.checkpoint.base import empty_checkpoint
 from langgraph.checkpoint.memory import InMemorySaver
 
 import servers
-from checkpoints import newest
+from checkpoints import CONFIG, THREAD, newest
 from memorystore_chat import CorruptHistoryError, MemorystoreChatMessageHistory
 from memorystore_chat.checkpoint import MemorystoreSaver
 from memorystore_chat.sessions import threads
@@ -61,6 +63,14 @@ def test_scan_and_export(saver: Any, history: Any) -> None:
     said = [(line["thread_id"], line["type"], line["data"]["content"]) for line in lines]
     assert said == [("lee", message.type, message.content) for message in TALK]
     assert threads.export(saver, io.BytesIO()).messages == 2 * len(TALK)
+
+
+def test_a_time_that_is_none_is_not_long_ago(saver: Any) -> None:
+    """One that says no time zone is UTC."""
+    for written, idle in (("yesterday", 0), ("2026-01-01", 1)):
+        saver.put(CONFIG, empty_checkpoint() | {"ts": written}, {}, {})
+        assert threads.delete(saver, all_threads=True, idle_for=timedelta(1)).sessions == idle
+        saver.delete_thread(THREAD)
 
 
 def test_an_agent_goes_on(saver: Any, history: Any) -> None:

@@ -7,6 +7,7 @@ from functools import partial
 from typing import Any, cast
 from unittest.mock import Mock
 
+import numpy
 import pytest
 import redis
 from langchain_core.embeddings import Embeddings
@@ -143,7 +144,7 @@ async def test_search_by_meaning(place: Place, key_prefix: str) -> None:
     words = Mock(spec=Embeddings)
     words.embed_query.side_effect = words.aembed_query.side_effect = vector
     for embed in (words.embed_documents, words.aembed_documents):
-        embed.side_effect = lambda texts: [*map(vector, texts)]
+        embed.side_effect = lambda texts: numpy.asfortranarray([*map(vector, texts)], "f4")
     store = using(place, key_prefix, index={"dims": 2, "embed": words, "fields": ["text"]})
     texts = {"unseen": "", "nuts": "no nuts", "both": "nuts, tea", "tea": "tea"}
     puts = [PutOp(ADA, each, {"text": text} if text else {}) for each, text in texts.items()]

@@ -7,7 +7,7 @@ methods of `MemorystoreSaver` do for one, a thread at a time; its ``key_prefix``
 import json
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any, Literal, cast
 from uuid import NAMESPACE_URL, uuid5
 
@@ -212,9 +212,18 @@ def _find(
     found = saver.threads(names)
     counts["missing"] += len(names or found) - len(found)
     for thread in found:
-        last = datetime.fromisoformat(thread.updated) if thread.updated else None
+        last = _moment(thread.updated)
         size, numbers = thread.size or 0, (thread.checkpoints, thread.ttl)
         yield [(Session(thread.thread_id, "", *numbers, size, None, last), thread)]
+
+
+def _moment(written: str | None) -> datetime | None:
+    """A time as a checkpoint has it; None if a saver or a graph wrote something else."""
+    try:
+        at = datetime.fromisoformat(written or "")
+    except ValueError:
+        return None
+    return at if at.tzinfo else at.replace(tzinfo=UTC)
 
 
 def _check_kind(name: str, value: object, kind: type) -> None:

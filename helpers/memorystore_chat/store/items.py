@@ -61,7 +61,7 @@ class Vectors:
         return b"".join([self._head, *vectors]) if vectors else b""
 
     def _array(self, vector: Sequence[float]) -> Any:
-        array = self._numpy.asarray(vector, dtype="<f4")
+        array = self._numpy.ascontiguousarray(vector, dtype="<f4")
         if array.shape != (self._dims,):
             raise ValueError(f"A vector is {array.shape} numbers, and index['dims'] {self._dims}.")
         return array
@@ -108,7 +108,7 @@ def checked(op: Any) -> Any:
     """An operation; an error names what of it is not acceptable."""
     listing = isinstance(op, base.ListNamespacesOp)
     for name in [one.path for one in op.match_conditions or ()] if listing else [op[0]]:
-        if not isinstance(name, tuple):
+        if not isinstance(name, tuple | list if listing else tuple):
             raise TypeError(f"A namespace is a {type_name(name)}; it takes a tuple of texts.")
         for part in name:
             check_text("A part of a namespace", part)
