@@ -90,7 +90,7 @@ async def test_what_redis_py_stumbles_over_is_a_lost_connection(
         monkeypatch.setattr(library.Connection, "send_packed_command", stumble)
         assert await answer(client.get("stumbled")) == b"x"
         assert lost == []
-        client.set_response_callback("INCR", lambda *_, **__: os.environ["not redis-py's"])
+        client.set_response_callback("INCR", lambda *_, **__: os.environ["NOT_REDIS_PY"])
         with pytest.raises(KeyError):
             await answer(client.execute_command("INCR", "once"))
         assert await answer(client.getdel("once")) == b"1"
