@@ -59,14 +59,9 @@ async def place(request: pytest.FixtureRequest, key_prefix: str) -> AsyncIterato
             yield Place(running, way, sync_client, sync_client if way == "sync" else client)
 
 
-def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Keep tests marked `own_server` off the external one, whose version may lack what they use."""
-    # Google's libraries take ten seconds to import, so these come first, in one process.
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with the tests that import Google's libraries: it takes ten seconds a process."""
     items.sort(key=lambda item: "gemini" not in getattr(item, "fixturenames", ()))
-    for item in [*items]:
-        if item.get_closest_marker("own_server") and "external" in item.name:
-            config.hook.pytest_deselected(items=[item])
-            items.remove(item)
 
 
 @pytest.fixture

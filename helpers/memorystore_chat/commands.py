@@ -275,7 +275,7 @@ def breaking(within: str = "") -> Iterator[None]:
         yield
     except _BROKEN as error:
         *_, (frame, _) = traceback.walk_tb(error.__traceback__)
-        if not frame.f_globals["__name__"].startswith(within):
+        if not frame.f_globals.get("__name__", "").startswith(within):
             raise
         what = f"{type(error).__name__}: {error}"
         raise redis.ConnectionError(f"redis-py lost the connection, with {what}") from error

@@ -155,9 +155,12 @@ async def test_an_asyncio_client_alone_or_beside_a_synchronous_one_or_none(
 RIGHTS = ("evalsha", "eval", "lrange", "rpush", "ltrim", "expire", "lpos")
 
 
-@pytest.mark.own_server
-def test_whatever_right_is_missing_an_append_is_done_whole_or_refused(server: Any) -> None:
+@pytest.mark.parametrize("running", ["valkey_server", "redis_server"])
+def test_whatever_right_is_missing_an_append_is_done_whole_or_refused(
+    request: pytest.FixtureRequest, running: str
+) -> None:
     """NOPERM, nothing written, nothing of the message in the error; repeated it is as before."""
+    server = request.getfixturevalue(running)
     append_id = new_append_id()
     for removed in RIGHTS:
         rights = [f"+{right}" for right in RIGHTS if right != removed]

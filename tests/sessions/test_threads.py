@@ -63,6 +63,8 @@ def test_scan_and_export(saver: Any, history: Any) -> None:
     said = [(line["thread_id"], line["type"], line["data"]["content"]) for line in lines]
     assert said == [("lee", message.type, message.content) for message in TALK]
     assert threads.export(saver, io.BytesIO()).messages == 2 * len(TALK)
+    with pytest.raises(TypeError, match="ids"):
+        threads.export(saver, "/no/such/folder/file", ids="lee")
 
 
 def test_a_time_that_is_none_is_not_long_ago(saver: Any) -> None:

@@ -108,8 +108,9 @@ def export(
     No function here loads it. Arguments and errors are as for `delete` and `sessions.export`.
     """
     counts: Counter[str] = Counter()
+    found = [*_find(saver, ids, counts)]  # what is asked is checked before there is a file
     with opened(file, "write") as made:
-        for [(session, _)] in _find(saver, ids, counts):
+        for [(session, _)] in found:
             for element in codec.encode(messages_of(saver, session.id), ""):
                 record = {"thread_id": session.id, **json.loads(element)}
                 del record["id"]
