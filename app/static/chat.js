@@ -51,7 +51,10 @@ async function turn(given) {
       if (event.type === "conversation") {
         memory.front = event.id;
         said.querySelectorAll("button").forEach((button) => button.remove());
-        if (given.text) { say({ type: "guest", text: given.text }); words.value = ""; }
+        if (given.text) {
+          say({ type: "guest", text: given.text });
+          if (words.value.startsWith(given.text)) words.value = words.value.slice(given.text.length);
+        }
       } else if (WHO[event.type]) say(event);
       said.scrollTop = said.scrollHeight;
     }

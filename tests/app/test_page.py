@@ -62,6 +62,11 @@ def test_two_guests_and_forgetting(shared: Replica, open_page: Callable[..., Any
     ask(ada, "My name is Ada. Remember that I like green tea.")
     assert "Ada" in ask(ada, "What is my name?")
     assert "not told me" in ask(grace, "What is my name?")
+    send(grace, "Hello")
+    grace.keyboard.type("typed ahead")
+    grace.wait_for_selector("#said .guest >> text=Hello")
+    grace.wait_for_selector(IDLE)
+    assert grace.input_value("#text") == "typed ahead"
     ada.click("#new")
     assert "green tea" in ask(ada, "What do I like?")
     ada.wait_for_selector("#list option:nth-child(3)", state="attached")
