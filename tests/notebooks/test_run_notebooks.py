@@ -18,13 +18,21 @@ from servers import Server, free_port, valkey
 CONNECT = "from memorystore_chat import connect\nclient = connect()\n"
 
 
+@pytest.fixture(scope="module")
+def quiet_server() -> Iterator[Server]:
+    """One whose keys are watched: those of other tests would come and go on it."""
+    with valkey() as running:
+        yield running
+
+
 @pytest.fixture
-def server(valkey_server: Server, monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
+def server(quiet_server: Server, monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
     """The server the notebooks run on, and an author who works in the cloud."""
-    monkeypatch.setenv("MEMORYSTORE_ENDPOINT", valkey_server.url)
+    monkeypatch.setenv("MEMORYSTORE_ENDPOINT", quiet_server.url)
     monkeypatch.setenv("GOOGLE_CLOUD_PROJECT", "mine")
-    yield valkey_server
-    valkey_server.client().delete("left")
+    yield quiet_server
+    with quiet_server.client() as client:
+        client.delete("left")
 
 
 def write(path: Path, *cells: str) -> Path:
