@@ -37,7 +37,7 @@ def shared(start: Callable[..., Replica]) -> Replica:
     return start()
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def slow(start: Callable[..., Replica]) -> Replica:
     """Another one, whose model says ten words a second."""
     return start(DEMO_MODEL_DELAY="0.1")

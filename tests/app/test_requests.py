@@ -151,9 +151,8 @@ def test_one_turn_at_a_time_and_some_a_minute(shared: Replica, slow: Replica) ->
     assert twin.http.post("/api/forget", json={}).status_code == 409
     servers.wait_until(lambda: twin.shown(chat)["waits"] == "a question", "the answer", 30)
     assert [line["type"] for line in twin.shown(chat)["lines"]] == ["guest", "concierge"]
-    refusals = [twin.refused(decision="approve") for _ in range(25)]
-    assert set(refusals) == {409, 429}
-    assert refusals[-1] == 429
+    # More than twice as many as are accepted, as another minute may begin.
+    assert {twin.refused(decision="approve") for _ in range(45)} == {409, 429}
     assert Visitor(shared.url).refused() == 409, "another guest may go on"
 
 

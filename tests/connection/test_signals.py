@@ -34,12 +34,16 @@ def test_interrupts_between_sending_and_reading(
     target: Server | Cluster = request.getfixturevalue(running)
     node = target.node_of("a") if isinstance(target, Cluster) else target
     send: Any = Connection.send_packed_command
-    left = list[int]()
+    left, resumed = list[int](), list[int]()
 
     def interrupted(*given: object, **options: object) -> None:
         send(*given, **options)
         while left:
             signal.raise_signal(left.pop())
+
+    def resume() -> None:
+        resumed.append(number)
+        node.resume()
 
     monkeypatch.setattr(Connection, "send_packed_command", interrupted)
     with connect(target.url, max_connections=1) as client:
@@ -47,23 +51,29 @@ def test_interrupts_between_sending_and_reading(
         for number in range(1, 3):
             left += [signal.SIGINT] * interrupts
             node.pause()
-            answering = threading.Timer(0.2, node.resume)
+            answering = threading.Timer(0.2 if interrupts == 1 else 4, resume)
             answering.start()
             with pytest.raises(KeyboardInterrupt):
                 client.append("a", "!")
-            assert answering.is_alive() == (interrupts == 2)
+            assert (number in resumed) == (interrupts == 1)
+            answering.cancel()
+            node.resume()
             assert client.get("{a}b") is None
-            answering.join()
             assert client.get("a") == b"a" + b"!" * number
 
 
 def test_an_interrupt_ends_the_wait_for_a_server_that_is_gone() -> None:
-    main, began = threading.main_thread().ident or 0, time.monotonic()
-    with servers.valkey() as server, connect(server.url, timeout=20, patience=40) as client:
-        server.kill()
-        threading.Timer(0.3, signal.pthread_kill, (main, signal.SIGINT)).start()
-        with pytest.raises(KeyboardInterrupt):
+    main = threading.main_thread().ident or 0
+    with servers.valkey() as server, connect(server.url, timeout=20, patience=60) as client:
+
+        def wait() -> None:
+            threading.Timer(0.3, signal.pthread_kill, (main, signal.SIGINT)).start()
             client.get("a")
-        assert time.monotonic() - began < 15
+
+        server.kill()
+        began = time.monotonic()
+        with pytest.raises(KeyboardInterrupt):
+            wait()
+        assert time.monotonic() - began < 30
         server.restart()
         assert client.ping()

@@ -113,7 +113,7 @@ def test_an_append_only_file_cut_inside_a_batch_keeps_none_of_it(
 ) -> None:
     """Nor does a second crash: Redis 7.0 revives whole commands, and a batch is one command."""
     size = 7900
-    with start(appendonly="yes") as server:
+    with start(appendonly="yes", appendfsync="always") as server:
         (file,) = server.folder.rglob("*.incr.aof")
         with server.client() as client:
             history = MemorystoreChatMessageHistory(client, "s", 1000)

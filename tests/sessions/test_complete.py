@@ -27,9 +27,8 @@ def store(client: Any, key_prefix: str) -> None:
 
 def test_a_client_that_knows_an_older_cluster(key_prefix: str) -> None:
     """Connected before a shard was added, and idle during a failover, it finds all, or says so."""
-    config: dict[str, Any] = {"cluster_node_timeout": 500, "cluster_require_full_coverage": "no"}
     with (
-        servers.cluster(**config) as cluster,
+        servers.cluster(cluster_require_full_coverage="no") as cluster,
         cluster.client() as client,
         connect(cluster.url) as ours,
     ):

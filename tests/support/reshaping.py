@@ -50,7 +50,7 @@ def move_slots(slots: list[int], source: Server, target: Server, *steps: str) ->
 
 
 def fail_over(cluster: Cluster, primary: Server) -> None:
-    """Kill a primary, wait for its replica to take over, and start it again with nothing.
+    """Kill a primary, have its replica take over, and start it again with nothing.
 
     It comes back as a replica that waits for its copy: the new primary is told to wait before it
     sends one. The cluster is one that had no fail-over before.
@@ -63,7 +63,8 @@ def fail_over(cluster: Cluster, primary: Server) -> None:
 
     with replica.admin() as admin:
         admin.config_set("repl-diskless-sync-delay", 3600)
-    primary.kill()
+        primary.kill()
+        admin.execute_command("CLUSTER FAILOVER", "TAKEOVER")
     replica.wait_for(is_served)
     primary.spawn()
     primary.wait_for(lambda admin: role_of(admin) == "slave" and not admin.dbsize())
