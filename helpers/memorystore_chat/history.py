@@ -210,7 +210,7 @@ class MemorystoreChatMessageHistory(BaseChatMessageHistory):
         if self.window and len(elements) > self.window:
             elements, cut = elements[1:], True
         start = -len(elements) if self.window else 0
-        messages = [self._decoded(element, i) for i, element in enumerate(elements, start)]
+        messages = [decoded(self.key, i, element) for i, element in enumerate(elements, start)]
         conversation = sendable(messages, cut=cut)
         if conversation or not (self.window and messages and isinstance(messages[-1], ToolMessage)):
             return conversation
@@ -219,18 +219,12 @@ class MemorystoreChatMessageHistory(BaseChatMessageHistory):
         turn: list[BaseMessage] = []
         while len(turn) < len(elements) and not (turn and is_users(turn[0])):
             position = -len(turn) - 1
-            turn.insert(0, self._decoded(elements[position], position))
+            turn.insert(0, decoded(self.key, position, elements[position]))
         return sendable(turn, cut=True)
 
     def _elements(self, start: int) -> Steps[list[bytes]]:
         [elements] = yield [Command("LRANGE", (self._key,), (start, -1), kind=list)]
         return [*elements]
-
-    def _decoded(self, element: bytes, position: int) -> BaseMessage:
-        try:
-            return codec.decode(element)
-        except ValueError as error:
-            raise CorruptHistoryError(self.key, position, str(error)) from error
 
     def _count(self) -> Steps[int]:
         [count] = yield [Command("LLEN", (self._key,), kind=int)]
@@ -246,7 +240,7 @@ class MemorystoreChatMessageHistory(BaseChatMessageHistory):
         elements = yield from self._elements(0)
         for index, element in enumerate(elements):
             try:
-                self._decoded(element, index)
+                decoded(self.key, index, element)
             except CorruptHistoryError as error:
                 found.append(error)
         if dry_run or not found:
@@ -276,6 +270,14 @@ class MemorystoreChatMessageHistory(BaseChatMessageHistory):
         [reply] = yield [Command("", (self._key,), arguments, script("demand", "append"))]
         if reply != append_id.encode():
             raise ForeignReplyError
+
+
+def decoded(key: str, index: int, element: bytes) -> BaseMessage:
+    """Read an element of a session; a CorruptHistoryError says where a broken one is."""
+    try:
+        return codec.decode(element)
+    except ValueError as error:
+        raise CorruptHistoryError(key, index, str(error)) from error
 
 
 def _checked(append_id: object) -> str:

@@ -8,11 +8,10 @@ from redis.crc import key_slot
 
 import servers
 from interference import InterferingRedis
-from memorystore_chat import ConnectError, MemorystoreChatError, connect, sessions
+from memorystore_chat import MemorystoreChatError, connect, sessions
 from memorystore_tutorial import sessions_table
 from proxy import Proxy
 from reshaping import add_shard, fail_over, move_slots
-from scripted import NO_RETRY
 from servers import Cluster
 from stored import element, exported, ids
 
@@ -68,15 +67,6 @@ def test_slots_that_move(valkey_cluster: Cluster, key_prefix: str) -> None:
         assert ids(client, key_prefix) == NAMES
     with source.client() as part, pytest.raises(MemorystoreChatError, match="RedisCluster"):
         ids(part, key_prefix)  # a plain client of one node sees only what that has
-
-
-def test_an_outage_is_an_error() -> None:
-    """It is never a short list."""
-    with servers.valkey() as server, InterferingRedis(port=server.port, retry=NO_RETRY) as client:
-        client.rpush("a", MESSAGE)
-        client.before = {"sessions/look": server.kill}
-        with pytest.raises(ConnectError, match="listing"):
-            ids(client, "a")
 
 
 def load(client: Any) -> sessions.Report:

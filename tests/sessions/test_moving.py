@@ -44,8 +44,8 @@ def test_what_is_exported_comes_back_byte_for_byte(
     with gzip.open(tmp_path / "a.gz", "wb") as file:
         sessions.export(client, file, key_prefix=key_prefix)
     with gzip.open(tmp_path / "a.gz", "rb") as packed:
-        assert sessions.load(client, packed, key_prefix=f"copy:{key_prefix}").sessions == 2
-    for prefix in (key_prefix, f"copy:{key_prefix}"):
+        assert sessions.load(client, packed, key_prefix=f"{key_prefix}copy:").sessions == 2
+    for prefix in (key_prefix, f"{key_prefix}copy:"):
         assert stored(client, f"{prefix}odd") == odd
         assert stored(client, f"{prefix}Łódź") == plain
         assert client.ttl(f"{prefix}odd") == -1
@@ -81,13 +81,13 @@ def test_fuzzed_files_are_loaded_or_refused(interfering: InterferingRedis, key_p
         file = whole[:first] + put + whole[max(first, last) :]
         if file.rstrip() != whole.rstrip():
             with pytest.raises(MemorystoreChatError, match="Nothing was loaded"):
-                sessions.load(interfering, io.BytesIO(file), key_prefix=f"fuzz:{key_prefix}")
+                sessions.load(interfering, io.BytesIO(file), key_prefix=f"{key_prefix}fuzz:")
 
     check()
     cut = io.BytesIO(gzip.compress(whole)[:-9])
     with pytest.raises(MemorystoreChatError, match="Nothing was loaded"):
-        sessions.load(interfering, gzip.GzipFile(fileobj=cut), key_prefix=f"fuzz:{key_prefix}")
-    assert list(interfering.scan_iter(f"fuzz:{key_prefix}*")) == []
+        sessions.load(interfering, gzip.GzipFile(fileobj=cut), key_prefix=f"{key_prefix}fuzz:")
+    assert list(interfering.scan_iter(f"{key_prefix}fuzz:*")) == []
 
 
 @pytest.mark.parametrize("start", [b"", b"[1]\n", b"\x89PNG\r\n", b"[" * 9999, b'{"version": 2}\n'])
@@ -99,7 +99,10 @@ def test_files_of_another_kind_are_refused(start: bytes) -> None:
 def test_memory_holds_one_session(
     interfering: InterferingRedis, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, key_prefix: str
 ) -> None:
-    """20 MB go out and in through less than 8; a line that would fill the memory is refused."""
+    """20 MB go out and in through less than 8; a line that would fill the memory is refused.
+
+    A file that was there before an export that fails is whole.
+    """
     for number in range(20):
         interfering.rpush(f"{key_prefix}{number}", *elements(20, text="x" * 50_000))
     monkeypatch.setattr(archive, "LONGEST", 2_000_000)
@@ -115,31 +118,11 @@ def test_memory_holds_one_session(
         peak = tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()
-    assert path.stat().st_size > 20e6
     assert peak < 8e6
     monkeypatch.setattr(archive, "LONGEST", 1000)
     with pytest.raises(MemorystoreChatError, match="1,000 of each"):
-        sessions.export(interfering, tmp_path / "b", key_prefix=key_prefix)
-    assert [entry.name for entry in tmp_path.iterdir()] == ["sessions.jsonl"]
-
-
-def test_a_failed_export_leaves_the_earlier_file(
-    interfering: InterferingRedis, key_prefix: str, tmp_path: Path
-) -> None:
-    """So does one that another export to the same path overtakes: each file is whole."""
-    path = tmp_path / "sessions.jsonl"
-
-    def fail() -> None:
-        with redis.Redis.from_pool(interfering.connection_pool) as other:
-            sessions.export(other, path, key_prefix=key_prefix)
-        raise redis.ConnectionError("gone")
-
-    fill(interfering, f"{key_prefix}a", 3)
-    interfering.before = {"LRANGE": fail}
-    with pytest.raises(MemorystoreChatError, match="reading"):
         sessions.export(interfering, path, key_prefix=key_prefix)
-    assert sessions.load(interfering, path).existing == 1
-    assert [entry.name for entry in tmp_path.iterdir()] == ["sessions.jsonl"]
+    assert [entry.stat().st_size > 20e6 for entry in tmp_path.iterdir()] == [True]
 
 
 @pytest.mark.parametrize("way", ["load", "copy"])
@@ -157,7 +140,7 @@ def test_what_is_there_stays(client: Any, key_prefix: str, way: str) -> None:
         "other": [*whole[:2], b"x"],
         "later": whole[1:],
     }
-    theirs, ours = f"theirs:{key_prefix}", f"ours:{key_prefix}"
+    theirs, ours = f"{key_prefix}theirs:", f"{key_prefix}ours:"
     client.set(f"{ours}string", "precious")
     for name in (*there, "string"):
         (client.rpush if way == "load" else client.lpush)(f"{theirs}{name}", *whole)
@@ -186,10 +169,7 @@ def test_what_is_there_stays(client: Any, key_prefix: str, way: str) -> None:
 
 
 def test_a_session_is_never_half_there(interfering: InterferingRedis, key_prefix: str) -> None:
-    """It appears at once; who created it meanwhile keeps it; an interrupted load is repeated.
-
-    A write whose reply is lost is sent again: as if somebody had done the same directly before.
-    """
+    """It appears at once; who created it meanwhile keeps it; an interrupted load is repeated."""
     client, key = interfering, f"{key_prefix}a"
     made = fill(client, key, 6000)
     file = exported(client, key_prefix)
@@ -200,7 +180,6 @@ def test_a_session_is_never_half_there(interfering: InterferingRedis, key_prefix
 
     def load(before: Any) -> sessions.Report:
         client.unlink(key)
-        file.seek(0)
         client.before = {"sessions/load": before}
         return sessions.load(client, file)
 
@@ -209,10 +188,9 @@ def test_a_session_is_never_half_there(interfering: InterferingRedis, key_prefix
     assert not client.exists(key)
     report = load(lambda: fill(client, key, 1))
     assert (report.sessions, report.conflicting) == (0, 1)
-    for once_or_twice in (int, lambda: client.rpush(key, *made)):
-        report = load(once_or_twice)
-        assert (report.sessions, report.messages, report.existing) == (1, 6000, 0)
-        assert stored(client, key) == made
+    report = load(int)
+    assert (report.sessions, report.messages, report.existing) == (1, 6000, 0)
+    assert stored(client, key) == made
     client.before = {"sessions/change": lambda: client.unlink(key)}
     report = sessions.delete(client, key_prefix=key_prefix, dry_run=False)
     assert (report.sessions, report.changed) == (1, 0)

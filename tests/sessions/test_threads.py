@@ -8,19 +8,20 @@ from typing import Any
 
 import pytest
 from langchain.agents import create_agent
-from langchain_core.messages import AIMessage, HumanMessage, ToolMessage
+from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, ToolMessage
 from langgraph.checkpoint.base import empty_checkpoint
 from langgraph.checkpoint.memory import InMemorySaver
 
 import servers
 from checkpoints import CONFIG, THREAD, newest
-from memorystore_chat import CorruptHistoryError, MemorystoreChatMessageHistory
+from memorystore_chat import CorruptHistoryError, MemorystoreChatMessageHistory, codec
 from memorystore_chat.checkpoint import MemorystoreSaver
+from memorystore_chat.conversation import sendable
 from memorystore_chat.sessions import threads
 from memorystore_chat.sessions.threads import messages_of, take_over
 from memorystore_tutorial import DemoChatModel
 from scripted import thread
-from stored import UNTIMED, elements
+from stored import UNTIMED
 
 TALK = [
     HumanMessage("My name is Ada."),
@@ -98,48 +99,38 @@ def test_an_agent_goes_on(saver: Any, history: Any) -> None:
     assert take_over(history, saver, "cut") == 4  # from a user's message on
 
 
-@pytest.mark.parametrize("limits", [{}, {"window": 4}, {"max_messages": 4}])
-def test_equal_texts_are_each_taken_over(history: Any, limits: Any) -> None:
-    """Whatever is cut off: no message is dropped for one that says the same."""
-    for numbers in product((1, 2), repeat=3):
-        history = MemorystoreChatMessageHistory(history.client, "equal", **limits)
-        saver, said = InMemorySaver(), list[Any]()
-        for number in numbers:
-            turn = [HumanMessage("Next, please"), AIMessage("ok")] * number
-            history.add_messages(turn)
-            said += turn
-            take_over(history, saver, "t")
-        history.clear()
-        assert told(messages_of(saver, "t")) == told(said)
+TURN, HI = [HumanMessage("Next, please"), AIMessage("ok")], codec.decode(UNTIMED)
+LATE = [ToolMessage("42", tool_call_id="1", id=id_) for id_ in (None, "own")]
+# What a session gains between calls, and its limits.
+GROWTHS: list[Any] = [
+    *(
+        ([TURN * number for number in numbers], limits)
+        for numbers in product((1, 2), repeat=3)
+        for limits in ({}, {"window": 4}, {"max_messages": 4})
+    ),
+    *(([[TALK[0], TALK[3]], [late], [TALK[5]]], {"window": 2}) for late in LATE),
+    ([[HI, HI], TURN, [HI], [AIMessage("a", id="x"), AIMessage("b", id="x")]], {}),
+]
 
 
-def test_inside_a_tool_call(saver: Any, history: Any) -> None:
-    """One result a call: what stood in for it gives way, also if the window begins behind it."""
-    history.window = 2
-    for id_ in (None, "own"):
-        history.clear()
-        history.add_messages([HumanMessage("q"), TALK[3]])
-        take_over(history, saver, f"t{id_}")
-        assert [m.type for m in messages_of(saver, f"t{id_}")] == ["human", "ai", "tool"]
-        for late in (ToolMessage("42", tool_call_id="1", id=id_), AIMessage("It is 42.")):
-            history.add_messages([late])
+def test_a_thread_grows_with_its_session(history: Any) -> None:
+    """Whatever is cut off: equal messages stay apart, and a late result is a call's only one.
+
+    What other libraries wrote tells no append, and an id that is there twice is of two messages.
+    """
+    for growth, limits in GROWTHS:
+        history = MemorystoreChatMessageHistory(history.client, "grows", **limits)
+        saver, said = InMemorySaver(), list[BaseMessage]()
+        for gained in growth:
+            if HI in gained:
+                history.client.rpush(history.key, *[UNTIMED] * len(gained))
+            else:
+                history.add_messages(gained)
+            said += gained
             for _ in range(2):
-                take_over(history, saver, f"t{id_}")
-        got = [(m.type, m.text) for m in messages_of(saver, f"t{id_}")]
-        assert got == [("human", "q"), ("ai", ""), ("tool", "42"), ("ai", "It is 42.")]
-
-
-def test_messages_without_and_with_equal_ids(history: Any) -> None:
-    """Those of other libraries have no append; an id that is there twice is of two messages."""
-    saver = InMemorySaver()
-    history.clear()
-    history.client.rpush(history.key, UNTIMED, UNTIMED, *elements(1))
-    take_over(history, saver, "t")
-    history.client.rpush(history.key, UNTIMED)
-    history.add_messages([AIMessage("a", id="x"), AIMessage("b", id="x")])
-    for _ in range(2):
-        take_over(history, saver, "t")
-    assert [m.text for m in messages_of(saver, "t")] == ["hi", "hi", "message 0", "hi", "a", "b"]
+                take_over(history, saver, "t")
+                assert told(messages_of(saver, "t")) == told(sendable(said, cut=False))
+        history.clear()
 
 
 def test_other_things_are_refused(history: Any) -> None:

@@ -29,7 +29,7 @@ class InterferingRedis(redis.Redis):
 
     def meet(self, parts: Any) -> None:
         for name in [*self.before]:
-            if parts[0] == name or ("/" in name and script(name).sha == parts[1]):
+            if parts[0] == name or ("/" in name and script(name).sha in parts):
                 self.before.pop(name)()
 
     def pipeline(self, *given: Any, **options: Any) -> Any:

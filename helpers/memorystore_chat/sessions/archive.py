@@ -41,8 +41,7 @@ def write(file: BinaryFile, stored: Iterable[Stored], key_prefix: str) -> Counte
     digest, counts = sha256(), Counter(sessions=0, messages=0, bytes=0)
 
     def add(record: dict[str, Any]) -> None:
-        text = json.dumps(record, ensure_ascii=False, separators=(",", ":"))
-        line = text.encode(errors="backslashreplace") + b"\n"
+        line = _line(record)
         if len(line) > LONGEST:
             raise MemorystoreChatError(
                 f"The session {record['session']!r} takes {len(line):,} bytes, and a file holds up "
@@ -63,17 +62,15 @@ def write(file: BinaryFile, stored: Iterable[Stored], key_prefix: str) -> Counte
 def check(file: BinaryFile) -> str:
     """Read a file to its end and return its key prefix, or raise an error if it is not sound."""
     lines, digest = _lines(file), sha256()
-    first = last = next(lines, b"")
-    heading = _parsed(first)
-    key_prefix = heading.pop("key_prefix", "")
-    if heading != _HEADING:
+    heading = last = next(lines, b"")
+    if not heading.startswith(_line(_HEADING)[:-2] + b","):
         raise _refused(f"its first line is not the heading {json.dumps(_HEADING)}")
     for line in lines:
         digest.update(last)
         last = line
-    if _parsed(last) != {"sha256": digest.hexdigest()}:
+    if last.strip() != _line({"sha256": digest.hexdigest()}).strip():
         raise _refused(_DAMAGED)
-    return str(key_prefix)
+    return str(json.loads(heading)["key_prefix"])
 
 
 def read(file: BinaryFile) -> Iterator[Stored]:
@@ -85,6 +82,7 @@ def read(file: BinaryFile) -> Iterator[Stored]:
 
 
 def _lines(file: BinaryFile) -> Iterator[bytes]:
+    file.seek(0)
     try:
         while line := file.readline(LONGEST + 1):
             if len(line) > LONGEST:
@@ -94,12 +92,9 @@ def _lines(file: BinaryFile) -> Iterator[bytes]:
         raise _refused(_DAMAGED) from error
 
 
-def _parsed(line: bytes) -> dict[str, Any]:
-    try:
-        record = json.loads(line)
-    except (ValueError, RecursionError):
-        return {}
-    return record if isinstance(record, dict) else {}
+def _line(record: dict[str, Any]) -> bytes:
+    text = json.dumps(record, ensure_ascii=False, separators=(",", ":"))
+    return text.encode(errors="backslashreplace") + b"\n"
 
 
 def _refused(why: str) -> MemorystoreChatError:

@@ -3,15 +3,13 @@
 from collections import Counter
 from collections.abc import Callable, Iterable
 from datetime import UTC, datetime, timedelta
-from hashlib import sha1
 from typing import Literal
 
 from memorystore_chat.arguments import check_count, check_seconds, type_name
 from memorystore_chat.codec import aside_key
 from memorystore_chat.commands import Client, Command, script
 from memorystore_chat.sessions.report import Report
-from memorystore_chat.sessions.scanning import Found, find
-from memorystore_chat.sessions.servers import ask
+from memorystore_chat.sessions.scanning import Found, ask, find
 
 
 def delete(
@@ -103,9 +101,8 @@ def _change(
     def change(meant: list[Found]) -> list[Found]:
         """Change those that nobody appended to meanwhile, and what repair() moved out of them."""
         how, doing, orders = script("sessions/change"), f"{action[:-1]}ing sessions", []
-        for session, last in meant:
-            sha = sha1(last, usedforsecurity=False).hexdigest()
-            given = (session.messages, sha, *command)
+        for session, newest in meant:
+            given = (session.messages, newest, *command)
             orders.append(Command("", (session.key.encode(),), given, how, int))
         replies = ask(client, doing, orders)
         done = [one for one, reply in zip(meant, replies, strict=True) if reply]
@@ -114,7 +111,7 @@ def _change(
         return done
 
     counts += change_those(found, change, idle_for, dry_run)
-    return Report(action, dry_run, **counts)
+    return Report(action, "session", dry_run, **counts)
 
 
 def change_those(

@@ -5,21 +5,21 @@
 -- ARGV[2]  1 to write nothing
 -- ARGV[3]  the first element; the rest follow
 --
--- Answers 1 if the session holds the elements, or would, and 0 if something else is there.
+-- Answers how many of the elements were there, or -1 if something else is.
 
 local key, ttl, number = KEYS[1], ARGV[1], #ARGV - 2
 local kind = redis.call('TYPE', key).ok
 if kind ~= 'none' and kind ~= 'list' then
-  return 0
+  return -1
 end
 local present = redis.call('LRANGE', key, 0, number - 1)
 for i, element in ipairs(present) do
   if element ~= ARGV[2 + i] then
-    return 0
+    return -1
   end
 end
 if #present == number or ARGV[2] == '1' then
-  return 1
+  return #present
 end
 if ttl ~= '0' then
   redis.call('PEXPIRE', key, ttl)  -- if it is refused, it is before anything is written
@@ -30,4 +30,4 @@ end
 if ttl ~= '0' then
   redis.call('PEXPIRE', key, ttl)
 end
-return 1
+return #present

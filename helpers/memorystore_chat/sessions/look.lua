@@ -2,8 +2,8 @@
 --
 -- KEYS[1]  a key
 --
--- Answers {} if it holds no list, else its length, seconds to live, and bytes, its oldest element,
--- and its newest.
+-- Answers {} if it holds no list, else its length, seconds to live, and bytes, its oldest element
+-- and its newest, and the SHA-1 of that.
 
 local key = KEYS[1]
 if redis.call('TYPE', key).ok ~= 'list' then
@@ -15,4 +15,4 @@ local bytes = redis.pcall('MEMORY', 'USAGE', key)
 if type(bytes) ~= 'number' then  -- refused
   bytes = length * (#oldest + #newest) / 2
 end
-return {length, redis.call('TTL', key), bytes, oldest, newest}
+return {length, redis.call('TTL', key), bytes, oldest, newest, redis.sha1hex(newest)}

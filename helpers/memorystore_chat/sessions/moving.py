@@ -14,8 +14,7 @@ from memorystore_chat.sessions import archive
 from memorystore_chat.sessions.archive import BinaryFile, Stored
 from memorystore_chat.sessions.changing import check_flags
 from memorystore_chat.sessions.report import Report
-from memorystore_chat.sessions.scanning import Found, find, is_message, look
-from memorystore_chat.sessions.servers import ask, check_client, settled
+from memorystore_chat.sessions.scanning import Found, ask, check_client, find, is_message, settled
 
 File: TypeAlias = str | os.PathLike[str] | BinaryFile
 
@@ -50,7 +49,7 @@ def export(
     found = find(client, ids, key_prefix, counts)
     with opened(file, "write") as made:
         counts += archive.write(made, _read(client, found), key_prefix)
-    return Report("export", False, **counts)
+    return Report("export", "session", False, **counts)
 
 
 def load(client: Client, file: File, *, key_prefix: str | None = None) -> Report:
@@ -58,11 +57,12 @@ def load(client: Client, file: File, *, key_prefix: str | None = None) -> Report
 
     The file is checked first: if it was cut off or changed, nothing is loaded. Every session
     appears at once with all its messages. One that is there keeps what it has, and gets what it
-    lacks at its end; so after an interruption the file is simply loaded again.
+    lacks at its end; so after an interruption the file is simply loaded again. One whose write had
+    to be sent twice, since a reply was lost, counts as there already.
 
     Args:
         client: A connected client.
-        file: A path, or a file opened for reading in binary mode that can be rewound.
+        file: A path, or a file opened for reading in binary mode, which is rewound first.
         key_prefix: What to put in front of the ids; None stands for the prefix that the sessions
             were exported with.
 
@@ -78,18 +78,16 @@ def load(client: Client, file: File, *, key_prefix: str | None = None) -> Report
         >>> import io
         >>> from memorystore_chat import connect, sessions
         >>> client, file = connect("embedded"), io.BytesIO()
-        >>> _ = sessions.export(client, file, key_prefix="docs:"), file.seek(0)
+        >>> _ = sessions.export(client, file, key_prefix="docs:")
         >>> sessions.load(client, file)
         Loaded 0 sessions (0 messages, less than 0.1 MB).
     """
     check_client(client)
     check_text("key_prefix", key_prefix or "")
     with opened(file, "read") as found:
-        start = found.tell()
         exported_with = archive.check(found)
-        found.seek(start)
         prefix = exported_with if key_prefix is None else key_prefix
-        return Report("load", False, **_put(client, archive.read(found), prefix))
+        return Report("load", "session", False, **_put(client, archive.read(found), prefix))
 
 
 def from_langchain_community(
@@ -137,7 +135,7 @@ def from_langchain_community(
             yield original._replace(elements=original.elements[::-1])
 
     counts = _put(client, turned(), key_prefix, dry_run=dry_run)
-    return Report("copy", dry_run, **seen, **counts)
+    return Report("copy", "session", dry_run, **seen, **counts)
 
 
 def _read(client: Client, found: Iterable[list[Found]]) -> Iterator[Stored]:
@@ -158,11 +156,11 @@ def _put(
     with settled(client, doing := "writing sessions"):
         for one in stored:
             key = (key_prefix + one.id).encode()
-            [there] = look(client, doing, [key])  # so that a write that is sent again counts
             given: tuple[bytes | int, ...] = (one.ttl_ms or 0, int(dry_run), *one.elements)
             write = Command("", (key,), given, script("sessions/load"), int)
-            new = one.elements[there[0] if there else 0 :]
-            if ask(client, doing, [write]) == [0]:
+            [there] = ask(client, doing, [write])
+            new = one.elements[there:]
+            if there < 0:
                 counts["conflicting"] += 1
             elif new:
                 counts.update(sessions=1, messages=len(new), bytes=sum(map(len, new)))
@@ -184,11 +182,10 @@ def opened(file: File, method: Literal["read", "write"]) -> Iterator[BinaryFile]
         with path.open("rb") as found:
             yield found
         return
-    # Under a name of its own, so that two exports to one path do not meet; mode 0600.
-    descriptor, name = tempfile.mkstemp(".part", f".{path.name}.", path.parent)
-    try:
-        with os.fdopen(descriptor, "wb") as made:
+    # In a folder of its own, so that two exports to one path do not meet.
+    with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as folder:
+        part = Path(folder, "part")
+        part.touch(0o600)
+        with part.open("wb") as made:
             yield made
-        Path(name).replace(path)
-    finally:
-        Path(name).unlink(missing_ok=True)
+        part.replace(path)

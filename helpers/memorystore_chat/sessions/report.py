@@ -2,7 +2,7 @@
 
 import textwrap
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import Any, Literal
 
 _WORDS = {
     "delete": ("delete", "Deleted"),
@@ -26,9 +26,10 @@ class Report:
     """What one of these functions did, or would do; its repr is a sentence.
 
     Attributes:
-        action: What was done with the sessions.
+        action: What was done.
+        thing: With what.
         dry_run: Whether it was only tried out and nothing was changed.
-        sessions: How many sessions it was done with, or threads.
+        sessions: How many sessions or threads it was done with.
         messages: How many messages they have; of threads that are not exported, checkpoints.
         bytes: For "delete" and "expire" the memory on the server; else the size of the messages.
         missing: Ids that were asked for and have no session.
@@ -40,6 +41,7 @@ class Report:
     """
 
     action: Literal["delete", "expire", "export", "load", "copy"]
+    thing: Literal["session", "thread"]
     dry_run: bool
     sessions: int = 0
     messages: int = 0
@@ -50,14 +52,13 @@ class Report:
     existing: int = 0
     conflicting: int = 0
     unreadable: int = 0
-    thing: ClassVar[str] = "session"
 
     def __repr__(self) -> str:
         would, done = _WORDS[self.action]
         start = f"Would {would}" if self.dry_run else done
         part = "checkpoint" if self.thing == "thread" and self.action != "export" else "message"
-        number = f"{counted(self.sessions, self.thing)} ({counted(self.messages, part)}"
         size = f"{self.bytes / 1e6:,.1f} MB" if self.bytes >= 100_000 else "less than 0.1 MB"
+        number = f"{counted(self.sessions, self.thing)} ({counted(self.messages, part)}"
         found = ((getattr(self, name), words) for name, words in _REMARKS.items())
         remarks = [f"{number:,} {words}" for number, words in found if number]
         if self.dry_run:
@@ -67,12 +68,6 @@ class Report:
     def _repr_pretty_(self, printer: Any, _cycle: bool) -> None:
         """What a notebook shows: lines that fit a narrow window."""
         printer.text("\n".join(textwrap.wrap(repr(self), 66)))
-
-
-class ThreadReport(Report):
-    """What a function of `threads` did."""
-
-    thing = "thread"
 
 
 def counted(number: int, thing: str) -> str:

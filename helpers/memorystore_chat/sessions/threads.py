@@ -4,10 +4,11 @@ Needs the extra ``agents``. `scan`, `delete`, `expire` and `export` do for many 
 methods of `MemorystoreSaver` do for one, a thread at a time; its ``key_prefix`` says which.
 """
 
-import json
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import Any, Literal, cast
 from uuid import NAMESPACE_URL, uuid5
 
@@ -17,14 +18,12 @@ from memorystore_chat import codec
 from memorystore_chat.arguments import check_count, check_ids, check_text, type_name
 from memorystore_chat.commands import Client, Command
 from memorystore_chat.conversation import is_users, sendable
-from memorystore_chat.errors import CorruptHistoryError
 from memorystore_chat.extras import require
-from memorystore_chat.history import MemorystoreChatMessageHistory
+from memorystore_chat.history import MemorystoreChatMessageHistory, decoded
 from memorystore_chat.sessions.changing import change_those, check_flags
 from memorystore_chat.sessions.moving import File, opened
-from memorystore_chat.sessions.report import ThreadReport
-from memorystore_chat.sessions.scanning import Found, Session
-from memorystore_chat.sessions.servers import ask, check_client
+from memorystore_chat.sessions.report import Report
+from memorystore_chat.sessions.scanning import Found, Session, ask
 
 require("langgraph.graph", extra="agents")
 
@@ -34,7 +33,7 @@ from langgraph.graph import START, MessagesState, StateGraph  # noqa: E402
 from memorystore_chat.checkpoint import MemorystoreSaver, ThreadInfo  # noqa: E402
 
 
-def scan(saver: MemorystoreSaver) -> list[ThreadInfo]:
+def scan(saver: MemorystoreSaver) -> Sequence[ThreadInfo]:
     """List the saver's threads, by their ids.
 
     Raises:
@@ -46,7 +45,8 @@ def scan(saver: MemorystoreSaver) -> list[ThreadInfo]:
         >>> scan(MemorystoreSaver(connect("embedded"), key_prefix="nothing-here:"))
         []
     """
-    return [thread for [(_, thread)] in _find(saver, None, Counter())]
+    _check_kind("saver", saver, MemorystoreSaver)
+    return saver.threads()
 
 
 def delete(
@@ -56,10 +56,10 @@ def delete(
     idle_for: timedelta | float | None = None,
     all_threads: bool = False,
     dry_run: bool = True,
-) -> ThreadReport:
+) -> Report:
     """Delete threads with all their checkpoints, by id or by age; by default only count them.
 
-    By age, a thread is looked at once more directly before.
+    Each thread is looked at directly before, so one that goes on meanwhile is not idle.
 
     Args:
         saver: As for `scan`.
@@ -84,7 +84,7 @@ def expire(
     idle_for: timedelta | float | None = None,
     all_threads: bool = False,
     dry_run: bool = True,
-) -> ThreadReport:
+) -> Report:
     """Set how long threads have to live from now; by default only count them.
 
     ``ttl`` is in seconds from now; None lets them stay until they are deleted. It holds until the
@@ -92,16 +92,11 @@ def expire(
     those of `delete`.
     """
     check_count("ttl", ttl, "seconds", optional=True)
-
-    def change(saver: MemorystoreSaver, thread_id: str) -> object:
-        return saver.persist(thread_id) if ttl is None else saver.expire(thread_id, ttl)
-
+    change = partial(MemorystoreSaver.expire, ttl=ttl) if ttl else MemorystoreSaver.persist
     return _change("expire", change, saver, ids, idle_for, all_threads, dry_run)
 
 
-def export(
-    saver: MemorystoreSaver, file: File, *, ids: Iterable[str] | None = None
-) -> ThreadReport:
+def export(saver: MemorystoreSaver, file: File, *, ids: Iterable[str] | None = None) -> Report:
     """Write the messages of threads to a file, for people and programs that don't know LangGraph.
 
     A line is one message, ``{"thread_id": ..., "type": ..., "data": {...}}``, as LangChain has it.
@@ -111,14 +106,12 @@ def export(
     found = [*_find(saver, ids, counts)]  # what is asked is checked before there is a file
     with opened(file, "write") as made:
         for [(session, _)] in found:
-            for element in codec.encode(messages_of(saver, session.id), ""):
-                record = {"thread_id": session.id, **json.loads(element)}
-                del record["id"]
-                line = json.dumps(record, ensure_ascii=False).encode() + b"\n"
+            for element in codec.encode(messages_of(saver, session.id), session.id):
+                line = element.replace(b'{"id":', b'{"thread_id":', 1) + b"\n"
                 made.write(line)
                 counts.update(messages=1, bytes=len(line))
             counts["sessions"] += 1
-    return ThreadReport("export", False, **counts)
+    return Report("export", "thread", False, **counts)
 
 
 def take_over(
@@ -128,7 +121,7 @@ def take_over(
 
     The session stays as it is. Doing it again adds only what the session has gained since, as
     long as it is done before the thread goes on: each message has the id it has in the session,
-    or one made of its append. A tool's late result takes the place of what stood in for it.
+    or one made of how it is stored. A tool's late result takes the place of what stood in for it.
 
     Args:
         history: The session, with a synchronous client. Of one with a ``window`` that much is
@@ -182,7 +175,7 @@ def _change(
     idle_for: timedelta | float | None,
     all_threads: bool,
     dry_run: bool,
-) -> ThreadReport:
+) -> Report:
     check_flags(all_threads=all_threads, dry_run=dry_run)
     if ids is None and not all_threads:
         raise ValueError(
@@ -190,18 +183,14 @@ def _change(
             "all_threads=True if you mean all of them."
         )
 
-    def change_one(meant: list[Found]) -> list[Found]:
-        """Change a thread that, if its age counts, did not go on meanwhile."""
-        for session, thread in meant:
-            again = saver.threads([session.id]) if idle_for else [thread]
-            if [now.updated for now in again] != [thread.updated]:
-                return []
+    def change_all(meant: list[Found]) -> list[Found]:
+        for session, _ in meant:
             change(saver, session.id)
         return meant
 
     counts: Counter[str] = Counter()
-    counts += change_those(_find(saver, ids, counts), change_one, idle_for, dry_run)
-    return ThreadReport(action, dry_run, **counts)
+    counts += change_those(_find(saver, ids, counts), change_all, idle_for, dry_run)
+    return Report(action, "thread", dry_run, **counts)
 
 
 def _find(
@@ -209,22 +198,17 @@ def _find(
 ) -> Iterator[list[Found]]:
     """The saver's threads, or those of the ids, as sessions; ids without one count as missing."""
     _check_kind("saver", saver, MemorystoreSaver)
-    names = None if ids is None else list(dict.fromkeys(check_ids("ids", ids)))
-    found = saver.threads(names)
-    counts["missing"] += len(names or found) - len(found)
-    for thread in found:
-        last = _moment(thread.updated)
-        size, numbers = thread.size or 0, (thread.checkpoints, thread.ttl)
-        yield [(Session(thread.thread_id, "", *numbers, size, None, last), thread)]
-
-
-def _moment(written: str | None) -> datetime | None:
-    """A time as a checkpoint has it; None if a saver or a graph wrote something else."""
-    try:
-        at = datetime.fromisoformat(written or "")
-    except ValueError:
-        return None
-    return at if at.tzinfo else at.replace(tzinfo=UTC)
+    names = [one.thread_id for one in saver.threads()] if ids is None else check_ids("ids", ids)
+    for name in dict.fromkeys(names):
+        found = saver.threads([name])
+        counts["missing"] += not found
+        for thread in found:
+            last = None
+            with suppress(ValueError):  # a saver or a graph may have written something else
+                last = datetime.fromisoformat(thread.updated)
+                last = last.replace(tzinfo=last.tzinfo or UTC)
+            numbers = (thread.checkpoints, thread.ttl, thread.size or 0)
+            yield [(Session(name, "", *numbers, None, last), b"")]
 
 
 def _check_kind(name: str, value: object, kind: type) -> None:
@@ -236,30 +220,23 @@ def _graph(saver: BaseCheckpointSaver[Any], thread_id: str) -> tuple[Any, Any]:
     """The smallest graph that has messages, so that LangGraph itself writes and reads them."""
     _check_kind("saver", saver, BaseCheckpointSaver)
     check_text("thread_id", thread_id)
-    builder = StateGraph(MessagesState)
-    builder.add_node("session", lambda _: {})
-    builder.add_edge(START, "session")
-    return builder.compile(checkpointer=saver), {"configurable": {"thread_id": thread_id}}
+    graph = StateGraph(MessagesState).add_node("session", lambda _: {}).add_edge(START, "session")
+    return graph.compile(checkpointer=saver), {"configurable": {"thread_id": thread_id}}
 
 
 def _with_stable_ids(history: MemorystoreChatMessageHistory) -> list[BaseMessage]:
     """What a model would be sent of a session, with ids that are the same whenever it is read."""
-    check_client(history.client)
     key = history.key
     lrange = Command("LRANGE", (key.encode(),), (0, -1), kind=list)
     [elements] = ask(cast("Client", history.client), f"reading the session {key!r}", [lrange])
-    origins = [codec.id_of_append(element) or element for element in elements]
-    after = Counter[object](origins)
+    after = Counter(elements)  # an append may hold the same twice
     messages: list[BaseMessage] = []
     used: set[str | None] = set()
-    for index, (element, origin) in enumerate(zip(elements, origins, strict=True)):
-        try:
-            message = codec.decode(element)
-        except ValueError as error:
-            raise CorruptHistoryError(key, index, str(error)) from error
-        after[origin] -= 1  # from an append's end: max_messages drops what is at its beginning
+    for index, element in enumerate(elements):
+        message = decoded(key, index, element)
+        after[element] -= 1  # from the end: max_messages drops what is at the beginning
         if not message.id or message.id in used:
-            made = uuid5(NAMESPACE_URL, f"{key}\n{after[origin]}\n{origin!r}")
+            made = uuid5(NAMESPACE_URL, f"{key}\n{after[element]}\n{element!r}")
             message = message.model_copy(update={"id": str(made)})
         used.add(message.id)
         messages.append(message)
