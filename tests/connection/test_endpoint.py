@@ -120,7 +120,6 @@ NO_PEM = "-----BEGIN CERTIFICATE-----\nbm8=\n-----END CERTIFICATE-----"
         ({"ca_certs": 5}, TypeError, "not int"),
         ({"ssl_cert_reqs": "none"}, ValueError, "always verified"),
         ({"endpoint": "redis://me:x@h", "password": "y"}, EndpointError, "has a password already"),
-        ({"endpoint": "embedded", "password": "x"}, EndpointError, "takes no password="),
     ],
 )
 def test_arguments_are_checked(given: Any, kind: type[Exception], word: str) -> None:

@@ -1,7 +1,7 @@
 """The redis-py clients that `connect` hands out: of one server or a cluster, sync or async."""
 
 import ssl
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any, Self, cast
 
 import redis
@@ -12,7 +12,6 @@ from redis.asyncio.connection import UnixDomainSocketConnection as AsyncUnixConn
 from redis.cluster import RedisCluster
 from redis.connection import Connection, SSLConnection, UnixDomainSocketConnection
 from redis.driver_info import DriverInfo
-from redis.exceptions import MaxConnectionsError
 
 from memorystore_chat import signals
 from memorystore_chat.commands import drop_idle_connections
@@ -23,7 +22,8 @@ from memorystore_chat.connection.tls import tls_context
 # What a connection says about its library: made once, as it reads the package's metadata.
 driver_info = lru_cache(maxsize=1)(DriverInfo)
 
-_HEALTH_CHECK: dict[str, Any] = {"health_check_interval": 30}
+# Seconds after which a connection that was idle is checked.
+_IDLE = 30
 
 
 class TlsConnection(SSLConnection):
@@ -42,23 +42,6 @@ class AsyncTlsConnection(AsyncSSLConnection):
         self.ssl_context.context = tls_context(self.ca_data, self.host, self.check_hostname)
 
 
-class Pool(redis.BlockingConnectionPool):
-    """redis-py's pool, whose error, if no connection becomes free, is none of the server's."""
-
-    def __init__(self, **options: Any) -> None:
-        # RedisCluster takes no option for the health check, so it is set here.
-        super().__init__(**_HEALTH_CHECK | options)  # type: ignore[no-untyped-call]
-
-    def get_connection(self, *_: Any, **__: Any) -> Any:
-        """Lend a connection that is logged in."""
-        try:
-            return super().get_connection()  # type: ignore[no-untyped-call]
-        except redis.ConnectionError as error:
-            if "No connection available" not in str(error):
-                raise
-            raise MaxConnectionsError("all connections were in use") from error
-
-
 class ServerClient(redis.Redis):
     """A client of one server. Its pipelines are redis-py's: a signal may interrupt them."""
 
@@ -73,7 +56,10 @@ class ServerClient(redis.Redis):
 
 
 class ClusterClient(RedisCluster):
-    """A client of a cluster that waits for a failover; its pipelines are redis-py's and don't."""
+    """A client of a cluster that waits for a failover; its pipelines are redis-py's and don't.
+
+    If none of its connections to a node becomes free in time, redis-py looks for the nodes again.
+    """
 
     def __enter__(self) -> Self:
         return self
@@ -93,8 +79,7 @@ class ClusterClient(RedisCluster):
         """Close every connection to every node."""
         super().close()
         # Its nodes' pools stay open without this, as they were made apart from their clients.
-        if hasattr(self, "nodes_manager"):
-            self.disconnect_connection_pools()
+        self.disconnect_connection_pools()
 
 
 class AsyncClusterClient(AsyncRedisCluster):
@@ -116,24 +101,24 @@ def open_client(
     endpoint: Endpoint, timeout: float, patience: float, **client_options: Any
 ) -> ServerClient | ClusterClient:
     """Return a client that has been pinged; see `connect` for what the arguments mean."""
-    options = _options(endpoint, timeout) | client_options
-    options["retry"] = retry = OutageRetry(0, options["credential_provider"])
-    options["connection_class"] = TlsConnection if endpoint.tls else Connection
+    kinds = (Connection, TlsConnection, UnixDomainSocketConnection)
+    options = _options(endpoint, timeout, OutageRetry, *kinds) | client_options
     client: Any
     if endpoint.cluster:
         host = f"[{endpoint.host}]" if ":" in endpoint.host else endpoint.host
         # Only with a url does RedisCluster take a connection class; that speaks TLS or not.
-        options |= {"url": f"redis://{host}:{endpoint.port}", "connection_pool_class": Pool}
-        client = ClusterClient(timeout=timeout, **options)
+        options["url"] = f"redis://{host}:{endpoint.port}"
+        # It takes no option for the health check.
+        pool = partial(redis.BlockingConnectionPool, health_check_interval=_IDLE)
+        client = ClusterClient(connection_pool_class=pool, timeout=timeout, **options)
     else:
-        options |= _place(endpoint, UnixDomainSocketConnection)
-        client = ServerClient.from_pool(Pool(timeout=timeout, **options))
+        client = ServerClient.from_pool(redis.BlockingConnectionPool(timeout=timeout, **options))
     try:
         client.ping(**_one_node(endpoint))
     except BaseException:
         client.close()
         raise
-    retry.patience = patience
+    options["retry"].patience = patience
     return cast("ServerClient | ClusterClient", client)
 
 
@@ -144,21 +129,17 @@ async def open_client_async(
     **client_options: Any,
 ) -> redis.asyncio.Redis | AsyncClusterClient:
     """Return the asynchronous twin of `open_client`."""
-    options = _options(endpoint, timeout) | client_options
-    # The nodes of a cluster have no pool that waits for a connection: trying again does.
-    crowded = bool(endpoint.cluster)
-    retry = AsyncOutageRetry(0, options["credential_provider"], crowded=crowded)
-    options["retry"] = retry
-    tcp: Any = AsyncTlsConnection if endpoint.tls else redis.asyncio.Connection
+    kinds = (redis.asyncio.Connection, AsyncTlsConnection, AsyncUnixConnection)
+    options = _options(endpoint, timeout, AsyncOutageRetry, *kinds) | client_options
     client: Any
     if endpoint.cluster:
+        tcp = options.pop("connection_class")
         client = AsyncClusterClient(endpoint.host, endpoint.port, ssl=endpoint.tls, **options)
         # There is no option for it; every node reads it from these two places.
         client.connection_kwargs["connection_class"] = tcp
         for node in client.startup_nodes:
             node.connection_class = tcp
     else:
-        options |= {"connection_class": tcp} | _place(endpoint, AsyncUnixConnection)
         pool = redis.asyncio.BlockingConnectionPool(timeout=timeout, **options)
         client = redis.asyncio.Redis.from_pool(pool)
     try:
@@ -166,7 +147,7 @@ async def open_client_async(
     except BaseException:
         await client.aclose()
         raise
-    retry.patience = patience
+    options["retry"].patience = patience
     return cast("redis.asyncio.Redis | AsyncClusterClient", client)
 
 
@@ -174,27 +155,31 @@ def _one_node(endpoint: Endpoint) -> dict[str, Any]:
     return {"target_nodes": RedisCluster.DEFAULT_NODE} if endpoint.cluster else {}
 
 
-def _place(endpoint: Endpoint, unix: Any) -> dict[str, Any]:
-    if endpoint.unix_socket:
-        return {"connection_class": unix, "path": endpoint.unix_socket, "db": endpoint.db}
-    return {"host": endpoint.host, "port": endpoint.port, "db": endpoint.db}
-
-
-def _options(endpoint: Endpoint, timeout: float) -> dict[str, Any]:
-    """Return what all four clients are given."""
+def _options(
+    endpoint: Endpoint, timeout: float, retry: Any, tcp: Any, tls: Any, unix: Any
+) -> dict[str, Any]:
+    """Return what all four clients are given, with their own kinds of retry and connection."""
     provider = endpoint.credential_provider
     if provider is None and endpoint.password is not None:
         provider = redis.UsernamePasswordCredentialProvider(endpoint.user, endpoint.password)
-    options = _HEALTH_CHECK | {
+    login = provider and Login(provider)
+    options = {
         # RESP3 begins with HELLO, which Redis 5 does not know and no reply here needs.
         "protocol": 2,
         "socket_timeout": timeout,
         "socket_connect_timeout": timeout,
+        "health_check_interval": _IDLE,
         "max_connections": 20,
         "driver_info": driver_info(),
-        "credential_provider": provider and Login(provider),
+        "credential_provider": login,
+        "retry": retry(0, login),
+        "connection_class": tls if endpoint.tls else tcp,
     }
     if endpoint.tls:
         options["ssl_ca_data"] = "\n".join(endpoint.ca_certs) or None
         options["ssl_check_hostname"] = endpoint.check_hostname
-    return options
+    if endpoint.unix_socket:
+        return options | {"connection_class": unix, "path": endpoint.unix_socket, "db": endpoint.db}
+    if endpoint.cluster:
+        return options
+    return options | {"host": endpoint.host, "port": endpoint.port, "db": endpoint.db}

@@ -2,8 +2,8 @@
 
 import asyncio
 import re
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from typing import Any
 
@@ -20,7 +20,7 @@ from memorystore_chat.connection.endpoint import (
 )
 from memorystore_chat.connection.iam import IamCredentials
 from memorystore_chat.connection.outages import FAILURES
-from memorystore_chat.connection.tls import CaCerts, certificates, tls_context
+from memorystore_chat.connection.tls import CaCerts, certificates
 from memorystore_chat.errors import ConnectError, EndpointError
 
 # Options of redis-py that connect() decides itself, from the endpoint and its own arguments.
@@ -83,17 +83,10 @@ def connect(
         ...     client.ping()
         True
     """
-    waiting = _checked_waiting(timeout, patience, client_options)
-    target = _resolve(endpoint, password, iam, ca_certs, check_hostname, cluster, timeout)
-    reached = False
-    try:
-        with clients.open_client(**_probe(target, timeout)) as probe:
-            reached = True
-            with suppress(redis.ResponseError):  # an ACL may forbid it
-                target = _checked(target, probe.info("server"))
-        return clients.open_client(target, *waiting, **client_options)
-    except FAILURES as error:
-        raise diagnose(target, error, timeout, reached=reached) from error
+    patience = _checked_patience(timeout, patience, client_options)
+    target = _found(endpoint, password, iam, ca_certs, check_hostname, cluster, timeout)
+    with _diagnosing(target, timeout, reached=True):
+        return clients.open_client(target, timeout, patience, **client_options)
 
 
 async def connect_async(
@@ -113,7 +106,7 @@ async def connect_async(
     The client belongs to the event loop it was made in, which is asyncio's;
     ``await client.aclose()`` closes it.
     """
-    waiting = _checked_waiting(timeout, patience, client_options)
+    patience = _checked_patience(timeout, patience, client_options)
     try:
         asyncio.get_running_loop()
     except RuntimeError as error:
@@ -121,24 +114,88 @@ async def connect_async(
             "connect_async() runs in asyncio's event loop, and here is another one or none. Under "
             "trio, use connect() in a thread: await trio.to_thread.run_sync(connect, ENDPOINT)."
         ) from error
-    # Finding the endpoint may read files, start a server and ask Google.
+    # Finding the endpoint may read files, start a server and ask Google, and asks the server.
     given = (endpoint, password, iam, ca_certs, check_hostname, cluster, timeout)
-    target = await asyncio.to_thread(_resolve, *given)
-    reached = False
+    target = await asyncio.to_thread(_found, *given)
+    with _diagnosing(target, timeout, reached=True):
+        return await clients.open_client_async(target, timeout, patience, **client_options)
+
+
+@contextmanager
+def _diagnosing(target: Endpoint, timeout: float, *, reached: bool) -> Iterator[None]:
     try:
-        async with await clients.open_client_async(**_probe(target, timeout)) as probe:
-            reached = True
-            with suppress(redis.ResponseError):
-                target = _checked(target, await probe.info("server"))
-        return await clients.open_client_async(target, *waiting, **client_options)
+        yield
     except FAILURES as error:
         raise diagnose(target, error, timeout, reached=reached) from error
 
 
-def _probe(target: Endpoint, timeout: float) -> dict[str, Any]:
-    # A cluster has no other database than 0, and could not say so.
-    plain = replace(target, db=0, cluster=False)
-    return {"endpoint": plain, "timeout": timeout, "patience": 0, "max_connections": 1}
+def _checked_patience(
+    timeout: float, patience: float | None, client_options: Mapping[str, Any]
+) -> float:
+    """Return the patience, once it, the timeout and the options are found acceptable."""
+    check_seconds("timeout", timeout)
+    patience = 2 * timeout if patience is None else patience
+    check_seconds("patience", patience, zero=True)
+    for name in client_options:
+        if _DECIDED.fullmatch(name):
+            raise ValueError(
+                f"connect() does not take {name}=: the endpoint, password=, iam=, ca_certs=, "
+                "timeout=, and patience= decide about that, and a certificate is always verified."
+            )
+    return patience
+
+
+def _found(
+    endpoint: str | Endpoint | None,
+    password: str | None,
+    iam: bool | redis.CredentialProvider | None,
+    ca_certs: CaCerts | None,
+    check_hostname: bool | None,
+    cluster: bool | None,
+    timeout: float,
+) -> Endpoint:
+    """Return the endpoint of a server that answers, with everything that is given beside it."""
+    for name, value, accepted, words in (
+        ("password", password, str | None, "text (str)"),
+        ("iam", iam, bool | redis.CredentialProvider | None, "True or an IamCredentials"),
+        ("check_hostname", check_hostname, bool | None, "True or None"),
+        ("cluster", cluster, bool | None, "True, False, or None to ask the server"),
+    ):
+        if not isinstance(value, accepted):
+            raise TypeError(f"{name} is a {type_name(value)}; it takes {words}.")
+    target = _with_login(endpoint, password, iam)
+    authorities = target.ca_certs if ca_certs is None else certificates(ca_certs)
+    checked = bool(check_hostname) or target.check_hostname
+    target = replace(target, ca_certs=authorities, check_hostname=checked)
+    # These two are imported for those who use them: they bring more than this package needs.
+    if target.product == "embedded":
+        from memorystore_chat.embedded.server import ensure_running
+
+        target = replace(target, unix_socket=ensure_running())
+    elif not target.host and not target.unix_socket:
+        from memorystore_chat.connection.discovery import discover
+
+        target = discover(target, timeout=max(timeout, 15.0))
+    if password is not None and target.password != password:
+        raise EndpointError(
+            f"password= is left out where {target} has a password already or AUTH switched off."
+        )
+    if iam is not None:
+        provider = IamCredentials() if iam is True else iam or None
+        target = replace(target, credential_provider=provider)
+    if (ca_certs is not None or check_hostname) and not target.tls:
+        raise EndpointError(
+            f"ca_certs= and check_hostname= are for TLS, and {target} has none: write rediss://."
+        )
+    if cluster is not None:
+        target = replace(target, cluster=cluster)
+    with (
+        _diagnosing(target, timeout, reached=False),
+        clients.open_client(replace(target, cluster=None), timeout, 0, max_connections=1) as probe,
+        suppress(redis.ResponseError),  # an ACL may forbid INFO
+    ):
+        return _checked(target, probe.info("server"))
+    return target
 
 
 def _checked(target: Endpoint, info: Mapping[str, Any]) -> Endpoint:
@@ -161,73 +218,6 @@ def _checked(target: Endpoint, info: Mapping[str, Any]) -> Endpoint:
     if reason:
         raise ConnectError(f"Cannot connect to {target}: {reason}")
     return replace(target, cluster=cluster)
-
-
-def _checked_waiting(
-    timeout: float, patience: float | None, client_options: Mapping[str, Any]
-) -> tuple[float, float]:
-    """Return timeout and patience, once they and the options are found acceptable."""
-    check_seconds("timeout", timeout)
-    patience = 2 * timeout if patience is None else patience
-    check_seconds("patience", patience, zero=True)
-    for name in client_options:
-        if _DECIDED.fullmatch(name):
-            raise ValueError(
-                f"connect() does not take {name}=: the endpoint, password=, iam=, ca_certs=, "
-                "timeout=, and patience= decide about that, and a certificate is always verified."
-            )
-    return timeout, patience
-
-
-def _resolve(
-    endpoint: str | Endpoint | None,
-    password: str | None,
-    iam: bool | redis.CredentialProvider | None,
-    ca_certs: CaCerts | None,
-    check_hostname: bool | None,
-    cluster: bool | None,
-    timeout: float,
-) -> Endpoint:
-    """Return the endpoint with everything that is given beside it, its address found."""
-    for name, value, accepted, words in (
-        ("password", password, str | None, "text (str)"),
-        ("iam", iam, bool | redis.CredentialProvider | None, "True or an IamCredentials"),
-        ("check_hostname", check_hostname, bool | None, "True or None"),
-        ("cluster", cluster, bool | None, "True, False, or None to ask the server"),
-    ):
-        if not isinstance(value, accepted):
-            raise TypeError(f"{name} is a {type_name(value)}; it takes {words}.")
-    # This is read from disk here, in a thread, and not on an event loop.
-    clients.driver_info()
-    target = _with_login(endpoint, password, iam)
-    secure = {"ca_certs": ca_certs, "check_hostname": check_hostname or None}
-    if target.product == "embedded":
-        given = {"password": password, "iam": iam, "cluster": cluster} | secure
-        if names := [f"{name}=" for name, value in given.items() if value not in (None, False)]:
-            raise EndpointError(f"The embedded server takes no {names[0]}: leave it out.")
-        from memorystore_chat.embedded.server import ensure_running
-
-        return replace(target, unix_socket=ensure_running())
-    authorities = target.ca_certs if ca_certs is None else certificates(ca_certs)
-    checked = bool(check_hostname) or target.check_hostname
-    target = replace(target, ca_certs=authorities, check_hostname=checked)
-    if not target.host and not target.unix_socket:
-        # Discovery is for few callers and brings Google's libraries.
-        from memorystore_chat.connection.discovery import discover
-
-        target = discover(target, timeout=max(timeout, 15.0))
-    if password is not None and target.password != password:
-        raise EndpointError(
-            f"password= is left out where {target} has a password already or AUTH switched off."
-        )
-    if iam is not None:
-        provider = IamCredentials() if iam is True else iam or None
-        target = replace(target, credential_provider=provider)
-    if target.tls:
-        tls_context("\n".join(target.ca_certs) or None, target.host, target.check_hostname)
-    elif names := [f"{name}=" for name, value in secure.items() if value is not None]:
-        raise EndpointError(f"{names[0]} is for TLS, and {target} has none: write rediss://.")
-    return target if cluster is None else replace(target, cluster=cluster)
 
 
 def _with_login(endpoint: str | Endpoint | None, password: str | None, iam: Any) -> Endpoint:

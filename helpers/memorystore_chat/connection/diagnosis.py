@@ -4,8 +4,6 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
-import redis
-
 from memorystore_chat.connection.endpoint import Endpoint, parse_address
 from memorystore_chat.connection.environment import way_in
 from memorystore_chat.connection.outages import chain_of
@@ -30,7 +28,6 @@ _NO_TLS = (
     "Use redis:// if this port is a plain one; Memorystore for Redis has TLS on port 6378, Redis "
     "Cluster and Valkey on 6379."
 )
-_HANDSHAKE = "the server closed the connection during the TLS handshake. {no_tls}"
 
 # What an error's text says, and the word for it in the table below.
 _SAYS = {
@@ -38,7 +35,7 @@ _SAYS = {
     "full": "max number of clients reached",
     "cluster-mode": "in cluster mode",
     "DB-index": "DB index",
-    "closed": "closed",
+    "closed": "closed|EOF",
     "reading": "reading",
 }
 
@@ -77,10 +74,14 @@ _SENTENCES = {
     "SSLCertVerificationError": "the server's certificate is from {authority} ({reason}). Give all "
     "certificate authorities of the instance as ca_certs= ({authorities}), or connect by its "
     "name, projects/.../instances/..., which asks for them.",
-    "SSLEOFError": _HANDSHAKE,
+    "tls closed": "the server closed the connection during the TLS handshake. {no_tls}",
     "SSLError": "the server does not answer in TLS. {no_tls}",
     "gaierror": "the name {host!r} does not resolve. Check the spelling; a name from a private DNS "
     "zone resolves only inside its network.",
+    "ResponseError cluster-mode": f"it is a cluster, {ONE_DATABASE}",
+    "ResponseError DB-index": "it has no database {db}. Leave the number out, or give that "
+    "of one that it has.",
+    "ResponseError": "the server refuses the first command, and answers: {error}",
     "no-nodes": "it answers, and the cluster's nodes do not under the addresses they give each "
     "other. {way_in}",
     "TimeoutError reading": "it accepted the connection and answered nothing {waited}. It is "
@@ -95,11 +96,6 @@ _SENTENCES = {
     'server or the tunnel that belongs there, or use connect("embedded").',
     "ConnectionRefusedError": "nothing listens on port {port} there. Check address and port; "
     "Memorystore for Redis with TLS has 6378, everything else 6379.",
-    "ResponseError cluster-mode": f"it is a cluster, {ONE_DATABASE}",
-    "ResponseError DB-index": "it has no database {db}. Leave the number out, or give that of one "
-    "that it has.",
-    "ResponseError": "the server refuses the first command, and answers: {error}",
-    "tls closed": _HANDSHAKE,
     "closed": "the server closed the connection at the first command. A TLS port does that to a "
     "plain client: use rediss:// (port 6378 on Memorystore for Redis) with ca_certs=, or connect "
     "by the instance's name, projects/.../instances/...",
@@ -112,12 +108,12 @@ def diagnose(
     """Turn what redis-py raised into a `ConnectError` that says what to do.
 
     Example:
-        >>> str(diagnose(Endpoint.parse("10.0.0.3"), redis.BusyLoadingError(), 5.0))
-        'Cannot connect to redis://10.0.0.3:6379: the server is still loading its data. ...'
+        >>> str(diagnose(Endpoint("10.0.0.3", 1), ConnectionRefusedError(), 5.0))
+        'Cannot connect to redis://10.0.0.3:1: nothing listens on port 1 there. ...'
     """
     links = list(chain_of(error))
     shared = set(_known_of(endpoint))
-    if reached and endpoint.cluster and not isinstance(error, redis.ResponseError):
+    if reached and endpoint.cluster:
         shared.add("no-nodes")
     fitting = (
         (link, sentence)
@@ -125,7 +121,7 @@ def diagnose(
         for link in links
         if shared.union(_known(link)).issuperset(words.split())
     )
-    link, sentence = next(fitting, (error, "{kind}. The cause above says more."))
+    link, sentence = next(fitting, (error, f"{type(error).__name__}. The cause above says more."))
     reason = sentence.format(**_words(endpoint, link, timeout)).strip()
     return ConnectError(f"Cannot connect to {endpoint}: {reason}")
 
@@ -175,7 +171,6 @@ def _words(endpoint: Endpoint, link: BaseException, timeout: float) -> dict[str,
         "db": endpoint.db,
         "error": link,
         "host": endpoint.host,
-        "kind": type(link).__name__,
         "no_tls": _NO_TLS if endpoint.tls else "",
         "port": endpoint.port,
         "reason": getattr(link, "verify_message", None) or getattr(link, "strerror", None),

@@ -3,7 +3,6 @@
 import asyncio
 import threading
 import time
-from datetime import UTC
 from functools import partialmethod
 from typing import TYPE_CHECKING
 
@@ -17,10 +16,7 @@ if TYPE_CHECKING:
 # The user name is the same for every identity; the token says who it is.
 # https://cloud.google.com/memorystore/docs/valkey/manage-iam-auth
 _USER = "default"
-# Seconds before its end that a token is renewed. google-auth does so too: the metadata server
-# hands out the old token until four minutes before (google.auth._helpers.REFRESH_THRESHOLD).
-_RENEW_BEFORE = 225.0
-_REQUEST_TIMEOUT = _REST_AFTER_FAILURE = 10.0
+_REQUEST_TIMEOUT = _REST_AFTER_FAILURE = 10.0  # seconds
 
 
 class TokenError(redis.AuthenticationError):
@@ -54,39 +50,43 @@ class IamCredentials(redis.CredentialProvider):
     def __init__(self, credentials: "Credentials | None" = None) -> None:
         self._credentials = credentials
         self._lock = threading.Lock()
-        self._token: str | None = None
         self._refused: str | None = None
-        self._renew_at = self._expires_at = 0.0
+        self._rest_until = 0.0
 
     def get_credentials(self) -> tuple[str, str]:
         """Return user name and token, or raise a `TokenError` or a `TokenServerError`."""
         with self._lock:
-            now = time.time()
-            if self._token is None or now >= self._renew_at:
+            token = self._good_token()
+            if token is None:
                 try:
-                    self._token = self._ask()
+                    token = self._new_token()
                 except (TokenError, TokenServerError):
-                    if self._token is None or now >= self._expires_at:
+                    self._rest_until = time.time() + _REST_AFTER_FAILURE
+                    token = self._good_token()
+                    if token is None:
                         raise
-                    self._renew_at = min(self._expires_at, now + _REST_AFTER_FAILURE)
-            return _USER, self._token
+            return _USER, token
 
     async def get_credentials_async(self) -> tuple[str, str]:
         """Return the same; the event loop goes on while Google is asked."""
-        token = self._token
-        if token is not None and time.time() < self._renew_at:
+        if token := self._good_token():
             return _USER, token  # without a thread, of which there may be none left
         return await asyncio.to_thread(self.get_credentials)
 
     def forget(self, token: str) -> None:
         """Never hand out this token again: a server refused it."""
-        with self._lock:
-            self._refused = token
-            if self._token == token:
-                self._token = None
+        self._refused = token
 
-    def _ask(self) -> str:
-        """Ask Google for a token, and note when it ends."""
+    def _good_token(self) -> str | None:
+        """Return the token, or None if Google has to be asked for another one."""
+        found = self._credentials
+        if found is None or found.token in (None, self._refused):
+            return None
+        # google-auth calls a token stale in its last minutes, when there is another to be had.
+        state, resting = found.token_state.name, time.time() < self._rest_until
+        return str(found.token) if state == "FRESH" or (state == "STALE" and resting) else None
+
+    def _new_token(self) -> str:
         exceptions = require("google.auth.exceptions", extra="google")
         requests = require("google.auth.transport.requests", extra="google")
         # A class, as google-auth looks for Request's attributes; its own timeout is two minutes.
@@ -97,9 +97,7 @@ class IamCredentials(redis.CredentialProvider):
                 auth = require("google.auth", extra="google")
                 scope = "https://www.googleapis.com/auth/cloud-platform"
                 self._credentials = auth.default(scopes=[scope], request=request)[0]
-            credentials = self._credentials
-            if not credentials.valid or credentials.token == self._refused:
-                credentials.refresh(request)
+            self._credentials.refresh(request)
         except exceptions.GoogleAuthError as error:
             if error.retryable or isinstance(error, exceptions.TransportError):
                 raise TokenServerError(
@@ -110,9 +108,4 @@ class IamCredentials(redis.CredentialProvider):
                 "Google hands out no access token. Run: gcloud auth application-default login (on "
                 "Google Cloud, check the service account instead)."
             ) from error
-        self._expires_at = self._renew_at = float("inf")
-        if expiry := credentials.expiry:
-            self._expires_at = expiry.replace(tzinfo=UTC).timestamp()
-            left = self._expires_at - time.time()
-            self._renew_at = self._expires_at - min(_RENEW_BEFORE, left / 10)
-        return str(credentials.token)
+        return str(self._credentials.token)

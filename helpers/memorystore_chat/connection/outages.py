@@ -9,7 +9,7 @@ import re
 import time
 from collections.abc import Awaitable, Callable, Iterator
 from contextvars import ContextVar
-from typing import Any, Self, TypeVar, cast
+from typing import Any, Self, TypeVar
 
 import redis
 from redis.asyncio.retry import Retry as AsyncRetry
@@ -17,7 +17,6 @@ from redis.backoff import ExponentialWithJitterBackoff
 from redis.exceptions import (
     AuthenticationError,
     ClusterError,
-    MaxConnectionsError,
     ReadOnlyError,
     RedisClusterException,
     RedisError,
@@ -52,7 +51,7 @@ class _Call:
         secret: What the last attempt logged in with.
     """
 
-    def __init__(self, policy: "_Policy", *kept: type[BaseException]) -> None:
+    def __init__(self, policy: "_Policy", kept: type[BaseException]) -> None:
         self._policy = policy
         self._kept = kept
         self._failures = 0
@@ -67,34 +66,30 @@ class _Call:
 
     def __exit__(self, _kind: object, error: BaseException | None, _trace: object) -> bool:
         _current.reset(self._token)
-        if not isinstance(error, self._kept):
-            return False
         self.error = error
-        self._wait = self._pause(error)
-        return True
+        return isinstance(error, self._kept)
 
     @property
     def breaks(self) -> bool:
         """Whether a reply may still be to come, or a new connection may lead to another server."""
-        return not isinstance(self.error, FAILURES) or is_outage(self.error)
+        return not isinstance(self.error, ResponseError) or is_outage(self.error)
 
     def wait(self) -> float:
         """Return the seconds to wait before the next attempt; raise if there must be none."""
-        if self._wait is None:
-            raise self._presentable()
-        return self._wait
-
-    def _pause(self, error: BaseException) -> float | None:
-        policy = self._policy
+        policy, error = self._policy, self.error
         self._failures += 1
         self._first_failure = self._first_failure or time.monotonic()
-        cause = error.__cause__ if type(error) is RedisClusterException else error
-        if isinstance(cause, AuthenticationError):
-            return 0.0 if self._can_log_in_again(cause) else None
+        refusal = error.__cause__ if type(error) is RedisClusterException else error
+        if isinstance(refusal, AuthenticationError) and self._can_log_in_again(refusal):
+            return 0.0
         left = self._first_failure + policy.patience - time.monotonic()
-        full = isinstance(error, MaxConnectionsError)
-        waits = policy.crowded if full else is_outage(error)
-        return min(left, policy.pauses.compute(self._failures)) if waits and left > 0 else None
+        if is_outage(error) and left > 0:
+            return min(left, policy.pauses.compute(self._failures))
+        # The first characters of a password or token are no coincidence.
+        if self.secret and any(self.secret[:6] in str(link) for link in chain_of(error)):
+            kind = type(error) if isinstance(error, RedisError) else redis.ConnectionError
+            error = kind("the answer repeats the login, so it is not shown")
+        raise error
 
     def _can_log_in_again(self, refusal: AuthenticationError) -> bool:
         """Whether a new login may do better; each reason counts once a call."""
@@ -104,19 +99,6 @@ class _Call:
         self._logins.add(logged_in)
         # If this attempt did not log in, an open connection has lost its login.
         return self.secret is None or login.renew(self.secret)
-
-    def _presentable(self) -> BaseException:
-        """Return the error, or another one if it tells a secret or nothing."""
-        error = self.error
-        texts, secret = [str(link) for link in chain_of(error)], self.secret or ""
-        # Six characters of a password or token in a row are no coincidence.
-        pieces = {secret[at : at + 6] for at in range(max(1, len(secret) - 5))} - {""}
-        if any(piece in text for piece in pieces for text in texts):
-            kind = type(error) if isinstance(error, RedisError) else redis.ConnectionError
-            return kind("the answer repeats the login, so it is not shown")
-        if isinstance(error, MaxConnectionsError) and not texts[0]:
-            return MaxConnectionsError("all connections were in use")
-        return cast("BaseException", error)
 
 
 _current: ContextVar[_Call | None] = ContextVar("call", default=None)
@@ -154,16 +136,14 @@ class _Policy:
     Args:
         patience: Seconds from the first failure after which no new attempt begins.
         login: What the client logs in with. An access token that is refused is renewed once.
-        crowded: Whether to wait for a free connection, because the client's pool doesn't.
     """
 
-    def __init__(self, patience: float, login: Login | None, *, crowded: bool = False) -> None:
+    def __init__(self, patience: float, login: Login | None) -> None:
         self.pauses = ExponentialWithJitterBackoff(cap=1.0, base=0.05)
         # No counted attempts: redis-py's cluster clients would make them without a pause.
         super().__init__(self.pauses, 0, ())  # type: ignore[call-arg]
         self.patience = patience
         self.login = login
-        self.crowded = crowded
 
     def __deepcopy__(self, _memo: object) -> Self:
         return self  # redis-py makes a copy for each connection
@@ -223,7 +203,7 @@ class AsyncOutageRetry(_Policy, AsyncRetry):
         """Call ``do`` until it succeeds or it is time to give up; ``fail`` drops a connection."""
         if _current.get() is not None:
             return await do()
-        call = _Call(self, *FAILURES)
+        call = _Call(self, Exception)
         count = (1,) if options.get("with_failure_count") else ()
         while True:
             with call, breaking("redis."):
