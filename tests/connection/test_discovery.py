@@ -87,8 +87,8 @@ def ask(google: Any, name: str | Endpoint, timeout: float = 20) -> Endpoint:
         (VALKEY, {"authorizationMode": "IAM_AUTH"}, "redis://10.0.0.5:6379", True, True),
         (VALKEY, {"authorizationMode": "TOKEN"}, "redis://:***@10.0.0.5:6379", True, False),
         (VALKEY, {"mode": "CLUSTER_DISABLED"}, "redis://10.0.0.6:6379", False, False),
-        # Connections made by hand, without a kind, the deprecated field, and older modes.
-        (VALKEY, BY_HAND | {"mode": "STANDALONE"}, "redis://10.1.0.1:6379", False, False),
+        # Connections made by hand, without a kind; the deprecated field; modes of other times.
+        (VALKEY, BY_HAND | {"mode": "CLUSTER_DISABLED"}, "redis://10.1.0.1:6379", False, False),
         (VALKEY, DEPRECATED | {"mode": "UNKNOWN"}, "redis://10.1.0.3:6379", None, False),
     ],
 )

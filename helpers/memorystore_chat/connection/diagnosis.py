@@ -112,9 +112,7 @@ def diagnose(
         'Cannot connect to redis://10.0.0.3:1: nothing listens on port 1 there. ...'
     """
     links = list(chain_of(error))
-    shared = set(_known_of(endpoint))
-    if reached and endpoint.cluster:
-        shared.add("no-nodes")
+    shared = _known_of(endpoint, reached)
     fitting = (
         (link, sentence)
         for words, sentence in _SENTENCES.items()
@@ -126,21 +124,21 @@ def diagnose(
     return ConnectError(f"Cannot connect to {endpoint}: {reason}")
 
 
-def _known_of(endpoint: Endpoint) -> Iterator[str]:
-    """Yield words for what is known of an endpoint."""
+def _known_of(endpoint: Endpoint, reached: bool) -> set[str]:
+    """Return words for what is known of an endpoint."""
     address = parse_address(endpoint.host)
     here = endpoint.host == "localhost" or (address is not None and address.is_loopback)
-    for word, applies in (
-        ("tls", endpoint.tls),
-        ("iam", endpoint.credential_provider),
-        ("no-password", endpoint.password is None),
-        ("users", endpoint.product in _ROLES),
-        ("unix", endpoint.unix_socket),
-        ("here", here),
-        ("private", address is not None and address.is_private and not here),
-    ):
-        if applies:
-            yield word
+    words = {
+        "no-nodes": reached and endpoint.cluster,
+        "tls": endpoint.tls,
+        "iam": endpoint.credential_provider,
+        "no-password": endpoint.password is None,
+        "users": endpoint.product in _ROLES,
+        "unix": endpoint.unix_socket,
+        "here": here,
+        "private": address is not None and address.is_private and not here,
+    }
+    return {word for word, applies in words.items() if applies}
 
 
 def _known(link: BaseException) -> Iterator[str]:

@@ -75,8 +75,7 @@ _AUTHORITY = {
     "redis-cluster": ("get_cluster_certificate_authority", "/certificateAuthority"),
     "valkey": ("get_certificate_authority", ""),
 }
-_IS_CLUSTER = {"redis-cluster": True, "CLUSTER": True, "redis": False}
-_IS_CLUSTER |= {"CLUSTER_DISABLED": False, "STANDALONE": False}
+_IS_CLUSTER = {"redis": False, "redis-cluster": True, "CLUSTER_DISABLED": False, "CLUSTER": True}
 
 
 @dataclass(frozen=True)
@@ -149,7 +148,6 @@ class _Question:
         module = require(library, extra="google")
         core = require("google.api_core.exceptions", extra="google")
         auth = require("google.auth.exceptions", extra="google")
-        requests = require("requests", extra="google")
         options = {"api_endpoint": self.api_endpoint} if self.api_endpoint else None
         try:
             # Over REST all three answer alike; gRPC refuses the name of Valkey's authority.
@@ -166,7 +164,7 @@ class _Question:
                 f"Asking Google Cloud for {self.wanted.resource} needs a sign-in that it accepts. "
                 "Run: gcloud auth application-default login, or connect with the address itself."
             ) from error
-        except (core.GoogleAPIError, auth.GoogleAuthError, requests.RequestException) as error:
+        except (core.GoogleAPIError, auth.GoogleAuthError, OSError) as error:  # those of requests
             raise EndpointError(
                 f"Google Cloud does not answer about {self.wanted.resource}. Check that this "
                 f"machine reaches {self.api}.googleapis.com, or give the address itself."

@@ -45,6 +45,10 @@ _PRODUCTS: dict[tuple[str | None, str], Product | None] = {
 }
 # The text itself is not repeated: a password may stand anywhere in what is no endpoint.
 _MISTAKES = (
+    (
+        r"(.*[/@])?[0-9A-Fa-f.]*(:[0-9A-Fa-f.]*){2,}",
+        "an IPv6 address stands in brackets, as in [fd00::3]:6379",
+    ),
     (r"//memorystore\..*/clusters/.*", "Memorystore for Valkey has instances, no clusters"),
     (r"(//|projects/).*", "it begins like the name of a resource, and is not a full one"),
     (r"(?!(?i:redis|valkey)[sS]?://|unix:)[^/@]*://.*", "its scheme is not known"),
@@ -154,13 +158,7 @@ class Endpoint:
                 password=password,
                 db=int(found["db"] or 0),
             )
-        place = text.rpartition("@")[2].rpartition("//")[2]
-        if isinstance(parse_address(place), IPv6Address):
-            host, _, port = place.rpartition(":")
-            with_port = f", or [{host}]:{port}" if parse_address(host) else ""
-            reason = f"an IPv6 address stands in brackets, [{place}]{with_port}"
-        else:
-            reason = next(why for form, why in _MISTAKES if re.fullmatch(form, text, re.DOTALL))
+        reason = next(why for form, why in _MISTAKES if re.fullmatch(form, text, re.DOTALL))
         raise EndpointError(f"The endpoint cannot be read: {reason}. {_ACCEPTED}.")
 
     @classmethod

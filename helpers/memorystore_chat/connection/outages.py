@@ -36,8 +36,8 @@ FAILURES = (RedisError, RedisClusterException, OSError)
 
 _OUTAGES = (redis.ConnectionError, redis.TimeoutError, ClusterError, SlotNotCoveredError, OSError)
 
-# What a server answers in a failover. Out of a script, Redis before 7 hides the code in the text.
-_FAILOVER = re.compile(r"(?:^|-)(?:READONLY|MASTERDOWN|CLUSTERDOWN|LOADING) ")
+# What a server answers in a failover, as Redis before 7 hides it in the text of a script's error.
+_FAILOVER = re.compile("-(?:READONLY|MASTERDOWN|CLUSTERDOWN|LOADING) ")
 
 
 class _Call:
@@ -156,8 +156,7 @@ def is_outage(error: BaseException | None) -> bool:
     if isinstance(error, AuthenticationError):
         return False
     if isinstance(error, ResponseError):
-        text = f"{error.status_code or ''} {error}".strip()
-        return isinstance(error, ReadOnlyError | ClusterError) or bool(_FAILOVER.search(text))
+        return isinstance(error, ReadOnlyError | ClusterError) or bool(_FAILOVER.search(str(error)))
     return isinstance(error, _OUTAGES)
 
 
