@@ -1,11 +1,13 @@
-"""Servers shared by the tests; each is started when the first test asks for it."""
+"""Servers shared by the tests of a process; each is started when the first test asks for it."""
 
 import os
 import uuid
 from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
+import hypothesis
 import pytest
 import redis
 
@@ -17,25 +19,45 @@ from servers import Cluster, Server
 
 # It streams at once, and yet so that notebook 10 can end a replica in the middle of an answer.
 os.environ.setdefault("DEMO_MODEL_DELAY", "0.002")
-EXTERNAL = os.environ.get("MEMORYSTORE_TEST_SERVER")
+hypothesis.settings.load_profile("ci")  # the same examples each time, however slow the machine is
+NAMED = os.environ.get("MEMORYSTORE_TEST_SERVER")
+SERVERS = ["valkey_server", "redis_server", *(["named_server"] if NAMED else [])]
 PLACES = ["valkey_server-sync", "redis_server-async", "valkey_cluster-sync", "valkey_cluster-async"]
+PLACES += [f"{name}-sync" for name in SERVERS[2:]]
 
 
-@pytest.fixture(scope="session", params=["valkey", "redis", *(["external"] if EXTERNAL else [])])
-def server(request: pytest.FixtureRequest) -> Iterator[Server]:
-    """Valkey 9 and Redis 7, and the server that ``$MEMORYSTORE_TEST_SERVER`` names, if any."""
-    if request.param == "external":
-        with servers.External(EXTERNAL or "") as running:
+def shared(start: Callable[[], Server | Cluster]) -> Any:
+    """A fixture that starts a server or cluster once for all tests of a process."""
+
+    @pytest.fixture(scope="session")
+    def started() -> Iterator[Server | Cluster]:
+        with start() as running:
             yield running
-    else:
-        yield request.getfixturevalue(f"{request.param}_server")
+
+    return started
+
+
+redis_server, valkey_server = shared(servers.redis7), shared(servers.valkey)
+valkey_cluster = shared(servers.cluster)  # three primaries, each with a replica
+named_server = shared(partial(servers.External, NAMED or ""))
+client = servers.client_of(*SERVERS)
+
+
+@pytest.fixture
+def key_prefix(request: pytest.FixtureRequest) -> Iterator[str]:
+    """A prefix no other test uses; the keys that have it are removed afterwards."""
+    prefix = f"test-{uuid.uuid4().hex[:12]}:"
+    yield prefix
+    for name in {*SERVERS, "valkey_cluster"}.intersection(request.fixturenames):
+        with request.getfixturevalue(name).client() as used:
+            for key in used.scan_iter(match=f"*{prefix}*", count=1000):
+                used.unlink(key)
 
 
 @dataclass
 class Place:
-    """A server or cluster, and one way of using it."""
+    """A server or cluster, used in one way."""
 
-    server: Server | Cluster
     way: str  # "sync" or "async"
     sync_client: Any  # answers bytes
     client: Any  # the way's own: `sync_client`, or one of redis.asyncio
@@ -56,19 +78,7 @@ async def place(request: pytest.FixtureRequest, key_prefix: str) -> AsyncIterato
     running = request.getfixturevalue(name)
     with running.client() as sync_client:
         async with running.async_client() as client:
-            yield Place(running, way, sync_client, sync_client if way == "sync" else client)
-
-
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Begin with the tests that import Google's libraries: it takes ten seconds a process."""
-    items.sort(key=lambda item: "gemini" not in getattr(item, "fixturenames", ()))
-
-
-@pytest.fixture
-def client(server: Server) -> Iterator[redis.Redis]:
-    """A plain redis-py client of `server` that answers bytes."""
-    with server.client() as connected:
-        yield connected
+            yield Place(way, sync_client, sync_client if way == "sync" else client)
 
 
 @pytest.fixture
@@ -82,38 +92,13 @@ def make(client: redis.Redis, key_prefix: str) -> Make:
     return make
 
 
-def shared(start: Callable[[], Server | Cluster]) -> Any:
-    """A fixture that starts a server or cluster once for all tests of a process."""
-
-    @pytest.fixture(scope="session")
-    def started() -> Iterator[Server | Cluster]:
-        with start() as running:
-            yield running
-
-    return started
-
-
-redis_server, valkey_server = shared(servers.redis7), shared(servers.valkey)
-valkey_cluster = shared(servers.cluster)  # three primaries, each with a replica
-
-
-@pytest.fixture
-def key_prefix(request: pytest.FixtureRequest) -> Iterator[str]:
-    """A prefix no other test uses; the keys under it are removed afterwards."""
-    prefix = f"test-{uuid.uuid4().hex[:12]}:"
-    yield prefix
-    for name in ("server", "valkey_server", "redis_server", "valkey_cluster"):
-        if name in request.fixturenames:
-            with request.getfixturevalue(name).client() as used:
-                for key in used.scan_iter(match=f"{prefix}*", count=1000):
-                    used.unlink(key)
-
-
 @pytest.fixture(scope="session")
 def browser() -> Iterator[Any]:
     """The machine's Chromium, headless and without calls home."""
-    try:
-        with jupyter_page.chromium() as chromium:
-            yield chromium
-    except (FileNotFoundError, ModuleNotFoundError) as error:
-        servers.missing(str(error))
+    with jupyter_page.chromium() as chromium:
+        yield chromium
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with the tests that import Google's libraries: it takes ten seconds a process."""
+    items.sort(key=lambda item: "gemini" not in getattr(item, "fixturenames", ()))

@@ -1,20 +1,14 @@
 """Fixtures of the agents' tests."""
 
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
-import redis
 from langgraph.checkpoint.memory import InMemorySaver
 
+import servers
 from memorystore_chat.checkpoint import MemorystoreSaver
-from servers import Server
 
-
-@pytest.fixture
-def client(valkey_server: Server) -> Iterator[redis.Redis]:
-    with valkey_server.client() as connected:
-        yield connected
+client = servers.client_of("valkey_server")
 
 
 @pytest.fixture(params=["memory", "keep=1", "keep=2"])

@@ -12,7 +12,7 @@ import pytest
 import servers
 from web_app import Replica
 
-pytestmark = [pytest.mark.browser, pytest.mark.timeout(120)]
+pytestmark = pytest.mark.browser
 Start = Callable[..., Replica]
 RULES = {"runOnly": ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa", "best-practice"]}
 IDLE = "#send:not([disabled])"

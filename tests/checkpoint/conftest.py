@@ -1,7 +1,5 @@
 """Savers on one server; what is to run on several asks for `place`."""
 
-import os
-from collections.abc import Iterator
 from functools import partial
 from typing import Any
 
@@ -12,16 +10,7 @@ import servers
 from checkpoints import THREAD, Make, Stored
 from memorystore_chat.checkpoint import MemorystoreSaver
 
-
-@pytest.fixture
-def client(request: pytest.FixtureRequest, key_prefix: str) -> Iterator[redis.Redis]:
-    """A client of $MEMORYSTORE_TEST_SERVER, or of a Valkey 9."""
-    url = os.environ.get("MEMORYSTORE_TEST_SERVER")
-    server = servers.External(url) if url else request.getfixturevalue("valkey_server")
-    with server.client() as connected:
-        yield connected
-        for key in connected.scan_iter(match=f"{key_prefix}*", count=1000):
-            connected.unlink(key)
+client = servers.client_of("valkey_server")
 
 
 @pytest.fixture

@@ -35,10 +35,6 @@ class TestConformance:
         """An asyncio client's own methods pass, and a synchronous one's in threads."""
         await self.check(MemorystoreSaver(place.client, key_prefix=key_prefix, ttl=600))
 
-    async def test_each_server(self, saver: MemorystoreSaver) -> None:
-        """The server of $MEMORYSTORE_TEST_SERVER passes, too."""
-        await self.check(saver)
-
 
 class TestThreads:
     """All of them, one of another saver, and turns that meet."""

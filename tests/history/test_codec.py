@@ -98,7 +98,7 @@ def back(message: BaseMessage) -> Any:
     return codec.decode(encoded(message))
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(messages)
 def test_every_message_is_read_back_as_it_was_written(message: BaseMessage) -> None:
     """A chunk as a whole message; langchain-google-memorystore-redis reads it, and is read."""

@@ -100,7 +100,7 @@ def test_what_is_handed_out_can_be_sent_to_a_model(make: Make, client: redis.Red
     assert capped.messages == spelled("qe")
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(st.text("qseabAB", max_size=12).map(spelled), st.booleans())
 def test_what_is_handed_out_keeps_the_rules_of_models(
     messages: list[BaseMessage], cut: bool

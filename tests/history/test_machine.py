@@ -138,5 +138,5 @@ class Sessions(stateful.RuleBasedStateMachine):
 def test_sessions_are_lists_whatever_breaks(request: pytest.FixtureRequest, running: str) -> None:
     machine = type("Machine", (Sessions,), {"running": request.getfixturevalue(running)})
     runs = 10 if running == "valkey_cluster" else 25  # each starts with clients of its own
-    bounds = settings(max_examples=runs, stateful_step_count=20, deadline=None)
+    bounds = settings(max_examples=runs, stateful_step_count=20)
     stateful.run_state_machine_as_test(machine, settings=bounds)

@@ -12,7 +12,7 @@ import jupyter_page
 from jupyter_page import CELLS, command, open_notebook, run_cell, wait_for
 from series import PATHS, Book, code_cells, load
 
-pytestmark = [pytest.mark.browser, pytest.mark.timeout(400)]
+pytestmark = pytest.mark.browser
 
 # Show a notebook with its outputs, as trusted as if they had just been made, without a kernel.
 SHOW = """async ([path, content]) => {

@@ -14,7 +14,6 @@ from servers import Server
 
 
 @pytest.mark.again
-@pytest.mark.timeout(400)
 @pytest.mark.parametrize("path", series.PATHS[::-1], ids=lambda path: path.stem)  # longest first
 def test_any_cell_may_be_run_twice(
     path: Path, valkey_server: Server, monkeypatch: pytest.MonkeyPatch

@@ -74,7 +74,6 @@ def test_what_dies_is_a_failure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     assert counts == Counter(failed=1)
 
 
-@pytest.mark.timeout(300)
 def test_app(tmp_path: Path) -> None:
     """`make app` says where it answers; a second one says what has the port, and ends."""
     port = servers.free_port()

@@ -123,7 +123,6 @@ def address(lines: list[str]) -> str:
     return str(found[1])
 
 
-@pytest.mark.timeout(300)
 def test_two_at_once(tmp_path: Path, data: Path) -> None:
     """Each says three lines and answers, a second one on a folder says where the first is.
 

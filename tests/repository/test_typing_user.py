@@ -5,10 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-import pytest
 
-
-@pytest.mark.timeout(300)
 def test_user_code_passes_the_type_checker(tmp_path: Path) -> None:
     """An agent with a memory and another middleware, in the strictest mode, without an ignore."""
     code = shutil.copy(Path(__file__).with_name("typing_user.py"), tmp_path)

@@ -1,18 +1,13 @@
 """What the tests of sessions share: one contract for a server and a cluster."""
 
 from collections.abc import Iterator
-from typing import Any
 
 import pytest
 
 from interference import InterferingRedis
-from servers import Server
+from servers import Server, client_of
 
-
-@pytest.fixture(params=["redis_server", "valkey_cluster"])
-def server(request: pytest.FixtureRequest) -> Any:
-    """What `client` is a client of."""
-    return request.getfixturevalue(request.param)
+client = client_of("redis_server", "valkey_cluster")
 
 
 @pytest.fixture

@@ -75,7 +75,7 @@ def test_fuzzed_files_are_loaded_or_refused(interfering: InterferingRedis, key_p
     fill(interfering, f"{key_prefix}b", 2)
     whole = exported(interfering, key_prefix).getvalue()
 
-    @settings(max_examples=200, deadline=None, database=None)
+    @settings(max_examples=200)
     @given(st.integers(0, len(whole)), st.binary(max_size=3), st.integers(0, len(whole)))
     def check(first: int, put: bytes, last: int) -> None:
         file = whole[:first] + put + whole[max(first, last) :]

@@ -9,6 +9,7 @@ from langgraph.store.base import GetOp, PutOp, SearchOp
 from redis.cluster import RedisCluster
 from redis.crc import key_slot
 
+import servers
 from memorystore_chat.connection import connect, connect_async
 from memorystore_chat.store import MemorystoreStore, memory
 from proxy import Proxy
@@ -18,11 +19,7 @@ from servers import Cluster, Server
 AGO = 2 * 3_600_000  # milliseconds: long enough to be forgotten
 
 
-@pytest.fixture(params=["redis_server", "valkey_cluster"])
-def client(request: pytest.FixtureRequest) -> Any:
-    """A client of a server or a cluster."""
-    with request.getfixturevalue(request.param).client() as connected:
-        yield connected
+client = servers.client_of("redis_server", "valkey_cluster")
 
 
 @pytest.fixture

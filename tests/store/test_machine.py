@@ -169,8 +169,6 @@ def test_like_langgraphs_own(place: str, request: pytest.FixtureRequest) -> None
         steps = settings(
             max_examples=25,
             stateful_step_count=25,
-            deadline=None,
-            derandomize=True,
             phases=[Phase.generate],
             suppress_health_check=list(HealthCheck),
         )

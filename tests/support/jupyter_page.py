@@ -34,18 +34,11 @@ Cells = list[dict[str, Any]]
 
 @contextmanager
 def chromium() -> Iterator[Any]:
-    """The machine's Chromium, headless and without calls home.
-
-    Raises:
-        ModuleNotFoundError: The playwright package is missing.
-        FileNotFoundError: Chromium is missing.
-    """
+    """The machine's Chromium, headless and without calls home."""
     from playwright.sync_api import sync_playwright
 
     names = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
-    executable = next(filter(None, map(shutil.which, names)), None)
-    if executable is None:
-        raise FileNotFoundError("there is no Chromium and no Chrome")
+    executable = next(filter(None, map(shutil.which, names)), None) or servers.missing("Chromium")
     away = "background-networking component-update sync quic gpu"
     options = ["--no-sandbox", "--no-first-run", *(f"--disable-{name}" for name in away.split())]
     with sync_playwright() as playwright:

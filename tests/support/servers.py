@@ -63,6 +63,17 @@ def free_port() -> int:
     return launching.free_ports(1)[0]
 
 
+def client_of(*names: str) -> Any:
+    """A fixture: a plain client, which answers bytes, of each server or cluster that is named."""
+
+    @pytest.fixture(params=names)
+    def client(request: pytest.FixtureRequest) -> Iterator[Any]:
+        with request.getfixturevalue(request.param).client() as connected:
+            yield connected
+
+    return client
+
+
 def as_a_shell_would() -> None:
     """In the child: the signals on that a runner may switch off; a terminal is its own."""
     for number in (signal.SIGINT, signal.SIGQUIT, signal.SIGTERM, signal.SIGHUP):
@@ -156,10 +167,7 @@ class External(Server):
     def __init__(self, url: str) -> None:
         address = urlsplit(url)
         super().__init__(address.port or 6379, host=address.hostname or "localhost")
-
-    def admin(self) -> redis.Redis:
-        """A client like any other: there is no user of the tests' own."""
-        return self.client()
+        self.access["db"] = 1  # the keys of 0 are watched while the notebooks run
 
 
 class Cluster(Running[Server]):

@@ -83,7 +83,7 @@ BLOCKS = st.tuples(st.fixed_dictionaries({"type": WORDS}), st.dictionaries(WORDS
 CONTENT = st.lists(st.text(max_size=20) | BLOCKS.map(lambda pair: pair[0] | pair[1]), max_size=4)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(content=CONTENT, provider=st.sampled_from(["", "anthropic", "google_genai", "openai"]))
 @example(content=[{"type": "non_standard", "value": 1}], provider="openai")
 def test_any_content_can_be_shown(content: list[Any], provider: str) -> None:
@@ -92,7 +92,7 @@ def test_any_content_can_be_shown(content: list[Any], provider: str) -> None:
     assert Page(shown).text.startswith("AI")
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(text=st.text(min_size=1, max_size=300))
 @example("\x1f" * 20)
 @example("</div></li></ol><style>*{display:none}</style>")
