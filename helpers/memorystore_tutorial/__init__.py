@@ -6,11 +6,9 @@ from memorystore_tutorial.box import chat_box
 from memorystore_tutorial.conversation import transcript
 from memorystore_tutorial.demo_model import DemoChatModel
 from memorystore_tutorial.environment import sign_in
+from memorystore_tutorial.kernels import key_prefix, new_process
 from memorystore_tutorial.models import chat_model
-from memorystore_tutorial.pictures import picture
-from memorystore_tutorial.plots import checkpoint_chain, failover
-from memorystore_tutorial.prefixes import key_prefix
-from memorystore_tutorial.processes import new_process
+from memorystore_tutorial.pictures import checkpoint_chain, failover, picture
 from memorystore_tutorial.tables import sessions_table, table
 
 __all__ = [

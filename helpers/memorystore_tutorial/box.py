@@ -21,6 +21,16 @@ from memorystore_tutorial.tables import Table
 
 _SHOWN = 8  # elements of the session's list; the older ones are counted
 _COLUMNS = "display:flex;flex-wrap:wrap;gap:.5em 2em;align-items:flex-start"
+# From the bottom up, so that the newest message stays in sight.
+_UPWARDS = "display:flex;flex-direction:column-reverse;overflow:auto;max-height:26em"
+# The widgets hide the plain form, which stands in the same output. When the kernel is gone,
+# JupyterLab marks every widget; a sentence in place of the field says more.
+_STYLE = (
+    ".NAME, .NAME-live.jupyter-widgets-disconnected :is(input, button),"
+    ".NAME-live:before, .NAME-live :not(.widget-text):before {display:none !important}"
+    ".NAME-live .widget-text.jupyter-widgets-disconnected:before {font:inherit; color:inherit;"
+    "content:'The box has lost its kernel. To chat again, run the cells from the top.'}"
+)
 
 Reply = Callable[[str], object]
 
@@ -39,26 +49,23 @@ class ChatBox:
         self._stored = self._list_on_the_server()
         self._name = f"chat-box-{hashlib.sha256(history.key.encode()).hexdigest()[:8]}"
         self._handle: Any = None  # of the plain form, once it is shown
+        self._is_pressed = False  # Enter or the button, for a text that is not here yet
         widgets = require("ipywidgets", extra="tutorial")
-        self._left, self._right = widgets.HTML(), widgets.HTML()
+        self._left, self._right = widgets.HTML(), widgets.HTML(layout={"flex": "1 1 14em"})
         self._typed = widgets.Text(placeholder="Type here, then press Enter")
         self._typed.continuous_update = False
         self._typed.layout = {"flex": "1 1 auto", "width": "auto"}
         send = widgets.Button(description="Send", button_style="primary", layout={"width": "5em"})
-        # The browser reports a text when Enter is pressed or the field is left, as by a click on
-        # the button. Not in a thread: Colab shows no change of a widget that a thread makes.
+        # The browser reports Enter before the text, and a click after it; the text also when the
+        # field is left. Not in a thread: Colab shows no change of a widget that a thread makes.
         self._typed.observe(self._ask, "value")
-        send.on_click(self._ask)
-        # From the bottom up, so that the newest message stays in sight.
-        upwards = {"display": "flex", "flex_flow": "column-reverse", "overflow": "auto"}
-        scrolled = widgets.Box([self._left], layout=upwards | {"max_height": "26em"})
-        left = [scrolled, widgets.HBox([self._typed, send])]
-        columns = [
-            widgets.VBox(left, layout={"flex": "1 1 17em"}),
-            widgets.VBox([self._right], layout={"flex": "1 1 14em"}),
-        ]
+        self._typed.on_msg(self._press)
+        send.on_click(self._press)
+        row = widgets.HBox([self._typed, send])
+        left = widgets.VBox([self._left, row], layout={"flex": "1 1 17em"})
         wrap = {"flex_flow": "row wrap", "align_items": "flex-start", "grid_gap": "0 1.5em"}
-        self._live = widgets.HBox(columns, layout=wrap).add_class(f"{self._name}-live")
+        self._live = widgets.HBox([left, self._right], layout=wrap)
+        self._live.add_class(f"{self._name}-live")
         self._show()
 
     def __repr__(self) -> str:
@@ -71,12 +78,8 @@ class ChatBox:
 
     def _show(self) -> None:
         """Bring the widgets and the plain form up to date."""
-        # Hide the plain form of this box, which stands in the same output. When the kernel is
-        # gone, JupyterLab marks every widget; one mark at the field is enough.
-        marks = f".{self._name}-live:before, .{self._name}-live :not(.widget-text):before"
-        style = f".{self._name} {{display:none !important}} {marks} {{display:none !important}}"
-        self._left.value = self._conversation()
-        self._right.value = f"<style>{style}</style>{self._stored}"
+        self._left.value = f'<div style="{_UPWARDS}">{self._conversation()}</div>'
+        self._right.value = f"<style>{_STYLE.replace('NAME', self._name)}</style>{self._stored}"
         if self._handle:
             self._handle.update(self._plain(), raw=True)
 
@@ -86,10 +89,16 @@ class ChatBox:
         html = f'<div class="{self._name}" style="{_COLUMNS}">{conversation}{stored}</div>'
         return {"text/html": html, "text/plain": repr(self)}
 
-    def _ask(self, _: object) -> None:
-        if not (text := self._typed.value.strip()):
+    def _press(self, *_: object) -> None:
+        self._is_pressed = True
+        self._ask()
+
+    def _ask(self, *_: object) -> None:
+        """Ask what is typed, once Enter or the button is pressed and the text is here."""
+        text = self._typed.value.strip()
+        if not (text and self._is_pressed):
             return
-        self._typed.value = ""  # upon which this is called again, with nothing to ask
+        self._is_pressed, self._typed.value = False, ""
         self._said.append(HumanMessage(text))
         self.error, self._note = None, "The bot is thinking ..."
         self._show()
@@ -125,9 +134,10 @@ class ChatBox:
 def chat_box(reply: Reply, history: MemorystoreChatMessageHistory) -> ChatBox:
     """Show a box to chat in, with the session's list on the server beside it.
 
-    Enter sends what you typed, and so does leaving the field. A cell that shows a box does not wait
-    for you; no other cell runs while the bot answers. What is saved in the notebook is the
-    conversation and the list, to be read. An error appears in the box as its sentence.
+    Enter sends what you typed, and so does the button. Type on when the field is empty again: what
+    was typed meanwhile is lost. A cell that shows a box does not wait for you; no other cell runs
+    while the bot answers. What is saved in the notebook is the conversation and the list, to be
+    read. An error appears in the box as its sentence.
 
     Args:
         reply: A function that takes what the reader typed, stores the turn in ``history`` and

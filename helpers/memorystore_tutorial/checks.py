@@ -6,6 +6,7 @@ for the exercise's own hint. The first mistake that was made is the verdict and 
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from datetime import timedelta
 from functools import wraps
 from inspect import signature
 from itertools import chain
@@ -16,7 +17,8 @@ from uuid import uuid4
 import redis
 from langchain_core.messages import AIMessage, HumanMessage, ToolMessage
 
-from memorystore_chat import ConnectError, Endpoint, MemorystoreChatError, connect, sessions
+from memorystore_chat import ConnectError, Endpoint, connect, sessions
+from memorystore_chat.arguments import type_name
 from memorystore_chat.codec import id_of_append
 from memorystore_chat.commands import Client
 from memorystore_chat.connection import IamCredentials
@@ -26,7 +28,6 @@ from memorystore_tutorial.text import wrapped
 
 DAY = 24 * 3600
 _Mistakes = Iterator[tuple[object, str, str]]
-_ERRORS = (TypeError, ValueError, AttributeError, LookupError, NameError, RuntimeError)
 
 
 class Verdict(str):
@@ -47,8 +48,8 @@ def _exercise(praise: str, hint: str) -> Callable[..., Callable[..., Verdict]]:
                 for is_made, problem, better in chain(unset, judge(*given)):
                     if is_made:
                         return Verdict(f"Not solved yet: {problem}\nHint: {better or hint}")
-            except (MemorystoreChatError, redis.RedisError, *_ERRORS) as e:
-                problem = f"it ended in an error, {type(e).__name__}: {e}"
+            except Exception as error:  # noqa: BLE001 - of the reader's function
+                problem = f"it ended in an error, {type(error).__name__}: {error}"
                 return Verdict(f"Not solved yet: {problem}\nHint: {hint}")
             return Verdict(f"Solved. {praise}")
 
@@ -73,6 +74,8 @@ def check_guests_apart(ask_for: Callable[[str, str], str]) -> _Mistakes:
     ada, grace = (f"{name}-{uuid4().hex[:8]}" for name in ("ada", "grace"))
     ask_for(ada, "My favorite dish is soup.")
     told = ask_for(grace, "What is my favorite dish?")
+    kind = f"ask_for returns no text, but {type_name(told)}."
+    yield not isinstance(told, str), kind, "Its last line is return reply.text: all three words."
     apart = "Every guest gets the session id 'guest'. Which value tells them apart?"
     yield "soup" in told, "a second guest is told what the first one likes.", apart
     yield "soup" not in ask_for(ada, "What is my favorite dish?"), "it forgets.", ""
@@ -130,7 +133,10 @@ def check_cleaner(report: sessions.Report) -> _Mistakes:
     """Notebook 3: a trial run that would delete what was idle for a year."""
     yield report.action != "delete", "it sets a time to live for everybody.", ""
     yield not report.dry_run, "it deleted at once.", "Leave out dry_run=False: look first."
-    yield report.sessions, "it would delete guests of this year.", "idle_for=timedelta(days=365)."
+    prefix, idle_for = report.asked
+    yield not prefix.startswith("tutorial-"), f"its prefix is {prefix!r}.", "It is KEY_PREFIX."
+    is_year = idle_for in (timedelta(days=365), 365 * DAY)
+    yield not is_year, f"idle_for is {idle_for!r}.", "A year is idle_for=timedelta(days=365)."
 
 
 @_exercise("Neither knows the other.", 'Begin with ask("kay/room", "..."), then ask "kay/dinner".')
@@ -171,7 +177,7 @@ def check_tool(history: History, name: str) -> _Mistakes:
     calls = [call["name"] for m in messages if isinstance(m, AIMessage) for call in m.tool_calls]
     yield name not in calls, f"the agent has not called {name}; it called {calls}.", give
     result = [message.text for message in messages if message.type == "tool"][-1]
-    yield result in ("...", ""), f"it returned {result!r}.", "Return a text, and do both again."
+    yield result in ("...", "", "null"), f"it returned {result!r}.", "Return a text, and ask again."
 
 
 @_exercise("Each is the cheapest.", "Ask of each: what must the model know, and must a turn wait?")

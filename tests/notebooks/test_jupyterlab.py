@@ -162,6 +162,9 @@ def test_a_reader_runs_all_chats_and_restarts(lab: str, page: Any) -> None:
     said = page.locator(".jupyter-widgets [role=listitem]")
     turns = said.count()
     field.press_sequentially("My cat is called Tom.")
+    field.blur()  # which sends nothing
+    page.wait_for_timeout(500)
+    assert said.count() == turns
     page.get_by_role("button", name="Send").click()
     said.nth(turns + 1).wait_for()
     field.press_sequentially("What is my cat called?")
@@ -176,6 +179,7 @@ def test_a_reader_runs_all_chats_and_restarts(lab: str, page: Any) -> None:
     page.wait_for_selector(".widget-text.jupyter-widgets-disconnected", state="attached")
     wait_for(page, lambda state: state["status"] == "idle")
     assert page.evaluate(MARKS) == ["widget-text"]
+    assert field.is_hidden()
     cell = run_cell(page, again)[again]
     assert problems([cell]) == []
     assert "Ada" in str(cell["outputs"])

@@ -108,7 +108,9 @@ CELLS = {
     "check_guests_apart(ask_for)": {
         "ask_for = lambda guest, text: ask(history(guest), text)": SOLVED,
         "ask_for = lambda guest, text: ask(history('guest'), text)": "tells them apart",
-        "ask_for = lambda guest, text: DemoChatModel().invoke(text)": "return reply.text",
+        "ask_for = lambda guest, text: DemoChatModel().invoke(text)": "AIMessage",
+        "ask_for = lambda guest, text: print(ask(history(guest), text))": "NoneType",
+        "ask_for = lambda guest, text: DemoChatModel().invoke(text).text": "it forgets",
         "ask_for = lambda guest, text: reply_to(guest, text)": "NameError: name 'reply_to'",
         "ask_for = lambda guest, text: ask_for(guest, text)": "RecursionError",
         "ask_for = lambda guest, text: client.incr(history('ada').key)": "ResponseError",
@@ -124,6 +126,8 @@ CELLS = {
         "report = delete(idle_for=year)": SOLVED,
         "report = expire(ttl=365 * DAY)": "removes",
         "report = delete()": "idle_for",
+        "report = delete(idle_for=timedelta(days=200))": "timedelta(days=365)",
+        "report = delete(idle_for=year, key_prefix='chat:')": "KEY_PREFIX",
         "report = delete(idle_for=year, dry_run=False)": "look first",
         "report = 'deleted'": "error",
     },
@@ -155,6 +159,7 @@ CELLS = {
         PRICE.format("get_price", "200 euros", ""): "Give the agent",
         PRICE.format("price", "200 euros", "price"): "it called ['price']",
         PRICE.format("get_price", "...", "get_price"): "Return a text",
+        PRICE.format("get_price", None, "get_price"): "Return a text",
     },
     "check_memories(dict(zip(['kiosk', 'suite', 'refunds'], m)))": {
         "m = 'window', 'summary', 'checkpointer'": SOLVED,

@@ -89,15 +89,13 @@ def test_bad_options_are_refused() -> None:
         with pytest.raises((ValueError, TypeError), match="password") as caught:
             practice.server(**wrong)
         assert "hunter2" not in str(caught.value)
-    with pytest.raises(ValueError, match="node_timeout"):
-        practice.cluster(node_timeout=61)
 
 
 def test_a_cluster_loses_a_primary_and_nothing_that_it_acknowledged(
     folders: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Keys are where they say, before and after; what has no copy is not killed."""
-    with practice.cluster(node_timeout=1) as cluster, connect(cluster.endpoint) as client:
+    with practice.cluster() as cluster, connect(cluster.endpoint) as client:
         assert isinstance(client, RedisCluster)
         assert (len(client.get_primaries()), len(client.get_replicas())) == (3, 3)
         # Their slots are the first and the last of each primary.

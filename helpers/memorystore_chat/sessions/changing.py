@@ -111,7 +111,7 @@ def _change(
         return done
 
     counts += change_those(found, change, idle_for, dry_run)
-    return Report(action, "session", dry_run, **counts)
+    return Report(action, "session", dry_run, asked=(key_prefix, idle_for), **counts)
 
 
 def change_those(

@@ -38,6 +38,7 @@ class Report:
         existing: Sessions that were at their destination already.
         conflicting: Sessions left out because something else is at their destination.
         unreadable: Copied messages that cannot be read; ``history.repair()`` moves them aside.
+        asked: The ``key_prefix`` and ``idle_for`` that `delete` or `expire` of sessions was given.
     """
 
     action: Literal["delete", "expire", "export", "load", "copy"]
@@ -52,6 +53,7 @@ class Report:
     existing: int = 0
     conflicting: int = 0
     unreadable: int = 0
+    asked: Any = None
 
     def __repr__(self) -> str:
         would, done = _WORDS[self.action]
