@@ -36,14 +36,9 @@ Reply = Callable[[str], object]
 
 
 class ChatBox:
-    """A conversation to take part in. Made by `chat_box`.
-
-    Attributes:
-        error: What the last question ended in, if not in an answer; its stack says where.
-    """
+    """A conversation to take part in. Made by `chat_box`."""
 
     def __init__(self, reply: Reply, history: MemorystoreChatMessageHistory) -> None:
-        self.error: BaseException | None = None
         self._reply, self._history = reply, history
         self._said, self._note = list(history.messages), ""
         self._stored = self._list_on_the_server()
@@ -100,7 +95,7 @@ class ChatBox:
             return
         self._is_pressed, self._typed.value = False, ""
         self._said.append(HumanMessage(text))
-        self.error, self._note = None, "The bot is thinking ..."
+        self._note = "The bot is thinking ..."
         self._show()
         try:
             answer = self._reply(text)
@@ -111,7 +106,7 @@ class ChatBox:
             self._note = ""
         except (Exception, KeyboardInterrupt) as error:  # noqa: BLE001 - of the reader's function
             kind = "" if isinstance(error, MemorystoreChatError) else f"{type(error).__name__}: "
-            self.error, self._note = error, f"{kind}{error}"
+            self._note = f"{kind}{error}"
         self._show()
 
     def _conversation(self) -> str:

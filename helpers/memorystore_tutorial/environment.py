@@ -24,6 +24,7 @@ def sign_in(project_id: str | None = None) -> str | None:
 
     Raises:
         ValueError: The project id is not one.
+        ModuleNotFoundError: google-auth is missing.
 
     Example:
         >>> sign_in()  # doctest: +SKIP
@@ -40,23 +41,21 @@ def sign_in(project_id: str | None = None) -> str | None:
             "project_id must be a project's id, made of lower-case letters, digits and hyphens "
             f"such as 'my-project-123', not {project!r}. List yours with: gcloud projects list"
         )
-    say(_signed_in(project))
-    os.environ["GOOGLE_CLOUD_PROJECT"] = project
-    return project
-
-
-def _signed_in(project: str) -> str:
-    """Sign in, and say what was done."""
     if detect_environment() is Environment.COLAB:
         require("google.colab.auth", install="google-colab").authenticate_user(project_id=project)
-        return f"Signed in to Google Cloud from Colab; the project is {project}."
-    try:
+        told = f"Signed in to Google Cloud from Colab; the project is {project}."
+    else:
         auth = require("google.auth", extra="google")
-        # With a quota project google-auth does not warn that a user's credentials lack one.
-        auth.default(["https://www.googleapis.com/auth/cloud-platform"], quota_project_id=project)
-    except ModuleNotFoundError as error:
-        return f"Credentials were not looked for: {error}"
-    except auth.exceptions.DefaultCredentialsError:
-        login = f"gcloud auth application-default login --project={project}"
-        return f"There are no credentials. In a terminal, run this, then this cell again: {login}"
-    return f"Found Application Default Credentials; the project is {project}."
+        scopes = ["https://www.googleapis.com/auth/cloud-platform"]
+        try:
+            # With a quota project google-auth does not warn that a user's credentials lack one.
+            auth.default(scopes, quota_project_id=project)
+            told = f"Found Application Default Credentials; the project is {project}."
+        except auth.exceptions.DefaultCredentialsError:
+            login = f"gcloud auth application-default login --project={project}"
+            told = (
+                f"There are no credentials. In a terminal, run this, then this cell again: {login}"
+            )
+    say(told)
+    os.environ["GOOGLE_CLOUD_PROJECT"] = project
+    return project

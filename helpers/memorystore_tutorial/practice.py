@@ -5,20 +5,23 @@ and ends with the program that started it, however that ends. For practice and f
 what your program does when a server fails; not for data.
 """
 
+import asyncio
 import secrets
+import socket
 import ssl
+import threading
+from contextlib import closing, suppress
 from datetime import datetime
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from redis.crc import key_slot
 
-from memorystore_chat.arguments import type_name
 from memorystore_chat.embedded.launcher import quoted
 from memorystore_chat.extras import require
 from memorystore_tutorial import launching
 from memorystore_tutorial.launching import HOST, Process, Running, wait_until
-from memorystore_tutorial.tls import start_front
 
 if TYPE_CHECKING:
     from google.auth.credentials import Credentials
@@ -41,7 +44,7 @@ class Server(Running[Process]):
             ``IamCredentials``; None without IAM.
 
     Raises:
-        TypeError, ValueError: Both a password and IAM, or no password that a server can have.
+        ValueError: Both a password and IAM, or no password that a server can have.
         ConnectError: There is no Valkey for this platform, or it does not start.
         ModuleNotFoundError: A library that it needs is missing; the message names it.
 
@@ -56,8 +59,6 @@ class Server(Running[Process]):
     def __init__(
         self, *, password: str | None = None, tls: bool = False, iam: bool = False
     ) -> None:
-        if not isinstance(password, str | None):
-            raise TypeError(f"password is a {type_name(password)}; it takes text (str) or None.")
         if password == "" or (iam and password is not None):
             raise ValueError("password= is empty or given beside iam=True; it takes text, or None.")
         self.ca_cert: str | None = None
@@ -76,17 +77,11 @@ class Server(Running[Process]):
         super().__init__(launching.start(lambda port: Process(options, 0 if tls else port)))
         port = self.nodes[0].port
         if tls:
-            port = start_front(self.nodes[0].socket, context)
+            port = _start_front(self.nodes[0].socket, context)
         self.endpoint = f"{'rediss' if tls else 'redis'}://{HOST}:{port}"
 
     def expire_token(self) -> None:
-        """Accept only a new access token from now on, and cut the connections that are open.
-
-        Raises:
-            ValueError: The server was not started with ``iam=True``.
-        """
-        if self.credentials is None:
-            raise ValueError("Only a server that was started with iam=True takes access tokens.")
+        """Accept only a new access token from now on, and cut the connections that are open."""
         self._token = secrets.token_hex(16)
         with self.nodes[0].admin() as client:
             client.config_set("requirepass", self._token)
@@ -160,3 +155,36 @@ class Cluster(Running[Process]):
 
 
 server, cluster = Server, Cluster
+
+
+def _start_front(path: Path, context: ssl.SSLContext) -> int:
+    """Decrypt what arrives at a port, which is returned, and hand it to a server's unix socket.
+
+    This is done by a thread, which ends soon after the server.
+    """
+    listener = socket.create_server((HOST, 0))
+
+    async def handle(client: asyncio.StreamReader, answers: asyncio.StreamWriter) -> None:
+        with suppress(OSError, asyncio.CancelledError):  # the server is gone
+            replies, server = await asyncio.open_unix_connection(path)
+            await asyncio.gather(_pump(client, server), _pump(replies, answers))
+        answers.transport.abort()
+
+    async def serve() -> None:
+        listening = await asyncio.start_server(handle, sock=listener, ssl=context)
+        with suppress(OSError):
+            while True:  # as long as the server lets somebody in
+                silence, line = await asyncio.open_unix_connection(path)
+                with closing(line):
+                    await silence.read()
+        listening.close()
+
+    threading.Thread(target=asyncio.run, args=[serve()], daemon=True).start()
+    return int(listener.getsockname()[1])
+
+
+async def _pump(source: asyncio.StreamReader, target: asyncio.StreamWriter) -> None:
+    with suppress(OSError), closing(target):  # one side hangs up: so every connection ends
+        while data := await source.read(1 << 16):
+            target.write(data)
+            await target.drain()

@@ -82,19 +82,15 @@ class Table(list[Row]):
 
 
 def _text(value: object) -> str:
-    if value is None or isinstance(value, bool):
-        return {None: "-", True: "yes", False: "no"}[value]
-    if isinstance(value, datetime):
-        return value.isoformat(sep=" ", timespec="seconds")
-    return f"{value:.6g}" if isinstance(value, float) else str(value)
+    return {"None": "-", "True": "yes", "False": "no"}.get(repr(value), str(value))
 
 
 def table(rows: Iterable[Mapping[str, Any]]) -> Table[Mapping[str, Any]]:
     """Show records as a table: HTML in a notebook, aligned text in a terminal.
 
     The fields of the first row are the columns, and the first of them names its row. Columns of
-    numbers are set flush right; None is written as "-", booleans as "yes" and "no", floats with
-    six digits, times to the second. Of many rows 200 are shown, of a cell 200 characters.
+    numbers are set flush right; None is written as "-", booleans as "yes" and "no". The first 200
+    rows are shown, and 200 characters of a cell.
 
     Args:
         rows: Mappings.

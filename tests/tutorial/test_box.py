@@ -66,12 +66,10 @@ def test_an_outage_is_a_sentence_and_the_box_goes_on() -> None:
         assert "No messages yet." in reader.conversation.value
         server.kill()
         assert "<i>The connection failed while reading the session" in reader.says("Hello?")
-        assert isinstance(reader.box.error, ConnectError)
         with pytest.raises(ConnectError):
             Reader(reader.history)
         server.restart()
         assert "The connection failed" not in reader.says("Hello again!")
-        assert reader.box.error is None
         assert len(reader.history) == 2
 
 
@@ -83,8 +81,6 @@ def test_a_bug_in_the_readers_function_is_named(history: MemorystoreChatMessageH
 
     reader = Reader(history, reply)
     assert "KeyError: &#x27;&lt;b&gt;&#x27;" in reader.says("<b>")
-    assert isinstance(reader.box.error, KeyError)
-    assert reader.box.error.__traceback__ is not None
     assert "returned no text, but None" in reader.says("None")
     assert "KeyboardInterrupt" in reader.says("stop")
 
