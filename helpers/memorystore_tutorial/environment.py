@@ -36,7 +36,7 @@ def sign_in(project_id: str | None = None) -> str | None:
         say("No project is set, so the tutorial runs offline; no account is needed.")
         return None
     # A leading dash would make it an option of gcloud's; a space makes it a display name.
-    if not isinstance(project, str) or not re.fullmatch(r"[a-z0-9][a-z0-9.:-]*", project):
+    if not re.fullmatch(r"[a-z0-9][a-z0-9.:-]*", project):
         raise ValueError(
             "project_id must be a project's id, made of lower-case letters, digits and hyphens "
             f"such as 'my-project-123', not {project!r}. List yours with: gcloud projects list"

@@ -1,7 +1,6 @@
 """A kernel beside others: `key_prefix`, which no other has, and `new_process`, a fresh Python."""
 
 import os
-import re
 import subprocess
 import sys
 import tempfile
@@ -23,17 +22,12 @@ def key_prefix(name: str) -> str:
     kernel finds what it stored. A second kernel of the same user gets ``tutorial-NAME-2:``.
 
     Args:
-        name: Lower-case letters and digits, such as ``"chain"``.
-
-    Raises:
-        ValueError: The name has other characters.
+        name: Such as ``"chain"``; it becomes part of a file's name.
 
     Example:
         >>> key_prefix("docs")
         'tutorial-docs:'
     """
-    if not re.fullmatch(r"[a-z0-9]+", name):
-        raise ValueError(f"name is {name!r}; it takes lower-case letters and digits.")
     return _claimed(name)
 
 

@@ -39,14 +39,13 @@ _Met = TypeVar("_Met")
 _Process = TypeVar("_Process", bound="Process")
 
 
-def wait_until(condition: Callable[[], _Met], what: str, within: float | None = None) -> _Met:
+def wait_until(condition: Callable[[], _Met], what: str, within: float = PATIENCE) -> _Met:
     """Poll until a condition is met, and return it; a ConnectError says what took too long."""
-    seconds = PATIENCE if within is None else within
-    deadline = time.monotonic() + seconds
+    deadline = time.monotonic() + within
     while not (met := condition()):
         if time.monotonic() > deadline:
             raise ConnectError(
-                f"{what} did not happen within {seconds:g} s. Wait for the machine to become less "
+                f"{what} did not happen within {within:g} s. Wait for the machine to become less "
                 "busy, or start another server or cluster."
             )
         time.sleep(0.02)

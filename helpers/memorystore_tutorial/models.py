@@ -23,21 +23,9 @@ from memorystore_tutorial.text import say
 # Generally available in the location "global":
 # https://docs.cloud.google.com/gemini-enterprise-agent-platform/models/guides/gemini-3-8-flash
 DEFAULT_MODEL = "gemini-3.8-flash"
-# Each provider's client, and the errors by which Google Cloud refuses a call.
-_CLIENTS = {
-    "google-genai": (
-        "langchain_google_genai.ChatGoogleGenerativeAI",
-        "langchain_google_genai.chat_models.ChatGoogleGenerativeAIError",
-        "google.genai.errors.APIError",
-        "google.auth.exceptions.GoogleAuthError",
-        "httpx.TransportError",
-    ),
-    "vertexai": (
-        "langchain_google_vertexai.ChatVertexAI",
-        "google.api_core.exceptions.GoogleAPICallError",
-        "google.auth.exceptions.GoogleAuthError",
-        "requests.exceptions.ConnectionError",
-    ),
+_CLIENTS: dict[str, tuple[str, str, dict[str, Any]]] = {  # library, class, and its options
+    "google-genai": ("langchain_google_genai", "ChatGoogleGenerativeAI", {"vertexai": True}),
+    "vertexai": ("langchain_google_vertexai", "ChatVertexAI", {"max_retries": 2}),
 }
 _NEXT_STEPS = {
     401: "Google Cloud got no valid credentials. Run sign_in(), or in a terminal: "
@@ -99,17 +87,14 @@ def chat_model(
         say(f"Chat model: DemoChatModel, offline, because {why}.")
         return DemoChatModel()
     model = model or DEFAULT_MODEL
-    paths = [path.rpartition(".") for path in _CLIENTS[provider]]
-    client, *refusals = [getattr(require(path[0], extra=provider), path[2]) for path in paths]
-    extra: dict[str, Any] = {"vertexai": True} if provider == "google-genai" else {"max_retries": 2}
+    library, name, extra = _CLIENTS[provider]
+    client = getattr(require(library, extra=provider), name)
     options = extra | {"model": model, "project": project, "location": location} | model_options
     # Subclassing ChatVertexAI warns, and so does each construction.
     with warnings.catch_warnings(action="ignore", category=DeprecationWarning):
-        made: Any = types.new_class(client.__name__, (_Gemini, client))
-        made.refusals = tuple(refusals)
-        chosen: BaseChatModel = made(**options)
+        chosen: BaseChatModel = types.new_class(name, (_Gemini, client))(**options)
     where = f"{model} in project {project}, location {location}"
-    say(f"Chat model: {client.__name__}, {where}, because {why}.")
+    say(f"Chat model: {name}, {where}, because {why}.")
     return chosen
 
 
@@ -159,7 +144,7 @@ def _next_step(client: Any) -> Iterator[None]:
         yield
     except ContextOverflowError:
         raise  # LangChain's summarization waits for this one
-    except client.refusals as error:
+    except Exception as error:  # what six libraries define
         status, model = _status(error), getattr(client, "model_name", None) or client.model
         number = f" (HTTP {status})" if status else ""
         words = f'Gemini ({model}) did not answer{number}: "{str(error)[:500]}"'

@@ -8,7 +8,7 @@ import pytest
 from langchain_core.messages import AIMessage, HumanMessage, ToolMessage
 
 import servers
-from memorystore_chat import ConnectError, MemorystoreChatMessageHistory
+from memorystore_chat import MemorystoreChatError, MemorystoreChatMessageHistory
 from memorystore_tutorial import DemoChatModel, chat_box
 
 
@@ -60,29 +60,24 @@ def test_a_turn_is_answered_and_stored(history: MemorystoreChatMessageHistory) -
     assert [message.text for message in history.messages] == said
 
 
-def test_an_outage_is_a_sentence_and_the_box_goes_on() -> None:
-    with servers.valkey() as server:
-        reader = Reader(MemorystoreChatMessageHistory(server.client(retry=None), "ada"))
-        assert "No messages yet." in reader.conversation.value
-        server.kill()
-        assert "<i>The connection failed while reading the session" in reader.says("Hello?")
-        with pytest.raises(ConnectError):
-            Reader(reader.history)
-        server.restart()
-        assert "The connection failed" not in reader.says("Hello again!")
-        assert len(reader.history) == 2
-
-
-def test_a_bug_in_the_readers_function_is_named(history: MemorystoreChatMessageHistory) -> None:
-    def reply(text: str) -> None:
+def test_an_error_is_a_sentence_and_the_box_goes_on(history: MemorystoreChatMessageHistory) -> None:
+    def reply(text: str) -> str | None:
         if text == "stop":
             raise KeyboardInterrupt
-        return {"None": None}[text]
+        if text == "break":
+            history.client.set(history.key, "no list")
+        return {"None": None, "break": "Done.", "Hello?": "Yes."}[text]
 
     reader = Reader(history, reply)
     assert "KeyError: &#x27;&lt;b&gt;&#x27;" in reader.says("<b>")
     assert "returned no text, but None" in reader.says("None")
     assert "KeyboardInterrupt" in reader.says("stop")
+    assert "<i>The server refused reading the session" in reader.says("break")
+    with pytest.raises(MemorystoreChatError):
+        Reader(history)
+    history.clear()
+    assert "The server refused" not in reader.says("Hello?")
+    assert str(reader.box).endswith("Human  Hello?\nAI     Yes.")
 
 
 def test_the_list_shows_its_newest_elements(history: MemorystoreChatMessageHistory) -> None:

@@ -99,7 +99,6 @@ CELLS = {
     },
     "check_turn(tea)": {
         "tea = history('tea'); tea.add_messages(TURN)": SOLVED,
-        "client.set(prefix + 'tea', 1); tea = history('tea')": "error, MemorystoreChatError",
         "tea = history('tea')": "tea.add_messages",
         "tea = history('tea', key_prefix=''); tea.add_messages(TURN)": "key_prefix=KEY_PREFIX",
         "tea = history('tea'); [tea.add_message(one) for one in TURN]": "two calls",
@@ -112,8 +111,6 @@ CELLS = {
         "ask_for = lambda guest, text: print(ask(history(guest), text))": "NoneType",
         "ask_for = lambda guest, text: DemoChatModel().invoke(text).text": "it forgets",
         "ask_for = lambda guest, text: reply_to(guest, text)": "NameError: name 'reply_to'",
-        "ask_for = lambda guest, text: ask_for(guest, text)": "RecursionError",
-        "ask_for = lambda guest, text: client.incr(history('ada').key)": "ResponseError",
     },
     "check_pages(history, {'chat': c, 'kiosk': k, 'door': d})": {
         "c, k, d = {'window': 4}, {'ttl': 3600}, {'max_messages': 6}": SOLVED,
@@ -129,7 +126,6 @@ CELLS = {
         "report = delete(idle_for=timedelta(days=200))": "timedelta(days=365)",
         "report = delete(idle_for=year, key_prefix='chat:')": "KEY_PREFIX",
         "report = delete(idle_for=year, dry_run=False)": "look first",
-        "report = 'deleted'": "error",
     },
     "check_week(client, history('grace'))": {
         "expire(['grace'], ttl=7 * DAY)": SOLVED,
@@ -137,7 +133,6 @@ CELLS = {
         "expire(ttl=7 * DAY)": "only Grace",
         "expire(['grace'], ttl=7 * 24)": "168 seconds",
         "expire(['grace'], ttl=8 * DAY)": "ttl= takes",
-        "history('grace').clear()": "KeyError",
     },
     "check_two_conversations(history, 'kay')": {
         "ask(history('kay/room'), 'I am C.'); ask(history('kay/dinner'), 'I am D.')": SOLVED,
@@ -151,7 +146,6 @@ CELLS = {
         "f = lambda c: history(c).messages[-3:]": "window=4",
         "f = lambda c: history(c, window=2).messages": "it reads 0",
         "f = lambda c: history(c, window=5).messages": "it reads 5",
-        "f = lambda c: history(c, window=4)": ".messages",
     },
     "check_tool(history('price'), 'get_price')": {
         PRICE.format("get_price", "200 euros", "get_price"): SOLVED,
@@ -166,8 +160,6 @@ CELLS = {
         "m = '', '', ''": "Ask of each",
         "m = ['summary'], 'summary', 'checkpointer'": "Write one of",
         "m = 'summary', 'summary', 'checkpointer'": "one more call",
-        "m = 'window', 'window', 'checkpointer'": "first day",
-        "m = 'window', 'summary', 'summary'": "stop before",
     },
     "check_pillow(store)": {
         "store.put(('guests', 'kay'), 'pillow', {'fact': 'I want a hard pillow.'})": SOLVED,
@@ -185,7 +177,6 @@ CELLS = {
     "check_where(w)": {
         "w = WHERE": SOLVED,
         "w = WHERE | {'the pool of connections': 'Memorystore'}": "can't leave",
-        "w = WHERE | {'an approval that waits': 'process'}": "other replica",
     },
     "check_weather(answer, [{'type': kind, 'text': text}])": {
         "answer, kind, text = 'It is 12 °C and rain.', 'tool', 'get weather'": SOLVED,
@@ -203,14 +194,12 @@ CELLS = {
         "f = lambda c: decide(agent, c, 'approve', 1)": "for each action",
         "f = lambda c: decide(agent, c, 'approve', 2)": "for each action",
         "f = lambda c: decide(agent, c, 'reject')": "not all",
-        "f = lambda c: print(decide(agent, c, 'approve'))": "returns None",
         "f = lambda c: 'Yes.'": "still waits",
     },
     "check_designs(*answers)": {
         "answers = 'embedded', 'shared-core-nano', 'custom-pico'": SOLVED,
         "answers = None, None, None": "workshop is still None",
         "answers = ['custom-pico'] * 3": "beginners have already",
-        "answers = 'embedded', 'custom-pico', 'custom-pico'": "to pay for",
         "answers = 'embedded', 'shared-core-nano', 'shared-core-nano'": "takes over",
     },
     "check_tunnel(f)": {
@@ -223,7 +212,6 @@ CELLS = {
     "check_slowest(slowest, [0.1, 2.4567])": {
         "slowest = 2.5": SOLVED,
         "slowest = 2.6": "max",
-        "slowest = '2.5 s'": "error",
     },
     "check_production(f, prefix)": {
         MAKE: SOLVED,

@@ -102,6 +102,9 @@ def test_signs_in_to_colab_if_there_is_a_project(
     assert "GOOGLE_CLOUD_PROJECT" not in os.environ
     assert sign_in("my-project") == os.environ["GOOGLE_CLOUD_PROJECT"] == "my-project"
     assert "from Colab" in said(capsys)
+    for wrong in ("My Project", "-x", "a;b"):
+        with pytest.raises(ValueError, match="project's id"):
+            sign_in(wrong)
     assert colab == ["my-project"]
 
 
@@ -117,13 +120,6 @@ def test_looks_for_credentials_elsewhere(
         assert "hunter2" not in shown
     assert sign_in(None) == "my-project"
     assert "Found" in said(capsys)
-
-
-def test_refuses_what_is_no_project_id() -> None:
-    wrong: Any
-    for wrong in ("My Project", "-x", "a;b", 7):
-        with pytest.raises(ValueError, match="project's id"):
-            sign_in(wrong)
 
 
 async def test_a_history_arrives_whole_however_it_is_sent(

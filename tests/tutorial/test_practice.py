@@ -106,7 +106,7 @@ def test_a_cluster_loses_a_primary_and_nothing_that_it_acknowledged(
         assert all(client.get(name) for name in homes)
         assert not refuses_connections(cluster.endpoint)
         cluster.kill(4)
-        monkeypatch.setattr(launching, "PATIENCE", 0.3)
+        monkeypatch.setattr(practice, "wait_until", partial(launching.wait_until, within=0.3))
         with pytest.raises(ConnectError, match="'afps'"):
             cluster.primary_of("afps")
         with cluster.nodes[1].admin() as node, cluster.nodes[4].admin() as replica:

@@ -1,9 +1,12 @@
-"""What transcript(), table() and picture() show, as HTML and as plain text."""
+"""What transcript(), tables and pictures show, as HTML and as plain text."""
 
+import re
+from datetime import timedelta
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import redis
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from IPython.core.formatters import DisplayFormatter
@@ -12,9 +15,11 @@ from langchain_core.messages.ai import AIMessageChunk
 from langchain_core.messages.tool import tool_call
 
 from html_page import Page
-from memorystore_tutorial import checkpoint_chain, picture, table, transcript
+from memorystore_chat import sessions
+from memorystore_tutorial import checkpoint_chain, sessions_table, table, transcript
 from memorystore_tutorial.tables import Table
 from memorystore_tutorial.text import line, visible
+from stored import UNTIMED, element
 
 
 def test_a_conversation_in_a_terminal_and_in_a_notebook() -> None:
@@ -149,8 +154,6 @@ def test_what_cannot_be_shown_is_refused() -> None:
     for given in ({"a": 1}, [{"a": 1}, int], [{}]):
         with pytest.raises(TypeError, match="mappings"):
             table(given)
-    with pytest.raises(ValueError, match=r"there are .*turn"):
-        picture("map")
 
 
 def test_values_are_written_for_readers() -> None:
@@ -162,6 +165,30 @@ def test_values_are_written_for_readers() -> None:
     assert str(table([])) == Page(table([])).text == "No rows."
     titled: Table[Any] = Table([], {}, title="A list", empty="None yet.")
     assert (str(titled), Page(titled).text) == ("A list\n\nNone yet.", "A listNone yet.")
+
+
+def test_the_table_shows_the_sessions_used_last(client: redis.Redis, key_prefix: str) -> None:
+    """Newest first, in words for people, and a sequence of the sessions themselves."""
+    day, minute = timedelta(days=1), timedelta(minutes=1)
+    client.rpush(f"{key_prefix}old", *[element("x" * 1000, ago=3 * day)] * 1200)
+    client.rpush(f"{key_prefix}new", element())
+    client.expire(f"{key_prefix}new", day * 1000)
+    client.rpush(f"{key_prefix}mid", element(ago=90 * minute), element(ago=2 * minute))
+    client.expire(f"{key_prefix}mid", 60 * minute)
+    client.rpush(f"{key_prefix}undated", UNTIMED)
+    shown = sessions_table(client, key_prefix=key_prefix)
+    assert all(isinstance(session, sessions.Session) for session in shown)
+    title, _, heading, _, *lines = (re.split(r" {2,}", row) for row in str(shown).splitlines())
+    assert title == ["4 sessions"]
+    assert heading == ["session", "messages", "last activity", "expires in", "size"]
+    assert lines == [
+        ["new", "1", "just now", "1,000 days", "under 1 kB"],
+        ["mid", "2", "2 minutes ago", "1 hour", "under 1 kB"],
+        ["old", "1,200", "3 days ago", "never", lines[2][-1]],
+        ["undated", "1", "unknown", "never", "under 1 kB"],
+    ]
+    assert re.fullmatch(r"1\.\d MB", lines[2][-1])
+    assert str(sessions_table(client, key_prefix="nobody's:")) == "No sessions."
 
 
 def test_a_chain_of_checkpoints_is_told_in_words() -> None:
