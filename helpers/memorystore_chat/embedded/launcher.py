@@ -9,6 +9,7 @@ import platform
 from collections.abc import Mapping
 from importlib import metadata
 from pathlib import Path
+from typing import Any
 
 import redis
 from redis.backoff import NoBackoff
@@ -56,13 +57,7 @@ def quoted(text: str) -> str:
     return '"' + "".join(f"\\x{byte:02x}" for byte in os.fsencode(text)) + '"'
 
 
-def client(path: Path, username: str | None = None, password: str | None = None) -> redis.Redis:
+def client(path: Path | str, **options: Any) -> redis.Redis:
     """A client for a unix socket. It never tries again: whoever waits asks again anyway."""
-    return redis.Redis(
-        unix_socket_path=str(path),
-        username=username,
-        password=password,
-        protocol=2,
-        socket_timeout=1,
-        retry=Retry(NoBackoff(), 0),
-    )
+    given = {"protocol": 2, "socket_timeout": 1, "retry": Retry(NoBackoff(), 0)} | options
+    return redis.Redis(unix_socket_path=str(path), **given)
