@@ -19,7 +19,7 @@ from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernelError
 
 ROOT = Path(__file__).resolve().parents[1]
-CELL_TIMEOUT = 60
+CELL_TIMEOUT = 200  # seconds, for the slowest machine
 UNCOMPARED = "nbval-ignore-output"
 # Complete, so that opening a notebook changes nothing in it.
 METADATA = {

@@ -202,14 +202,14 @@ def _members(ports: list[int], primaries: int) -> list[str]:
     return ["".join(lines).replace(f"{port + BUS} ", f"{port + BUS} myself,") for port in ports]
 
 
-def free_ports(count: int) -> list[int]:
+def free_ports(count: int, among: range = _PORTS) -> list[int]:
     """Different ports nothing listens on, below those that the system gives to clients.
 
     A server that is restarted finds such a port free, however many clients have come and gone.
     """
 
     def free() -> Iterator[int]:
-        for port in random.sample(_PORTS, len(_PORTS)):
+        for port in random.sample(among, len(among)):
             with suppress(OSError), socket.create_server((HOST, port)):
                 yield port
 

@@ -13,7 +13,7 @@ from nbformat.v4 import new_code_cell, new_notebook, new_output
 
 import check
 import run_notebooks
-from servers import Server, free_port, valkey
+from servers import Server, valkey
 
 CONNECT = "from memorystore_chat import connect\nclient = connect()\n"
 
@@ -133,7 +133,7 @@ def test_a_server_that_is_not_there_is_a_sentence(
     with valkey() as server:
         for endpoint, status, said in (
             ("", 2, "set MEMORYSTORE_ENDPOINT"),
-            (f"127.0.0.1:{free_port()}", 1, r"a\.ipynb: Cannot connect to redis://127\.0\.0\.1:"),
+            ("127.0.0.1:1", 1, r"a\.ipynb: Cannot connect to redis://127\.0\.0\.1:1"),
             (server.url, 1, r"a\.ipynb: Error .* connecting to 127\.0\.0\.1:"),
         ):
             monkeypatch.setenv("MEMORYSTORE_ENDPOINT", endpoint)

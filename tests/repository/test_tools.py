@@ -17,36 +17,25 @@ from jupyter_page import started
 from run_notebooks import ROOT
 
 
-@pytest.mark.parametrize(
-    ("results", "status", "last"),
-    [
-        ([Counter(passed=3)], 0, "3 passed, 0 failed"),
-        ([Counter(failed=2), Counter(passed=3, skipped=1)], 1, "3 passed, 2 failed, 1 skipped"),
-    ],
-)
 def test_closing_line_adds_up(
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-    results: list[Counter[str]],
-    status: int,
-    last: str,
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """A failing step hides none of the others; where much was skipped, the way out is named."""
     monkeypatch.setattr("shutil.which", lambda _: None)
-    steps: list[check.Step] = [("step", partial(Counter, each)) for each in results]
-    monkeypatch.setattr(check, "notebook_steps", lambda: steps)
-    assert check.main(["notebooks"]) == status
-    printed = capsys.readouterr().out
-    assert printed.endswith(f"\n{last}\n")
-    assert printed.count("\nFAILED ") == status
-    assert ("apt-get install redis-server" in printed) == ("skipped" in last)
-
-
-def test_pytest_arguments_are_handed_on(monkeypatch: pytest.MonkeyPatch) -> None:
-    run = Mock(return_value=Counter(passed=1))
-    monkeypatch.setattr(check, "run_pytest", run)
-    assert check.main(["tests", "--pytest", "-k", "a or b", "-x"]) == 0
-    run.assert_called_once_with(["-m", check.UNMARKED, *check.IN_PARALLEL, "-k", "a or b", "-x"])
+    tests, notebooks = Mock(return_value=Counter(failed=2)), Counter(passed=3, skipped=1)
+    monkeypatch.setattr(check, "run_pytest", tests)
+    monkeypatch.setattr(check, "notebook_steps", lambda: [("step", partial(Counter, notebooks))])
+    for steps, status, last in (
+        (["notebooks"], 0, "3 passed, 0 failed, 1 skipped"),
+        (["notebooks", "tests"], 1, "3 passed, 2 failed, 1 skipped"),
+        (["tests", "--pytest", "-k", "a or b", "-x"], 1, "0 passed, 2 failed"),
+    ):
+        assert check.main(steps) == status
+        printed = capsys.readouterr().out
+        assert printed.endswith(f"\n{last}\n")
+        assert printed.count("\nFAILED ") == status
+        assert ("apt-get install redis-server" in printed) == ("skipped" in last)
+    tests.assert_called_with(["-m", check.UNMARKED, *check.IN_PARALLEL, "-k", "a or b", "-x"])
 
 
 @pytest.mark.parametrize("external", ["", "redis://localhost:6379"])

@@ -32,7 +32,7 @@ class Replica:
         command, own = [sys.executable, "main.py"], os.environ | self.settings
         with self.log.open("a") as log:
             self.process = subprocess.Popen(command, cwd=APP, env=own, stdout=log, stderr=log)
-        servers.wait_until(self.ready, "the app", 60)
+        servers.wait_until(self.ready, "the app", 200)
 
     def ready(self) -> bool:
         """Whether it answers; an early end is an error."""
