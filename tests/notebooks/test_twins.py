@@ -8,7 +8,6 @@ finds or fetches them; `make test-colab` runs them.
 import itertools
 import json
 import os
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -145,13 +144,11 @@ def freeze(folder: Path) -> dict[str, str]:
 
 def publish(folder: Path) -> None:
     """Commit the package, as it is in the work tree, to a git repository of its own."""
-    for name in ("app", "helpers"):
-        shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
-    for name in ("pyproject.toml", "README.md", "LICENSE"):
-        shutil.copy(ROOT / name, folder)
-    author = ["-c", "user.name=Test", "-c", "user.email=test@example.com"]
-    for command in (["init", "--quiet"], ["add", "."], ["commit", "--quiet", "--message=All"]):
-        subprocess.run(["git", *author, *command], cwd=folder, check=True)
+    git = ["git", f"--git-dir={folder}", f"--work-tree={ROOT}"]
+    git += ["-c", "user.name=Test", "-c", "user.email=test@example.com"]
+    files = ["app", "helpers", "pyproject.toml", "README.md", "LICENSE"]
+    for command in (["init", "--quiet"], ["add", *files], ["commit", "--quiet", "--message=All"]):
+        subprocess.run([*git, *command], cwd=ROOT, check=True)
 
 
 def environment(place: Place, folder: Path) -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""Links: those that are committed agree with the notebooks, and tools/links.py leads them away."""
+"""Links lead somewhere and agree with the notebooks, and tools/links.py leads them away."""
 
 import re
 import shutil
@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 import links
+import screenshots
 import series
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -43,6 +44,27 @@ def test_a_notebook_leads_to_itself_and_to_its_neighbors(name: str) -> None:
     around = re.findall(r"\]\((\w+\.ipynb)\) \(\[in Colab\]\(\S+/(\w+\.ipynb)\)", last.source)
     neighbors = names[max(0, place - 1) : place] + names[place + 1 : place + 2]
     assert around == [(each, each) for each in neighbors]
+
+
+def test_readmes_links_and_pictures() -> None:
+    """Each link leads to a heading or a file, each picture has words; a notebook has row and badge.
+
+    The pictures were made from the cells that the first notebook has now: `make screenshots`.
+    """
+    text = (ROOT / README).read_text(encoding="utf-8")
+    headings = re.findall(r"^#+ (.+)$", text, re.MULTILINE)
+    anchors = {"#" + re.sub(r"[^\w\- ]", "", each.lower()).replace(" ", "-") for each in headings}
+    found = re.findall(r"\]\(([^)\s]+)\)|(?:href|src)=\"([^\"]+)\"", text)
+    own = [a or b for a, b in found if not re.match(r"https?:|mailto:", a or b)]
+    assert len(own) > 10
+    lost = [target for target in own if not (ROOT / target.partition("#")[0]).is_file()]
+    assert set(lost) <= anchors
+    images = re.findall(r"<img\b[^>]*>|!\[[^]]*\]", text)
+    assert [image for image in images if image == "![]" or re.search(r'alt=""', image)] == []
+    assert re.findall(r"^\| \[.+\]\(notebooks/(\w+\.ipynb)\) \|.+$", text, re.M) == [*TITLES]
+    assert re.findall(r"<!-- badge (\S+) -->\[!\[Open in Colab\]", text) == [*TITLES]
+    made = (ROOT / "docs/_static/tutorial.sha256").read_text().strip()
+    assert made == screenshots.shown_code()
 
 
 def test_links_say_the_title_of_the_notebook_they_lead_to(project: Path) -> None:

@@ -1,6 +1,7 @@
-"""The package as a whole: what importing it brings, its wheel, its pins."""
+"""The package as a whole: what importing it brings, its types, its wheel, its pins."""
 
 import re
+import shutil
 import subprocess
 import sys
 import tomllib
@@ -33,6 +34,15 @@ def test_import_is_light_and_silent(tmp_path: Path) -> None:
     foreign = {name.partition(".")[0] for name in loaded} - sys.stdlib_module_names
     assert foreign <= {"memorystore_chat", "pydantic"}
     assert not loaded & {"memorystore_chat.agents", "memorystore_chat.embedded.launcher"}
+
+
+def test_user_code_passes_another_type_checker(tmp_path: Path) -> None:
+    """An agent with a memory, in the strictest mode without an ignore; `make lint` has mypy."""
+    code = shutil.copy(Path(__file__).with_name("typing_user.py"), tmp_path)
+    options = ["--level", "error", "--pythonpath", sys.executable]
+    command = [sys.executable, "-m", "basedpyright", *options, code]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
+    assert done.returncode == 0, done.stdout + done.stderr
 
 
 @pytest.fixture(scope="module")

@@ -1,4 +1,4 @@
-"""What a user writes: mypy --strict and basedpyright find no fault in it (`test_typing_user`)."""
+"""What a user writes: mypy --strict and basedpyright find no fault in it (`test_package`)."""
 
 from langchain.agents import create_agent
 from langchain.agents.middleware import SummarizationMiddleware
