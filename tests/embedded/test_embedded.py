@@ -104,10 +104,10 @@ def test_a_private_server_under_any_umask(folder: Path, monkeypatch: pytest.Monk
     before = os.umask(0)
     try:
         with ThreadPoolExecutor(8) as pool:
-            (path,) = set(pool.map(ensure_running, [None] * 8))
+            (path,) = {Path(found) for found in pool.map(ensure_running, [None] * 8)}
     finally:
         os.umask(before)
-    place = Path(path).parent
+    place = path.parent
     made = [path, place, *(one for one in place.parents if one.is_relative_to(folder))]
     assert {mode(one) for one in made} == {0o700}
     (pid,) = servers_of(place)

@@ -59,5 +59,5 @@ def quoted(text: str) -> str:
 
 def client(path: Path | str, **options: Any) -> redis.Redis:
     """A client for a unix socket. It never tries again: whoever waits asks again anyway."""
-    given = {"protocol": 2, "socket_timeout": 1, "retry": Retry(NoBackoff(), 0)} | options
-    return redis.Redis(unix_socket_path=str(path), **given)
+    given: dict[str, Any] = {"protocol": 2, "socket_timeout": 1, "retry": Retry(NoBackoff(), 0)}
+    return redis.Redis(unix_socket_path=str(path), **given | options)
