@@ -14,8 +14,9 @@ from langgraph.checkpoint.conformance import checkpointer_test, validate
 from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.graph import END, START, StateGraph
 
-from checkpoints import CONFIG, THREAD, Make, ask, graph_of, newest, put, words
+from checkpoints import CONFIG, THREAD, Make, ask, graph_of, newest, put
 from memorystore_chat.checkpoint import MemorystoreSaver
+from scripted import words
 
 
 class TestConformance:

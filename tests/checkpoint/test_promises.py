@@ -20,18 +20,15 @@ from langgraph.checkpoint.base import empty_checkpoint
 from langgraph.checkpoint.serde.encrypted import EncryptedSerializer
 from langgraph.checkpoint.serde.jsonplus import JsonPlusSerializer
 from langgraph.graph import START, StateGraph
-from redis.backoff import NoBackoff
-from redis.retry import Retry
 
 import servers
-from checkpoints import CONFIG, THREAD, Make, Stored, ask, at, graph_of, listed, newest, put, words
+from checkpoints import CONFIG, THREAD, Make, Stored, ask, at, graph_of, listed, newest, put
 from memorystore_chat import ConnectError, MemorystoreChatError, MemorystoreChatMessageHistory
 from memorystore_chat.checkpoint import MemorystoreSaver
 from memorystore_chat.checkpoint.threads import Row
 from memorystore_chat.errors import CorruptCheckpointError
+from scripted import NO_RETRY, words
 from servers import Server
-
-NO_RETRY = Retry(NoBackoff(), 0)
 
 
 async def test_either_client_alone_is_enough(place: Any, key_prefix: str) -> None:

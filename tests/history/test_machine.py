@@ -14,9 +14,9 @@ from memorystore_chat import ConnectError, MemorystoreChatMessageHistory
 from memorystore_chat.codec import aside_key, new_append_id
 from memorystore_chat.commands import script
 from proxy import Proxy
-from scripted import NO_RETRY
+from scripted import NO_RETRY, words
 from servers import Cluster
-from stored import said, texts
+from stored import said
 
 NAMES = ("ada", "ada:corrupt", "{a}b", "c{\n}é🌧")
 MOST = 10**12
@@ -84,7 +84,7 @@ class Sessions(stateful.RuleBasedStateMachine):
             self.proxy.lose_reply_to = append_id.encode()
         elif fault is not None:
             self.proxy.cut_append_at = fault
-        after = [*self.lists[name], *texts(messages)]
+        after = [*self.lists[name], *words(messages)]
         after = after[-cap:] if cap and size else after
         for _ in range(2 if again else 1):
             try:
@@ -120,7 +120,7 @@ class Sessions(stateful.RuleBasedStateMachine):
             self.direct.script_load(script("demand", "append").text)
 
     def stored(self, name: str, **options: Any) -> list[str]:
-        return texts(MemorystoreChatMessageHistory(self.direct, name, **options).messages)
+        return words(MemorystoreChatMessageHistory(self.direct, name, **options).messages)
 
     @stateful.invariant()
     def the_sessions_are_the_lists(self) -> None:

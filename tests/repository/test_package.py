@@ -9,7 +9,6 @@ import zipfile
 from itertools import chain
 from pathlib import Path
 
-import pytest
 from packaging.requirements import Requirement
 
 from memorystore_chat import embedded
@@ -45,20 +44,18 @@ def test_user_code_passes_another_type_checker(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-@pytest.fixture(scope="module")
-def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What is in the wheel, built without the network."""
-    folder = tmp_path_factory.mktemp("wheel")
-    command = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(folder)]
-    subprocess.run([*command, str(ROOT)], check=True, capture_output=True, timeout=100)
-    [path] = folder.glob("*.whl")
+def test_wheel(tmp_path: Path) -> None:
+    """Built without the network, it has two packages, and the app, which notebook 10 copies.
+
+    README on the package index has no relative link. The application in it runs as printed, with
+    the embedded server; `make release-check` installs the wheel alone.
+    """
+    build = [sys.executable, "-m", "build", "--wheel", "--no-isolation", f"--outdir={tmp_path}"]
+    subprocess.run([*build, ROOT], check=True, capture_output=True)
+    [path] = tmp_path.glob("*.whl")
+    wheel = tmp_path / "all"
     with zipfile.ZipFile(path) as archive:
-        archive.extractall(folder / "all")
-    return folder / "all"
-
-
-def test_wheel_holds_the_packages_and_the_web_app(wheel: Path) -> None:
-    """Two packages, and the app, of which notebook 10 takes a copy."""
+        archive.extractall(wheel)
     command = ["git", "ls-files", "app", "helpers/memorystore_*"]
     listed = subprocess.check_output(command, cwd=ROOT, text=True)
     listed = re.sub("^app/", "memorystore_tutorial/app/", listed, flags=re.MULTILINE)
@@ -66,17 +63,12 @@ def test_wheel_holds_the_packages_and_the_web_app(wheel: Path) -> None:
     packed = {str(path.relative_to(wheel)) for path in wheel.rglob("*") if path.is_file()}
     assert {name for name in packed if ".dist-info/" not in name} == expected
 
-
-def test_readme_on_the_package_index_has_no_relative_link(wheel: Path) -> None:
     [metadata] = wheel.glob("*.dist-info/METADATA")
     text = metadata.read_text(encoding="utf-8").partition("\n\n")[2]
     targets = ["".join(pair) for pair in re.findall(r"\]\(([^)]+)\)|src=\"([^\"]+)\"", text)]
     assert targets
     assert [target for target in targets if not target.startswith(("https://", "#"))] == []
 
-
-def test_wheel_runs_the_application_in_readme(wheel: Path, tmp_path: Path) -> None:
-    """As printed, with the embedded server; `make release-check` installs the wheel alone."""
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     [script] = re.findall(r"^```python\n(.+?)^```$", readme, re.MULTILINE | re.DOTALL)
     where = "import memorystore_chat; print(memorystore_chat.__file__)"

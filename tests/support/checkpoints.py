@@ -8,6 +8,7 @@ from langgraph.checkpoint.base import BaseCheckpointSaver, CheckpointTuple, empt
 from langgraph.graph import START, MessagesState, StateGraph
 
 from memorystore_chat.checkpoint import MemorystoreSaver
+from scripted import words
 
 THREAD = "ada/{1}"
 CONFIG: Any = {"configurable": {"thread_id": THREAD, "checkpoint_ns": ""}}
@@ -41,11 +42,6 @@ def newest(saver: BaseCheckpointSaver[str], config: Any = CONFIG) -> CheckpointT
 def listed(saver: BaseCheckpointSaver[str]) -> list[Any]:
     """The value of the channel "list" in each checkpoint, the newest first."""
     return [found.checkpoint["channel_values"]["list"] for found in saver.list(CONFIG)]
-
-
-def words(messages: Any) -> list[str]:
-    """The texts of messages."""
-    return [message.text for message in messages]
 
 
 def reply(state: MessagesState) -> Any:

@@ -45,10 +45,6 @@ def said(*texts: object) -> list[BaseMessage]:
     return [HumanMessage(str(text)) for text in texts]
 
 
-def texts(messages: list[BaseMessage]) -> list[str]:
-    return [message.text for message in messages]
-
-
 def ids(client: Any, key_prefix: str, **options: Any) -> list[str]:
     return sorted(session.id for session in sessions.scan(client, key_prefix=key_prefix, **options))
 

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -57,21 +58,21 @@ class Visitor:
         """The same guest at another replica."""
         return Visitor(replica.url, cookie=f"guest={self.http.cookies['guest']}")
 
-    def ask(self, text: str | None = None, **given: Any) -> list[Event]:
-        """Ask, and return the events."""
+    @contextmanager
+    def begun(self, text: str | None, **given: Any) -> Iterator[tuple[str, Iterator[Event]]]:
+        """Ask; the conversation's id, and the events as they come."""
         with self.http.stream("POST", "/api/turns", json={"text": text, **given}) as answer:
             assert answer.status_code == 200, answer.read()
             assert answer.headers["content-type"].startswith("text/event-stream")
-            lines = [line for line in answer.iter_lines() if line.startswith("data:")]
-        return [json.loads(line[5:]) for line in lines]
-
-    @contextmanager
-    def begun(self, text: str) -> Iterator[tuple[str, Iterator[Event]]]:
-        """Ask in a new conversation; its id, and the events as they come."""
-        with self.http.stream("POST", "/api/turns", json={"text": text}) as answer:
             lines = (line for line in answer.iter_lines() if line.startswith("data:"))
             events = (json.loads(line[5:]) for line in lines)
-            yield next(events)["id"], events
+            first = next(events)
+            yield first["id"], chain([first], events)
+
+    def ask(self, text: str | None = None, **given: Any) -> list[Event]:
+        """Ask, and return the events."""
+        with self.begun(text, **given) as (_, events):
+            return [*events]
 
     def refused(self, text: str | None = None, **given: Any) -> int:
         """Ask, and return the status of the refusal."""
