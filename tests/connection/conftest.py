@@ -1,7 +1,6 @@
 """Servers of every kind that connect() meets, and Google's services on loopback."""
 
 import json
-import socket
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -56,14 +55,9 @@ def auth_server() -> Iterator[Server]:
 
 
 @pytest.fixture
-def names(monkeypatch: pytest.MonkeyPatch) -> None:
-    """memorystore.test and other.test are this machine."""
-    real = socket.getaddrinfo
-
-    def lookup(host: Any, *rest: Any, **options: Any) -> Any:
-        return real("127.0.0.1" if str(host).endswith(".test") else host, *rest, **options)
-
-    monkeypatch.setattr(socket, "getaddrinfo", lookup)
+def running(request: pytest.FixtureRequest) -> Any:
+    """The server or cluster of the fixture that a test's parameter names; None for no name."""
+    return request.getfixturevalue(request.param) if request.param else None
 
 
 class Google:

@@ -140,15 +140,10 @@ async def test_a_name_becomes_a_client(
         connect(REDIS, password="hunter2")
 
 
-def refusal(message: str = "", reason: str = "") -> dict[str, Any]:
-    """The body of an error as Google's services send it."""
-    info = {"@type": "type.googleapis.com/google.rpc.ErrorInfo", "reason": reason}
-    return {"error": {"message": message, "details": [info] if reason else []}}
-
-
 PLACE = "=europe-west1 --project=my-project"
 GRANT = "gcloud projects add-iam-policy-binding my-project --member=user:YOU --role=roles/"
-OFF = refusal("API has not been used in project 1 before or it is disabled.")
+REASON = {"@type": "type.googleapis.com/google.rpc.ErrorInfo", "reason": "SERVICE_DISABLED"}
+OFF = {"error": {"message": "API has not been used in project 1 before", "details": [REASON]}}
 DELETING = USUAL[REDIS] | {"state": "DELETING"}
 
 
@@ -161,7 +156,7 @@ DELETING = USUAL[REDIS] | {"state": "DELETING"}
         (REDIS, 200, DELETING, f"no address.* redis instances describe chat --region{PLACE}"),
         (VALKEY, 200, USUAL[VALKEY] | {"endpoints": []}, "no address"),
         (VALKEY, 403, OFF, "gcloud services enable memorystore.googleapis.com --project=my-p"),
-        (CLUSTER, 403, refusal(reason="SERVICE_DISABLED"), "enable redis.googleapis.com"),
+        (CLUSTER, 403, OFF, "enable redis.googleapis.com"),
         (INSTANCE, 403, {}, f"{GRANT}redis.viewer.*memorystore.viewer"),
         (f"{REDIS}/authString", 403, {}, f"AUTH string.*password=.*{GRANT}redis.admin"),
         (REDIS, 401, {}, "gcloud auth application-default login"),
@@ -184,7 +179,7 @@ def test_short_names_are_looked_for_in_both(google: Any) -> None:
     """Where Redis has none of that name, Valkey is asked; so where its API is not enabled."""
     says(google, INSTANCE, state="MAINTENANCE")
     assert ask(google, INSTANCE).product == "redis"
-    for first in ((404, {}), (403, refusal(reason="SERVICE_DISABLED"))):
+    for first in ((404, {}), (403, OFF)):
         google.answers[INSTANCE] = partial(next, iter([first, (200, USUAL[VALKEY])]))
         assert ask(google, INSTANCE).product == "valkey"
 

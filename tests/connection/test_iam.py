@@ -96,9 +96,15 @@ async def test_rotation_is_not_noticed(target: Any, tokens: Tokens, way: str) ->
         await history.aclear()
 
 
-def test_a_token_is_kept_while_it_is_good(tokens: Tokens, google: Any) -> None:
-    """One of 16 threads renews it shortly before its end, and again 10 s after Google failed."""
+def test_a_token_is_kept_while_it_is_good(
+    tokens: Tokens, google: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One of 16 threads renews it shortly before its end, and again 10 s after Google failed.
+
+    A good one needs no thread: all of the loop's may wait for the connection that logs in.
+    """
     provider = tokens.login()
+    monkeypatch.setattr(asyncio, "to_thread", None)
     with ThreadPoolExecutor(16) as pool:
         for ahead, status, newest, asked in (
             (0, 200, 1, 1),
@@ -112,20 +118,11 @@ def test_a_token_is_kept_while_it_is_good(tokens: Tokens, google: Any) -> None:
             tokens.ahead, tokens.status = ahead, status
             logins = list(pool.map(lambda _: provider.get_credentials(), range(64)))
             assert logins == [("default", f"token-{newest}")] * 64
+            assert asyncio.run(provider.get_credentials_async()) == logins[0]
             assert len(google.asked) == asked
     tokens.ahead = 7100
     with pytest.raises(TokenError):
         provider.get_credentials()
-
-
-async def test_a_token_that_is_good_needs_no_thread(
-    tokens: Tokens, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """All threads of the loop's pool may wait for the connection that logs in."""
-    provider = tokens.login()
-    provider.get_credentials()
-    monkeypatch.setattr(asyncio, "to_thread", None)
-    assert await provider.get_credentials_async() == ("default", "token-1")
 
 
 @pytest.mark.parametrize("target", ["auth_server"], indirect=True)

@@ -23,6 +23,7 @@ from servers import Server
 OF_A_SCRIPT = "ERR Error running script (call to f_abc): @user_script:1: @user_script: 1: -"
 FAILOVERS = int(os.environ.get("MEMORYSTORE_TEST_FAILOVERS", "3"))
 both_ways = pytest.mark.parametrize("way", ["sync", "async"])
+both_kinds = pytest.mark.parametrize("running", ["valkey_server", "valkey_cluster"], indirect=True)
 
 
 async def append(talk: MemorystoreChatMessageHistory, text: str) -> None:
@@ -73,14 +74,13 @@ async def test_a_server_that_stays_away_is_waited_for_as_promised(
 
 
 @both_ways
-@pytest.mark.parametrize("kind", ["server", "cluster"])
+@both_kinds
 async def test_what_redis_py_stumbles_over_is_a_lost_connection(
-    request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, kind: str, way: str
+    running: Any, monkeypatch: pytest.MonkeyPatch, way: str
 ) -> None:
     """As when one task loses the connection of another: the command is sent again."""
-    url = request.getfixturevalue(f"valkey_{kind}").url
     library = redis.connection if way == "sync" else redis.asyncio.connection
-    async with opened(way, url) as client:
+    async with opened(way, running.url) as client:
         await answer(client.set("stumbled", "x", ex=60))
         real, lost = library.Connection.send_packed_command, [object()]
 
@@ -97,11 +97,10 @@ async def test_what_redis_py_stumbles_over_is_a_lost_connection(
 
 
 @both_ways
-@pytest.mark.parametrize("kind", ["server", "cluster"])
-async def test_the_pool_is_exhausted(request: pytest.FixtureRequest, kind: str, way: str) -> None:
+@both_kinds
+async def test_the_pool_is_exhausted(running: Any, way: str) -> None:
     """Nothing was sent, and the error says so."""
-    url = request.getfixturevalue(f"valkey_{kind}").url
-    async with opened(way, url, max_connections=1, patience=0) as client:
+    async with opened(way, running.url, max_connections=1, patience=0) as client:
         history = MemorystoreChatMessageHistory(client, "busy")
         give_back = await hold(client)
         with pytest.raises(ConnectError, match=r"Nothing was sent.*max_connections="):

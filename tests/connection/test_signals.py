@@ -23,16 +23,15 @@ def interruptible() -> Iterator[None]:
 
 
 @pytest.mark.parametrize("interrupts", [1, 2])
-@pytest.mark.parametrize("running", ["valkey_server", "valkey_cluster"])
+@pytest.mark.parametrize("running", ["valkey_server", "valkey_cluster"], indirect=True)
 def test_interrupts_between_sending_and_reading(
-    request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, running: str, interrupts: int
+    running: Server | Cluster, monkeypatch: pytest.MonkeyPatch, interrupts: int
 ) -> None:
     """One waits for the answer, the second doesn't; the next command has its own reply.
 
     The only connection can be used again, so none is lost.
     """
-    target: Server | Cluster = request.getfixturevalue(running)
-    node = target.node_of("a") if isinstance(target, Cluster) else target
+    node = running.node_of("a") if isinstance(running, Cluster) else running
     send: Any = Connection.send_packed_command
     left, resumed = list[int](), list[int]()
 
@@ -46,7 +45,7 @@ def test_interrupts_between_sending_and_reading(
         node.resume()
 
     monkeypatch.setattr(Connection, "send_packed_command", interrupted)
-    with connect(target.url, max_connections=1) as client:
+    with connect(running.url, max_connections=1) as client:
         client.set("a", "a", ex=60)
         for number in range(1, 3):
             left += [signal.SIGINT] * interrupts

@@ -70,18 +70,16 @@ def check(client: Any) -> None:
         ("tls_server", "valkeys://:hunter2@localhost:{port}", {}),
         ("valkey_cluster", "{place}", {"decode_responses": True}),
     ],
+    indirect=["running"],
 )
-async def test_each_way(
-    request: pytest.FixtureRequest, running: str, endpoint: str, options: Any
-) -> None:
+async def test_each_way(running: Server | Cluster, endpoint: str, options: Any) -> None:
     """Closing the clients leaves no connection to any node."""
-    target: Server | Cluster = request.getfixturevalue(running)
-    nodes = target.nodes if isinstance(target, Cluster) else [target]
+    nodes = running.nodes if isinstance(running, Cluster) else [running]
     one, before = nodes[0], connected(nodes)
     url = endpoint.format(place=f"{one.host}:{one.port}", port=one.port, socket=one.socket)
     if one.tls:
         options = options | {"ca_certs": (one.tls.ca, one.tls.cert.read_text())}
-    await use(url, cluster=isinstance(target, Cluster), **options)
+    await use(url, cluster=isinstance(running, Cluster), **options)
     servers.wait_until(lambda: connected(nodes) <= before, "the end of every connection")
 
 

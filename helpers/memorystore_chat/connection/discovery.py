@@ -177,12 +177,11 @@ class _Question:
             f"Have someone grant a role: gcloud projects add-iam-policy-binding {project} "
             f"--member=user:YOU --role=roles/{api}"
         )
-        # error.reason would do, but older releases of google-api-core fail on what REST answers.
-        said = f"{error} {error.details}"
         if error.code != 403:
             listing = self._command("list")
             return _NotHereError(f"There is no Memorystore for {title} {name}. See: {listing}")
-        if "SERVICE_DISABLED" in said or "it is disabled" in said:
+        # error.reason would do, but older releases of google-api-core fail on what REST answers.
+        if "SERVICE_DISABLED" in str(error.details):
             return _NotHereError(
                 f"The API of Memorystore for {title} is not enabled in {project}. Enable it: "
                 f"gcloud services enable {api}.googleapis.com --project={project}"
