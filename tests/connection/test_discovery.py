@@ -9,7 +9,6 @@ from typing import Any
 import pytest
 from google.auth.credentials import AnonymousCredentials
 
-from connecting import answer, opened
 from memorystore_chat.connection import connect, discovery
 from memorystore_chat.connection.discovery import discover
 from memorystore_chat.connection.endpoint import Endpoint
@@ -121,7 +120,7 @@ def test_given_login_and_certificates_are_not_asked_for(google: Any) -> None:
     assert google.asked == [CLUSTER, INSTANCE]
 
 
-async def test_a_name_becomes_a_client(
+def test_a_name_becomes_a_client(
     google: Any, tls_server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """connect() with the name of an instance with AUTH and TLS: nothing else is needed."""
@@ -130,11 +129,8 @@ async def test_a_name_becomes_a_client(
     authorities = [{"cert": tls_server.tls.ca.read_text()}]
     says(google, REDIS, **place, **TLS, authEnabled=True, serverCaCerts=authorities)
     monkeypatch.setattr(discovery, "discover", partial(ask, google))
-    for way in ("sync", "async"):
-        async with opened(way, INSTANCE) as client:
-            assert await answer(client.ping())
-    with connect(REDIS, password="hunter2"):
-        pass
+    for password in (None, "hunter2"):
+        connect(INSTANCE, password=password).close()
     says(google, REDIS, **place)
     with pytest.raises(EndpointError, match="AUTH switched off"):
         connect(REDIS, password="hunter2")

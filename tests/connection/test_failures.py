@@ -118,11 +118,7 @@ OLD = "redis_version:4.0.14\r\nredis_mode:standalone\r\n"
     ],
 )
 def test_what_answers(answer: str | None, word: str, in_tls: str) -> None:
-    tries = 0
-
     def reply(request: bytes) -> bytes:
-        nonlocal tries
-        tries += b"PING" in request
         if answer is None:
             raise ConnectionAbortedError  # it hangs up
         if answer.startswith("$") and b"PING" in request:
@@ -130,9 +126,9 @@ def test_what_answers(answer: str | None, word: str, in_tls: str) -> None:
         return f"{answer}\r\n".encode() * (request.count(b"\r\n*") + 1) if answer else b""
 
     timeout = 0.5 if answer == "" else 20
-    with answering(reply) as place:
+    with answering(asked := Mock(side_effect=reply)) as place:
         assert word in refused(place, timeout=timeout)
-        assert answer or tries == 2, "one of the two has tried again"
+        assert answer or str(asked.mock_calls).count("PING") == 2, "one of the two has tried again"
         if in_tls:
             assert in_tls in refused(f"rediss://{place}", timeout=timeout)
 
@@ -141,16 +137,10 @@ def test_what_answers(answer: str | None, word: str, in_tls: str) -> None:
 @pytest.mark.parametrize("kind", ["-ERR", "-WRONGPASS", "+", "?"])
 def test_a_server_that_repeats_the_login(secret: str, kind: str) -> None:
     """Neither the password nor a part of it is told, also if all that is wrong is the server."""
-    logins = 0
-
-    def repeat(request: bytes) -> bytes:
-        nonlocal logins
-        logins += b"AUTH" in request
-        return f"{kind} unknown command 'AUTH', beginning with: '{secret[:128]}'\r\n".encode()
-
-    with answering(repeat) as place:
+    text = f"{kind} unknown command 'AUTH', beginning with: '{secret[:128]}'\r\n"
+    with answering(reply := Mock(return_value=text.encode())) as place:
         refused(place, password=secret)
-    assert logins == 2, "one of the two has tried again"
+    assert str(reply.mock_calls).count("AUTH") == 2, "one of the two has tried again"
 
 
 IN = "projects/p/locations/europe-west1"
@@ -164,12 +154,10 @@ def diagnosed(endpoint: Endpoint, error: BaseException, **login: Any) -> str:
     return str(diagnose(replace(endpoint, **login), error, 5.0))
 
 
-def certificate(code: int) -> redis.ConnectionError:
-    """What redis-py raises if OpenSSL refuses a certificate for a reason with this number."""
-    cause = ssl.SSLCertVerificationError(1, "certificate verify failed")
-    cause.verify_code, cause.verify_message = code, "a reason"
-    error = redis.ConnectionError(f"Error 1 connecting to h:6379. {cause}")
-    error.__cause__ = cause
+def certificate(code: int) -> ssl.SSLCertVerificationError:
+    """What is raised if OpenSSL refuses a certificate for a reason with this number."""
+    error = ssl.SSLCertVerificationError(1, "certificate verify failed")
+    error.verify_code, error.verify_message = code, "a reason"
     return error
 
 

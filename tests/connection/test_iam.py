@@ -14,6 +14,7 @@ from google.auth import _helpers
 from google.oauth2.credentials import Credentials
 from langchain_core.messages import HumanMessage
 
+import servers
 from connecting import answer, opened, refused
 from memorystore_chat.connection import connect, iam
 from memorystore_chat.connection.iam import IamCredentials, TokenError, TokenServerError
@@ -57,6 +58,12 @@ def tokens(google: Any, monkeypatch: pytest.MonkeyPatch) -> Tokens:
     return Tokens(google, monkeypatch)
 
 
+@pytest.fixture(scope="module")
+def iam_server() -> Iterator[Server]:
+    with servers.valkey() as server:
+        yield server
+
+
 def accept_only(target: Server | Cluster, token: str, *, drop: bool = True) -> None:
     """Let the server take this token and no older one, and drop who is logged in."""
     for node in target.nodes if isinstance(target, Cluster) else [target]:
@@ -66,26 +73,18 @@ def accept_only(target: Server | Cluster, token: str, *, drop: bool = True) -> N
                 admin.execute_command("CLIENT", "KILL", "USER", "default")
 
 
-@pytest.fixture
-def target(request: pytest.FixtureRequest) -> Iterator[Server | Cluster]:
-    """A server, or a cluster, that takes only the first token."""
-    chosen: Server | Cluster = request.getfixturevalue(request.param)
-    accept_only(chosen, "token-1")
-    yield chosen
-    accept_only(chosen, "hunter2")
-
-
-@pytest.mark.parametrize("target", ["auth_server", "tls_cluster"], indirect=True)
+@pytest.mark.parametrize("running", ["iam_server", "tls_cluster"], indirect=True)
 @pytest.mark.parametrize("way", ["sync", "async"])
-async def test_rotation_is_not_noticed(target: Any, tokens: Tokens, way: str) -> None:
+async def test_rotation_is_not_noticed(running: Any, tokens: Tokens, way: str) -> None:
     """Tokens change, connections drop or lose their login: nothing is lost, nothing twice."""
-    secure: Any = target.nodes[0].tls if isinstance(target, Cluster) else None
+    accept_only(running, "token-1")
+    secure: Any = running.nodes[0].tls if isinstance(running, Cluster) else None
     options = {"ca_certs": secure.ca} if secure else {}
-    async with opened(way, target.url, iam=tokens.login(), **options) as client:
+    async with opened(way, running.url, iam=tokens.login(), **options) as client:
         history = MemorystoreChatMessageHistory(client, "session")
         for number in range(8):
             if number in (2, 4, 6):
-                accept_only(target, f"token-{len(tokens.issued) + 1}", drop=number != 4)
+                accept_only(running, f"token-{len(tokens.issued) + 1}", drop=number != 4)
             if number == 4:  # RESET takes the login away: from here on the server answers NOAUTH
                 nodes = {"target_nodes": client.get_nodes()} if options else {}
                 await answer(client.execute_command("RESET", **nodes))
@@ -125,18 +124,18 @@ def test_a_token_is_kept_while_it_is_good(
         provider.get_credentials()
 
 
-@pytest.mark.parametrize("target", ["auth_server"], indirect=True)
-def test_a_refused_token_is_reported_with_the_role(target: Server, tokens: Tokens) -> None:
+def test_a_refused_token_is_reported_with_the_role(iam_server: Server, tokens: Tokens) -> None:
     """Where the new token is refused as well, the command fails for good."""
+    accept_only(iam_server, "token-1")
     login = tokens.login()
-    with connect(target.url, iam=login) as client:
-        accept_only(target, "another")
+    with connect(iam_server.url, iam=login) as client:
+        accept_only(iam_server, "another")
         with pytest.raises(redis.AuthenticationError):
             client.get("a")
         with pytest.raises(ConnectError, match=r"refuses the login.*dbConnectionUser"):
             len(MemorystoreChatMessageHistory(client, "a"))
     assert len(tokens.issued) == 3
-    said = refused(target.url, iam=login)
+    said = refused(iam_server.url, iam=login)
     assert "refuses the access token" in said
     assert "roles/redis.dbConnectionUser" in said
     assert len(tokens.issued) == 5, "each of the two has renewed it more than once"

@@ -13,11 +13,7 @@ import redis.asyncio
 from memorystore_chat.arguments import check_seconds, type_name
 from memorystore_chat.connection import clients
 from memorystore_chat.connection.diagnosis import ONE_DATABASE, diagnose
-from memorystore_chat.connection.endpoint import (
-    Endpoint,
-    environment_endpoint,
-    environment_password,
-)
+from memorystore_chat.connection.endpoint import Endpoint, with_login
 from memorystore_chat.connection.iam import IamCredentials
 from memorystore_chat.connection.outages import FAILURES
 from memorystore_chat.connection.tls import CaCerts, certificates
@@ -163,7 +159,7 @@ def _found(
     ):
         if not isinstance(value, accepted):
             raise TypeError(f"{name} is a {type_name(value)}; it takes {words}.")
-    target = _with_login(endpoint, password, iam)
+    target = with_login(endpoint, password, iam)
     authorities = target.ca_certs if ca_certs is None else certificates(ca_certs)
     checked = bool(check_hostname) or target.check_hostname
     target = replace(target, ca_certs=authorities, check_hostname=checked)
@@ -218,16 +214,3 @@ def _checked(target: Endpoint, info: Mapping[str, Any]) -> Endpoint:
     if reason:
         raise ConnectError(f"Cannot connect to {target}: {reason}")
     return replace(target, cluster=cluster)
-
-
-def _with_login(endpoint: str | Endpoint | None, password: str | None, iam: Any) -> Endpoint:
-    """Return the endpoint with the password for it, given or from the environment."""
-    endpoint = environment_endpoint() if endpoint is None else endpoint
-    if password is None and not iam:
-        password = environment_password(endpoint)
-    if not isinstance(endpoint, Endpoint):
-        return Endpoint.parse(endpoint, password=password)
-    if endpoint.password or endpoint.credential_provider or endpoint.resource:
-        # What Google Cloud was asked about is known to have AUTH or not.
-        return endpoint
-    return replace(endpoint, password=password)

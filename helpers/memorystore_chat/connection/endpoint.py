@@ -2,7 +2,7 @@
 
 import os
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from ipaddress import IPv4Address, IPv6Address, ip_address
 from typing import Literal
 from urllib.parse import unquote
@@ -172,8 +172,7 @@ class Endpoint:
             >>> Endpoint.from_environment()
             Endpoint('embedded')
         """
-        text = environment_endpoint()
-        return cls.parse(text, password=environment_password(text))
+        return with_login()
 
     def __str__(self) -> str:
         login = f"{self.user or ''}:***@" if self.password else ""
@@ -191,7 +190,23 @@ class Endpoint:
         return f"Endpoint({str(self)!r})"
 
 
-def environment_endpoint() -> str:
+def with_login(
+    endpoint: str | Endpoint | None = None, password: str | None = None, iam: object = None
+) -> Endpoint:
+    """Return the endpoint with the password for it, each given or from the environment."""
+    endpoint = _environment_endpoint() if endpoint is None else endpoint
+    # A socket is of this machine, and the environment's password for a server elsewhere.
+    if password is None and not iam and not str(endpoint).startswith("unix:"):
+        password = os.environ.get("MEMORYSTORE_PASSWORD") or None
+    if not isinstance(endpoint, Endpoint):
+        return Endpoint.parse(endpoint, password=password)
+    if endpoint.password or endpoint.credential_provider or endpoint.resource:
+        # What Google Cloud was asked about is known to have AUTH or not.
+        return endpoint
+    return replace(endpoint, password=password)
+
+
+def _environment_endpoint() -> str:
     """Return ``$MEMORYSTORE_ENDPOINT``, or ``embedded`` where that loses nothing."""
     if endpoint := os.environ.get("MEMORYSTORE_ENDPOINT"):
         return endpoint
@@ -202,12 +217,6 @@ def environment_endpoint() -> str:
             'the instance\'s name or address; connect("embedded") uses one all the same.'
         )
     return "embedded"
-
-
-def environment_password(endpoint: str | Endpoint) -> str | None:
-    """Return ``$MEMORYSTORE_PASSWORD``, which is not for a socket of this machine."""
-    local = str(endpoint).startswith("unix:")
-    return None if local else os.environ.get("MEMORYSTORE_PASSWORD") or None
 
 
 def parse_address(text: str) -> IPv4Address | IPv6Address | None:
