@@ -108,16 +108,11 @@ def test_what_google_cloud_says(
     assert isinstance(found.credential_provider, IamCredentials) == iam
     if found.password:
         assert found.password == ("hunter2" if name == REDIS else "given")
-
-
-def test_given_login_and_certificates_are_not_asked_for(google: Any) -> None:
-    """A password and certificates that are there already spare the permission to read them."""
-    says(google, CLUSTER, **CLUSTER_TLS)
-    found = ask(google, Endpoint(resource=CLUSTER, product="redis-cluster", ca_certs=("PEM",)))
-    assert found.ca_certs == ("PEM",)
-    says(google, REDIS, authEnabled=True)
-    assert ask(google, Endpoint.parse(REDIS, password="given")).password == "given"
-    assert google.asked == [CLUSTER, INSTANCE]
+    # What is there already is not asked for, which spares the permission to read it.
+    google.asked.clear()
+    again = ask(google, found)
+    assert (again.password, again.ca_certs) == (found.password, found.ca_certs)
+    assert google.asked == [resource]
 
 
 def test_a_name_becomes_a_client(

@@ -22,9 +22,6 @@ from memorystore_chat.connection.tls import tls_context
 # What a connection says about its library: made once, as it reads the package's metadata.
 driver_info = lru_cache(maxsize=1)(DriverInfo)
 
-# Seconds after which a connection that was idle is checked.
-_IDLE = 30
-
 
 class TlsConnection(SSLConnection):
     """A TLS connection that trusts what was given; redis-py's own trusts the system's as well."""
@@ -108,8 +105,9 @@ def open_client(
         host = f"[{endpoint.host}]" if ":" in endpoint.host else endpoint.host
         # Only with a url does RedisCluster take a connection class; that speaks TLS or not.
         options["url"] = f"redis://{host}:{endpoint.port}"
-        # It takes no option for the health check.
-        pool = partial(redis.BlockingConnectionPool, health_check_interval=_IDLE)
+        # It has no option for the health check.
+        check = options.pop("health_check_interval")
+        pool = partial(redis.BlockingConnectionPool, health_check_interval=check)
         client = ClusterClient(connection_pool_class=pool, timeout=timeout, **options)
     else:
         client = ServerClient.from_pool(redis.BlockingConnectionPool(timeout=timeout, **options))
@@ -168,7 +166,7 @@ def _options(
         "protocol": 2,
         "socket_timeout": timeout,
         "socket_connect_timeout": timeout,
-        "health_check_interval": _IDLE,
+        "health_check_interval": 30,
         "max_connections": 20,
         "driver_info": driver_info(),
         "credential_provider": login,
