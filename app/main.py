@@ -154,16 +154,14 @@ async def turn(chat: Annotated[Conversation, Depends(begun)]) -> AsyncIterator[E
         yield (event := await chat.events.get())
 
 
-@app.get("/api/conversations/{conversation}")
-async def show(guest: Asking, conversation: UUID) -> Event:
-    return await Conversation(app.state, guest, conversation).shown()
-
-
 @app.get("/api/conversations")
-async def show_all(guest: Asking) -> list[Event]:
+@app.get("/api/conversations/{conversation}")
+async def show(guest: Asking, conversation: UUID | None = None) -> Event:
+    """Return what was said in a conversation, and the titles of all, the last used first."""
     known = await app.state.store.asearch(guest.names("conversations"), limit=100)
-    newest = sorted(known, key=lambda item: item.updated_at, reverse=True)
-    return [{"id": item.key, **item.value} for item in newest]
+    known.sort(key=lambda item: item.updated_at, reverse=True)
+    titles = [{"id": item.key, **item.value} for item in known]
+    return {"titles": titles, **await Conversation(app.state, guest, conversation).shown()}
 
 
 @app.post("/api/forget")

@@ -16,7 +16,6 @@ from concierge import Guest
 from memorystore_chat import MemorystoreChatError
 
 PREFIX = os.environ.get("KEY_PREFIX", "concierge:")
-NOT_FOUND = "You have no such conversation."
 LOCKED = 20  # seconds that a conversation stays locked after its replica was killed
 log = logging.getLogger("concierge")
 running: set[asyncio.Task[None]] = set()
@@ -37,7 +36,7 @@ class Conversation:
 
     def __init__(self, memory: Any, guest: Guest, known: UUID | None) -> None:
         self.id, self.events = (known or uuid4()).hex, asyncio.Queue[Event]()
-        self._agent, self._guest = memory.agent, guest
+        self._agent, self._guest, self._known = memory.agent, guest, known
         self._thread = f"{guest.id}/{self.id}"  # so somebody else's conversation is not found
         self._config = {"configurable": {"thread_id": self._thread}}
         name = f"{PREFIX}lock:{self._thread}"
@@ -46,18 +45,17 @@ class Conversation:
     async def shown(self) -> Event:
         """Return what the page shows: what was said, and what the conversation waits for."""
         busy = await self._lock.locked()  # first, so that a turn that ends now is shown whole
-        state = await self._agent.aget_state(self._config)
-        if not state.values:
-            raise HTTPException(404, NOT_FOUND)
-        lines = [line for message in state.values["messages"] for line in told(message)]
-        lines += [asked(interrupt) for interrupt in state.interrupts]
+        state = await self._state()
+        said = state.values.get("messages", [])
+        lines = [line for message in said for line in told(message)]
+        lines += map(asked, state.interrupts)
         return {"lines": lines, "waits": "a turn" if busy else waits(state)}
 
     async def begin(self, turn: Turn) -> None:
         """Store a question or take a decision, and go on in the background; 409 if it must wait."""
         await self._take()
         try:
-            state = await self._agent.aget_state(self._config)
+            state = await self._state()
             resume, said = resumed(turn, state), state.values.get("messages")
             title = {"title": str(said[0].text if said else turn.text)[:60]}
             await self._agent.store.aput(self._guest.names("conversations"), self.id, title)
@@ -78,6 +76,12 @@ class Conversation:
     async def _take(self) -> None:
         if not await self._lock.acquire():
             raise HTTPException(409, "The concierge is still answering in this conversation.")
+
+    async def _state(self) -> Any:
+        state = await self._agent.aget_state(self._config)
+        if self._known and not state.values:
+            raise HTTPException(404, "You have no such conversation.")
+        return state
 
     async def _run(self, resume: Command[Any] | None) -> None:
         end = {"type": "bye"}  # what happened is stored; it goes on from there
@@ -102,12 +106,11 @@ class Conversation:
             self.events.put_nowait(end)
 
     async def _answer(self, resume: Command[Any] | None) -> None:
-        modes = {"stream_mode": "messages", "context": self._guest}
-        async for message, _ in self._agent.astream(resume, self._config, **modes):
-            for event in told(message):
+        how: Any = {"stream_mode": ["messages", "updates"], "context": self._guest}
+        async for mode, part in self._agent.astream(resume, self._config, **how):
+            said = told(part[0]) if mode == "messages" else map(asked, part.get("__interrupt__", ()))
+            for event in said:
                 self.events.put_nowait(event)
-        for interrupt in (await self._agent.aget_state(self._config)).interrupts:
-            self.events.put_nowait(asked(interrupt))
 
 
 def waits(state: Any) -> str:
@@ -117,8 +120,6 @@ def waits(state: Any) -> str:
 
 def resumed(turn: Turn, state: Any) -> Command[Any] | None:
     """Return a decision for the agent; what does not fit its state would poison the thread."""
-    if turn.conversation and not state.values:
-        raise HTTPException(404, NOT_FOUND)
     given = "a question" if turn.text else "a yes or no" if turn.decision else "the rest"
     failed = state.next == ("model",)  # no tool call is open, so another question may follow
     calls = {each.id: each.value["action_requests"] for each in state.interrupts}

@@ -59,6 +59,8 @@ async function turn(given) {
       said.scrollTop = said.scrollHeight;
     }
   } catch (error) {
+    // Another tab or a restart has gone on: what is shown here is out of date.
+    if ([404, 409].includes(error.status) && mine === latest) return show(memory.front, error.message);
     event = error.status < 500 ? { type: "error", text: error.message } : { text: AWAY };
   }
   if (mine !== latest) return;
@@ -69,24 +71,23 @@ async function turn(given) {
 }
 
 // Shows what is stored, and looks again while a turn runs elsewhere or the server is away.
-async function show(id) {
+async function show(id, note = "") {
   const mine = ++latest;
   memory.front = id;
-  for (; mine === latest; await pause(1000)) {
+  for (; mine === latest; await pause(1000), note = "") {
     try {
-      const titles = await (await call("conversations")).json();
-      const found = id ? await (await call(`conversations/${id}`)).json() : { lines: [] };
+      const found = await (await call(id ? `conversations/${id}` : "conversations")).json();
       if (mine !== latest) return;
       const lines = document.createElement("div");
       for (const line of found.lines) say(line, lines);
       if (lines.innerHTML !== said.innerHTML) said.replaceChildren(...lines.childNodes);
       said.scrollTop = said.scrollHeight;
       list.replaceChildren(new Option("Your conversations", ""));
-      for (const { id: value, title } of titles) list.add(new Option(title, value));
+      for (const { id: value, title } of found.titles) list.add(new Option(title, value));
       list.value = id;
       if (found.waits === "the rest") return turn({});
       send.disabled = found.waits === "a turn";
-      status(send.disabled ? THINKING : "");
+      status(send.disabled ? THINKING : note);
       if (!send.disabled) return;
     } catch (error) {
       if (error.status === 404) return show("");
@@ -96,15 +97,21 @@ async function show(id) {
   }
 }
 
-$("form").onsubmit = (event) => { event.preventDefault(); turn({ text: words.value }); };
+$("form").onsubmit = (event) => {
+  event.preventDefault();
+  const word = words.value.toLowerCase().replace(/\W/g, "");
+  const meant = said.querySelectorAll("button")[["yes", "no"].indexOf(word)];
+  if (!meant) return turn({ text: words.value });
+  words.value = "";
+  meant.click();
+};
 list.onchange = () => show(list.value);
 $("new").onclick = () => { words.focus(); show(""); };
 $("forget").onclick = async () => {
   if (!confirm("Delete all your conversations, and what the concierge knows about you?")) return;
   try {
     const { conversations, memories } = await (await call("forget", {})).json();
-    await show("");
-    status(`Deleted conversations: ${conversations}, memories: ${memories}.`);
-  } catch (error) { status(error.message); };
+    show("", `Deleted conversations: ${conversations}, memories: ${memories}.`);
+  } catch (error) { show(memory.front, error.message); };
 };
 show(memory.front ?? "");

@@ -103,6 +103,26 @@ def test_approval(start: Start, shared: Replica, open_page: Callable[..., Any], 
     assert page.locator("#said button").count() == 0
 
 
+def test_second_tab_looks_again(shared: Replica, open_page: Callable[..., Any]) -> None:
+    """What was decided or forgotten in another tab is seen; a typed yes or no is a decision."""
+    page = open_page(shared)
+    ask(page, "Please cancel booking 42.")
+    with page.expect_popup() as opened:  # a tab with what this one has in front
+        page.evaluate("window.open(location.href)")
+    tab = opened.value
+    tab.wait_for_selector("text=Yes, do it")
+    send(page, "No.")
+    page.wait_for_selector("#said .tool >> text=not done")
+    tab.click("text=Yes, do it")
+    tab.wait_for_selector("#status >> text=waits for a question")
+    assert tab.locator("#said button").count() == 0
+    page.click("#forget")
+    page.wait_for_selector("#status >> text=Deleted conversations: 1")
+    send(tab, "Hello")
+    tab.wait_for_selector("#said:empty")
+    assert tab.input_value("#text") == "Hello"
+
+
 def test_hostile_texts_stay_texts(shared: Replica, open_page: Callable[..., Any]) -> None:
     """Whatever was said or stored: titles, memories, arguments of tools, a model's answers."""
     page = open_page(shared)

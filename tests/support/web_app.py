@@ -80,9 +80,9 @@ class Visitor:
         assert isinstance(answer.json()["detail"], str)
         return int(answer.status_code)
 
-    def shown(self, conversation: str) -> Any:
-        """Read a conversation."""
-        return self.http.get(f"/api/conversations/{conversation}").json()
+    def shown(self, conversation: str = "") -> Any:
+        """Read a conversation, or what there is without one."""
+        return self.http.get(f"/api/conversations/{conversation}".rstrip("/")).json()
 
 
 def text_of(events: list[Event]) -> str:
