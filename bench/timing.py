@@ -4,12 +4,14 @@ import multiprocessing
 import statistics
 import time
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from typing import Any
 
 from proxy import Proxy
 
 Rows = dict[str, dict[str, Any]]  # a table: row -> column -> value
+_proxies: list[Proxy] = []  # of this process; they end with it
 
 
 def seconds(task: Callable[[], object]) -> float:
@@ -38,24 +40,13 @@ def medians(tasks: Mapping[tuple[str, str], Callable[[], float]], runs: int) -> 
     return rows
 
 
-def _delay(port: int, delay: float, sender: Any) -> None:
-    with Proxy("127.0.0.1", port, delay=delay) as proxy:
-        sender.send(proxy.port)
-        sender.recv()
+def _forward(port: int, delay: float) -> int:
+    _proxies.append(Proxy("127.0.0.1", port, delay=delay))
+    return _proxies[-1].port
 
 
 @contextmanager
 def link(port: int, delay: float) -> Iterator[int]:
     """A port that leads to the server, directly or with a delay; the proxy has its own process."""
-    if not delay:
-        yield port
-        return
-    ours, theirs = multiprocessing.Pipe()
-    context = multiprocessing.get_context("spawn")
-    process = context.Process(target=_delay, args=(port, delay, theirs), daemon=True)
-    process.start()
-    try:
-        yield ours.recv()
-    finally:
-        ours.send(None)
-        process.join()
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as process:
+        yield process.submit(_forward, port, delay).result() if delay else port

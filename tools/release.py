@@ -15,38 +15,19 @@ ROOT = Path(__file__).resolve().parents[1]
 BIN = Path(sys.executable).parent
 
 
-def tag_problems(tag: str, project: str, changelog: str) -> list[str]:
-    r"""What keeps a tag from being released, by the texts of pyproject.toml and CHANGELOG.md.
-
-    Example:
-        >>> project = '[project]\nversion = "0.2.0"'
-        >>> tag_problems("v0.2.0", project, "## [0.2.0] - 2026-12-01")
-        []
-        >>> tag_problems("0.2", project, "")
-        ['the tag is 0.2, and the version is 0.2.0', "CHANGELOG.md has no '## [0.2.0] - DATE'"]
-    """
-    version = tomllib.loads(project)["project"]["version"]
-    problems = []
-    if tag != f"v{version}":
-        problems.append(f"the tag is {tag}, and the version is {version}")
-    if f"## [{version}] - " not in changelog:
-        problems.append(f"CHANGELOG.md has no '## [{version}] - DATE'")
-    return problems
-
-
 def run(*command: str | Path) -> None:
     """Run one step, which must succeed."""
     print("$", *command, flush=True)
     subprocess.run(command, cwd=ROOT, check=True)
 
 
-def main(arguments: list[str]) -> int:
-    """Build and check; returns the exit status."""
-    for tag in arguments:
-        texts = [(ROOT / name).read_text() for name in ("pyproject.toml", "CHANGELOG.md")]
-        if problems := tag_problems(tag, *texts):
-            print("Not released:", "; ".join(problems), file=sys.stderr)
-            return 1
+def main(arguments: list[str]) -> None:
+    """Build and check, unless the tag does not fit."""
+    version = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
+    if arguments and arguments != [f"v{version}"]:
+        sys.exit(f"Not released: the version in pyproject.toml is {version}.")
+    if arguments and f"## [{version}] - " not in (ROOT / "CHANGELOG.md").read_text():
+        sys.exit(f"Not released: CHANGELOG.md has no '## [{version}] - DATE'.")
     dist = ROOT / "dist"
     shutil.rmtree(dist, ignore_errors=True)
     run(BIN / "python", "-m", "build", "--installer", "uv", "--outdir", dist)
@@ -58,8 +39,7 @@ def main(arguments: list[str]) -> int:
     embedded = ("python", "-m", "memorystore_chat.embedded", "run", "--temporary", "--")
     run(*alone, f"{wheel}[embedded]", *embedded, "python", ROOT / "tools/smoke.py")
     print("Ready to publish:", *(path.name for path in sorted(dist.iterdir())))
-    return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    main(sys.argv[1:])

@@ -8,10 +8,9 @@ import hashlib
 import io
 import json
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
+import numpy as np
 from PIL import Image
 
 from run_notebooks import ROOT
@@ -30,16 +29,6 @@ SCROLL = """async ([text, place]) => {
 }"""
 
 
-@contextmanager
-def first_notebook(browser: Any, **options: Any) -> Iterator[Any]:
-    """The page of a new first notebook."""
-    with tutorial() as address, browser.new_context(color_scheme="light", **options) as context:
-        page = context.new_page()
-        open_notebook(page, address, "01_setup.ipynb")
-        command(page, "application:toggle-left-area")
-        yield page
-
-
 def run(page: Any, text: str) -> None:
     """Run the first code cell that has this text."""
     sources = ["".join(cell["source"]) for cell in page.evaluate(CELLS)["cells"]]
@@ -54,68 +43,64 @@ def scroll(page: Any, text: str, place: str) -> None:
     page.wait_for_timeout(1000)
 
 
-def screenshot(browser: Any) -> None:
+def screenshot(page: Any, **how: str) -> Any:
+    """What the page shows, as rows of pixels."""
+    return np.asarray(Image.open(io.BytesIO(page.screenshot(**how))).convert("RGB"))
+
+
+def still(page: Any) -> None:
     """The chat box after a question, in ``tutorial.png``."""
-    size = {"width": 1067, "height": 680}
-    with first_notebook(browser, viewport=size, device_scale_factor=1.2) as page:
-        for text in ("connect()", "ask(question)", "favorite drink", "chat_box("):
-            run(page, text)
-        page.fill(FIELD, "What is my favorite drink?")
-        page.press(FIELD, "Enter")
-        page.wait_for_selector('caption:text("a list of 6 elements"):visible')
-        scroll(page, "### Your turn", "start")
-        picture = Image.open(io.BytesIO(page.screenshot()))
-        small = picture.quantize(256, dither=Image.Dither.NONE)
-        small.save(PICTURES / "tutorial.png", optimize=True)
+    for text in ("connect()", "ask(question)", "favorite drink", "chat_box("):
+        run(page, text)
+    page.fill(FIELD, "What is my favorite drink?")
+    page.press(FIELD, "Enter")
+    page.wait_for_selector('caption:text("a list of 6 elements"):visible')
+    scroll(page, "### Your turn", "start")
+    picture = Image.fromarray(screenshot(page)).quantize(256, dither=Image.Dither.NONE)
+    picture.save(PICTURES / "tutorial.png", optimize=True)
 
 
-def animation(browser: Any) -> None:
+def animation(page: Any) -> None:
     """A turn in the chat box, and a restart that the conversation outlives: ``tutorial.gif``."""
-    frames: list[Image.Image] = []
+    frames: list[Any] = []
     times: list[int] = []
 
     def show(milliseconds: int) -> None:
-        shot = Image.open(io.BytesIO(page.screenshot(caret="initial")))
-        frames.append(shot.convert("RGB"))
+        frames.append(screenshot(page, caret="initial"))
         times.append(milliseconds)
 
-    with first_notebook(browser, viewport={"width": 880, "height": 740}) as page:
-        for text in ("connect()", "ask(question)", "chat_box("):
-            run(page, text)
-        scroll(page, "chat_box(", "start")
-        page.click(FIELD)
-        show(900)
-        for letter in "My favorite drink is green tea.":
-            page.keyboard.type(letter)
-            show(60)
-        page.press(FIELD, "Enter")
-        page.wait_for_selector('caption:text("a list of 4 elements"):visible')
-        show(2000)
-        page.click('.lm-MenuBar-itemLabel:text-is("Kernel")')
-        page.hover(RESTART)
-        show(900)
-        page.click(RESTART)
-        page.wait_for_selector(".jp-Dialog")
-        show(900)
-        page.click(".jp-Dialog .jp-mod-warn")
-        wait_for(page, lambda state: state["status"] == "idle")
-        scroll(page, "What is my name?", "end")
-        show(900)
-        run(page, "What is my name?")
-        page.wait_for_selector('pre:text("Your name is Ada.")')
-        scroll(page, "What is my name?", "end")
-        show(3000)
+    for text in ("connect()", "ask(question)", "chat_box("):
+        run(page, text)
+    scroll(page, "chat_box(", "start")
+    page.click(FIELD)
+    show(900)
+    for letter in "My favorite drink is green tea.":
+        page.keyboard.type(letter)
+        show(60)
+    page.press(FIELD, "Enter")
+    page.wait_for_selector('caption:text("a list of 4 elements"):visible')
+    show(2000)
+    page.click('.lm-MenuBar-itemLabel:text-is("Kernel")')
+    page.hover(RESTART)
+    show(900)
+    page.click(RESTART)
+    page.wait_for_selector(".jp-Dialog")
+    show(900)
+    page.click(".jp-Dialog .jp-mod-warn")
+    wait_for(page, lambda state: state["status"] == "idle")
+    scroll(page, "What is my name?", "end")
+    show(900)
+    run(page, "What is my name?")
+    page.wait_for_selector('pre:text("Your name is Ada.")')
+    scroll(page, "What is my name?", "end")
+    show(3000)
     # One palette for all of them, or colors flicker.
-    width, height = frames[0].size
-    strip = Image.new("RGB", (width, height * len(frames)))
-    for number, frame in enumerate(frames):
-        strip.paste(frame, (0, height * number))
-    strip = strip.quantize(255, dither=Image.Dither.NONE)
+    strip = Image.fromarray(np.vstack(frames)).quantize(255, dither=Image.Dither.NONE)
+    height, width, _ = frames[0].shape
     tops = range(0, strip.height, height)
     first, *others = (strip.crop((0, top, width, top + height)) for top in tops)
-    first.save(
-        PICTURES / "tutorial.gif", append_images=others, duration=times, loop=0, optimize=True
-    )
+    more = {"append_images": others, "duration": times, "loop": 0}
+    first.save(PICTURES / "tutorial.gif", optimize=True, **more)
 
 
 def shown_code() -> str:
@@ -126,10 +111,16 @@ def shown_code() -> str:
 
 
 def main() -> None:
-    """Make both, and note what they show."""
+    """Make both, each on a new first notebook, and note what they show."""
+    large = {"viewport": {"width": 1067, "height": 680}, "device_scale_factor": 1.2}
+    small = {"viewport": {"width": 880, "height": 740}}
     with chromium() as browser:
-        screenshot(browser)
-        animation(browser)
+        for make, look in ((still, large), (animation, small)):
+            with tutorial() as address, browser.new_context(color_scheme="light", **look) as window:
+                page = window.new_page()
+                open_notebook(page, address, "01_setup.ipynb")
+                command(page, "application:toggle-left-area")
+                make(page)
     (PICTURES / "tutorial.sha256").write_text(f"{shown_code()}\n")
 
 

@@ -24,20 +24,28 @@ from memorystore_chat import Endpoint, MemorystoreChatError, connect
 
 ROOT = Path(__file__).resolve().parents[1]
 FIRST = "01_setup.ipynb"
-RECORD = ".copied.json"
+ORIGIN = "memorystore_chat"  # a notebook's metadata: what was written in it at first
 
 
-def written(content: bytes) -> str:
-    """A digest of what is written in a notebook: no outputs, and nothing else that running adds."""
+def digests(path: Path) -> tuple[str, str]:
+    """Digests of what is written in a notebook, and of what was when it was copied here.
+
+    What running adds is left out. Either is empty where there is none.
+    """
+    if not path.exists():
+        return "", ""
+    content, origin = path.read_bytes(), ""
     # What can't be read as a notebook is the reader's own idea of one.
     with suppress(ValueError, KeyError, TypeError):
-        cells = json.loads(content)["cells"]
-        content = json.dumps([[c["cell_type"], "".join(c["source"])] for c in cells]).encode()
-    return hashlib.sha256(content).hexdigest()
+        book = json.loads(content)
+        origin = book["metadata"].get(ORIGIN, "")
+        cells = [[cell["cell_type"], "".join(cell["source"])] for cell in book["cells"]]
+        content = json.dumps(cells).encode()
+    return hashlib.sha256(content).hexdigest(), origin
 
 
-def without_outputs(path: Path) -> bytes:
-    """A notebook as the reader gets it.
+def put(path: Path, target: Path) -> None:
+    """Copy a notebook without its outputs, and note in it what was written there.
 
     It has what JupyterLab writes into a notebook that it opens, and would then ask to save.
     """
@@ -50,7 +58,8 @@ def without_outputs(path: Path) -> bytes:
     name = KernelSpecManager().get_kernel_spec("python3").display_name
     book.metadata.kernelspec = {"display_name": name, "language": "python", "name": "python3"}
     book.metadata.language_info = dict(IPythonKernel.language_info)
-    return f"{nbformat.writes(book)}\n".encode()
+    book.metadata[ORIGIN], _ = digests(path)
+    nbformat.write(book, target)
 
 
 def renew(source: Path, copy: Path, *, fresh: bool = False) -> list[str]:
@@ -60,40 +69,24 @@ def renew(source: Path, copy: Path, *, fresh: bool = False) -> list[str]:
     begins with ``before-``. Returns the names of notebooks of which there is a newer version, and
     the reader's was kept. A notebook that was only run is kept until there is a newer version.
     """
-    record = copy / RECORD
-    # By name, what was written in the notebook that was put there.
-    before: dict[str, str] = json.loads(record.read_text()) if record.exists() else {}
-    after: dict[str, str] = {}
-    aside = copy / time.strftime("before-%Y%m%d-%H%M%S")
-    behind = []
+    aside, behind = copy / time.strftime("before-%Y%m%d-%H%M%S"), []
+    copy.mkdir(parents=True, exist_ok=True)
     for path in sorted(source.glob("*.ipynb")):
-        name, target = path.name, copy / path.name
-        new, known = written(path.read_bytes()), before.get(path.name, "")
-        mine = written(target.read_bytes()) if target.exists() else known
+        target = copy / path.name
+        (new, _), (mine, known) = digests(path), digests(target)
         if mine not in (known, new):
             if not fresh:
-                after[name] = known
-                behind += [name] if known != new else []
+                behind += [path.name] if known != new else []
                 continue
             aside.mkdir(exist_ok=True)
-            target.replace(aside / name)
-        if fresh or not target.exists() or mine != new:
-            put(without_outputs(path), target)
-        after[name] = new
-    for name in before.keys() - after.keys():  # renamed or removed since
-        target = copy / name
-        if target.exists() and written(target.read_bytes()) == before[name]:
+            target.replace(aside / path.name)
+        if fresh or mine != new:
+            put(path, target)
+    for target in copy.glob("*.ipynb"):
+        mine, known = digests(target)
+        if mine == known and not (source / target.name).exists():  # renamed or removed since
             target.unlink()
-    put(json.dumps(after).encode(), record)
     return behind
-
-
-def put(content: bytes, target: Path) -> None:
-    """Write a file in one step, as another start may do the same."""
-    target.parent.mkdir(parents=True, exist_ok=True)
-    partial = target.with_name(f".{target.name}.{os.getpid()}")
-    partial.write_bytes(content)
-    partial.replace(target)
 
 
 def server() -> str:

@@ -89,6 +89,8 @@ def test_fork_gets_all_links_and_gives_them_back(project: Path) -> None:
     assert [file for file, text in after.items() if left.search(text)] == []
     for file, part in (
         ("app/README.md", others),
+        ("app/requirements.txt", "\nmemorystore-chat[app,google,google-genai]\n"),
+        ("notebooks/10_web_app.ipynb", "github.com/ada/x.y/tree/my/dev/app"),
         ("docs/index.md", 'pip install "memorystore-chat[embedded]"\n'),
         ("docs/llms.txt", "https://ada.github.io/x.y/api"),
         (README, "https://colab.research.google.com/github/ada/x.y/blob/my/dev/notebooks/01_setup"),
@@ -98,7 +100,8 @@ def test_fork_gets_all_links_and_gives_them_back(project: Path) -> None:
     ):
         assert part in after[file], file
     assert links.main(["--repository", "ada/x.y", "--install", "git"], project) == 0
-    assert "[embedded] @ git+https://github.com/ada/x.y@my/dev" in contents(project)[README]
+    for file, extras in ((README, "embedded"), ("app/requirements.txt", "google-genai")):
+        assert f"{extras}] @ git+https://github.com/ada/x.y@my/dev" in contents(project)[file]
     assert links.main(["--repository", former.repository, "--branch", former.branch], project) == 0
     assert contents(project) == before
 

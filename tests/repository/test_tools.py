@@ -12,6 +12,7 @@ import httpx
 import pytest
 
 import check
+import release
 import servers
 from jupyter_page import started
 from run_notebooks import ROOT
@@ -61,6 +62,17 @@ def test_what_dies_is_a_failure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     nothing = ["-c", os.devnull, str(tmp_path / "pre-commit")]
     counts = check.run_pytest(nothing, "nothing", PYTEST_DISABLE_PLUGIN_AUTOLOAD="1")
     assert counts == Counter(failed=1)
+
+
+@pytest.mark.parametrize(("tag", "lacks"), [("0.2", "version"), ("v0.2.0", "CHANGELOG")])
+def test_tag_must_fit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tag: str, lacks: str
+) -> None:
+    (tmp_path / "pyproject.toml").write_text('[project]\nversion = "0.2.0"')
+    (tmp_path / "CHANGELOG.md").write_text("## [Unreleased]")
+    monkeypatch.setattr(release, "ROOT", tmp_path)
+    with pytest.raises(SystemExit, match=lacks):
+        release.main([tag])
 
 
 def test_app(tmp_path: Path) -> None:

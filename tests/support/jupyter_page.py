@@ -53,7 +53,10 @@ def tutorial() -> Iterator[str]:
     options = f"--no-browser --IdentityProvider.token={TOKEN} --LabApp.expose_app_in_browser=True"
     port = servers.free_port()
     with tempfile.TemporaryDirectory() as name:
-        data = {"MEMORYSTORE_EMBEDDED_DIR": str(Path(name, "data"))}
+        data = {
+            "MEMORYSTORE_EMBEDDED_DIR": f"{name}/data",
+            "JUPYTERLAB_SETTINGS_DIR": f"{name}/lab",
+        }
         with started(Path(name), f"PORT={port}", f"JUPYTER_ARGS={options}", **data) as (_, lines):
             address = lines[1].split()[1]
             assert f":{port}/" in address
