@@ -95,21 +95,24 @@ def measure_bulk(server: servers.Server, port: int, delay: float, runs: int) -> 
     return found
 
 
-def measure_sizes(server: servers.Server) -> Rows:
+def measure_sizes(server: servers.Server) -> tuple[Rows, Rows]:
     """Bytes on the server per message, and round trips per turn counted on the wire."""
-    found: Rows = {}
+    sizes: Rows = {}
+    trips: Rows = {}
     with server.client() as direct, Proxy(server.host, server.port) as proxy:
         for name in NAMES:
             with server.client(port=proxy.port) as client:
                 store = Store(name, client, direct, f"size-{name}")
                 store.append(conversation(1000))
-                used = direct.memory_usage(store.key, samples=0) or 0
+                sizes[name] = {
+                    "bytes each": (direct.memory_usage(store.key, samples=0) or 0) // 1000
+                }
                 proxy.reset()
                 store.read(WINDOW)
                 store.append(conversation(2))
-                found[name] = {"bytes each": used // 1000, "round trips": proxy.round_trips}
+                trips[name] = {"round trips": proxy.round_trips}
         direct.flushall()
-    return found
+    return sizes, trips
 
 
 def measure_all(server: servers.Server, *, quick: bool) -> dict[str, Any]:
@@ -126,13 +129,11 @@ def measure_all(server: servers.Server, *, quick: bool) -> dict[str, Any]:
             if name in checkpointers.LINKS:
                 runs = 3 if quick else checkpointers.RUNS
                 results["links"][name]["agent"] = checkpointers.measure_turns(server, port, runs)
-    results["sizes"] = measure_sizes(server)
+    results["sizes"], results["trips"] = measure_sizes(server)
     print("agents", flush=True)
     turns = [turns for turns in checkpointers.TURNS if turns <= 50 or not quick]
-    results["agents"] = {
-        "wire": checkpointers.measure_wire(server),
-        "stored": checkpointers.measure_stored(turns),
-    }
+    results["wire"] = checkpointers.measure_wire(server)
+    results["stored"] = checkpointers.measure_stored(turns)
     print("long-term memory", flush=True)
     results["store"] = store.measure(server, 3 if quick else RUNS[0.0])
     print("faults", flush=True)

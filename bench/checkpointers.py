@@ -95,9 +95,9 @@ def get_weather(city: str) -> str:
     return f"It is sunny in {city}, 21 degrees, with a light breeze from the west."
 
 
-def measure_wire(server: servers.Server) -> dict[str, Any]:
+def measure_wire(server: servers.Server) -> Rows:
     """Round trips and commands of a turn, counted on one connection that is open already."""
-    result: dict[str, Any] = {}
+    result: Rows = {}
     with Proxy(server.host, server.port) as proxy:
 
         def count(memory: Memory, tool: bool, durability: str) -> tuple[int, int]:
@@ -113,29 +113,28 @@ def measure_wire(server: servers.Server) -> dict[str, Any]:
             for kind, how in KINDS.items():
                 # A long pipeline may arrive in two parts, and then counts as two round trips.
                 _, (trips, commands), _ = sorted(count(memory, *how) for _ in range(3))
-                result[name][kind] = {"round_trips": trips, "commands": commands}
+                result[name][kind] = f"{trips} / {commands}"
             memory.client.close()
             print(f"  on the wire, {name}: {result[name]}", flush=True)
     return result
 
 
-def measure_stored(turns: list[int]) -> dict[str, Any]:
-    """Bytes and keys on a server of its own as a conversation grows, a tool in every fifth turn."""
-    result: dict[str, Any] = {}
+def measure_stored(turns: list[int]) -> dict[str, Rows]:
+    """Kilobytes and keys on a server of its own as a talk grows, a tool in every fifth turn."""
+    result: dict[str, Rows] = {f"{number}": {} for number in turns}
     for name in (*NAMES, BOTH):
         if name == FLOOR:
             continue  # it stores nothing on a server
         with servers.valkey() as server, server.client() as direct:
             memory = Memory(name, server.port)
-            result[name] = {}
             for number in range(1, turns[-1] + 1):
                 memory.turn("sizes", number, tool=number % 5 == 0)
                 if number in turns:
                     keys = list(direct.scan_iter(count=1000))
                     used = sum(direct.memory_usage(key, samples=0) or 0 for key in keys)
-                    result[name][str(number)] = {"bytes": used, "keys": len(keys)}
+                    result[f"{number}"][name] = {"kB": used / 1000, "keys": len(keys)}
             memory.client.close()
-        print(f"  {turns[-1]} turns of {name}: {result[name][str(turns[-1])]}", flush=True)
+        print(f"  {turns[-1]} turns of {name}: {result[f'{turns[-1]}'][name]}", flush=True)
     return result
 
 

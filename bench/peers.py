@@ -74,9 +74,11 @@ class Bare:
         pipeline = self.client.pipeline(transaction=False)
         pipeline.rpush(self.key, *made).expire(self.key, TTL).execute()
 
-    def newest(self, count: int) -> list[BaseMessage]:
-        """The newest messages."""
-        return messages_from_dict([from_json(e) for e in self.client.lrange(self.key, -count, -1)])
+    @property
+    def messages(self) -> list[BaseMessage]:
+        """The newest messages, or all."""
+        found = self.client.lrange(self.key, -self.window, -1)
+        return messages_from_dict([from_json(element) for element in found])
 
 
 class Store:
@@ -87,7 +89,6 @@ class Store:
         self.key = f"message_store:{session}" if name == COMMUNITY else session
         if name == OURS:
             self.history: Any = MemorystoreChatMessageHistory(client, session, TTL)
-            self.windowed: Any = MemorystoreChatMessageHistory(client, session, TTL, window=WINDOW)
         elif name == OFFICIAL:
             self.history = classes[OFFICIAL](client, session, TTL)
         elif name == COMMUNITY:
@@ -101,11 +102,9 @@ class Store:
         self.history.add_messages(messages)
 
     def read(self, newest: int = 1_000_000) -> list[Any]:
-        """The newest messages, or all, in the library's own way."""
-        if isinstance(self.history, Bare):
-            return self.history.newest(newest)
-        reader = self.windowed if self.name == OURS and newest == WINDOW else self.history
-        return list(reader.messages[-newest:])
+        """The newest messages, or all, in the library's own way; the peers have no window."""
+        self.history.window = newest
+        return list(self.history.messages[-newest:])
 
     def fill(self, messages: list[BaseMessage]) -> None:
         """Store the messages as the library would an hour ago, without its many round trips."""

@@ -14,8 +14,8 @@ from matplotlib.ticker import NullFormatter, StrMethodFormatter
 from tabulate import tabulate
 
 import store as long_term
-from checkpointers import FLOOR, KINDS, MIDDLEWARE, SAVER, SAVER_KEEP_1
-from peers import BARE, COMMUNITY, NAMES, OFFICIAL, OURS, PEERS, PLAIN_REDIS, VALKEY_SAVER
+from checkpointers import FLOOR, MIDDLEWARE, SAVER, SAVER_KEEP_1
+from peers import BARE, COMMUNITY, OFFICIAL, OURS, PEERS, PLAIN_REDIS, VALKEY_SAVER
 from timing import Rows
 
 LENGTHS = (10, 100, 1000, 10_000)
@@ -52,7 +52,7 @@ def machine() -> dict[str, Any]:
 def targets(results: dict[str, Any]) -> Rows:
     """What was aimed at, what was measured, and whether it was met."""
     sizes, links = results["sizes"], results["links"]
-    wire, stored = results["agents"]["wire"][SAVER], results["agents"]["stored"]
+    wire, stored = results["wire"][SAVER], results["stored"]
 
     def faster(task: str, than: str = OFFICIAL, link: str = "0 ms") -> float:
         bulk = links[link]["bulk"]
@@ -63,7 +63,7 @@ def targets(results: dict[str, Any]) -> Rows:
         return float(turn["10,000"] / turn[start])
 
     def kilobytes(name: str, turns: str = "50") -> float:
-        return float(stored[name][turns]["bytes"] / 1000)
+        return float(stored[turns][name]["kB"])
 
     official = "faster than the official package"
     one, ten_k = "one append with TTL", "a turn at 10,000 messages, of one at"
@@ -72,7 +72,7 @@ def targets(results: dict[str, Any]) -> Rows:
     rows: list[Any] = [
         *((f"{ten_k} 10, + {name}", "≤ 1.10 x", flat("10", name), 2) for name in links),
         (f"{ten_k} {full}", "≤ 1.10 x", flat("100", "0 ms"), 2),
-        ("round trips per turn", "2", sizes[OURS]["round trips"], 0),
+        ("round trips per turn", "2", results["trips"][OURS]["round trips"], 0),
         (f"batch append, {official}", "≥ 10 x", faster("batch"), 0),
         ("batch append, of model_dump_json and one RPUSH", "≥ 60 %",
          faster("batch", BARE) * 100, 0),
@@ -82,13 +82,13 @@ def targets(results: dict[str, Any]) -> Rows:
           for name in links),
         ("bytes per message, of the official package", "≤ 1.25 x",
          sizes[OURS]["bytes each"] / sizes[OFFICIAL]["bytes each"], 2),
-        *((f"{SAVER}: round trips per turn{which}", aim, wire[kind]["round_trips"], 0)
+        *((f"{SAVER}: round trips per turn{which}", aim, int(wire[kind].split()[0]), 0)
           for kind, which, aim in (("sync", "", "6"), ("sync, with a tool", " with a tool", "10"),
                                    ("exit", ", exit", "2"))),
         (f"{SAVER}: 50 turns", "≤ 400 kB", kilobytes(SAVER), 0),
         (f"{SAVER_KEEP_1}: 50 turns", "≤ 80 kB", kilobytes(SAVER_KEEP_1), 1),
     ]  # fmt: skip
-    if "500" in stored[SAVER]:
+    if "500" in stored:
         growth = kilobytes(SAVER, "500") / kilobytes(SAVER)
         rows.append((f"{SAVER}: 500 turns, of 50", "≤ 11 x", growth, 1))
     return {what: target(*row) for what, *row in rows}
@@ -119,35 +119,27 @@ def table(head: str, rows: Mapping[str, Mapping[str, Any]]) -> str:
     return tabulate(cells, headings, tablefmt="pipe", colalign=sides, disable_numparse=True)
 
 
-def across(links: Mapping[str, Any], what: str) -> Rows:
-    """One table of those of all links, with the link in the columns' names."""
+def across(tables: Mapping[str, Rows]) -> Rows:
+    """One table of several, whose names go into those of the columns."""
     rows: Rows = {}
-    for link, figures in links.items():
-        for name, row in figures.get(what, {}).items():
-            named = {f"{column}, + {link}": value for column, value in row.items()}
-            rows[name] = rows.get(name, {}) | named
+    for title, table in tables.items():
+        for name, row in table.items():
+            rows.setdefault(name, {}).update({f"{each}, {title}": row[each] for each in row})
     return rows
 
 
 def fields(results: dict[str, Any]) -> dict[str, Any]:
     """What takes the places in the page's template: tables, and a few figures."""
     made, sizes, links = results["machine"], results["sizes"], results["links"]
-    wire, stored = results["agents"]["wire"], results["agents"]["stored"]
-    store, turns, kept = results["store"], [], {}
+    store, turns = results["store"], []
     for link, figures in links.items():
-        trips = {name: {"round trips": sizes[name]["round trips"]} for name in NAMES}
-        rows = {name: figures["turn"][name] | trips[name] for name in NAMES}
+        rows = {name: row | results["trips"][name] for name, row in figures["turn"].items()}
         turns.append(table(f"+ {link}", rows))
-    bulk = across(links, "bulk")
-    for name in NAMES:
-        bulk[name]["bytes each"] = sizes[name]["bytes each"]
-    for name, each in stored.items():
-        kept[name] = {
-            f"{turns} turns: {what}": each[turns][key] // divisor
-            for turns in ("50", "500")
-            if turns in each
-            for what, key, divisor in (("kB", "bytes", 1000), ("keys", "keys", 1))
-        }
+    bulk = across({f"+ {link}": figures["bulk"] for link, figures in links.items()})
+    for name, size in sizes.items():
+        bulk[name] |= size
+    agent = {f"+ {link}": figures["agent"] for link, figures in links.items() if "agent" in figures}
+    stored = {f"{n} turns": results["stored"][n] for n in ("50", "500") if n in results["stored"]}
     operations = {
         what: {
             f"{name}, {unit}": store["wire"][name][what][unit]
@@ -162,15 +154,9 @@ def fields(results: dict[str, Any]) -> dict[str, Any]:
         "packages": ", ".join(f"{name} {version}" for name, version in made["packages"].items()),
         "turns": "\n\n".join(turns),
         "thousand": table("", bulk),
-        "wire": table(
-            "",
-            {
-                name: {kind: "{round_trips} / {commands}".format(**each[kind]) for kind in KINDS}
-                for name, each in wire.items()
-            },
-        ),
-        "stored": table("", kept),
-        "agent": table("", across(links, "agent")),
+        "wire": table("", results["wire"]),
+        "stored": table("", across(stored)),
+        "agent": table("", across(agent)),
         "facts": " and ".join(facts),
         "operations": table("", operations),
         "meaning": table("memories", store["meaning"]),
@@ -211,7 +197,7 @@ def write(results: dict[str, Any], output: Path) -> None:
     """Write the page and its pictures, and print what was aimed at."""
     template = Path(__file__).with_name("results.template.md").read_text(encoding="utf-8")
     (output / "results.md").write_text(template.format(**fields(results)))
-    links, stored = results["links"], results["agents"]["stored"]
+    links, stored = results["links"], results["stored"]
     turns = {
         (f"milliseconds a turn, + {link}", "messages stored in the session"): figures["turn"]
         for link, figures in links.items()
@@ -219,8 +205,8 @@ def write(results: dict[str, Any], output: Path) -> None:
     }
     draw(output / "turn.png", turns, sharey=True)
     kilobytes = {
-        name: {turn: each["bytes"] / 1000 for turn, each in row.items()}
-        for name, row in stored.items()
+        name: {turns: rows[name]["kB"] for turns, rows in stored.items()}
+        for name in stored["50"]
         if name in COLORS
     }
     agents = {("kB on the server", "turns"): kilobytes}

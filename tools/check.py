@@ -72,18 +72,14 @@ def run_pytest(arguments: Sequence[str], headline: str = "", **own: str) -> Coun
     A run that ends badly without a failed test (nothing collected, a broken plugin) counts as one
     failure.
     """
-    counts = Counter[str]()
     with tempfile.TemporaryDirectory() as folder:
         report = Path(folder, "report.xml")
         command = [sys.executable, "-m", "pytest", f"--junitxml={report}", *arguments]
         status = run(command, headline, **own)
-        if report.exists():
-            [suite] = ET.parse(report).iter("testsuite")  # noqa: S314
-            tests, failures, errors, skipped = (
-                int(suite.get(name, 0)) for name in ("tests", "failures", "errors", "skipped")
-            )
-            failed = failures + errors
-            counts.update(passed=max(0, tests - failed - skipped), failed=failed, skipped=skipped)
+        cases = [*ET.parse(report).iter("testcase")] if report.exists() else []  # noqa: S314
+    bad = {"failure": "failed", "error": "failed", "skipped": "skipped"}
+    found = ([bad[each.tag] for each in case if each.tag in bad] for case in cases)
+    counts = Counter(next(iter(kinds), "passed") for kinds in found)
     if status and not counts["failed"]:
         counts["failed"] = 1
     return counts

@@ -23,11 +23,8 @@ FILES = (
     "pyproject.toml",
     "app/README.md",
     "app/requirements.txt",
-    "docs/conf.py",
+    "docs/*.*",
     "docs/how_to/connect.md",
-    "docs/index.md",
-    "docs/llms.txt",
-    "docs/tutorial.md",
     ".github/CODEOWNERS",
     ".github/ISSUE_TEMPLATE/config.yml",
 )

@@ -13,9 +13,10 @@ import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
+import nbclient
 import nbformat
-from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernelError
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -75,19 +76,12 @@ def execute(path: Path, endpoint: str) -> list[str]:
     kept = {cell.id: cell.outputs for cell in code if UNCOMPARED in cell.metadata.get("tags", [])}
     for cell in code:
         cell.update(execution_count=None, outputs=[])
-    runner = NotebookClient(
-        book,
-        timeout=CELL_TIMEOUT,
-        kernel_name="python3",
-        extra_arguments=["--log-level=ERROR"],
-        resources={"metadata": {"path": str(path.parent)}},
-        coalesce_streams=True,
-        record_timing=False,
-        store_widget_state=False,
-    )
+    how: dict[str, Any] = {"timeout": CELL_TIMEOUT, "coalesce_streams": True}
+    how |= {"kernel_name": "python3", "extra_arguments": ["--log-level=ERROR"]}
+    how |= {"record_timing": False, "store_widget_state": False}
     try:
         with unchanged_keys(endpoint) as problems:
-            runner.execute()
+            nbclient.execute(book, cwd=str(path.parent), **how)
     except (CellExecutionError, CellTimeoutError, DeadKernelError) as error:
         return [_COLOR.sub("", str(error))]
     book.metadata = nbformat.from_dict(METADATA)
