@@ -108,8 +108,8 @@ class Conversation:
     async def _answer(self, resume: Command[Any] | None) -> None:
         how: Any = {"stream_mode": ["messages", "updates"], "context": self._guest}
         async for mode, part in self._agent.astream(resume, self._config, **how):
-            said = told(part[0]) if mode == "messages" else map(asked, part.get("__interrupt__", ()))
-            for event in said:
+            new = told(part[0]) if mode == "messages" else map(asked, part.get("__interrupt__", ()))
+            for event in new:
                 self.events.put_nowait(event)
 
 

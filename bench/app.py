@@ -22,8 +22,9 @@ TURNS = 5
 
 def visit(urls: list[str], number: int) -> tuple[list[float], list[str]]:
     """Be a guest for five turns; the seconds of each turn, and what was mixed up or lost."""
-    guest, known = Visitor(urls[0]), {}
+    guest = Visitor(urls[0])
     guest.http.timeout = 120
+    known: dict[str, str] = {}
     seconds: list[float] = []
     wrong: list[str] = []
     for step in range(TURNS):

@@ -66,7 +66,7 @@ class Bare:
     """LangChain's own serialization, one RPUSH with EXPIRE in a pipeline, and one LRANGE."""
 
     def __init__(self, client: Any, key: str) -> None:
-        self.client, self.key = client, key
+        self.client, self.key, self.window = client, key, 0
 
     def add_messages(self, messages: list[BaseMessage]) -> None:
         """Serialize with pydantic, and send in one round trip."""

@@ -99,7 +99,7 @@ def animation(page: Any) -> None:
     height, width, _ = frames[0].shape
     tops = range(0, strip.height, height)
     first, *others = (strip.crop((0, top, width, top + height)) for top in tops)
-    more = {"append_images": others, "duration": times, "loop": 0}
+    more: dict[str, Any] = {"append_images": others, "duration": times, "loop": 0}
     first.save(PICTURES / "tutorial.gif", optimize=True, **more)
 
 
