@@ -3,7 +3,7 @@
 import signal
 import time
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from typing import Any
 
 import pytest
 
@@ -17,18 +17,17 @@ PREFIX = f"test-app-{time.time_ns()}:"
 def start(
     valkey_server: servers.Server, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Callable[..., Replica]]:
-    """Start replicas; settings are environment variables. They end with the module, or before."""
+    """Start replicas; they end with the module, or before."""
     replicas: list[Replica] = []
 
-    def start(**settings: str) -> Replica:
+    def start(**settings: Any) -> Replica:
         log = tmp_path_factory.mktemp("app") / "log"
         replicas.append(Replica(log, valkey_server, KEY_PREFIX=PREFIX, **settings))
         return replicas[-1]
 
     yield start
     for replica in replicas:
-        with suppress(ProcessLookupError):
-            replica.end(signal.SIGKILL)
+        replica.end(signal.SIGKILL)
 
 
 @pytest.fixture(scope="module")

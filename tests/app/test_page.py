@@ -1,10 +1,9 @@
 """The page in Chromium: what guests see, through ends, restarts, and hostile texts."""
 
-import os
 import re
 import signal
 from collections.abc import Callable, Iterator
-from pathlib import Path
+from contextlib import ExitStack
 from typing import Any
 
 import pytest
@@ -21,21 +20,18 @@ IDLE = "#send:not([disabled])"
 @pytest.fixture
 def open_page(browser: Any) -> Iterator[Callable[..., Any]]:
     """Open the page as a guest of its own; what the page itself fails at fails the test."""
-    contexts: list[Any] = []
     errors: list[Any] = []
 
     def open_page(replica: Replica, **options: Any) -> Any:
-        contexts.append(browser.new_context(**options))
-        page = contexts[-1].new_page()
+        page = opened.enter_context(browser.new_context(**options)).new_page()
         page.on("pageerror", lambda error: errors.append(error))
         page.on("dialog", lambda dialog: dialog.accept())
         page.goto(replica.url)
         page.wait_for_selector(IDLE)
         return page
 
-    yield open_page
-    for context in contexts:
-        context.close()
+    with ExitStack() as opened:
+        yield open_page
     assert errors == []
 
 
@@ -50,11 +46,6 @@ def ask(page: Any, text: str) -> str:
     page.wait_for_selector(f"#said .guest >> text={text}")
     page.wait_for_selector(IDLE)
     return str(page.locator("#said p").last.inner_text())
-
-
-def shot(page: Any, name: str) -> None:
-    if folder := os.environ.get("SCREENSHOTS"):
-        page.screenshot(path=Path(folder, f"app_{name}.png"))
 
 
 def test_two_guests_and_forgetting(shared: Replica, open_page: Callable[..., Any]) -> None:
@@ -86,7 +77,6 @@ def test_approval(start: Start, shared: Replica, open_page: Callable[..., Any], 
     page = open_page(replica)
     send(page, "Please cancel booking 42.")
     page.wait_for_selector("#said .approval >> text=May I cancel booking 42?")
-    shot(page, "approval")
     send(page, "Hello?")
     page.wait_for_selector("#status >> text=waits for a yes or no")
     assert page.input_value("#text") == "Hello?"
@@ -127,20 +117,14 @@ def test_hostile_texts_stay_texts(shared: Replica, open_page: Callable[..., Any]
     """Whatever was said or stored: titles, memories, arguments of tools, a model's answers."""
     page = open_page(shared)
     attack = "<img src=x onerror=\"document.title='pwned'\"><script>document.title='pwned'</script>"
-    for text in (
-        f"My name is {attack}",
-        f"Remember that I like {attack}",
-        f"Cancel booking '{attack}'",
-    ):
-        send(page, text)
-        page.wait_for_selector(IDLE)
-        page.wait_for_timeout(200)
+    for words in ("My name is {}", "Remember that I like {}", "Cancel booking '{}'"):
+        send(page, words.format(attack))
+        page.wait_for_selector("#said :is(.concierge, .approval)")
         page.click("#new")
+        page.wait_for_selector("#said:empty")
     for number in (1, 2, 3):
         page.select_option("#list", index=number)
-        page.wait_for_selector("#said p")
-        page.wait_for_timeout(100)
-        assert attack[:20] in page.locator("#said").inner_text()
+        page.locator("#said .guest").get_by_text(attack[:20]).wait_for()
         assert page.locator("img, #said script, #list script").count() == 0
     assert page.title() == "Hotel Kamo · Concierge"
 
@@ -159,7 +143,6 @@ def test_page_waits_for_a_server_that_is_away(
         stop()
         send(page, "What is my name?")
         page.wait_for_selector("#status >> text=Your words are kept here")
-        shot(page, "away")
         assert page.input_value("#text") == "What is my name?"
         go_on()
         page.wait_for_selector("#status:empty", state="attached")
@@ -205,11 +188,9 @@ def test_page_has_no_barrier(
     page.keyboard.press("Enter")
     page.wait_for_selector("text=Yes, do it")
     page.wait_for_selector(IDLE)
-    shot(page, f"{scheme}_{width}")
     found = Axe().run(page, options=RULES)
     assert found.violations_count == 0, found.generate_report()
-    widths = page.evaluate("[document.documentElement.scrollWidth, window.innerWidth]")
-    assert widths[0] <= widths[1]
+    assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
     for _ in range(2):
         page.keyboard.press("Shift+Tab")
     assert page.evaluate("document.activeElement.textContent") == "Yes, do it"

@@ -16,19 +16,13 @@ from uuid import uuid4
 import httpx
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.hazmat.primitives.serialization import (
-    Encoding,
-    NoEncryption,
-    PrivateFormat,
-    PublicFormat,
-)
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from fastapi.testclient import TestClient
 from google.auth import crypt, jwt
 
 import servers
-from web_app import APP, Replica, Visitor, text_of
+from web_app import APP, ENDED, Replica, Visitor, text_of
 
-ENDED = (0, -signal.SIGTERM)
 JSON = {"content-type": "application/json"}
 NOTHING = {"titles": [], "lines": [], "waits": "a question"}
 
@@ -66,20 +60,16 @@ def test_what_is_somebody_elses_is_not_found(shared: Replica) -> None:
     [
         ({"text": "x" * 2001}, {}, 422),
         ({"text": ""}, {}, 422),
-        ({"text": ["x"]}, {}, 422),
         ({"decision": "edit", "interrupt": "x"}, {}, 422),
-        ({"decision": "approve", "interrupt": 7}, {}, 422),
         ({"conversation": "../secret"}, {}, 422),
         ({"decision": "approve", "interrupt": "x"}, {}, 409),
         ({"text": "x", "decision": "approve", "interrupt": "x"}, {}, 409),
         ({}, {}, 409),
         (b'{"text": "\\ud800"}', {}, 422),
         (b"{", {}, 422),
-        (b"[]", {}, 422),
         (b'{"text": ' + b"[" * 9000, {}, 400),
         ({"text": "x", "more": "x" * 30_000}, {}, 403),
         ({"text": "x"}, {"sec-fetch-site": "cross-site"}, 403),
-        ({"text": "x"}, {"sec-fetch-site": "same-site"}, 403),
         ({"text": "x"}, {"content-type": "text/plain"}, 403),
         ({"text": "x"}, {"content-type": "application/x-www-form-urlencoded"}, 403),
     ],
@@ -99,13 +89,11 @@ def test_pages_carry_a_strict_policy(shared: Replica) -> None:
     for path in ("/", "/chat.js", "/api/conversations", "/none"):
         headers = httpx.get(shared.url + path).headers
         policy = headers["content-security-policy"]
-        assert "default-src 'none'" in policy
+        assert {"default-src 'none'", "frame-ancestors 'none'"} <= set(policy.split("; "))
         assert "unsafe" not in policy
-        assert "frame-ancestors 'none'" in policy
         assert headers["x-content-type-options"] == "nosniff"
     cookie = httpx.get(f"{shared.url}/api/conversations").headers["set-cookie"].lower()
-    assert "httponly" in cookie
-    assert "samesite=strict" in cookie
+    assert {"httponly", "samesite=strict"} <= set(cookie.split("; "))
 
 
 def test_forged_cookie_is_a_new_guest(shared: Replica) -> None:
@@ -203,11 +191,10 @@ KEY = ec.generate_private_key(ec.SECP256R1())
 
 def token(key: ec.EllipticCurvePrivateKey = KEY, **changed: Any) -> str:
     """What Identity-Aware Proxy says of a user."""
-    private = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()).decode()
     now = int(time.time())
     claims = {"iss": "https://cloud.google.com/iap", "aud": AUDIENCE, "iat": now}
     claims |= {"exp": now + 600, "sub": "accounts.google.com:1"} | changed
-    signer = crypt.EsSigner.from_string(private, "key-1")
+    signer = crypt.EsSigner(key, "key-1")
     return str(jwt.encode(signer, {k: v for k, v in claims.items() if v}).decode())
 
 

@@ -5,7 +5,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from itertools import chain
 from pathlib import Path
@@ -16,30 +16,43 @@ import httpx
 import servers
 
 APP = Path(__file__).resolve().parents[2] / "app"
+RUN: dict[str, Any] = {"args": [sys.executable, "main.py"], "cwd": APP, "env": os.environ}
+ENDED = (0, -signal.SIGTERM)  # what a replica may end with
 Event = dict[str, Any]
 
 
 class Replica:
-    """A process of the app on a port of its own; its guests' clients are httpx's."""
+    """A process of the app on a port of its own; its guests' clients are httpx's.
 
-    def __init__(self, log: Path, server: servers.Server, **settings: str) -> None:
-        port, self.log = servers.free_port(), log
+    Settings are environment variables. ``how`` are options of Popen, for other ways to run it.
+    """
+
+    def __init__(
+        self,
+        log: Path,
+        server: servers.Server,
+        probe: str = "readyz",
+        how: Mapping[str, Any] | None = None,
+        **settings: str,
+    ) -> None:
+        port, self.log, self.how = servers.free_port(), log, RUN | (how or {})
         self.url = f"http://127.0.0.1:{port}"
+        self.probe = f"{self.url}/{probe}"
         self.settings = {"MEMORYSTORE_ENDPOINT": server.url, "PORT": str(port)} | settings
         self.start()
 
     def start(self) -> None:
         """Start it, on the same port as before, and wait until it is ready."""
-        command, own = [sys.executable, "main.py"], os.environ | self.settings
+        how = self.how | {"env": self.how["env"] | self.settings}
         with self.log.open("a") as log:
-            self.process = subprocess.Popen(command, cwd=APP, env=own, stdout=log, stderr=log)
+            self.process = subprocess.Popen(**how, stdout=log, stderr=log)
         servers.wait_until(self.ready, "the app", 200)
 
     def ready(self) -> bool:
         """Whether it answers; an early end is an error."""
         assert self.process.poll() is None, self.log.read_text()
         with suppress(httpx.TransportError):
-            return httpx.get(f"{self.url}/readyz").status_code == 200
+            return httpx.get(self.probe).status_code == 200
         return False
 
     def end(self, number: int = signal.SIGTERM) -> int:
