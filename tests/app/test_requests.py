@@ -80,8 +80,6 @@ def test_what_the_page_would_not_send_is_refused(
     ada = Visitor(shared.url, **JSON | headers)
     content = body if isinstance(body, bytes) else json.dumps(body)
     assert ada.http.post("/api/turns", content=content).status_code == status
-    if status == 403:
-        assert ada.http.post("/api/forget", content=content).status_code == 403
     assert ada.shown() == NOTHING
 
 
@@ -101,8 +99,7 @@ def test_forged_cookie_is_a_new_guest(shared: Replica) -> None:
     ada.ask("My name is Ada.")
     good = ada.http.cookies["guest"]
     name, _, rest = good.partition(".")
-    cut = f"{good[:-4]}AAAA"
-    for forged in (name, f"{uuid4().hex}.{rest}", cut, "x" * 3000, f"{name}.{rest}.x"):
+    for forged in (name, f"{uuid4().hex}.{rest}", f"{good[:-4]}AAAA", "x" * 3000, f"{good}.x"):
         answer = httpx.get(f"{shared.url}/api/conversations", cookies={"guest": forged})
         assert answer.json() == NOTHING
         assert answer.cookies["guest"].partition(".")[0] != name

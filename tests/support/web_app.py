@@ -5,7 +5,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from itertools import chain
 from pathlib import Path
@@ -32,7 +32,7 @@ class Replica:
         log: Path,
         server: servers.Server,
         probe: str = "readyz",
-        how: Mapping[str, Any] | None = None,
+        how: dict[str, Any] | None = None,
         **settings: str,
     ) -> None:
         port, self.log, self.how = servers.free_port(), log, RUN | (how or {})
