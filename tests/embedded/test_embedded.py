@@ -13,6 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+from unittest.mock import Mock
 from urllib.parse import quote
 
 import pytest
@@ -168,17 +169,12 @@ def test_unreadable_data_are_reported_and_left_alone(folder: Path) -> None:
 
 
 def test_a_server_that_loads_is_waited_for(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    answers = [redis.BusyLoadingError()] * 30
     ensure_running(folder)
     slept: list[float] = []  # two seconds each, and ten would be too many
     clock = SimpleNamespace(monotonic=lambda: 2.0 * len(slept), sleep=slept.append)
     monkeypatch.setattr(embedded, "time", clock)
-
-    def ping(_: object) -> None:
-        if answers:
-            raise answers.pop()
-
-    monkeypatch.setattr(redis.Redis, "ping", ping)
+    answers = [*[redis.BusyLoadingError()] * 30, True]
+    monkeypatch.setattr(redis.Redis, "ping", Mock(side_effect=answers))
     assert ensure_running(folder)
     assert len(slept) == 30
 

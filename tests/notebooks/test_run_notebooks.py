@@ -18,21 +18,13 @@ from servers import Server, valkey
 CONNECT = "from memorystore_chat import connect\nclient = connect()\n"
 
 
-@pytest.fixture(scope="module")
-def quiet_server() -> Iterator[Server]:
-    """One whose keys are watched: those of other tests would come and go on it."""
-    with valkey() as running:
-        yield running
-
-
 @pytest.fixture
-def server(quiet_server: Server, monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
-    """The server the notebooks run on, and an author who works in the cloud."""
-    monkeypatch.setenv("MEMORYSTORE_ENDPOINT", quiet_server.url)
-    monkeypatch.setenv("GOOGLE_CLOUD_PROJECT", "mine")
-    yield quiet_server
-    with quiet_server.client() as client:
-        client.delete("left")
+def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
+    """A server of its own, as its keys are watched, and an author who works in the cloud."""
+    with valkey() as running:
+        monkeypatch.setenv("MEMORYSTORE_ENDPOINT", running.url)
+        monkeypatch.setenv("GOOGLE_CLOUD_PROJECT", "mine")
+        yield running
 
 
 def write(path: Path, *cells: str) -> Path:

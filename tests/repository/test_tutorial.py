@@ -7,6 +7,7 @@ import subprocess
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import httpx
 import nbformat
@@ -56,7 +57,7 @@ def copy(series: Path, tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize(
-    ("mine", "newer", "found", "behind"),
+    "case",
     [
         (None, "1 + 1", ("1 + 1", ""), []),
         (("1", "only run"), "", ("1", "only run"), []),
@@ -65,15 +66,9 @@ def copy(series: Path, tmp_path: Path) -> Path:
         (("solved", ""), "1 + 1", ("solved", ""), [FIRST]),
     ],
 )
-def test_what_the_reader_wrote_stays(
-    series: Path,
-    copy: Path,
-    mine: tuple[str, str] | None,
-    newer: str,
-    found: tuple[str, str],
-    behind: list[str],
-) -> None:
+def test_what_the_reader_wrote_stays(series: Path, copy: Path, case: Any) -> None:
     """A newer version of it is named each time; what was only run is kept until there is one."""
+    mine, newer, found, behind = case
     if mine:
         write(copy / FIRST, *mine)
     if newer:
