@@ -74,6 +74,7 @@ def started(
     """
     away = ("MEMORYSTORE_ENDPOINT", "GOOGLE_CLOUD_PROJECT", "DISPLAY", "WAYLAND_DISPLAY")
     log = folder / "log"
+    subprocess.run(["make", "--silent", ".venv/.ready"], cwd=ROOT, check=True, capture_output=True)
     with log.open("w") as output:
         process = subprocess.Popen(
             ["make", "--silent", target, f"FOLDER={folder / 'copy'}", *arguments],
@@ -86,8 +87,7 @@ def started(
         )
     try:
         servers.wait_until(lambda: "Stop " in log.read_text(), "the start", 100)
-        lines = log.read_text().splitlines()
-        yield process, [line for line in lines if not line.startswith("Installing into .venv")]
+        yield process, log.read_text().splitlines()
     finally:
         if process.poll() is None:
             os.killpg(process.pid, signal.SIGINT)  # as Ctrl-C does
