@@ -5,9 +5,8 @@ from memorystore_tutorial import checks, practice
 from memorystore_tutorial.box import chat_box
 from memorystore_tutorial.conversation import transcript
 from memorystore_tutorial.demo_model import DemoChatModel
-from memorystore_tutorial.environment import sign_in
+from memorystore_tutorial.google import chat_model, sign_in
 from memorystore_tutorial.kernels import key_prefix, new_process
-from memorystore_tutorial.models import chat_model
 from memorystore_tutorial.pictures import checkpoint_chain, failover, picture
 from memorystore_tutorial.tables import sessions_table, table
 

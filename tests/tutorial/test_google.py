@@ -1,6 +1,7 @@
 """Google Cloud from notebooks: signing in, and Gemini through its real clients."""
 
 import os
+import re
 import subprocess
 import sys
 import traceback
@@ -19,7 +20,7 @@ import memorystore_tutorial
 import series
 from gemini_server import GeminiServer
 from memorystore_tutorial import chat_model, detect_environment, sign_in
-from memorystore_tutorial.models import ChatModelError
+from memorystore_tutorial.google import ChatModelError
 from servers import Server
 
 CLIENTS = {
@@ -45,23 +46,15 @@ def said(capsys: pytest.CaptureFixture[str]) -> str:
 @pytest.fixture(autouse=True)
 def machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """A machine without a project and credentials."""
-    names = "GOOGLE_CLOUD_PROJECT GOOGLE_APPLICATION_CREDENTIALS GOOGLE_API_KEY GEMINI_API_KEY"
-    for name in [*names.split(), "VERTEX_PRODUCT"]:
-        # Set first, so that what sign_in() sets is taken back even where it was not set before.
-        monkeypatch.setenv(name, "")
-        monkeypatch.delenv(name)
-    for name in ("google.colab", "google.colab.auth"):
-        monkeypatch.delitem(sys.modules, name, raising=False)
-    monkeypatch.setenv("NO_GCE_CHECK", "true")
-    monkeypatch.setenv("CLOUDSDK_CONFIG", str(tmp_path))
+    kept = {k: v for k, v in os.environ.items() if not re.match("GEMINI|GOOGLE|VERTEX", k)}
+    kept |= {"NO_GCE_CHECK": "true", "CLOUDSDK_CONFIG": str(tmp_path)}
+    monkeypatch.setattr(os, "environ", kept)
 
 
 @pytest.fixture(params=CLIENTS)
-def gemini(
-    request: pytest.FixtureRequest, machine: None, monkeypatch: pytest.MonkeyPatch
-) -> Iterator[GeminiServer]:
+def gemini(request: pytest.FixtureRequest) -> Iterator[GeminiServer]:
     """The server, in an environment with a project."""
-    monkeypatch.setenv("GOOGLE_CLOUD_PROJECT", "my-project")
+    os.environ["GOOGLE_CLOUD_PROJECT"] = "my-project"  # of this test only
     with GeminiServer(request.param) as server:
         yield server
 
@@ -72,7 +65,7 @@ def model(gemini: GeminiServer) -> BaseChatModel:
 
 
 @pytest.fixture
-def colab(machine: None, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+def colab(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Stand in for Colab's own package, which exists nowhere else; the projects it is asked for."""
     asked: list[str] = []
     auth: Any = SimpleNamespace(authenticate_user=lambda project_id: asked.append(project_id))

@@ -191,7 +191,7 @@ def test_the_table_shows_the_sessions_used_last(client: redis.Redis, key_prefix:
     assert str(sessions_table(client, key_prefix="nobody's:")) == "No sessions."
 
 
-def test_a_chain_of_checkpoints_is_told_in_words() -> None:
+def test_a_chain_of_checkpoints_is_told_in_words(monkeypatch: pytest.MonkeyPatch) -> None:
     def state(own: int, parent: int, messages: Any = (), then: Any = (), stops: Any = ()) -> Any:
         config, before = ({"configurable": {"checkpoint_id": each}} for each in (own, parent))
         return SimpleNamespace(
@@ -206,7 +206,10 @@ def test_a_chain_of_checkpoints_is_told_in_words() -> None:
         state(3, 2, [*asked, ToolMessage("y", tool_call_id="1"), AIMessage("z")]),
     ]
     fork = state(4, 2, asked[:1])
+    drawn: list[Any] = []
+    monkeypatch.setattr("matplotlib.axes.Axes.plot", lambda _, *what, **__: drawn.append(what))
     _, metadata = DisplayFormatter().format(checkpoint_chain([fork, *chain[::-1]]))
+    assert [at for *at, mark in drawn if at[1:]] == [[0, 0], [0, 1], [0, 2], [1, 3]]
     assert metadata["image/png"]["alt"] == (
         "Checkpoints, the oldest first. next: start · 0 messages; pauses for a yes · 2 messages, "
         "the last a call; end of the turn · 4 messages, the last an answer; end of the turn · "

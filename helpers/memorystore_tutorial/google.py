@@ -1,10 +1,11 @@
-"""Chat models for the tutorial: `chat_model`, Gemini or a small offline model.
+"""Google Cloud in notebooks: `sign_in`, and `chat_model`, Gemini or a small offline model.
 
 Gemini comes through LangChain's own clients; what is added is a request that Gemini accepts and an
 error that says what to do next. The offline model needs no account.
 """
 
 import os
+import re
 import types
 import warnings
 from collections.abc import Iterator
@@ -15,6 +16,7 @@ from langchain_core.exceptions import ContextOverflowError
 from langchain_core.language_models import BaseChatModel
 from langchain_core.messages import AIMessage, BaseMessage, ToolMessage, merge_message_runs
 
+from memorystore_chat.connection.environment import Environment, detect_environment
 from memorystore_chat.errors import MemorystoreChatError
 from memorystore_chat.extras import require
 from memorystore_tutorial.demo_model import DemoChatModel
@@ -41,6 +43,59 @@ _NEXT_STEPS = {
     400: "{words} The same request will be refused again; a conversation from history.messages is "
     "one that Gemini accepts.",
 }
+
+
+def sign_in(project_id: str | None = None) -> str | None:
+    """Sign in to Google Cloud and choose the project, as far as that is needed here.
+
+    In Colab it opens the sign-in dialog; elsewhere it looks for Application Default Credentials.
+    The project becomes ``$GOOGLE_CLOUD_PROJECT`` of this process. It prints what it did, or what to
+    run if it could not, and never stops the tutorial.
+
+    Args:
+        project_id: The project's id, such as ``"my-project-123"``, not its display name; by
+            default ``$GOOGLE_CLOUD_PROJECT``. The empty string counts as none.
+
+    Returns:
+        The project id, or None when the tutorial runs offline.
+
+    Raises:
+        ValueError: The project id is not one.
+        ModuleNotFoundError: google-auth is missing.
+
+    Example:
+        >>> sign_in()  # doctest: +SKIP
+        No project is set, so the tutorial runs offline; no account is
+        needed.
+    """
+    project = project_id or os.environ.get("GOOGLE_CLOUD_PROJECT")
+    if not project:
+        say("No project is set, so the tutorial runs offline; no account is needed.")
+        return None
+    # A leading dash would make it an option of gcloud's; a space makes it a display name.
+    if not re.fullmatch(r"[a-z0-9][a-z0-9.:-]*", project):
+        raise ValueError(
+            "project_id must be a project's id, made of lower-case letters, digits and hyphens "
+            f"such as 'my-project-123', not {project!r}. List yours with: gcloud projects list"
+        )
+    if detect_environment() is Environment.COLAB:
+        require("google.colab.auth", install="google-colab").authenticate_user(project_id=project)
+        told = f"Signed in to Google Cloud from Colab; the project is {project}."
+    else:
+        auth = require("google.auth", extra="google")
+        scopes = ["https://www.googleapis.com/auth/cloud-platform"]
+        try:
+            # With a quota project google-auth does not warn that a user's credentials lack one.
+            auth.default(scopes, quota_project_id=project)
+            told = f"Found Application Default Credentials; the project is {project}."
+        except auth.exceptions.DefaultCredentialsError:
+            login = f"gcloud auth application-default login --project={project}"
+            told = (
+                f"There are no credentials. In a terminal, run this, then this cell again: {login}"
+            )
+    say(told)
+    os.environ["GOOGLE_CLOUD_PROJECT"] = project
+    return project
 
 
 class ChatModelError(MemorystoreChatError):
