@@ -1,17 +1,13 @@
-"""Key prefixes, other processes, and the kill of a server."""
+"""Key prefixes and other processes."""
 
 import os
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any
 
 import pytest
 import redis
-from IPython.core.formatters import DisplayFormatter
 
-from memorystore_chat import MemorystoreChatError, MemorystoreChatMessageHistory, connect
-from memorystore_tutorial import failover, key_prefix, new_process
-from servers import Server
+from memorystore_chat import MemorystoreChatError, connect
+from memorystore_tutorial import key_prefix, new_process
 
 
 def test_a_prefix_is_one_kernels_until_it_ends(
@@ -42,24 +38,3 @@ def test_a_function_runs_in_another_process(capsys: pytest.CaptureFixture[str]) 
         new_process(lambda: os.kill(os.getpid(), 9))
     with pytest.raises(TypeError, match="Open it inside"):
         new_process(redis.Redis().ping)
-
-
-def test_a_failover_is_counted_at_the_server_and_plotted(
-    valkey_server: Server, key_prefix: str
-) -> None:
-    """Here one message is lost, and another is there twice; the plot has words."""
-    client = valkey_server.client()
-    ada = MemorystoreChatMessageHistory(client, "ada", key_prefix=key_prefix)
-
-    def kill(node: int) -> None:
-        assert client.lpop(ada.key), node
-        ada.add_ai_message("answer 1")
-
-    cluster: Any = SimpleNamespace(primary_of=lambda _: 3, kill=kill)
-    run = failover(ada, cluster, turns=9, kill_at=4)
-    account = "18 messages attempted, 18 stored, 1 doubled, 1 lost"
-    assert repr(run).startswith(f"{account}; the longest of 9 turns took 0.")
-    data, metadata = DisplayFormatter().format(run)
-    assert data["image/png"].startswith("iVBORw0KGgo")  # PNG in base64
-    assert account in metadata["image/png"]["alt"]
-    assert data["text/plain"] == repr(run)

@@ -15,8 +15,8 @@ from langchain_core.messages.ai import AIMessageChunk
 from langchain_core.messages.tool import tool_call
 
 from html_page import Page
-from memorystore_chat import sessions
-from memorystore_tutorial import checkpoint_chain, sessions_table, table, transcript
+from memorystore_chat import MemorystoreChatMessageHistory, sessions
+from memorystore_tutorial import checkpoint_chain, failover, sessions_table, table, transcript
 from memorystore_tutorial.tables import Table
 from memorystore_tutorial.text import line, visible
 from stored import UNTIMED, element
@@ -217,6 +217,25 @@ def test_a_chain_of_checkpoints_is_told_in_words(monkeypatch: pytest.MonkeyPatch
     )
     with pytest.raises(ValueError, match="no checkpoints"):
         checkpoint_chain([])
+
+
+def test_a_failover_is_counted_and_plotted(valkey_server: Any, key_prefix: str) -> None:
+    """Here one message is lost, and another is there twice; the plot has words."""
+    client = valkey_server.client()
+    ada = MemorystoreChatMessageHistory(client, "ada", key_prefix=key_prefix)
+
+    def kill(node: int) -> None:
+        assert client.lpop(ada.key), node
+        ada.add_ai_message("answer 1")
+
+    cluster: Any = SimpleNamespace(primary_of=lambda _: 3, kill=kill)
+    run = failover(ada, cluster, turns=9, kill_at=4)
+    account = "18 messages attempted, 18 stored, 1 doubled, 1 lost"
+    assert repr(run).startswith(f"{account}; the longest of 9 turns took ")
+    data, metadata = DisplayFormatter().format(run)
+    assert data["image/png"].startswith("iVBORw0KGgo")  # PNG in base64
+    assert account in metadata["image/png"]["alt"]
+    assert data["text/plain"] == repr(run)
 
 
 # Background and text color of the places where notebooks are read.
