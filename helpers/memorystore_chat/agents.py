@@ -286,16 +286,12 @@ class ChatHistoryMiddleware(AgentMiddleware[AgentState[Any], Any, Any]):
                 if not isinstance(message, HumanMessage) or message.id not in missing:
                     break
                 missing.remove(message.id)
-        anchor: str | None = None  # what is missing stays behind what stood before it
-        following: dict[str | None, _Messages] = {}
-        for message in noted:
+        said, place = present.copy(), 0  # what is missing stays behind what stood before it
+        for message in noted if missing else []:
             if message.id in missing:
-                following.setdefault(anchor, []).append(message)
-            elif message.id in there:
-                anchor = message.id
-        said = following.get(None, []).copy()
-        for message in present:
-            said += [message, *following.get(message.id, [])]
+                said.insert(place, message)
+            places = {message.id: index for index, message in enumerate(said, start=1)}
+            place = places.get(message.id, place)
         return _results_behind_calls(said)
 
     def _end_of_others(self, messages: _Messages, call: str, unfinished: Turn | None = None) -> int:

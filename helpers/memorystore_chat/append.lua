@@ -17,19 +17,15 @@ local key, newest = KEYS[1], ARGV[#ARGV]
 local ttl, keep, since = ARGV[1], ARGV[2], ARGV[3]
 local always, most = ARGV[4], ARGV[5]
 
--- Elements stand in the order in which they were stored, so what stands before an element from
--- before this batch is no try of it.
-local function search_depth()
-  local element = redis.call('LRANGE', key, '-' .. always, '-' .. always)[1]
-  -- In a UUIDv7 the time, in the form of ARGV[3].
-  local time = string.match(element or '', '^{"id":"(%x%x%x%x%x%x%x%x%-%x%x%x%x)%-7')
-  return time and time < since and always or most
-end
-
 -- Each batch has an id of its own, so equal bytes mean that this batch is stored already: its reply
 -- was lost and the client has sent it again.
 local function stored_already()
-  local maximum = search_depth()
+  -- Elements stand in the order in which they were stored, so what stands before an element from
+  -- before this batch is no try of it.
+  local element = redis.call('LRANGE', key, '-' .. always, '-' .. always)[1]
+  -- In a UUIDv7 the time, in the form of ARGV[3].
+  local time = string.match(element or '', '^{"id":"(%x%x%x%x%x%x%x%x%-%x%x%x%x)%-7')
+  local maximum = time and time < since and always or most
   local found = redis.pcall('LPOS', key, newest, 'RANK', -1, 'MAXLEN', maximum)
   if type(found) ~= 'table' then
     return found ~= false

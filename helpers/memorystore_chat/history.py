@@ -247,10 +247,9 @@ class MemorystoreChatMessageHistory(BaseChatMessageHistory):
             return found
         broken, aside = [elements[error.index] for error in found], (codec.aside_key(self.key),)
         [left] = yield [Command("PTTL", (self._key,), kind=int)]
-        expire = [Command("PEXPIRE", aside, (left,), kind=int)] if left > 0 else []
-        # The expiry also first: refused, if it is, before anything is written.
-        for command in (*expire, Command("RPUSH", aside, tuple(broken), kind=int), *expire):
-            yield [command]
+        yield [Command("RPUSH", aside, tuple(broken), kind=int)]
+        if left > 0:
+            yield [Command("PEXPIRE", aside, (left,), kind=int)]
         yield [Command("LREM", (self._key,), (1, element), kind=int) for element in broken]
         return found
 
@@ -280,14 +279,12 @@ def decoded(key: str, index: int, element: bytes) -> BaseMessage:
         raise CorruptHistoryError(key, index, str(error)) from error
 
 
-def _checked(append_id: object) -> str:
-    accepted = "it takes a UUID as text (str), a new one for each append."
-    if not isinstance(append_id, str):
-        raise TypeError(f"append_id is a {type_name(append_id)}; {accepted}")
+def _checked(append_id: str) -> str:
+    check_text("append_id", append_id)
     try:
         return str(UUID(append_id))
     except ValueError as error:
-        raise ValueError(f"append_id is {append_id!r}; {accepted}") from error
+        raise ValueError(f"append_id is {append_id!r}; it takes a UUID of its own.") from error
 
 
 def _followers_since(append_id: str) -> str:

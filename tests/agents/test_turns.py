@@ -2,7 +2,6 @@
 
 import importlib
 import sys
-import threading
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -296,31 +295,28 @@ def test_thread_begun_without_it_is_recorded(make: Make) -> None:
 
 
 def test_thread_is_the_memory(make: Make, checkpointer: Any) -> None:
-    """It begins with the session, and then neither additions nor clear() reach the agent."""
+    """It begins with the session; what is done to the session then does not reach the agent.
+
+    The record keeps what was taken out of the thread, and what was said before going back.
+    """
     make().add_messages([HumanMessage("0"), AIMessage("z")])
-    agent, model = remembering(make, [*"abcd"], saver=checkpointer)
+    agent, model = remembering(make, [*"abcdef"], saver=checkpointer)
     say(agent, "1")
     make().add_user_message("by the way")
-    say(agent, "2")
-    assert words(model.asked[-1]) == [*"0z1a2"]
-    assert words(make().messages) == [*"0z1a", "by the way", *"2b"]
+    *_, ended = say(agent, *"23")
+    newest = [RemoveMessage(id=message.id) for message in ended["messages"][-4:]]
+    agent.update_state(THREAD, {"messages": newest})
+    say(agent, "4")
+    assert words(model.asked[-1]) == [*"0z1a4"]
+    assert words(make().messages) == [*"0z1a", "by the way", *"2b3c4d"]
     make().clear()
-    say(agent, "3")
-    assert words(model.asked[-1]) == [*"0z1a2b3"]
+    say(agent, "5")
+    assert words(model.asked[-1]) == [*"0z1a4d5"]
+    assert words(make().messages) == [*"5e"]
     make().clear()
     checkpointer.delete_thread("ada/1")
-    say(agent, "4")
-    assert words(model.asked[-1]) == ["4"]
-
-
-def test_what_update_state_removed_stays_recorded(make: Make, checkpointer: Any) -> None:
-    agent, model = remembering(make, [*"abc"], saver=checkpointer)
-    *_, ended = say(agent, *"12")
-    newest = [RemoveMessage(id=message.id) for message in ended["messages"][-2:]]
-    agent.update_state(THREAD, {"messages": newest})
-    say(agent, "3")
-    assert words(model.asked[-1]) == [*"1a3"]
-    assert words(make().messages) == [*"1a2b3c"]
+    say(agent, "6")
+    assert words(model.asked[-1]) == ["6"]
 
 
 def test_going_back_makes_the_record_grow(make: Make) -> None:
@@ -345,30 +341,6 @@ class Echo(Scripted):
 def pairs(make: Make) -> Counter[tuple[str, str]]:
     stored = words(make().messages)
     return Counter(zip(stored[::2], stored[1::2], strict=True))
-
-
-def test_question_of_a_call_at_the_same_time_is_left_to_it(make: Make) -> None:
-    """The second call finds the first one's question in the thread, before its turn began."""
-    held, go_on, begun = threading.Event(), threading.Event(), threading.Event()
-
-    def hold(messages: Any) -> None:
-        if messages[-1].text == "1":
-            held.set()
-            go_on.wait(10)
-
-    def meet(messages: Any) -> None:
-        (begun if messages[-1].text == "1" else go_on).set()
-        begun.wait(10)
-
-    after = hooks("After", before_model=meet)
-    middleware: Any = [hooks(before_agent=hold), ChatHistoryMiddleware(make), after]
-    agent: Any = create_agent(Echo(), middleware=middleware, checkpointer=InMemorySaver())
-    first = threading.Thread(target=agent.invoke, args=(ask("1"), THREAD))
-    first.start()
-    held.wait(10)
-    say(agent, "2")
-    first.join(20)
-    assert pairs(make) == {(q, f"answer to {q}"): 1 for q in "12"}
 
 
 @pytest.mark.parametrize(

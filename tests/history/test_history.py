@@ -119,7 +119,7 @@ def test_what_is_not_acceptable_is_refused_on_entry() -> None:
         ([*said(1), "text"], None, TypeError, r"messages\[1\]"),
         ([*said(1), HumanMessage("x", raw={1})], None, ValueError, r"messages\[1\]"),
         (said(1), "1", ValueError, "UUID"),
-        (said(1), 7, TypeError, "UUID"),
+        (said(1), 7, TypeError, "append_id"),
     ]
     for messages, append_id, error, word in given:
         with pytest.raises(error, match=word):

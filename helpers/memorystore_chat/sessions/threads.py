@@ -107,7 +107,7 @@ def export(saver: MemorystoreSaver, file: File, *, ids: Iterable[str] | None = N
     with opened(file, "write") as made:
         for [(session, _)] in found:
             for element in codec.encode(messages_of(saver, session.id), session.id):
-                line = element.replace(b'{"id":', b'{"thread_id":', 1) + b"\n"
+                line = b'{"thread_id"' + element.removeprefix(b'{"id"') + b"\n"
                 made.write(line)
                 counts.update(messages=1, bytes=len(line))
             counts["sessions"] += 1
