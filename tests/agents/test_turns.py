@@ -10,23 +10,12 @@ from typing import Any
 import pytest
 from langchain.agents import create_agent
 from langchain.agents.middleware import HumanInTheLoopMiddleware
-from langchain_core.messages import (
-    AIMessage,
-    BaseMessage,
-    HumanMessage,
-    RemoveMessage,
-    ToolMessage,
-)
+from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, RemoveMessage, ToolMessage
 from langchain_core.runnables import RunnableLambda
 from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.graph import START, MessagesState, StateGraph
 
-from memorystore_chat import (
-    ConnectError,
-    MemorystoreChatError,
-    MemorystoreChatMessageHistory,
-    codec,
-)
+from memorystore_chat import ConnectError, MemorystoreChatMessageHistory, codec
 from memorystore_chat.agents import ChatHistoryMiddleware
 from proxy import Proxy
 from scripted import (
@@ -91,13 +80,13 @@ def test_threads_and_histories_that_are_none_are_refused(make: Make) -> None:
 
 
 @pytest.mark.parametrize("way", ["stream", "astream"])
-async def test_two_round_trips_a_turn(valkey_server: Any, key_prefix: str, way: str) -> None:
+async def test_two_round_trips_a_turn(make: Make, valkey_server: Any, way: str) -> None:
     """One read and one write on the wire, however long the history and the turn are."""
     with (
         Proxy(valkey_server.host, valkey_server.port) as proxy,
         valkey_server.client(port=proxy.port) as client,
     ):
-        history = MemorystoreChatMessageHistory(client, "s", 60, key_prefix=key_prefix)
+        history = make(client=client, ttl=60)
         history.add_messages([HumanMessage("x" * 500)] * 300)
         agent, _ = remembering(history, [*(call(str(number)) for number in range(12)), "done"])
         proxy.reset()
@@ -257,29 +246,19 @@ def test_question_that_a_failure_took_is_not_asked_again(
     assert len(model.asked) == 2 + turns_before * (1 + (fault == "outage"))
 
 
-@pytest.mark.parametrize("fault", ["refused", "lost reply"])
+@pytest.mark.parametrize("fault", [{"lose_reply_to": b"smile"}, {"cut_append_at": 0.5}], ids=str)
 def test_write_that_failed_is_made_up_for(
-    make: Make, client: Any, valkey_server: Any, checkpointer: Any, fault: str
+    make: Make, valkey_server: Any, checkpointer: Any, fault: dict[str, Any]
 ) -> None:
     """agent.invoke(None) tries the write alone, and a lone surrogate makes no second turn of it."""
     with (
-        Proxy(valkey_server.host, valkey_server.port) as proxy,
-        valkey_server.client(port=proxy.port, retry=NO_RETRY) as proxied,
+        Proxy(valkey_server.host, valkey_server.port, **fault) as proxy,
+        valkey_server.client(port=proxy.port, retry=NO_RETRY) as client,
     ):
-
-        def spoil() -> str:
-            """The first call reads the session, so it is spoiled when the model answers."""
-            proxy.lose_every = int(fault == "lost reply")
-            if fault == "refused":
-                client.set(make().key, "")
-            return "half a smile: \ud83d"
-
-        agent, model = remembering(make(client=proxied), [spoil], saver=checkpointer)
-        with pytest.raises(MemorystoreChatError):
+        smile = "half a smile: \ud83d"
+        agent, model = remembering(make(client=client), [smile], saver=checkpointer)
+        with pytest.raises(ConnectError):
             say(agent, "1")
-        proxy.lose_every = 0
-        if fault == "refused":
-            client.unlink(make().key)
         agent.invoke(None, THREAD)
         assert words(make().messages) == ["1", "half a smile: ?"]
         assert len(model.asked) == 1
@@ -341,6 +320,21 @@ class Echo(Scripted):
 def pairs(make: Make) -> Counter[tuple[str, str]]:
     stored = words(make().messages)
     return Counter(zip(stored[::2], stored[1::2], strict=True))
+
+
+def test_question_of_a_call_at_the_same_time_is_left_to_it(make: Make) -> None:
+    """The second call finds the first one's question in the thread, before its turn began."""
+
+    def let_the_first_end(messages: Any) -> None:
+        if messages[-1].text == "2":
+            assert [*first]
+
+    middleware: Any = [hooks(before_model=let_the_first_end), ChatHistoryMiddleware(make)]
+    agent: Any = create_agent(Echo(), middleware=middleware, checkpointer=InMemorySaver())
+    first = agent.stream(ask("1"), THREAD, stream_mode="values", durability="sync")
+    next(first)
+    say(agent, "2")
+    assert pairs(make) == {(q, f"answer to {q}"): 1 for q in "12"}
 
 
 @pytest.mark.parametrize(

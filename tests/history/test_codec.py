@@ -41,14 +41,8 @@ values = st.recursive(
     max_leaves=6,
 )
 objects = st.dictionaries(text, values, max_size=3)
-blocks = st.sampled_from(
-    [
-        {"type": "image_url", "image_url": {"url": "data:image/png;base64,iVBORw0KGgo="}},
-        {"type": "reasoning", "reasoning": "because", "extras": {"signature": "x"}},
-    ]
-)
 common: dict[str, Any] = {
-    "content": text | st.lists(objects | text | blocks, max_size=3),
+    "content": text | st.lists(objects | text, max_size=3),
     "additional_kwargs": objects,
     "response_metadata": objects,
     "name": maybe,
@@ -118,7 +112,7 @@ def test_every_message_is_read_back_as_it_was_written(message: BaseMessage) -> N
 
 
 class Point(BaseModel):
-    x: int
+    x: Any
 
 
 class Own(BaseMessage):
@@ -210,19 +204,13 @@ def test_what_would_not_be_read_back_is_refused(message: BaseMessage, place: str
     assert "secret" not in "".join(traceback.format_exception(raised.value))
 
 
-class Page(BaseModel):
-    """Holds what an MCP server's EmbeddedResource holds: an address that is an object."""
-
-    url: AnyUrl
-    hits: Any = np.int64(3)
-
-
 FORMS: list[tuple[Any, Any, str]] = [
     (datetime.datetime(2026, 5, 1, 12, tzinfo=datetime.UTC), "2026-05-01T12:00:00Z", ""),
     (b"\xff\x00", "_wA=", ""),
     ({1}, [1], ""),
     (np.float32(0.5), 0.5, ""),
-    (Page(url=AnyUrl("https://example.com/a")), {"url": "https://example.com/a", "hits": 3}, ""),
+    (Point(x=AnyUrl("https://example.com/a")), {"x": "https://example.com/a"}, ""),  # as of MCP
+    (Point(x=np.int64(3)), {"x": 3}, ""),
     (float("inf"), float("inf"), ""),
     ("\ud800", "\ud800", ""),
     ([0, object(), 2], [0, None, 2], "object"),

@@ -1,8 +1,6 @@
-"""What a session holds, as models take it: a table, and the rules of models at random."""
+"""What a session holds, as models take it."""
 
 import redis
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from langchain_core.messages import (
     AIMessage,
     BaseMessage,
@@ -14,7 +12,7 @@ from langchain_core.messages import (
 )
 
 from memorystore_chat import codec
-from memorystore_chat.conversation import NO_RESULT, NOT_CARRIED_OUT, sendable
+from memorystore_chat.conversation import NO_RESULT, NOT_CARRIED_OUT
 from scripted import Make
 
 
@@ -98,25 +96,3 @@ def test_what_is_handed_out_can_be_sent_to_a_model(make: Make, client: redis.Red
     capped = make("capped", max_messages=3)
     capped.add_messages(spelled("qeqe"))
     assert capped.messages == spelled("qe")
-
-
-@settings(max_examples=300)
-@given(st.text("qseabAB", max_size=12).map(spelled), st.booleans())
-def test_what_is_handed_out_keeps_the_rules_of_models(
-    messages: list[BaseMessage], cut: bool
-) -> None:
-    """Each call is followed by its results and each result follows its call; no text is lost."""
-    read, ask = sendable(messages, cut=cut), LETTERS["q"]
-    waiting: set[str | None] = set()
-    asked = False
-    for message in [*read, LETTERS["e"]]:
-        asked = asked or message == ask
-        if isinstance(message, ToolMessage):
-            waiting.remove(message.tool_call_id)
-            continue
-        assert not waiting
-        waiting = {call["id"] for call in getattr(message, "tool_calls", [])}
-        assert asked or not waiting, "a model calls only when it was asked"
-    first = next((m for m in read if not isinstance(m, SystemMessage)), None)
-    assert not cut or first is None or first == ask
-    assert read.count(ask) == messages.count(ask)

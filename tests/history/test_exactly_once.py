@@ -13,12 +13,7 @@ from langchain_core.messages import BaseMessage, HumanMessage, message_to_dict
 from redis.crc import key_slot
 
 import servers
-from memorystore_chat import (
-    MemorystoreChatMessageHistory,
-    codec,
-    connect,
-    connect_async,
-)
+from memorystore_chat import MemorystoreChatMessageHistory, codec, connect, connect_async
 from memorystore_chat.history import CLOCK_ALLOWANCE, SEARCHED_ALWAYS, SEARCHED_AT_MOST
 from proxy import Proxy
 from reshaping import move_slots
@@ -70,7 +65,6 @@ def id_from(milliseconds: int) -> str:
 
 DAY = 24 * 60 * 60 * 1000
 OLD = json.dumps(message_to_dict(HumanMessage("of another package")))
-
 
 # The age of an append, the ages and numbers of what others appended since, and whether it is found.
 SEARCHES: list[tuple[int | None, list[tuple[int, int]], bool]] = [
@@ -146,14 +140,13 @@ async def test_a_failover_loses_and_doubles_nothing() -> None:
         primary = cluster.node_of("s")
         replica = cluster.nodes[cluster.nodes.index(primary) + cluster.primaries]
         clients = {"{s}sync": connect(replica.url), "{s}async": await connect_async(replica.url)}
-        promoted, copied = threading.Event(), dict[str, int]()
+        promoted = threading.Event()
 
         def kill() -> None:
             with replica.admin() as admin, admin.client() as one:
                 one.execute_command("READONLY")
                 servers.wait_until(lambda: min(map(one.llen, clients)) >= 20, "appends before")
                 primary.kill()
-                copied.update({name: one.llen(name) for name in clients})
                 master = lambda: admin.info("replication")["role"] == "master"  # noqa: E731
                 servers.wait_until(master, "the failover", within=20)
             promoted.set()
@@ -168,7 +161,6 @@ async def test_a_failover_loses_and_doubles_nothing() -> None:
                     break
             found = stored(direct, name)["a"]
             assert found == sorted(set(found)), "an append is there twice, or changed places"
-            assert found[: copied[name]] == list(range(copied[name])), "the replica had them"
             assert set(late) <= set(found), "an append that was acknowledged is missing"
 
         async def clear(name: str) -> None:

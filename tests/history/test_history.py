@@ -6,7 +6,6 @@ import pytest
 import redis
 import redis.asyncio
 from blockbuster import blockbuster_ctx
-from langchain_core.chat_history import BaseChatMessageHistory
 from langchain_core.messages import AIMessage, HumanMessage
 
 from memorystore_chat import (
@@ -17,32 +16,31 @@ from memorystore_chat import (
 )
 from memorystore_chat.codec import aside_key, new_append_id
 from memorystore_chat.commands import script
-from scripted import nowhere
+from scripted import Make, nowhere
 from servers import Server
 from stored import said
 
 
-def test_reading_and_appending_are_one_command_each(valkey_server: Server, key_prefix: str) -> None:
+def test_reading_and_appending_are_one_command_each(make: Make, client: Any) -> None:
     """However many messages, with expiry, window and cap; and one script for all."""
-    options: Any = {"key_prefix": key_prefix, "window": 20, "max_messages": 1000}
-    with valkey_server.client() as client:
-        history = MemorystoreChatMessageHistory(client, "s", 100, **options)
-        history.add_messages(said(*range(30)))
-        client.config_resetstat()
-        history.add_messages(said(*range(30)))
-        assert len(history.messages) == 20
-        used = {name: entry["calls"] for name, entry in client.info("commandstats").items()}
-        assert {k: v for k, v in used.items() if "resetstat" not in k} == {
-            f"cmdstat_{name}": 1 + (name == "lrange")
-            for name in ("evalsha", "lrange", "lpos", "rpush", "ltrim", "expire")
-        }
+    history = make(ttl=100, window=20, max_messages=1000)
+    history.add_messages(said(*range(30)))
+    client.config_resetstat()
+    history.add_messages(said(*range(30)))
+    assert len(history.messages) == 20
+    used = {name: entry["calls"] for name, entry in client.info("commandstats").items()}
+    assert {k: v for k, v in used.items() if "resetstat" not in k} == {
+        f"cmdstat_{name}": 1 + (name == "lrange")
+        for name in ("evalsha", "lrange", "lpos", "rpush", "ltrim", "expire")
+    }
 
 
-async def test_a_broken_element_is_named_and_moved(place: Any, key_prefix: str) -> None:
+@pytest.mark.parametrize("name", ["s", "{s}"])
+async def test_a_broken_element_is_named_and_moved(place: Any, key_prefix: str, name: str) -> None:
     """Key and index, from the end if a window was read; a dry run only reports; expiry stays."""
     options: Any = {"ttl": 100, "key_prefix": key_prefix}
     history, far, near = (
-        MemorystoreChatMessageHistory(place.client, "s", window=window, **options)
+        MemorystoreChatMessageHistory(place.client, name, window=window, **options)
         for window in (None, 3, 2)
     )
     key, raw = history.key, place.sync_client
@@ -61,6 +59,8 @@ async def test_a_broken_element_is_named_and_moved(place: Any, key_prefix: str) 
     assert await place.call(history, "messages") == said(0, 2, 3)
     assert raw.ttl(key) == 100
     assert 99 <= raw.ttl(aside_key(key)) <= 100
+    await place.call(history, "clear")
+    assert [raw.exists(each) for each in (key, aside_key(key))] == [0, 0]
 
 
 async def test_a_key_of_another_type_is_reported(place: Any, key_prefix: str) -> None:
@@ -75,17 +75,14 @@ async def test_a_key_of_another_type_is_reported(place: Any, key_prefix: str) ->
     assert place.sync_client.get(history.key) == b"text"
 
 
-def test_it_is_a_langchain_history(valkey_server: Server, key_prefix: str) -> None:
+def test_it_is_a_langchain_history(make: Make, client: Any, key_prefix: str) -> None:
     """The inherited conveniences work, the options are public, and truth asks no server."""
     options: Any = {"ttl": 60, "window": 20, "max_messages": 30}
-    with valkey_server.client() as client:
-        given = {"client": client, "session_id": "s", "key_prefix": key_prefix}
-        history = MemorystoreChatMessageHistory(**given | options)
-        history.add_user_message("My name is Ada.")
-        history.add_ai_message(AIMessage("Hello, Ada."))
-        history.add_message(HumanMessage("What is my name?"))
-        assert len(history) == 3
-    assert isinstance(history, BaseChatMessageHistory)
+    history = make("s", **options)
+    history.add_user_message("My name is Ada.")
+    history.add_ai_message(AIMessage("Hello, Ada."))
+    history.add_message(HumanMessage("What is my name?"))
+    assert len(history) == 3
     assert (history.client, history.session_id, history.key) == (client, "s", f"{key_prefix}s")
     assert {name: getattr(history, name) for name in options} == options
     away = MemorystoreChatMessageHistory(nowhere(password="pass-word"), "s", window=2)
@@ -132,10 +129,8 @@ async def test_an_asyncio_client_alone_or_beside_a_synchronous_one_or_none(
     """Alone, the other methods say what to await; without one, the a-methods run in a thread."""
     with valkey_server.client() as client:
         async with valkey_server.async_client() as other:
-            for given in ((client, None), (client, other), (other, None)):
-                history: Any = MemorystoreChatMessageHistory(
-                    given[0], "s", key_prefix=key_prefix, async_client=given[1]
-                )
+            for one, beside in ((client, None), (client, other), (other, None)):
+                history: Any = MemorystoreChatMessageHistory(one, key_prefix, async_client=beside)
                 script.cache_clear()
                 with blockbuster_ctx():  # the script's files are read in a thread, too
                     await history.aadd_messages(said("one"))
