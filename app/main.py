@@ -103,10 +103,7 @@ async def refuse(_: Request, error: Exception) -> JSONResponse:
 
 
 async def returning(request: Request, response: Response) -> Guest:
-    """Return who has a signed cookie, which stands in for the login of your own application.
-
-    It tells that a browser came back, and nothing about who sits in front of it.
-    """
+    """Return which browser came back, by its cookie: it stands in for a login of your own."""
     try:
         return Guest(app.state.signer.unsign(request.cookies["guest"], max_age=MONTH).decode())
     except (KeyError, BadSignature):

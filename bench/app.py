@@ -24,9 +24,7 @@ def visit(urls: list[str], number: int) -> tuple[list[float], list[str]]:
     """Be a guest for five turns; the seconds of each turn, and what was mixed up or lost."""
     guest = Visitor(urls[0])
     guest.http.timeout = 120
-    known: dict[str, str] = {}
-    seconds: list[float] = []
-    wrong: list[str] = []
+    seconds, wrong, known = list[float](), list[str](), dict[str, str]()
     for step in range(TURNS):
         guest.http.base_url = urls[(number + step) % len(urls)]
         began = time.perf_counter()

@@ -97,8 +97,7 @@ def measure_bulk(server: servers.Server, port: int, delay: float, runs: int) -> 
 
 def measure_sizes(server: servers.Server) -> tuple[Rows, Rows]:
     """Bytes on the server per message, and round trips per turn counted on the wire."""
-    sizes: Rows = {}
-    trips: Rows = {}
+    sizes, trips = Rows(), Rows()
     with server.client() as direct, Proxy(server.host, server.port) as proxy:
         for name in NAMES:
             with server.client(port=proxy.port) as client:

@@ -115,7 +115,7 @@ def test_decision_fits_what_waits(shared: Replica) -> None:
     assert ada.refused("And?", conversation=chat) == 409
     assert ada.refused(conversation=chat) == 409
     assert ada.refused(conversation=chat, decision="approve", interrupt="x") == 409
-    assert ada.shown(chat)["waits"] == "a yes or no"
+    assert ada.shown(chat)["lines"][-1] == approval
     done = ada.ask(conversation=chat, decision="approve", interrupt=interrupt)
     assert "canceled" in text_of(done)
     assert ada.refused(conversation=chat, decision="approve", interrupt=interrupt) == 409
