@@ -4,7 +4,7 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
-from itertools import islice
+from itertools import chain, islice
 from operator import eq, ge, gt, le, lt, ne
 from typing import Any, NamedTuple, TypeAlias, TypeVar
 
@@ -61,10 +61,11 @@ class Vectors:
         return b"".join([self._head, *vectors]) if vectors else b""
 
     def _array(self, vector: Sequence[float]) -> Any:
-        array = self._numpy.ascontiguousarray(vector, dtype="<f4")
+        array = self._numpy.asarray(vector, dtype=float)
         if array.shape != (self._dims,):
             raise ValueError(f"A vector is {array.shape} numbers, and index['dims'] {self._dims}.")
-        return array
+        length = self._numpy.linalg.norm(array) or 1
+        return self._numpy.ascontiguousarray(array / length, dtype="<f4")
 
     def ranked(self, query: Sequence[float], found: Sequence[Record]) -> list[Record]:
         """Items by the cosine of the best vector of each; last those without any of ``dims``."""
@@ -72,15 +73,14 @@ class Vectors:
         packed = [one.vectors if one.vectors.startswith(self._head) else b"" for one in found]
         joined = b"".join(each[head:] for each in packed)
         matrix = numpy.frombuffer(joined, dtype="<f4").reshape(-1, self._dims)
-        lengths = numpy.linalg.norm(matrix, axis=1) * numpy.linalg.norm(wanted)
-        cosines = iter((matrix @ wanted / numpy.where(lengths, lengths, numpy.inf)).tolist())
+        cosines = iter((matrix @ wanted).tolist())
         counts = [len(each) // (4 * self._dims) for each in packed]
         scores = [max(islice(cosines, count), default=None) for count in counts]
         scored = [one._replace(score=score) for one, score in zip(found, scores, strict=True)]
         return sorted(scored, key=lambda one: (one.score is not None, one.score or 0), reverse=True)
 
 
-def together(several: Mapping[Any, Steps[Any]]) -> Steps[dict[Any, Any]]:
+def at_once(several: Mapping[Any, Steps[Any]]) -> Steps[dict[Any, Any]]:
     """Take several steps at once: what all of them ask for next is one round trip."""
     outcomes: dict[Any, Any] = {}
     answers: dict[Any, Any] = dict.fromkeys(several)
@@ -91,7 +91,8 @@ def together(several: Mapping[Any, Steps[Any]]) -> Steps[dict[Any, Any]]:
                 asked[place] = several[place].send(answer)
             except StopIteration as finished:
                 outcomes[place] = finished.value
-        replies = iter((yield [command for request in asked.values() for command in request]))
+        commands = [*chain.from_iterable(asked.values())]
+        replies = iter((yield commands) if commands else ())
         answers = {place: list(islice(replies, len(request))) for place, request in asked.items()}
     return {place: outcomes[place] for place in several}
 
