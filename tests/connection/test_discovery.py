@@ -14,7 +14,6 @@ from memorystore_chat.connection.discovery import discover
 from memorystore_chat.connection.endpoint import Endpoint
 from memorystore_chat.connection.iam import IamCredentials
 from memorystore_chat.errors import EndpointError
-from servers import Server
 
 PARENT = "projects/my-project/locations/europe-west1"
 INSTANCE = f"{PARENT}/instances/chat"
@@ -116,10 +115,9 @@ def test_what_google_cloud_says(
 
 
 def test_a_name_becomes_a_client(
-    google: Any, tls_server: Server, monkeypatch: pytest.MonkeyPatch
+    google: Any, tls_server: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """connect() with the name of an instance with AUTH and TLS: nothing else is needed."""
-    assert tls_server.tls is not None
     place = {"host": tls_server.host, "port": tls_server.port}
     authorities = [{"cert": tls_server.tls.ca.read_text()}]
     says(google, REDIS, **place, **TLS, authEnabled=True, serverCaCerts=authorities)
@@ -154,9 +152,7 @@ DELETING = USUAL[REDIS] | {"state": "DELETING"}
         (REDIS, 500, {}, r"does not answer.*reaches redis\.googleapis\.com"),
     ],
 )
-def test_an_answer_that_is_of_no_use(
-    google: Any, name: str, status: int, body: Any, text: str
-) -> None:
+def test_an_answer_of_no_use(google: Any, name: str, status: int, body: Any, text: str) -> None:
     """What Google Cloud answers about a resource, or its AUTH string: the service's next step."""
     named = name.removesuffix("/authString")
     says(google, named, authEnabled=True)

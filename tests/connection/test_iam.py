@@ -5,8 +5,7 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
-from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import redis
@@ -16,7 +15,7 @@ from langchain_core.messages import HumanMessage
 
 import servers
 from connecting import answer, opened, refused
-from memorystore_chat.connection import connect, iam
+from memorystore_chat.connection import connect
 from memorystore_chat.connection.iam import IamCredentials, TokenError, TokenServerError
 from memorystore_chat.errors import ConnectError
 from memorystore_chat.history import MemorystoreChatMessageHistory
@@ -35,9 +34,8 @@ class Tokens:
         self.status, self.ahead = 200, 0.0
         self._google = google
         google.answers["token"] = self._answer
-        clock = time.time
-        utcnow: Any = _helpers.utcnow
-        monkeypatch.setattr(iam, "time", SimpleNamespace(time=lambda: clock() + self.ahead))
+        clock, utcnow = time.time, cast("Any", _helpers.utcnow)
+        monkeypatch.setattr(time, "time", lambda: clock() + self.ahead)
         monkeypatch.setattr(_helpers, "utcnow", lambda: utcnow() + timedelta(seconds=self.ahead))
 
     def _answer(self) -> tuple[int, Any]:

@@ -24,14 +24,6 @@ both_ways = pytest.mark.parametrize("way", ["sync", "async"])
 both_kinds = pytest.mark.parametrize("running", ["valkey_server", "valkey_cluster"], indirect=True)
 
 
-async def append(talk: MemorystoreChatMessageHistory, text: str) -> None:
-    await talk.aadd_messages([HumanMessage(text)])
-
-
-async def read(talk: MemorystoreChatMessageHistory) -> list[str]:
-    return [message.text for message in await talk.aget_messages()]
-
-
 @both_ways
 async def test_a_failover_behind_one_address(way: str) -> None:
     """What a demoted server answers is an outage: a new connection leads to the new primary."""
@@ -48,9 +40,9 @@ async def test_a_failover_behind_one_address(way: str) -> None:
                 proxy.answer_append_with = [f"-{before}{texts[number // 2]}\r\n".encode()]
                 primary = (other, one)[number % 2]
                 proxy.lead_to(primary.host, primary.port, cut=False)
-                await append(talk, str(number))
+                await talk.aadd_messages([HumanMessage(str(number))])
                 assert proxy.answer_append_with == []
-                assert (await read(talk))[-1] == str(number)
+                assert (await talk.aget_messages())[-1].text == str(number)
                 with primary.admin() as admin:
                     assert admin.llen("moved") == number // 2 + 1
 
@@ -123,9 +115,9 @@ async def test_graceful_failovers_of_a_cluster_under_16_tasks() -> None:
     async def work(talk: MemorystoreChatMessageHistory) -> int:
         number = 0
         while not over.is_set():
-            await append(talk, str(number))
+            await talk.aadd_messages([HumanMessage(str(number))])
             number += 1
-        assert await read(talk) == [str(each) for each in range(number)]
+        assert [int(message.text) for message in await talk.aget_messages()] == [*range(number)]
         return number
 
     with servers.cluster() as group:

@@ -35,7 +35,7 @@ _SAYS = {
     "full": "max number of clients reached",
     "cluster-mode": "in cluster mode",
     "DB-index": "DB index",
-    "closed": "closed|EOF",
+    "closed": "closed|EOF|reset by|[Bb]roken pipe",
     "reading": "reading",
 }
 
@@ -145,8 +145,6 @@ def _known(link: BaseException) -> Iterator[str]:
     """Yield words for what is known of an error: its classes, what it says, its number."""
     yield from (kind.__name__ for kind in type(link).__mro__)
     yield from (word for word, text in _SAYS.items() if re.search(text, str(link)))
-    if isinstance(link, ConnectionResetError | BrokenPipeError):
-        yield "closed"
     code = getattr(link, "verify_code", 0)
     names = {62: "name", 64: "name", 66: "weak", 67: "weak", 68: "weak"}
     yield f"X509-{names.get(code, code)}"
