@@ -5,6 +5,7 @@ import io
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import partial
+from itertools import product
 from types import ModuleType
 from typing import Any
 
@@ -57,10 +58,9 @@ def kind(request: pytest.FixtureRequest, client: Any, key_prefix: str) -> Kind:
     return Kind(threads, saver, {"all_threads": True}, f"{key_prefix}checkpoints:")
 
 
-@pytest.mark.parametrize(
-    ("name", "ttl", "then"),
-    [("delete", {}, -2), ("expire", {"ttl": 1000}, 1000), ("expire", {"ttl": None}, -1)],
-)
+CHANGES: Any = [("expire", {"ttl": 1000}, 1000), ("expire", {"ttl": None}, -1), ("delete", {}, -2)]
+
+
 @pytest.mark.parametrize(
     ("options", "meant", "counts"),
     [
@@ -71,8 +71,8 @@ def kind(request: pytest.FixtureRequest, client: Any, key_prefix: str) -> Kind:
         ({"idle_for": 0.5, "ids": ["used", "undated"]}, ["used"], (0, 1)),
     ],
 )
-def test_delete_and_expire(
-    kind: Kind, client: Any, name: str, ttl: Any, then: int, options: Any, meant: Any, counts: Any
+def test_expire_and_delete(
+    kind: Kind, client: Any, options: dict[str, Any], meant: list[str], counts: tuple[int, int]
 ) -> None:
     """By default they count; the newest message tells the age; ids count once, none is not all."""
     before = {"old": 50, "undated": -1, "used": -1}
@@ -80,14 +80,15 @@ def test_delete_and_expire(
         kind.put(each, 90 * DAY)
         kind.put(each, newest)
     client.expire(f"{kind.prefix}old", 50)
-    for more, left in (({}, before), ({"dry_run": False}, before | dict.fromkeys(meant, then))):
+    for (name, ttl, then), dry_run in product(CHANGES, (True, False)):
         given = {each: iter(value) if each == "ids" else value for each, value in options.items()}
-        report = kind(name, **given, **more, **ttl)
-        assert (report.dry_run, report.missing, report.undated) == (not more, *counts)
+        report = kind(name, **given, **ttl, **{} if dry_run else {"dry_run": False})
+        assert (report.dry_run, report.missing, report.undated) == (dry_run, *counts)
         assert (report.sessions, report.messages) == (len(meant), 2 * len(meant))
         assert (report.bytes > 0) == bool(meant)
-        times = {each: client.ttl(f"{kind.prefix}{each}") for each in left}
-        assert times == pytest.approx(left, rel=0.1)
+        before |= {} if dry_run else dict.fromkeys(meant, then)
+        times = {each: client.ttl(f"{kind.prefix}{each}") for each in before}
+        assert times == pytest.approx(before, rel=0.1)
 
 
 def test_all_leaves_everything_else(valkey_server: Server) -> None:
