@@ -68,7 +68,7 @@ def check(file: BinaryFile) -> str:
     for line in lines:
         digest.update(last)
         last = line
-    if last.strip() != _line({"sha256": digest.hexdigest()}).strip():
+    if last != _line({"sha256": digest.hexdigest()}):
         raise _refused(_DAMAGED)
     return str(json.loads(heading)["key_prefix"])
 
