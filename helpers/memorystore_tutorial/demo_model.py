@@ -12,8 +12,6 @@ import time
 from collections.abc import Callable, Iterator, Sequence, Set
 from difflib import get_close_matches
 from functools import lru_cache
-from itertools import takewhile
-from operator import add, mul, sub
 from typing import Any
 from uuid import uuid4
 
@@ -51,9 +49,7 @@ class DemoChatModel(BaseChatModel):
     """
 
     model: str = "demo"
-    delay: float = Field(
-        default_factory=lambda: float(os.environ.get("DEMO_MODEL_DELAY") or 0.04), ge=0
-    )
+    delay: float = Field(default_factory=lambda: float(os.getenv("DEMO_MODEL_DELAY") or 0.04), ge=0)
 
     @property
     def _llm_type(self) -> str:
@@ -64,21 +60,18 @@ class DemoChatModel(BaseChatModel):
     ) -> Runnable[LanguageModelInput, AIMessage]:
         """Return the model with tools; `tool_choice` "any", or a tool's name, always calls one."""
         schemas = [convert_to_openai_tool(each) for each in tools]
-        return self.bind(tools=schemas, tool_choice=tool_choice or "auto", **kwargs)
+        return self.bind(tools=schemas, tool_choice=tool_choice, **kwargs)
 
     def _generate(self, messages: list[BaseMessage], *_: Any, **kwargs: Any) -> ChatResult:
-        choice = kwargs.get("tool_choice")
         tools = [{"parameters": {}, **each["function"]} for each in kwargs.get("tools") or ()]
-        reply = _Talk(messages, tools if choice != "none" else []).answer(choice)
+        reply = _Talk(messages, tools).answer(kwargs.get("tool_choice"))
         text, calls = (reply, []) if isinstance(reply, str) else ("", reply)
         named = {"model_name": kwargs.get("model") or self.model}
         message = AIMessage(text, tool_calls=calls, response_metadata=named)
         return ChatResult(generations=[ChatGeneration(message=message)])
 
-    def _stream(
-        self, messages: list[BaseMessage], *_: Any, **kwargs: Any
-    ) -> Iterator[ChatGenerationChunk]:
-        reply: Any = self._generate(messages, **kwargs).generations[0].message
+    def _stream(self, *args: Any, **kwargs: Any) -> Iterator[ChatGenerationChunk]:
+        reply: Any = self._generate(*args, **kwargs).generations[0].message
         for word in re.findall(r"\s*\S+\s*$|\s*\S+", reply.text):
             yield ChatGenerationChunk(message=AIMessageChunk(content=word))
             time.sleep(self.delay)
@@ -87,73 +80,112 @@ class DemoChatModel(BaseChatModel):
 
 
 _NAME_ASKED = "What is your name?"
-_SPELLED = {
-    "i'm": "I am",
-    "what'?s|wat is": "what is",
-    "what time": "when",
-    "who am i": "what is my name",
-    r"how much (?:is|are|do|does)(?! \d)": "what is the price of",
-}
 # What a misspelled word may stand for; with more, words of a guest's own would be changed.
 _WORDS = "called color favorite hello morning please remember summarize weather".split()  # noqa: SIM905
-_ASKS = re.compile(
-    r"(?i)\?|(?:^|[.!]\s)\W*(?:please )?(?:what|which|who|when|where|why|how|do|does|did|is|are|am"
-    r"|can|could|will|would|call|find|get|give|look|show|tell|use|i want|i need|i would like)\b"
+# How a text is spelled out, step by step, before a rule looks at it.
+_SPELLED: dict[str, str | Callable[[re.Match[str]], str]] = {
+    r"\b(?-i:[a-z]){4,}": lambda found: (get_close_matches(found[0], _WORDS, 1, 0.87) or found)[0],
+    "\u2019": "'",
+    r"\b(i)'m\b": r"\1 am",
+    r"\b(wh?at|who|where|when|how|it(?='))'?s\b": r"\1 is",
+    r"\bwat\b": "what",
+    r"\b(is|am|are)(?:n't| not) [^,.;?!]+?[,.;]? (?:it is|i am|but(?! i\b| my\b)) ": r"\1 ",
+    r"\bi am (\d+)(?=$|[.,;!])": r"I am \1 years old",
+    r"\b(?:do you (?:know|remember)|tell me) my\b": "what is my",
+    r"\bwhat time\b": "when",
+    r"\bwho am i\b": "what is my name",
+    r"\bthe (?:guest|user)'s\b": "my",
+    r"\bhow much (?:is|are|do|does)\b(?! \d)": "what is the price of",
+    r"(?:me llamo|je m'appelle|ich heiße|меня зовут) |我叫": "my name is ",
+    r"\b(?:i am|call me)(?-i:((?: [^\Wa-z\d_][\w'-]*)+))(?=[.,!?;]| and |$)": r"my name is\1",
+}
+_REQUEST = (
+    r"(?:what|which|who|when|where|why|how|do|does|did|is|are|am|can|could|will|would|should"
+    r"|find|get|give|look|show|tell|use|i want|i need|i(?: would|'d) like)\b"
 )
-_NEXT = re.compile(r"(?i)(?<=[.!?])\s+|,?\s+(?:and|then)\s+(?=(?:what|when|how|is|cancel)\b)")
+_ASKS = re.compile(rf"(?i)\?|(?:^|[.!]\s)\W*(?:please )?{_REQUEST}")
+_CLAUSE = re.compile(rf"(?i)(?<=[.!?;])\s+|\n|(?:,|,? (?:and|but|then))+ (?=i |my |{_REQUEST})")
+_LIST = re.compile(r"(?i),? and |, (?=\d)")
 
-# What guests say about themselves, clause by clause: a name, "my ... is ...", "I like ...".
-_CLAUSE = re.compile(r"(?i)(?<=[.!?;])\s+|\n|,? (?:and|but) (?=i |my )|, (?=i |my )")
-_LEAD = re.compile(
-    r"(?i)(?:(?:hi|hello|hey|oh|well|ok|yes|actually|please|the user said)\b[\s,!:]*)*"
-    r"((?:remember|note|don't forget)\b(?: that)?:?\s*)?"
-)
-_WORD = r"[^\W\d_][\w'-]*"
-_NAMED = re.compile(
-    rf"(?:(?i:my name is|me llamo|je m'appelle|ich heiße|меня зовут) |我叫)(?!not\b)({_WORD}"
-    rf"(?: (?=[^\Wa-z]){_WORD})*)|(?i:^i am|^call me|^this is)((?: (?=[^\Wa-z]){_WORD})+)$"
-)
+# What guests say about themselves in a clause: a name, "my ... is ...", "I like ...".
+_NOTE = re.compile(r"(?i)^(?:please )?(?:remember|note|don't forget)\b(?: that)?:? ")
 _VERBS = "like|love|hate|prefer|enjoy|live|work|play|speak|drink|eat|have(?! to)"
+# The group is what a fact is about: a newer one about the same takes its place.
 _ABOUT_ME = re.compile(
-    r"(?i)my ((?!name\b)[\w' -]{2,40}?)(?:'s name)? (?:is|are|was|were) \w"
-    r"|my ([\w' -]{2,40}? (?:like|love|hate|prefer|enjoy)s?) \w"
-    r"|i (?:(?:really|also|do not|don't|can't|never) )*((?:am (?:from|an?|allergic)|"
-    rf"{_VERBS}) (?!you\b|a question\b).+|am (?:vegetarian|vegan|\d+(?: years old)?)$)"
+    r"(?i)\bmy (?:(name) is (?!not\b)[^\W\d_][\w'-]*(?-i:(?: [^\Wa-z\d_][\w'-]*)*)"
+    r"|(?!name\b)([\w' -]{2,40}?)(?:'s name)? (?:is|are|was|were) .+"
+    rf"|(?!name\b)([\w' -]{{2,40}}? (?:{_VERBS}|\w+s)) .+)"
+    r"|\bi (?:(?:am|really|also|now|do|not|don't|can't|never|no longer) )*(?:(from|live) .+"
+    rf"|((?:an?|allergic|vegetarian|vegan|\d+ years|{_VERBS})\b(?! you\b| a question\b).*?)"
+    r"(?: any ?more| now| too)?$)"
 )
-_NOT = re.compile(r"(?i)\b(?:never|not)\b|n't\b")
+_NOT = re.compile(r"(?i)\b(?:never|not|no longer|hates?)\b|n't\b")
 _KEEPS = re.compile("remember|note|save|store")
-_SAME = {"lov": "lik", "enjoy": "lik", "prefer": "lik"}
+_SAME = dict.fromkeys(("lov", "enjoy", "prefer", "hat"), "lik")
 _YOU = {"i": "you", "my": "your", "me": "you", "mine": "yours", "am": "are", "myself": "yourself"}
-# How well a tool fits a request, its name, the arguments found, and makeshift ones for the others.
-_Fit = tuple[int, str, dict[str, Any], dict[str, Any]]
+
+
+class _Fit:
+    """How well a tool fits a request, and its call with the numbers or unknown words in it."""
+
+    def __init__(self, tool: dict[str, Any], text: str) -> None:
+        self.tool, self.missing, args = tool, list[str](), dict[str, Any]()
+        properties, required = (tool["parameters"].get(k, {}) for k in ("properties", "required"))
+        words, named = _stems(text), _stems(tool["name"])
+        verb, described = next(iter(named)), _stems(tool.get("description", ""))
+        topics = (named | described - _stems(" ".join(properties))) - (_LITTLE - {"when"})
+        rest = [m for m in re.finditer(r"[\w'-]+", text) if _stems(m[0]) - _LITTLE - topics]
+        left_over = text[rest[0].start() : rest[-1].end()] if rest else ""
+        # What is called remember, or the like, takes all that guests say about themselves.
+        keeps = _KEEPS.match(tool["name"])
+        texts = [_NOTE.sub("", text)] if keeps else [left_over] * bool(left_over)
+        numbers = re.findall(r"(?<![\w.-])-?\d+(?:\.\d+)?(?!\w)", text)
+        for key, schema in properties.items():
+            kind = schema.get("type", "string")
+            if found := numbers if key in ("number", "id") or kind != "string" else texts:
+                value = re.sub(rf"(?i)^{key} (?=.)", "", found.pop(0))
+                value = value.title() if key == "city" and value.islower() else value
+                args[key] = value if kind == "string" else json.loads(value)
+            elif key in required:
+                self.missing.append(key)
+                args[key] = "?" if kind == "string" else 0
+        self.call = ToolCall(name=tool["name"], args=args, id=f"call_{uuid4().hex}")
+        # Nothing is left but one value: "booking 7" after "cancel booking 42 and".
+        self.is_value = [left_over.lower()] == [str(value).lower() for value in args.values()]
+        asked = (verb in [*words][:2] or _ASKS.search(text)) and verb in _LITTLE | words
+        # What the name doesn't say may be chance: it has to be all there, and not the guest's own.
+        chance = not (words - _LITTLE) & named and (self.missing or "my" in words)
+        self.score = len(topics & words) if asked and not chance else 0
+        self.score = 1000 * bool(_facts(text)) if keeps else self.score
 
 
 class _Talk:
     """A conversation, and the ways of answering its last message that `_RULES` names."""
 
     def __init__(self, messages: Sequence[BaseMessage], tools: list[dict[str, Any]]) -> None:
-        self.messages, self.tools = messages, tools
+        self.tools = tools
         self.called = {call["id"]: call for m in messages for call in getattr(m, "tool_calls", ())}
-        said: list[str] = []
+        self.results, said = list[BaseMessage](), list[str]()
         self.last = before = ""
         for message in messages:
             if message.type == "human":
                 said.append(_meant(str(message.text), before, said[-1] if said else ""))
                 self.last = before
             before = str(message.text)
+            self.results = [*self.results, message] if message.type == "tool" else []
         # LangChain's summarization sends the conversation as XML inside one human message.
         carried = re.findall(r'(?s)<message type="human">(.*?)</message>', "".join(said[-1:]))
         said = [*map(html.unescape, carried), "Summarize."] if carried else said
         *self.said, self.text = said or [""]
         prompt = "\n".join(m.text for m in messages if m.type == "system")
         known = re.findall(r"(?is)\bknow about [^:\n.]*:\s*(.+?)(?:\n\s*\n|$)", prompt)
-        memories = [re.sub(r"(?m)^[-* ]*", "note ", lines) for lines in known]
+        memories = [_meant(re.sub(r"(?m)^[-* ]*", "note ", lines), "", "") for lines in known]
         self.news = {} if _ASKS.search(self.text) else _facts(self.text)
         self.facts: dict[str, str] = {}
         for text in (*memories, *self.said, self.text):
             self.facts |= _facts(text)
         # What the rules fill in.
-        self.name = self.facts.get("name", "").replace("my name is ", ", ")
+        self.name = re.sub("(?i)^my name is ", ", ", self.facts.get("nam", ""))
         again = " It is good to see you again." if not self.said else ""
         self.hello = again if self.name else f" {_NAME_ASKED}"
         can = [f"{t['name']} ({', '.join(t['parameters'].get('properties', ()))})" for t in tools]
@@ -162,12 +194,11 @@ class _Talk:
     def answer(self, choice: str | None) -> str | list[ToolCall]:
         """Return what the model says, or the tools it calls."""
         if named := [tool for tool in self.tools if choice in ("any", tool["name"])]:
-            score, name, args, makeshift = max(_fit(tool, self.text) for tool in named)
-            return self._call([(score, name, args | makeshift, {})])
-        if results := [*takewhile(lambda m: m.type == "tool", self.messages[::-1])]:
-            return " ".join(map(self._report, results[::-1]))
+            return [max((_Fit(tool, self.text) for tool in named), key=lambda fit: fit.score).call]
+        if self.results:
+            return " ".join(map(self._report, self.results))
         for pattern, rule in _RULES:
-            if found := re.search(pattern, self.text.lower()):
+            if found := re.search(pattern, self.text, re.IGNORECASE):
                 if isinstance(rule, str):
                     return _sentence(rule.format(*map(_you, found.groups("")), **vars(self)))
                 if reply := rule(self, found):
@@ -190,60 +221,58 @@ class _Talk:
             return f"You have not {verb} anything{_you(about)}."
         return f'You {verb}: "{said[0 if "first" in found[0] else -1]}"'
 
-    def tell_all(self, _: re.Match[str]) -> str:
-        told = " ".join(_sentence(_you(fact)) for fact in self.facts.values())
-        return told or "You have not told me anything about you yet."
-
-    def recall(self, _: re.Match[str]) -> str:
-        """Tell the facts that share the most words with a question, and its yes or no."""
+    def recall(self, found: re.Match[str]) -> str | list[ToolCall]:
+        """Tell all facts, or those that share the most words with a question, and its yes or no."""
         words, denied = _stems(self.text), bool(_NOT.search(self.text))
-        topics = (words - _LITTLE or words & {"am"}) | words & _stems("like name")
+        topics = words - (_LITTLE - {"lik", "from"}) or words & {"nam"}
         fit = {
-            fact: (len(_stems(key) & topics), denied == bool(_NOT.search(fact)))
+            fact: (len(_stems(fact) & topics), denied == bool(_NOT.search(fact)))
             for key, fact in self.facts.items()
-            if _stems(key) <= words or not fact.lower().startswith("my ")
+            if _stems(key) <= words or not topics or not fact.lower().startswith("my ")
         }
         best = max([(1, False), *fit.values()])
-        return " ".join(_sentence(_you(fact)) for fact in fit if fit[fact] == best)
+        told = " ".join(_sentence(_you(fact)) for fact in fit if fit[fact] == best or not topics)
+        what = re.search(r"(?<=\bis )my (?:name|favorite [\w ]+)(?=\W*$)", self.text)
+        unknown = _you(what[0]) if what else "that" if topics else "anything about you"
+        return told or self.use(found) or f"You have not told me {unknown} yet."
 
     def use(self, _: re.Match[str]) -> str | list[ToolCall]:
-        """Call the tools that a request is for, if there are any."""
-        clauses = [self.text] if self.news else _NEXT.split(self.text)
-        fits = [max(_fit(tool, clause) for tool in self.tools) for clause in clauses if self.tools]
-        wanted = [fit for fit in fits if fit[0]]
-        if not wanted and re.match(r"(?i)(?:and|what about|how about)\b", self.text):
-            last = [call["name"] for call in [*self.called.values()][-1:]]
-            wanted = [_fit(tool, self.text) for tool in self.tools if tool["name"] in last]
-        return self._call(wanted)
+        """Call the tools that a request is for, or ask back once for what is missing."""
+        more = re.match(r"(?i)(?:and|what about|how about)\b", self.text)
+        last = [call["name"] for call in self.called.values() if more][-1:]
+        wanted: list[_Fit] = []
+        for clause in [self.text] if self.news else _CLAUSE.split(self.text):
+            fits = [_Fit(tool, clause) for tool in self.tools]
+            fits = [fit for fit in fits if fit.score or fit.tool["name"] in last]
+            for best in sorted(fits, key=lambda fit: -fit.score)[:1]:
+                each = [_Fit(best.tool, part) for part in _LIST.split(clause)]
+                is_list = not each[0].missing and all(fit.is_value for fit in each[1:])
+                wanted += each if is_list else [best]
+        if missing := [key for fit in wanted for key in fit.missing]:
+            question = f"Which {missing[0].replace('_', ' ')} do you mean?"
+            return "Let us leave that." if question == self.last else question
+        return [fit.call for fit in wanted]
 
     def note(self, _: re.Match[str] | None = None) -> str:
-        told = " and that ".join(_you(self.news[key]) for key in self.news if key != "name")
-        greeting = f"Nice to meet you{self.name}. " if "name" in self.news else ""
+        told = " and that ".join(_you(self.news[key]) for key in self.news if key != "nam")
+        greeting = f"Nice to meet you{self.name}. " if "nam" in self.news else ""
         return (greeting + (f"I will remember that {told}." if told else "")).strip()
 
     def work_out(self, found: re.Match[str]) -> str:
-        operator = {"+": add, "p": add, "-": sub, "m": sub}.get(found[2][0], mul)
-        return f"That is {operator(int(found[1]), int(found[3]))}."
-
-    def _call(self, fits: list[_Fit]) -> str | list[ToolCall]:
-        """Call tools, or ask back once for what is missing."""
-        if missing := [key for *_, makeshift in fits for key in makeshift]:
-            question = f"Which {missing[0].replace('_', ' ')} do you mean?"
-            return "Let us leave that." if question == self.last else question
-        return [ToolCall(name=fit[1], args=fit[2], id=f"call_{uuid4().hex}") for fit in fits]
+        one, sign, other = int(found[1]), found[2][0], int(found[3])
+        result = one + other if sign in "+p" else one - other if sign in "-m" else one * other
+        return f"That is {result}."
 
     def _report(self, result: Any) -> str:
         """Say what a tool answered, or a person instead of it."""
         text = str(result.text).strip()
         call: Any = self.called.get(result.tool_call_id, {"name": "tool", "args": {}})
-        verb = next(iter(_stems(call["name"])))
         if result.status == "error":
             # A person's no is the reason alone or, from newer versions of LangChain, introduced.
-            no = r"(?s)User rejected the tool call for \S+ with (?:reason: |id.*)"
-            reason = re.sub(no, "", text)
-            if reason == text and (verb in _LITTLE or re.search(r"(?i)\berror\b|\bfail", text)):
-                return f"Sorry, that did not work: {_sentence(text)}"
-            return f"All right, I left it as it is{f': {_sentence(reason)}' if reason else '.'}"
+            reason = re.sub(r"(?s)^User rejected .+? with (?:reason: |id .*)", "", text)
+            failed = reason == text and re.search(r"(?i)\berror\b|\bfail", text)
+            begin = "Sorry, that did not work" if failed else "All right, I left it as it is"
+            return f"{begin}: {_sentence(reason)}" if reason else f"{begin}."
         if _KEEPS.match(call["name"]) and self.news:
             return self.note()
         if not text or re.fullmatch(r"(?s)[A-Z].*\s.*[.!?]", text):
@@ -253,20 +282,14 @@ class _Talk:
         return f"I looked it up{f' for {the}{about}' if about else ''}: {_sentence(text)}"
 
 
-_PERSONAL = (
-    r"\b(?:(?:wh\w+|how) (?:is|are|was|does)|tell me|you know|you remember)\b.* my\b"
-    rf"|\b(?:what|old) am i\b|\bam i (?:an? |from|allerg|veg)|\bdo(?:n't)? i (?:{_VERBS})\b"
-)
 # What answers what: the first rule whose pattern is found, and that has something to say. A text
 # is filled in with the pattern's groups and with what _Talk knows: {name} is ", Ada" or nothing.
 _RULES: list[tuple[str, str | Callable[[_Talk, re.Match[str]], str | list[ToolCall]]]] = [
     (r"\bsummar[iy]|\brecap\b", _Talk.summarize),
-    (r"\b(?:about me|what do you (?:know|remember))\W*$", _Talk.tell_all),
-    (_PERSONAL, _Talk.recall),
+    (r"\b(?:about me|what do you (?:know|remember))\W*$", _Talk.recall),
     (r"\b(?:did i|was my) .*?(ask|question|say|tell).*?( about .+?)?\W*$", _Talk.repeat),
+    (r"\b(?:wh\w+|how) (?:is|are|was|does)\b.* my\b|(?<!how )\b(?:am|do|what) i\b", _Talk.recall),
     ("", _Talk.use),
-    (r"\bis (my (?:name|favorite [\w ]+))\W*$", "You have not told me {0} yet."),
-    (_PERSONAL, "You have not told me that yet."),
     ("", _Talk.note),
     (r"(-?\d+)\s*(\+|plus|-|minus|\*|x|times)\s*(-?\d+)", _Talk.work_out),
     (r"\bwho are you\b|\bare you an? ", "I am the tutorial's demo model: rules, and no AI."),
@@ -276,96 +299,47 @@ _RULES: list[tuple[str, str | Callable[[_Talk, re.Match[str]], str | list[ToolCa
         "you asked before, sum up what we said, and work out 6 x 7.{can}",
     ),
     (r"\bhow (?:are|r) you\b|\bhow is it going", "I am fine, thank you{name}. And you?"),
-    (r"\bhola\b|\bbuen[oa]s (?:d[ií]as|tardes)\b", "¡Hola{name}! ¿En qué puedo ayudarle?"),
-    (r"\bbonjour\b|\bsalut\b", "Bonjour{name} ! Que puis-je faire pour vous ?"),
-    (r"\bhallo\b|\bguten (?:tag|morgen|abend)\b", "Hallo{name}! Was kann ich für Sie tun?"),
-    (r"\bdanke\b", "Gern geschehen{name}."),
-    (r"你好|您好", "你好{name}。"),
-    (r"привет|здравствуй", "Здравствуйте{name}! Чем могу помочь?"),
-    (r"こんにちは|こんばんは", "こんにちは{name}。"),
-    (r"ありがとう", "どういたしまして{name}。"),
-    (r"^(?:never ?mind|forget it|no|nothing|stop)\b[\w\s,]{0,12}\W*$", "All right. What else?"),
+    (r"^(?:never\w*|nothing|stop|ok(?:ay)?|no|yes|cool|nice)\b.{,12}$", "All right. What else?"),
     (r"\bthank|\bcheers\b", "You are welcome{name}."),
     (r"\b(?:good)?bye\b|\bgood night\b", "Goodbye{name}. I will be here when you return."),
     (r"\bi am (?:so )?(?:tired|sad|ill|hungry|bored|cold)\b", "I am sorry to hear that{name}."),
     (r"\bi am (?:fine|good|great|happy|well)\b", "I am glad to hear that{name}."),
     (r"(?:^|please |you )forget\b", "I can't unsay what is in our conversation{name}."),
     (r"\bjoke\b", "Why do caches make good friends{name}? They remember you, for a while."),
-    (r"\bwhen is it\b|\bwhat (?:day|date)\b", "I have no clock, so ask your own{name}."),
-    (r"\b(good (?:morning|afternoon|evening))\b", "{0}{name}.{hello}"),
-    (r"\b(?:hello|hi|hey)\b", "Hello{name}.{hello}"),
-    (r"^(?:cool|nice|wow|ok|okay|yes|sure)\W*$", "All right{name}. What else can I do for you?"),
-    (r"^when\b|\bweather\b|\bopen\b", "I don't know that{name}: no tool of mine tells me."),
+    (r"\b(hello|hi|hey|good (?:morning|afternoon|evening))\b", "{0}{name}.{hello}"),
+    # A few words of other languages, which it says as well.
+    (r"\b(hola|buen[oa]s \w+|gracias|bonjour|merci|hallo|guten \w+|danke|ciao)\b", "{0}{name}!"),
+    (r"(привет|спасибо|你好|谢谢|こんにちは|ありがとう)", "{0}{name}!"),
+    (
+        r"^when\b|\bwhat (?:day|date)\b|\bweather\b|\bopen\b",
+        "I don't know that{name}: no tool of mine tells me.",
+    ),
 ]
-
-
-def _fit(tool: dict[str, Any], text: str) -> _Fit:
-    """Say how well a tool fits a request, and find its arguments.
-
-    An argument is a number, a quoted text, or the words that nothing else accounts for. A tool
-    that is called remember, or the like, takes all that a guest says about themselves.
-    """
-    properties, required = (tool["parameters"].get(key, {}) for key in ("properties", "required"))
-    if _KEEPS.match(tool["name"]):
-        told = _LEAD.split(text, maxsplit=1)[2]
-        return 1000 if _facts(text) else 0, tool["name"], dict.fromkeys(required, told), {}
-    words, named = _stems(text), _stems(tool["name"])
-    verb = next(iter(named))
-    described = _stems(tool.get("description", "")) - _stems(" ".join(properties))
-    topics = (named | described) - (_LITTLE - {"when"})
-    known = _LITTLE | topics
-    rest = [m for m in re.finditer(r"[\w'-]+", text) if not known >= _stems(m[0])]
-    left_over = [text[rest[0].start() : rest[-1].end()]] if rest else []
-    texts = re.findall(r'"([^"]+)"', text) or left_over
-    numbers = re.findall(r"(?<![\w.-])-?\d+(?:\.\d+)?(?!\w)", text)
-    args: dict[str, Any] = {}
-    makeshift: dict[str, Any] = {}
-    for key, schema in properties.items():
-        kind = schema.get("type", "string")
-        if numbers and (kind in ("integer", "number") or key in ("number", "id")):
-            args[key] = numbers.pop(0) if kind == "string" else json.loads(numbers.pop(0))
-        elif texts and kind == "string":
-            value = re.sub(rf"(?i)^{key} (?=.)", "", texts.pop(0))
-            args[key] = value.title() if key == "city" and value.islower() else value
-        elif key in required:
-            makeshift[key] = 0 if kind == "integer" else text
-    asked = (verb in [*words][:2] or _ASKS.search(text)) and verb in _LITTLE | words
-    # What the name doesn't say may be chance: it has to be all there, and not the guest's own.
-    chance = not (words - _LITTLE) & named and (makeshift or "my" in words)
-    return len(topics & words) if asked and not chance else 0, tool["name"], args, makeshift
 
 
 @lru_cache(10_000)
 def _meant(text: str, asked: str, before: str) -> str:
     """Return a text spelled out; one that only answers what the model asked is completed."""
-    text = text.replace("\u2019", "'")
     for form, long in _SPELLED.items():
-        text = re.sub(rf"(?i)\b(?:{form})\b", long, text)
-    near = {w: get_close_matches(w, _WORDS, 1, 0.87) for w in re.findall(r"\b[a-z]{4,}\b", text)}
-    text = re.sub(r"\b[a-z]{4,}\b", lambda m: [*near[m[0]], m[0]][0], text)
+        text = re.sub(f"(?i){form}", long, text)
     small = any(isinstance(rule, str) and re.search(each, text.lower()) for each, rule in _RULES)
-    if small or _ASKS.search(text) or len(text.split()) > 6:
-        return text
-    if asked.endswith(_NAME_ASKED) and re.fullmatch(rf"{_WORD}\W*", text):
-        return f"My name is {text}"
-    return f"{before.rstrip(' .?!')} {text}" if asked.endswith(" do you mean?") else text
+    is_answer = not (small or _ASKS.search(text)) and len(text.split()) < 7
+    begun = before.rstrip(" .?!") if asked.endswith(" do you mean?") else ""
+    if asked.endswith(_NAME_ASKED) and re.fullmatch(r"[^\W\d_][\w'-]*\W*", text):
+        begun = "My name is"
+    return f"{begun} {text}" if is_answer and begun else text
 
 
 @lru_cache(10_000)
 def _facts(text: str) -> dict[str, str]:
-    """Return what a text tells about the guest: its subject -> in their words."""
+    """Return what a text tells about the guest: what it is about -> in their words."""
     facts: dict[str, str] = {}
     for clause in map(str.strip, _CLAUSE.split(text)):
-        _, note, said = _LEAD.split(clause.rstrip(" .,!;"), maxsplit=1)
-        said = re.sub(r"(?i)^the (?:guest|user)'s\b", "my", said)
-        if clause.endswith("?"):
-            continue
-        if named := _NAMED.search(said):
-            name = (named[1] or named[2]).strip()
-            facts["name"] = f"my name is {name[0].upper()}{name[1:]}"
-        elif about := _ABOUT_ME.match(said):
-            facts[about[about.lastindex or 1].lower()] = said
-        elif note and said:
+        said, is_note = _NOTE.subn("", clause.rstrip(" .,!;"))
+        if about := not _ASKS.search(clause) and _ABOUT_ME.search(said):
+            told = re.sub("(?i)^(my name is )(.)", lambda m: f"{m[1]}{m[2].upper()}", about[0])
+            facts[" ".join(_stems(about[about.lastindex or 0]))] = told
+        elif is_note:
             facts[said.lower()] = said
     return facts
 
@@ -376,25 +350,22 @@ def _you(said: str) -> str:
 
 
 def _sentence(text: str) -> str:
-    end = "" if text.endswith((".", "!", "?", "。")) else "."
-    return f"{text[:1].upper()}{text[1:]}{end}"
+    return text[:1].upper() + text[1:] + ("" if text.endswith((".", "!", "?", "。")) else ".")
 
 
 @lru_cache(10_000)
 def _stems(text: str) -> Set[str]:
     """Return the words of a text, in order, without their endings: "open" for "opening"."""
-    words = re.findall(r"[^\W_]+", re.sub(r"([a-z])([A-Z])", r"\1 \2", text).lower())
-    stems = [re.sub(r"(?<=\w{3})(?:ing|ed|(?<!s)s)$", "", word) for word in words]
-    stems = [stem.removesuffix("e") if len(stem) > 3 else stem for stem in stems]
-    return {_SAME.get(stem, stem): 1 for stem in stems}.keys()
+    text = re.sub(r"(?<=\w{3})(?:ing|ed|es?|(?<!s)s)\b", "", text.lower().replace("_", " "))
+    return {_SAME.get(word, word): 1 for word in re.findall(r"\w+", text)}.keys()
 
 
 # What says nothing about what a question is about.
 _LITTLE = _stems("""
-    a about all also am an and any anything are at be by call can check could count did do does
-    every fetch find for from get give guest has have he how i in is it its like list look lookup
-    make many me mean much my name now number of on one or please read report return run s search
-    show some tell that thanks the their there they this to today tomorrow tool up use user value
-    want was we what when where which who why will with would you your monday tuesday wednesday
-    thursday friday saturday sunday cost don t
+    a about all also am an and any anything are at be begin by call can check come cost could count
+    day did do does don eat end every fetch find finish for from get give guest has have he how i in
+    is it its know like list look lookup make many me mean much my name now of on one or please read
+    remember report run s search serve should show shut some start stop t tell thanks that the their
+    there they this to today tomorrow until up use user want was we what when where which who why
+    will with would you your monday tuesday wednesday thursday friday saturday sunday
 """)
