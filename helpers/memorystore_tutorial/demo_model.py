@@ -185,7 +185,7 @@ class _Talk:
         for text in (*memories, *self.said, self.text):
             self.facts |= _facts(text)
         # What the rules fill in.
-        self.name = re.sub("(?i)^my name is ", ", ", self.facts.get("nam", ""))
+        self.name = re.sub("(?i)^my name is ", ", ", self.facts.get("name", ""))
         again = " It is good to see you again." if not self.said else ""
         self.hello = again if self.name else f" {_NAME_ASKED}"
         can = [f"{t['name']} ({', '.join(t['parameters'].get('properties', ()))})" for t in tools]
@@ -224,7 +224,7 @@ class _Talk:
     def recall(self, found: re.Match[str]) -> str | list[ToolCall]:
         """Tell all facts, or those that share the most words with a question, and its yes or no."""
         words, denied = _stems(self.text), bool(_NOT.search(self.text))
-        topics = words - (_LITTLE - {"lik", "from"}) or words & {"nam"}
+        topics = words - (_LITTLE - {"lik", "from"}) or words & _stems("name")
         fit = {
             fact: (len(_stems(fact) & topics), denied == bool(_NOT.search(fact)))
             for key, fact in self.facts.items()
@@ -254,8 +254,8 @@ class _Talk:
         return [fit.call for fit in wanted]
 
     def note(self, _: re.Match[str] | None = None) -> str:
-        told = " and that ".join(_you(self.news[key]) for key in self.news if key != "nam")
-        greeting = f"Nice to meet you{self.name}. " if "nam" in self.news else ""
+        told = " and that ".join(_you(self.news[key]) for key in self.news if key != "name")
+        greeting = f"Nice to meet you{self.name}. " if "name" in self.news else ""
         return (greeting + (f"I will remember that {told}." if told else "")).strip()
 
     def work_out(self, found: re.Match[str]) -> str:
@@ -337,8 +337,8 @@ def _facts(text: str) -> dict[str, str]:
     for clause in map(str.strip, _CLAUSE.split(text)):
         said, is_note = _NOTE.subn("", clause.rstrip(" .,!;"))
         if about := not _ASKS.search(clause) and _ABOUT_ME.search(said):
-            told = re.sub("(?i)^(my name is )(.)", lambda m: f"{m[1]}{m[2].upper()}", about[0])
-            facts[" ".join(_stems(about[about.lastindex or 0]))] = told
+            key = "name" if about[1] else " ".join(_stems(about[about.lastindex or 0]))
+            facts[key] = re.sub("(?i)^(my name is )(.)", lambda m: m[1] + m[2].upper(), about[0])
         elif is_note:
             facts[said.lower()] = said
     return facts
