@@ -50,7 +50,7 @@ def sign_in(project_id: str | None = None) -> str | None:
 
     In Colab it opens the sign-in dialog; elsewhere it looks for Application Default Credentials.
     The project becomes ``$GOOGLE_CLOUD_PROJECT`` of this process. It prints what it did, or what to
-    run if it could not, and never stops the tutorial.
+    run if there are no credentials, which does not stop the tutorial.
 
     Args:
         project_id: The project's id, such as ``"my-project-123"``, not its display name; by

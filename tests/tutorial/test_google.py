@@ -74,16 +74,14 @@ def colab(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return asked
 
 
-def test_detects_where_it_runs(colab: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    assert str(detect_environment()) == "Colab"
-    monkeypatch.setenv("VERTEX_PRODUCT", "COLAB_ENTERPRISE")
-    assert str(detect_environment()) == "Colab Enterprise"
-    monkeypatch.setenv("VERTEX_PRODUCT", "SOMETHING_ELSE")
-    assert str(detect_environment()) == "Colab"
-    monkeypatch.delitem(sys.modules, "google.colab")
+def test_detects_where_it_runs(colab: list[str]) -> None:
+    workbench = "Agent Platform Workbench (Vertex AI Workbench)"
+    found = {"": "Colab", "COLAB_ENTERPRISE": "Colab Enterprise", "WORKBENCH_INSTANCE": workbench}
+    for product, name in (found | {"SOMETHING_ELSE": "Colab"}).items():
+        os.environ["VERTEX_PRODUCT"] = product
+        assert str(detect_environment()) == name
+    del sys.modules["google.colab"]
     assert str(detect_environment()) == "local"
-    monkeypatch.setenv("VERTEX_PRODUCT", "WORKBENCH_INSTANCE")
-    assert str(detect_environment()) == "Agent Platform Workbench (Vertex AI Workbench)"
 
 
 def test_signs_in_to_colab_if_there_is_a_project(

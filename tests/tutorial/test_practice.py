@@ -25,11 +25,9 @@ WORDS = "open sesame # \"'\\x41 \u00fc"
 @pytest.fixture(autouse=True)
 def folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Servers keep their files here, where a test can see that none is left."""
-    place = tmp_path / "t"
-    place.mkdir()
-    monkeypatch.setattr("tempfile.tempdir", str(place))
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     monkeypatch.delenv("MEMORYSTORE_PASSWORD", raising=False)
-    return place
+    return tmp_path
 
 
 def refuses_connections(endpoint: str) -> bool:
@@ -59,6 +57,9 @@ def test_a_server_is_reached_through_tls_alone(folders: Path) -> None:
     servers.wait_until(lambda: refuses_connections(server.endpoint), "the end of the front")
     assert list(folders.iterdir()) == []
     server.stop()
+    for wrong in ({"password": "x", "iam": True}, {"password": ""}):
+        with pytest.raises(ValueError, match="password"):
+            practice.server(**wrong)
 
 
 def test_access_tokens_expire_and_a_client_goes_on() -> None:
@@ -79,12 +80,6 @@ def test_access_tokens_expire_and_a_client_goes_on() -> None:
             assert credentials.token != old
         with log_in(iam=IamCredentials(credentials)) as client:
             assert client.get("told") == b"before"
-
-
-def test_bad_passwords_are_refused() -> None:
-    for wrong in ({"password": "x", "iam": True}, {"password": ""}):
-        with pytest.raises(ValueError, match="password"):
-            practice.server(**wrong)
 
 
 def test_a_cluster_loses_a_primary_and_nothing_that_it_acknowledged(
