@@ -198,18 +198,18 @@ def fork():
         children.append(os.fork() or time.sleep(60) or os._exit(0))
         time.sleep(0.002)
 thread = threading.Thread(target=fork)
-os.kill(c.info("server")["process_id"], signal.SIGKILL)
 thread.start()
-while not children: pass
-ensure_running()
+while len(children) < 6:
+    os.kill(c.info("server")["process_id"], signal.SIGKILL)
+    ensure_running()
 going = False
 thread.join()
 os.kill(c.info("server")["process_id"], signal.SIGKILL)
 ensure_running()
-print(len(children) > 3, stop(), stop())
+print(stop(), stop())
 for pid in children: os.kill(pid, signal.SIGKILL)
 """
-    assert finish(program(code)) == "True True False"
+    assert finish(program(code)) == "True False"
 
 
 def test_removed_folder(folder: Path) -> None:
