@@ -166,6 +166,7 @@ async def test_search_by_meaning(place: Place, key_prefix: str) -> None:
         ("empty", InvalidNamespaceError, {}, [PutOp((), "k", {})]),
         ("empty", InvalidNamespaceError, {}, [PutOp(("a", ""), "k", None)]),
         ("tuple", TypeError, {}, [PutOp(AB, "k", None)]),
+        ("UTF-8", ValueError, {}, [GetOp(("\ud83d",), "k")]),
         ("ttl", ValueError, {}, [PutOp(A, "k", {}, None, 0)]),
         ("ttl", TypeError, {"ttl": 60}, []),
         ("ttl", ValueError, {"ttl": {"default_ttl": 0}}, []),
