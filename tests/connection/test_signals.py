@@ -48,13 +48,11 @@ def test_interrupts_between_sending_and_reading(
             left += [signal.SIGINT] * interrupts
             node.pause()
             resume = Mock(side_effect=node.resume)
-            answering = threading.Timer(0.2 if interrupts == 1 else 4, resume)
+            answering = threading.Timer(0.2 if interrupts == 1 else 1, resume)
             answering.start()
             with pytest.raises(KeyboardInterrupt):
                 client.append("a", "!")
             assert resume.called == (interrupts == 1)
-            answering.cancel()
-            node.resume()
             assert client.get("{a}b") is None
             assert client.get("a") == b"a" + b"!" * number
 

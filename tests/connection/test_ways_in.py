@@ -20,12 +20,11 @@ from memorystore_chat.history import MemorystoreChatMessageHistory
 from servers import Cluster, Server
 
 
-async def use(*given: Any, cluster: bool = False, **options: Any) -> None:
+async def use(*given: Any, cluster: bool = False, **options: Any) -> Any:
     """Write and read a session with both clients, and look at their kinds and manners."""
     options = {"timeout": 3} | options
     with connect(*given, **options) as client:
         history = MemorystoreChatMessageHistory(client, "used")
-        history.clear()
         history.add_user_message("sync")
         clients.driver_info.cache_clear()
         with blockbuster_ctx():  # no file is read on the event loop, also for a new connection
@@ -39,6 +38,7 @@ async def use(*given: Any, cluster: bool = False, **options: Any) -> None:
                 check(async_client)
         assert [message.content for message in history.messages] == ["sync", "sync"]
         history.clear()
+    return client
 
 
 def check(client: Any) -> None:
@@ -74,8 +74,8 @@ async def test_each_way(running: Server | Cluster, endpoint: str, options: Any) 
     url = endpoint.format(place=f"{one.host}:{one.port}", port=one.port, socket=one.socket)
     if one.tls:
         options = options | {"ca_certs": (one.tls.ca, one.tls.cert.read_text())}
-    await use(url, cluster=isinstance(running, Cluster), **options)
-    servers.wait_until(lambda: connected(nodes) <= before, "the end of every connection")
+    closed = await use(url, cluster=isinstance(running, Cluster), **options)
+    servers.wait_until(lambda: closed and connected(nodes) <= before, "the end of every connection")
 
 
 def connected(nodes: list[Server]) -> set[tuple[int, str]]:
