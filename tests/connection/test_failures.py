@@ -43,6 +43,7 @@ def test_no_answer(endpoint: str, product: str, word: str, monkeypatch: pytest.M
     ("running", "endpoint", "given", "word"),
     [
         ("", "127.0.0.1:1", {}, "nothing listens on port 1 of this machine"),
+        ("", "127.0.0.1:1", {"cluster": True}, "nothing listens on port 1"),
         ("", "redis://no-such-host.invalid", {}, "'no-such-host.invalid' does not resolve"),
         ("", "unix:///no/such.sock", {}, "No such file"),
         ("auth_server", "{url}", {"password": "wrong1"}, "get-auth-string"),
