@@ -35,7 +35,7 @@ for field, value in pairs(fields) do
   elseif kind == 'c' or kind == 'w' then
     local record = cmsgpack.unpack(value:sub(9))
     for _, each in ipairs(record.channels or record) do
-      refer_all(each[kind == 'c' and 3 or 5] or '')
+      refer_all(each[1])
     end
     if record.needs then refer('c' .. ns .. '\\0' .. record.parent) end
   end

@@ -8,23 +8,22 @@
 -- Fields of the hash. NAME is a namespace, a NUL, and a checkpoint's ID; a digest is 16 bytes.
 --   s DIGEST  an element of a list, or all of another value
 --   k DIGEST  a node of a list: the names of eight elements, or of eight nodes
---   c NAME    a checkpoint; `deltas` are its delta channels without a value, and with `needs` it is
---             computed from its parent
---   w NAME    what its tasks wrote: {{task, path, index, channel, names, rest}, ...}
+--   c NAME    a checkpoint; with `needs` it is computed from its parent
+--   w NAME    what its tasks wrote: {{names, rest, channel, task, path, index}, ...}
 --   h NAME    the namespaces of sub-graphs that go when this checkpoint goes
 --   i NAMESPACE NUL PLACE  the ID that was put there, and after a NUL its rank if that isn't the ID
 --   n NAMESPACE  its first and last place, its count, the head's ID and rank, and IDs that went last
 --   r FIELD   how many others refer to a field, where that isn't one
---   d         the namespaces that wait to be dropped
+--   d         fields that wait to lose a reference, and namespaces that wait to be dropped
 --   #         the count of all checkpoints
--- c, w, h, n, and d are records: a checksum, and MessagePack. A channel is {name, version, names,
--- rest}: the fields that its value refers to, one after the other, and what is the client's own;
--- or {name, version} without a value.
+-- c, w, h, n, and d are records: a checksum, and MessagePack. A channel is {names, rest, name,
+-- version}: the fields that its value refers to, one after the other, and what is the client's own.
+-- A rest of one character says that there is no value: "d" for a delta channel, "?" for others.
 --
 -- A field goes with the last that refers to it, so nothing is ever searched for what may go. All
 -- changes are planned in memory and written at the end.
 
-local BUDGET = 1500 -- what a call may drop, counted in fields; the rest waits for the next one
+local BUDGET = 1500 -- fields that a call may drop; the rest waits for the next one
 local LATE = 8      -- IDs of a namespace that tasks may write to after their checkpoint went
 
 local key = KEYS[1]
@@ -99,16 +98,16 @@ local function cut(names, into)
   return into
 end
 
--- Adds the fields that channels refer to, or at another index what writes do.
-local function references(channels, index, into)
-  for _, channel in ipairs(channels or {}) do cut(channel[index] or '', into) end
+-- Adds the fields that channels or writes refer to.
+local function references(list, into)
+  for _, each in ipairs(list or {}) do cut(each[1], into) end
   return into
 end
 
 -- Adds the fields that a checkpoint refers to, perhaps its parent.
 local function references_of_checkpoint(ns, one, into)
   if one.needs then into[#into + 1] = 'c' .. ns .. '\0' .. one.parent end
-  return references(one.channels, 3, into)
+  return references(one.channels, into)
 end
 
 -- Counts one more reference to each field, and stores those that are new, from what was sent.
@@ -128,21 +127,49 @@ local function retain(fields)
   end
 end
 
--- Counts one reference less to each field. What has none left goes, with all that hangs on it.
-local function release(fields)
-  while #fields > 0 do
-    local field = table.remove(fields)
-    local number, kind, name = get('r' .. field), field:sub(1, 1), field:sub(2)
+-- Takes a checkpoint off the list, by the field of its place; it goes, unless others need it.
+local function drop(ns, id, place)
+  local gone = space(ns).gone
+  count(ns, -1)
+  set(place, false)
+  table.insert(gone, id)
+  if #gone > LATE then table.remove(gone, 1) end
+  append('d', 'c' .. ns .. '\0' .. id)
+end
+
+-- Drops what was put first. Answers false at the head, and where nothing is left.
+local function drop_first(ns)
+  local numbers = space(ns)
+  local place = place_field(ns, numbers.first)
+  local id = get(place) and id_and_rank(get(place))
+  if numbers.first > numbers.last or id and id == numbers.head then return false end
+  numbers.first, dirty['n' .. ns] = numbers.first + 1, true
+  if id then drop(ns, id, place) end
+  return true
+end
+
+-- Counts one reference less to each field that waits for it, as far as the budget goes. What has
+-- none left goes, and all that hangs on it waits in its turn.
+local function release()
+  local waiting = record('d')
+  set('d', waiting)
+  while #waiting > 0 and work < BUDGET do
     work = work + 1
+    local field = table.remove(waiting)
+    local number, kind, name = get('r' .. field), field:sub(1, 1), field:sub(2)
     if number then
       set('r' .. field, tonumber(number) > 2 and number - 1)
+    elseif kind == 'n' then
+      space(name).head = ''
+      append('d', field) -- below what is dropped of it
+      if not drop_first(name) then set(table.remove(waiting), false) end
     else
       if kind == 'k' then
-        cut(get(field) or '', fields)
+        cut(get(field) or '', waiting)
       elseif kind == 'c' then
-        references_of_checkpoint(name:match('^[^%z]*'), record(field), fields)
-        references(record('w' .. name), 5, fields)
-        for _, ns in ipairs(record('h' .. name)) do append('d', ns) end
+        references_of_checkpoint(name:match('^[^%z]*'), record(field), waiting)
+        references(record('w' .. name), waiting)
+        for _, ns in ipairs(record('h' .. name)) do append('d', 'n' .. ns) end
         set('w' .. name, false)
         set('h' .. name, false)
       end
@@ -151,131 +178,67 @@ local function release(fields)
   end
 end
 
--- Takes a checkpoint off the list, by the field of its place; it goes, unless others need it.
-local function drop(ns, id, place)
-  local gone = space(ns).gone
-  count(ns, -1)
-  set(place, false)
-  table.insert(gone, id)
-  if #gone > LATE then table.remove(gone, 1) end
-  release({'c' .. ns .. '\0' .. id})
-end
-
--- Drops what was put first until `keep` are left, or until the head comes. Answers whether it is
--- done.
-local function thin(ns, keep)
-  local numbers = space(ns)
-  while numbers.count > keep and numbers.first <= numbers.last do
-    if work >= BUDGET then return false end
-    work = work + 1
-    local place = place_field(ns, numbers.first)
-    local id = get(place) and id_and_rank(get(place))
-    if id and id == numbers.head then return true end
-    numbers.first = numbers.first + 1
-    dirty['n' .. ns] = true
-    if id then drop(ns, id, place) end
-  end
-  return true
-end
-
--- Drops the namespaces that wait for it. Answers whether none is left.
-local function drop_waiting()
-  local waiting = record('d')
-  while #waiting > 0 do
-    local ns = waiting[#waiting]
-    space(ns).head = ''
-    if not thin(ns, 0) then return false end
-    table.remove(waiting)
-    set('d', waiting)
-    set('n' .. ns, false)
-  end
-  return true
-end
-
--- Runs a command on so many values that a script cannot pass them at once.
-local function write(command, values)
-  for first = 1, #values, 7000 do
-    redis.call(command, key, unpack(values, first, math.min(first + 6999, #values)))
-  end
-end
-
 -- Writes what was planned, once all that follows is found to be allowed.
 local function flush(ttl)
-  local sets, gone = {}, {}
+  release()
+  demand('HDEL', key, 'd')
+  if ttl > 0 then demand('EXPIRE', key, ttl) end
+  local gone = {}
   for field in pairs(dirty) do
     local value = cache[field]
     if type(value) == 'table' then
       local text = cmsgpack.pack(value)
       value = next(value) ~= nil and redis.sha1hex(text):sub(1, 8) .. text
     end
-    if value then
-      sets[#sets + 1] = field
-      sets[#sets + 1] = value
-    else
-      gone[#gone + 1] = field
-    end
+    if value then redis.call('HSET', key, field, value) else gone[#gone + 1] = field end
   end
-  if #gone > 0 then demand('HDEL', key, gone[1]) end
-  if ttl > 0 then demand('EXPIRE', key, ttl) end
-  write('HSET', sets)
-  write('HDEL', gone)
+  for _, field in ipairs(gone) do redis.call('HDEL', key, field) end
   if ttl > 0 then redis.call('EXPIRE', key, ttl) end
 end
 
--- The lengths of fields, in four bytes each, and their texts; if deep, also of all they refer to.
-local function contents(names, is_deep)
-  local lengths, texts, seen, first = {}, {}, {}, 1
-  while first <= #names do
-    local part = {unpack(names, first, math.min(first + 6999, #names))}
-    local sizes = {}
-    for index, text in ipairs(redis.call('HMGET', key, unpack(part))) do
-      local name = part[index]
-      if text and not seen[name] then
-        seen[name] = true
-        sizes[#sizes + 1], texts[#texts + 1] = #text, text
-        if is_deep and name:byte() == 107 then cut(text, names) end -- a "k"
-      end
+-- The lengths of fields and of all that they refer to, in four bytes each, and their texts.
+local function contents(names)
+  local lengths, texts, seen = {}, {}, {}
+  for _, name in ipairs(names) do -- to which those below are added
+    local text = not seen[name] and redis.call('HGET', key, name)
+    seen[name] = true
+    if text then
+      lengths[#lengths + 1], texts[#texts + 1] = struct.pack('>I4', #text), text
+      if name:byte() == 107 then cut(text, names) end -- a "k"
     end
-    lengths[#lengths + 1] = struct.pack(('>I4'):rep(#sizes), unpack(sizes))
-    first = first + #part
   end
   return table.concat(lengths), table.concat(texts)
 end
 
 local ask = {}
 
--- Stores a checkpoint. A channel with "=" has the value that its parent has of that version; with
--- "?" that or none; and with "d" that, or it is computed from the parent. Asks for all values if
--- what is needed is neither sent nor stored.
+-- Stores a checkpoint. In place of a rest, "=" stands for the value that the parent has of that
+-- version; "?" for that or none; and "d" for that, or it is computed from the parent. Asks for all
+-- values if what is needed is neither sent nor stored.
 function ask.put(ttl, keep, ns, id, parent, root, metadata, body, channels)
-  local name, numbers = ns .. '\0' .. id, space(ns)
+  local name, numbers, known, needs = ns .. '\0' .. id, space(ns), {}, nil
   local old = record('c' .. name)
   parent = old.parent or parent
   local before = record('c' .. ns .. '\0' .. parent)
-  local known, is_delta, deltas = {}, {}, {}
   for _, one in ipairs({before, old}) do
     for _, channel in ipairs(one.channels or {}) do
-      if channel[4] then known[channel[1] .. '\0' .. channel[2]] = channel end
+      if channel[2] ~= '?' then known[channel[3] .. '\0' .. channel[4]] = channel end
     end
   end
-  -- A graph that lacks a channel does not name it, and leaves it to the next graph that has it.
-  for _, channel in ipairs(before.deltas or {}) do is_delta[channel] = true end
   for index, channel in ipairs(channels) do
-    local mark = not channel[4] and channel[3]
-    if mark then
-      channel = known[channel[1] .. '\0' .. channel[2]] or {channel[1], channel[2]}
-      channels[index] = channel
-      lacking = lacking or mark == '=' and not channel[4]
-      if not channel[4] and (mark == 'd' or is_delta[channel[1]]) then
-        deltas[#deltas + 1] = channel[1]
-      end
+    if #channel[2] == 1 then
+      local same = known[channel[3] .. '\0' .. channel[4]] or channel
+      lacking = lacking or channel[2] == '=' and #same[2] == 1
+      -- Also one of a graph that lacks the delta channel, which leaves it to the next that has it.
+      needs = needs or same[2] == 'd' and before.place or nil
+      channels[index] = same
     end
   end
-  local new = {parent = parent, body = body, metadata = metadata, channels = channels}
-  if #deltas > 0 then new.deltas, new.needs = deltas, before.place and true end
+  local new = {parent = parent, needs = needs, body = body, metadata = metadata}
+  new.channels = channels
   retain(references_of_checkpoint(ns, new, {}))
   if lacking then return {'RESEND'} end
-  release(references_of_checkpoint(ns, old, {}))
+  references_of_checkpoint(ns, old, record('d'))
   new.place = old.place
   if not new.place then
     count(ns, 1)
@@ -291,8 +254,7 @@ function ask.put(ttl, keep, ns, id, parent, root, metadata, body, channels)
   end
   set('c' .. name, new)
   if root ~= '' and numbers.last == 1 then append('h\0' .. root, ns) end -- a sub-graph's first
-  if keep > 0 then thin(ns, keep) end
-  drop_waiting()
+  while keep > 0 and numbers.count > keep and work < BUDGET and drop_first(ns) do release() end
   flush(ttl)
   return {'OK'}
 end
@@ -304,21 +266,21 @@ function ask.put_writes(ttl, ns, id, given)
     if gone == id then return {'OK'} end
   end
   local writes, added = record('w' .. name), {}
-  for at, one in ipairs(writes) do places[one[1] .. '\0' .. one[3]] = at end
+  for at, one in ipairs(writes) do places[one[4] .. '\0' .. one[6]] = at end
   for _, one in ipairs(given) do
-    local place = one[1] .. '\0' .. one[3]
+    local place = one[4] .. '\0' .. one[6]
     local at = places[place]
     -- Those with a negative index, such as an error, replace what is there.
-    if not at or one[3] < 0 then
+    if not at or one[6] < 0 then
       at = at or #writes + 1
       replaced[#replaced + 1], added[#added + 1] = writes[at], one
       writes[at], places[place] = one, at
     end
   end
   set('w' .. name, writes)
-  retain(references(added, 5, {}))
+  retain(references(added, {}))
   if lacking then return {'RESEND'} end
-  release(references(replaced, 5, {}))
+  references(replaced, record('d'))
   flush(ttl)
   return {'OK'}
 end
@@ -337,23 +299,23 @@ local function row(ns, id)
   return {id, parent, one.body, one.metadata, one.channels, record('w' .. ns .. '\0' .. id)}
 end
 
--- Checkpoints, '' for one that is not there; or deep, with all fields that they refer to.
+-- Checkpoints, '' for one that is not there; if deep, with all fields that they refer to.
 function ask.rows(ttl, is_deep, names)
   local rows, fields = {}, {}
   for index, name in ipairs(names) do
     local found = row(name[1], name[2])
     rows[index] = found or ''
     if found and is_deep == 1 then
-      references(found[5], 3, fields)
-      references(found[6], 5, fields)
+      references(found[5], fields)
+      references(found[6], fields)
     end
   end
   if ttl > 0 and rows[1] ~= '' then redis.call('EXPIRE', key, ttl) end
-  return {'OK', rows, contents(fields, true)}
+  return {'OK', rows, contents(fields)}
 end
 
 function ask.fields(names)
-  return {'OK', contents(names, false)}
+  return {'OK', contents(names)}
 end
 
 -- Some of the places; and where to go on, "0" at the end. A key of another kind may be a session.
@@ -362,13 +324,10 @@ function ask.places(cursor)
   return {'OK', redis.call('HSCAN', key, cursor, 'MATCH', 'i*', 'COUNT', '2000')}
 end
 
--- Drops checkpoints, within the budget. If the head goes, `following` is the next. Answers how many
--- were looked at, and whether nothing waits to be dropped.
+-- Drops checkpoints; if the head goes, `following` is the next. Answers whether nothing waits.
 function ask.drop(ns, ids, following)
-  local looked = 0
-  while looked < #ids and work < BUDGET do
-    looked = looked + 1
-    local id, numbers = ids[looked], space(ns)
+  local numbers = space(ns)
+  for _, id in ipairs(ids) do
     local place = place_of(ns, id)
     if get(place) then
       if id == numbers.head then
@@ -377,19 +336,14 @@ function ask.drop(ns, ids, following)
       drop(ns, id, place)
     end
   end
-  local is_done = drop_waiting()
+  release()
+  local is_done = #record('d') == 0
   if is_done and tonumber(get('#') or 0) == 0 then
     redis.call('UNLINK', key)
   else
     flush(0)
   end
-  return {'OK', looked, is_done and 1 or 0}
-end
-
-function ask.delete()
-  redis.call('HLEN', key) -- refuses a key of another kind
-  redis.call('UNLINK', key)
-  return {'OK'}
+  return {'OK', is_done and 1 or 0}
 end
 
 -- How many checkpoints, seconds to live, and bytes there are; and the newest, if there is one.

@@ -9,27 +9,17 @@ from functools import update_wrapper
 from typing import Any, Concatenate, ParamSpec, Self, TypeVar
 
 from langchain_core.runnables import RunnableConfig
+from langgraph.checkpoint import base
+from langgraph.checkpoint.serde.base import SerializerProtocol
+from langgraph.checkpoint.serde.jsonplus import JsonPlusSerializer
 from typing_extensions import override
 
 from memorystore_chat.arguments import check_count, check_ids, check_text, thread_id_of
+from memorystore_chat.checkpoint.threads import Listing, Thread, ThreadInfo, next_found
+from memorystore_chat.checkpoint.values import Packing, Remembered
 from memorystore_chat.commands import AsyncClient, Client, Command, Scan, Sender, Steps
 from memorystore_chat.connection import Endpoint, connect, connect_async
 from memorystore_chat.errors import CorruptCheckpointError, MemorystoreChatError
-from memorystore_chat.extras import require
-
-require("langgraph.checkpoint", extra="agents")
-
-from langgraph.checkpoint import base  # noqa: E402
-from langgraph.checkpoint.serde.base import SerializerProtocol  # noqa: E402
-from langgraph.checkpoint.serde.jsonplus import JsonPlusSerializer  # noqa: E402
-
-from memorystore_chat.checkpoint.threads import (  # noqa: E402
-    Listing,
-    Thread,
-    ThreadInfo,
-    next_found,
-)
-from memorystore_chat.checkpoint.values import Packing, Remembered  # noqa: E402
 
 NAMESPACE = "checkpoints:"
 PAGE = 100  # checkpoints that are asked for at once
@@ -213,7 +203,7 @@ class MemorystoreSaver(base.BaseCheckpointSaver[str]):
         """
         listing = self._listing(config, filter, before, limit)
         while found := self._sender.run("listing checkpoints", next_found(listing), "alist"):
-            yield found
+            yield found.tuple()
 
     @override
     async def alist(
@@ -227,11 +217,11 @@ class MemorystoreSaver(base.BaseCheckpointSaver[str]):
         """``list``, without blocking the event loop."""
         listing = self._listing(config, filter, before, limit)
         while found := await self._sender.arun("listing checkpoints", next_found(listing)):
-            yield found
+            yield found.tuple()
 
     def _listing(
         self, config: RunnableConfig | None, wanted: Any, before: Any, limit: int | None
-    ) -> Listing[None]:
+    ) -> Listing:
         place = (config or {}).get("configurable", {})
         only, one = place.get("checkpoint_ns"), place.get("checkpoint_id")
         earlier = (base.get_checkpoint_id(before) if before else None) or ""
@@ -245,11 +235,12 @@ class MemorystoreSaver(base.BaseCheckpointSaver[str]):
             while names and limit != 0:
                 size = PAGE if wanted or limit is None else min(limit, PAGE)
                 rows = yield from thread.rows(names[:size])
-                if wanted:
-                    rows = [row for row in rows if wanted.items() <= row.metadata().items()]
-                found = yield from thread.tuples(rows[:limit])
-                limit = limit and limit - found
                 del names[:size]
+                if wanted:
+                    rows = [row for row in rows if wanted.items() <= row.load(row.metadata).items()]
+                rows = yield from thread.whole(rows[:limit])
+                yield from rows
+                limit = limit and limit - len(rows)
 
     def _put(
         self,
@@ -282,9 +273,9 @@ class MemorystoreSaver(base.BaseCheckpointSaver[str]):
             channels = []
             for channel, version in versions.items():
                 mark = "=" if channel in values else "d" if channel in deltas else "?"
-                is_sent = mark == "=" and (channel in new_versions or packing.anew)
-                packed = packing.pack(values[channel]) if is_sent else (mark,)
-                channels.append((channel, json.dumps(version), *packed))
+                is_sent = mark == "=" and (channel in new_versions or not packing.remembered)
+                packed = packing.pack(values[channel]) if is_sent else ("", mark)
+                channels.append((*packed, channel, json.dumps(version)))
             what = (self._ttl, self._keep, ns, checkpoint_id, parent_id, root)
             return (*what, packing.typed(known), packing.typed(body), channels)
 
@@ -316,7 +307,7 @@ class MemorystoreSaver(base.BaseCheckpointSaver[str]):
             packed = []
             for at, (channel, value) in enumerate(writes):
                 place = base.WRITES_IDX_MAP.get(channel, at)
-                packed.append((task_id, task_path, place, channel, *packing.pack(value)))
+                packed.append((*packing.pack(value), channel, task_id, task_path, place))
             return (self._ttl, ns, checkpoint_id, packed)
 
         yield from self._store(thread, "put_writes", pack, writes)
@@ -325,8 +316,8 @@ class MemorystoreSaver(base.BaseCheckpointSaver[str]):
         self, thread: Thread, name: str, pack: Pack, places: Sequence[tuple[str, Any]]
     ) -> Steps[None]:
         """Send the packed places; in full if the server lacks what it was thought to have."""
-        for anew in (False, True):
-            packing = Packing(thread, self._remembered, anew=anew)
+        for remembered in (self._remembered, Remembered()):
+            packing = Packing(thread, remembered)
             try:
                 given = pack(packing)
             except (TypeError, ValueError) as error:
@@ -349,7 +340,9 @@ class MemorystoreSaver(base.BaseCheckpointSaver[str]):
         End its turn first: what a turn writes after this is stored anew, and listed by
         ``threads``. Give the saver a ``ttl``, and such a rest expires.
         """
-        yield from self._thread(thread_id).ask("delete")
+        key = self._thread(thread_id).key
+        yield [Command("HLEN", (key,), kind=int)]  # refuses what is no thread
+        yield [Command("UNLINK", (key,), kind=int)]
 
     def _prune(self, thread_ids: Sequence[str], *, strategy: str = "keep_latest") -> Steps[None]:
         """Delete old checkpoints.
@@ -382,8 +375,9 @@ class MemorystoreSaver(base.BaseCheckpointSaver[str]):
             for ns, names in (yield from thread.spaces()).items():
                 chosen = []
                 for at in range(0, len(names), PAGE):
-                    rows = yield from thread.rows([(ns, name) for name in names[at : at + PAGE]])
-                    chosen += [row.id for row in rows if row.metadata().get("run_id") in runs]
+                    page = [(ns, name) for name in names[at : at + PAGE]]
+                    for row in (yield from thread.rows(page)):
+                        chosen += [row.id] if row.load(row.metadata).get("run_id") in runs else []
                 yield from thread.drop(ns, names, chosen)
 
     def _copy_thread(self, source_thread_id: str, target_thread_id: str) -> Steps[None]:
@@ -414,11 +408,9 @@ class MemorystoreSaver(base.BaseCheckpointSaver[str]):
 
         A round trip for each thread. Those that are not there are left out.
         """
-        ids = None if thread_ids is None else check_ids("thread_ids", thread_ids)
         found = []
-        for thread in (yield from self._all(ids)):
-            about = yield from thread.about()
-            found += [about] if about else []
+        for thread in (yield from self._all(thread_ids)):
+            found += yield from thread.about()
         return found
 
     def _expire(self, thread_id: str, ttl: int) -> Steps[bool]:
@@ -452,12 +444,11 @@ class MemorystoreSaver(base.BaseCheckpointSaver[str]):
 
     def _all(self, thread_ids: Sequence[str] | None = None) -> Steps[Sequence[Thread]]:
         """Threads by their ids, or all under the prefix."""
-        if thread_ids is not None:
-            return [self._thread(each) for each in thread_ids]
-        pattern = re.sub(rb"([*?\[\]\\])", rb"\\\1", self._prefix) + b"*"
-        keys = sorted({*(yield Scan(pattern))})
-        ids = [key.removeprefix(self._prefix).decode(errors="replace") for key in keys]
-        return [Thread(id_, key, self.serde) for id_, key in zip(ids, keys, strict=True)]
+        if thread_ids is None:
+            pattern = re.sub(rb"([*?\[\]\\])", rb"\\\1", self._prefix) + b"?*"
+            start, keys = len(self._prefix), {*(yield Scan(pattern))}
+            thread_ids = sorted(key[start:].decode(errors="replace") for key in keys)
+        return [self._thread(each) for each in check_ids("thread_ids", thread_ids)]
 
     def _thread(self, thread_id: str) -> Thread:
         check_text("thread_id", thread_id)

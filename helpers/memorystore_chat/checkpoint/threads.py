@@ -4,8 +4,9 @@ import hashlib
 import json
 import struct
 from collections.abc import Generator, Mapping, Sequence
+from contextlib import suppress
 from itertools import accumulate, pairwise
-from typing import Any, NamedTuple, TypeAlias, TypeVar
+from typing import Any, NamedTuple, TypeAlias
 
 from langchain_core.runnables import RunnableConfig
 from langgraph.checkpoint.base import CheckpointTuple
@@ -14,13 +15,11 @@ from langgraph.checkpoint.serde.base import SerializerProtocol
 from memorystore_chat.commands import Command, Scan, Steps, script
 from memorystore_chat.errors import CorruptCheckpointError, MemorystoreChatError
 
-T = TypeVar("T")
-
 INTERRUPT = b"__interrupt__"  # the channel to which a task writes that it waits
 NAME = 17  # bytes of a field's name: its kind, and a digest
-FIELDS = 1000  # that are asked for at once
+FIELDS = 250  # that are asked for at once, with all below them
 
-Listing: TypeAlias = Generator[list[Command] | Scan | CheckpointTuple, Any, T]
+Listing: TypeAlias = "Generator[list[Command] | Scan | Row, Any, None]"
 """Steps that yield what they find between their requests."""
 
 
@@ -100,27 +99,16 @@ class Thread:
         self._fetched(*contents)
         return [Row(self, ns, each) for (ns, _), each in zip(names, answers, strict=True) if each]
 
-    def tuples(self, rows: "Sequence[Row]") -> "Listing[int]":
-        """Yield all of some checkpoints, without those that have gone, and answer how many."""
-        names = [name for row in rows for name in row.names()]
-        while names:
-            lacking = [name for name in dict.fromkeys(names) if name[1:] not in self.fields]
-            for at in range(0, len(lacking), FIELDS):
-                _, *contents = yield from self.ask("fields", lacking[at : at + FIELDS])
-                self._fetched(*contents)
-            nodes = [self.fields.get(name[1:], b"") for name in {*names} if name[:1] == b"k"]
-            names = [name for node in nodes for name in cut(node)]
-        found = 0
-        for row in rows:
-            try:
-                one = row.tuple()
-            except CorruptCheckpointError:
-                if (yield from self.rows([(row.ns, row.id)])):
-                    raise
-            else:
-                yield one
-                found += 1
-        return found
+    def whole(self, rows: "list[Row]") -> "Steps[list[Row]]":
+        """Fetch what checkpoints refer to and was not fetched yet; leave out those gone by then."""
+        names = dict.fromkeys(name for row in rows for name in row.names())
+        lacking = [name for name in names if name[1:] not in self.fields]
+        for at in range(0, len(lacking), FIELDS):
+            _, *contents = yield from self.ask("fields", lacking[at : at + FIELDS])
+            self._fetched(*contents)
+        if all(name[1:] in self.fields for name in lacking):
+            return rows
+        return (yield from self.rows([(row.ns, row.id) for row in rows]))
 
     def _fetched(self, lengths: bytes, texts: bytes) -> None:
         ends = accumulate(struct.unpack(f">{len(lengths) // 4}I", lengths), initial=0)
@@ -128,24 +116,24 @@ class Thread:
         self.fields |= {digest_of(content): content for content in contents}
 
     def drop(self, ns: str, names: Sequence[str], chosen: Sequence[str]) -> Steps[None]:
-        """Drop checkpoints of a namespace, of all of its names."""
+        """Drop checkpoints of a namespace, of all of its names, and all that waits for it."""
         gone, left, is_done = {*chosen}, [*chosen], 0
         following = next((name for name in names if name not in gone), "")
         while left or not is_done:
-            _, looked, is_done = yield from self.ask("drop", ns, left[:64], following)
-            del left[:looked]
+            _, is_done = yield from self.ask("drop", ns, left[:64], following)
+            del left[:64]
 
-    def about(self) -> Steps[ThreadInfo | None]:
-        """What there is of it."""
+    def about(self) -> Steps[list[ThreadInfo]]:
+        """What there is of it, if there is anything."""
         _, *answer = yield from self.ask("about")
         if not answer:
-            return None
+            return []
         checkpoints, ttl, size, *head = answer
         rows = [Row(self, "", row) for row in head]
-        updated = "".join(row.body().get("ts", "") for row in rows)
-        is_waiting = any(one[3] == INTERRUPT for row in rows for one in row.writes)
+        updated = "".join(row.load(row.body).get("ts", "") for row in rows)
+        is_waiting = any(write[2] == INTERRUPT for row in rows for write in row.writes)
         expires = ttl if ttl >= 0 else None
-        return ThreadInfo(self.id, checkpoints, size or None, expires, updated, is_waiting)
+        return [ThreadInfo(self.id, checkpoints, size or None, expires, updated, is_waiting)]
 
 
 class Row:
@@ -155,55 +143,45 @@ class Row:
     `MemorystoreChatError` for what the serializer refuses.
 
     Attributes:
-        writes: What its tasks wrote, each as its task, path, place, channel, and value.
+        body: The checkpoint without its ID, values, and versions, as it is stored.
+        metadata: Its metadata, as they are stored.
+        writes: What its tasks wrote: names of fields, a rest, channel, task, path, and index.
         parts: The parts of lists that were read, by the names of their fields.
     """
 
     def __init__(self, thread: Thread, ns: str, answer: Sequence[Any]) -> None:
-        name, parent, self._body, self._metadata, self._channels, self.writes = answer
+        name, parent, self.body, self.metadata, self._channels, self.writes = answer
         self.ns, self.id, self._parent_id = ns, name.decode(), parent.decode()
         self.thread, self.parts = thread, list[tuple[bytes, list[Any]]]()
 
     def names(self) -> list[bytes]:
         """The fields that its values refer to."""
-        packed = [one[2] for one in self._channels if len(one) > 2]
-        packed += [one[4] for one in self.writes]
-        return [name for names in packed for name in cut(names)]
-
-    def metadata(self) -> Any:
-        """Its metadata."""
-        return self._load(self._metadata)
-
-    def body(self) -> Any:
-        """The checkpoint itself, without its ID, values, and versions."""
-        return self._load(self._body)
+        return [name for each in (*self._channels, *self.writes) for name in cut(each[0])]
 
     def tuple(self) -> CheckpointTuple:
         """All of it."""
         versions, values = {}, {}
-        for channel, version, *packed in self._channels:
+        for *packed, channel, version in self._channels:
             versions[channel.decode()] = json.loads(version)
-            if packed:
+            if len(packed[1]) != 1:  # which stands for none
                 values[channel.decode()] = self._value(*packed)
         own = {"id": self.id, "channel_values": values, "channel_versions": versions}
         # In the order of LangGraph: by path, task and place.
-        ordered = sorted(self.writes, key=lambda one: (one[1], one[0], one[2]))
-        writes = [
-            (task.decode(), channel.decode(), self._value(*packed))
-            for task, _, _, channel, *packed in ordered
-        ]
-        config, parent = (self.thread.config(self.ns, id_) for id_ in (self.id, self._parent_id))
+        ordered = sorted(self.writes, key=lambda write: (write[4], write[3], write[5]))
         return CheckpointTuple(
-            config,
-            self.body() | own,
-            self.metadata(),
-            parent if self._parent_id else None,
-            writes,
+            self.thread.config(self.ns, self.id),
+            self.load(self.body) | own,
+            self.load(self.metadata),
+            self.thread.config(self.ns, self._parent_id) if self._parent_id else None,
+            [
+                (task.decode(), channel.decode(), self._value(*packed))
+                for *packed, channel, task, _, _ in ordered
+            ],
         )
 
     def _value(self, packed: bytes, rest: bytes) -> Any:
         names = cut(packed)
-        value = self._load(rest or self._content(names.pop()))
+        value = self.load(rest or self._content(names.pop()))
         if not names:
             return value
         value, sizes = value
@@ -222,7 +200,7 @@ class Row:
         names = [name]
         while names[0][:1] == b"k":
             names = cut(b"".join(map(self._content, names)))
-        return [self._load(self._content(name)) for name in names]
+        return [self.load(self._content(name)) for name in names]
 
     def _content(self, name: bytes) -> bytes:
         content = self.thread.fields.get(name[1:])
@@ -231,7 +209,8 @@ class Row:
             raise CorruptCheckpointError(self.thread.id, self.ns, self.id, part)
         return content
 
-    def _load(self, stored: bytes) -> Any:
+    def load(self, stored: bytes) -> Any:
+        """What the serializer makes of something that is stored."""
         short, _, data = stored.partition(b":")
         kind = "msgpack" if short == b"m" else short.decode(errors="replace")
         try:
@@ -246,17 +225,14 @@ class Row:
             ) from error
 
 
-def next_found(listing: Listing[None]) -> Steps[CheckpointTuple | None]:
+def next_found(listing: Listing) -> Steps[Row | None]:
     """Ask until the listing finds a checkpoint; None comes after the last."""
     replies: Any = None
-    while True:
-        try:
-            request = listing.send(replies)
-        except StopIteration:
-            return None
-        if isinstance(request, CheckpointTuple):
-            return request
-        replies = yield request
+    with suppress(StopIteration):
+        while not isinstance(found := listing.send(replies), Row):
+            replies = yield found
+        return found
+    return None
 
 
 def cut(names: bytes) -> list[bytes]:

@@ -40,14 +40,13 @@ class Packing:
     Attributes:
         sent: Fields and their bytes that the server is not known to have.
         known: What to remember once it has them.
-        anew: Whether to send all, whatever the server is thought to have.
+        remembered: What it is thought to have; all is sent if that is nothing.
     """
 
-    def __init__(self, thread: Thread, remembered: Remembered, *, anew: bool) -> None:
+    def __init__(self, thread: Thread, remembered: Remembered) -> None:
         self.sent: dict[bytes, bytes] = {}
         self.known: dict[bytes, bytes] = {}
-        self.anew, self._thread, self._remembered = anew, thread, remembered
-        self._token = digest_of(thread.key)
+        self._thread, self.remembered, self._token = thread, remembered, digest_of(thread.key)
 
     def pack(self, value: Any) -> tuple[bytes, bytes]:
         """Take a value apart: a list, or the lists of a dict, into their elements.
@@ -68,7 +67,8 @@ class Packing:
             value = [others if lists is value else None, sizes]
         rest = self.typed(value)
         if len(rest) > SMALL:
-            names.append(self._field(b"s", rest, is_new=True))
+            self.sent[name := b"s" + digest_of(rest)] = rest  # which may have gone meanwhile
+            names.append(name)
             rest = b""
         return b"".join(names), rest
 
@@ -80,43 +80,41 @@ class Packing:
         is_small = values and not isinstance(values[0], BaseMessage)
         if is_small and len(self.typed(values)) < SMALL * len(values):
             return []
-        is_new = self.anew or len(values) == 1  # one message is new, as a rule
+        # A single one is new as a rule, or was written beside a checkpoint that has gone since.
+        known = self.remembered if len(values) > 1 else {}
         names, at, size = list[bytes](), 0, 1
         while size * FAN <= len(values):
             size *= FAN
         while at < len(values):
             while at + size > len(values):
                 size //= FAN
-            names.append(self._stored(values[at : at + size], is_new=is_new))
+            names.append(self._stored(values[at : at + size], known))
             at += size
         return names
 
-    def _stored(self, values: list[Any], *, is_new: bool) -> bytes:
+    def _stored(self, values: list[Any], known: Mapping[bytes, bytes]) -> bytes:
         """Store an element, or the node above 8, 64, 512, ... of them; answers its name.
 
         Messages that have been stored are not serialized again. They are compared by all they
         hold, since a node of a graph may change them in place.
         """
         content = _content(values)
-        digest = digest_of(content)
-        name = self._remembered.get(self._token + digest) if content and not is_new else None
-        if not name and len(values) == 1:
-            name = self._field(b"s", self.typed(values[0]), is_new=is_new)
-        elif not name:
+        seen = digest_of(content)
+        name = known.get(self._token + seen) if content else None
+        if not name:
             size = len(values) // FAN
-            parts = (values[at : at + size] for at in range(0, len(values), size))
-            below = b"".join([self._stored(part, is_new=is_new) for part in parts])
-            name = self._field(b"k", below, is_new=is_new)
-        if content:
+            if size:
+                parts = (values[at : at + size] for at in range(0, len(values), size))
+                stored = b"".join([self._stored(part, known) for part in parts])
+            else:
+                stored = self.typed(values[0])
+            name = (b"k" if size else b"s") + (digest := digest_of(stored))
             self.known[digest] = name
+            if self._token + digest not in known:
+                self.sent[name] = stored
+        if content:
+            self.known[seen] = name
         return name
-
-    def _field(self, kind: bytes, content: bytes, *, is_new: bool) -> bytes:
-        digest = digest_of(content)
-        if is_new or self._token + digest not in self._remembered:
-            self.sent[kind + digest] = content
-        self.known[digest] = kind + digest
-        return kind + digest
 
     def typed(self, value: Any) -> bytes:
         """A value's bytes, after the name of their format; "m" is short for msgpack."""
@@ -128,10 +126,10 @@ class Packing:
         try:
             self.typed(value)
         except (TypeError, ValueError):
+            if isinstance(value, list | tuple | set | frozenset):
+                value = dict(enumerate(value))
             if isinstance(value, Mapping):
                 parts = [(f"{place}[{name!r}]", part) for name, part in value.items()]
-            elif isinstance(value, list | tuple | set | frozenset):
-                parts = [(f"{place}[{index}]", part) for index, part in enumerate(value)]
             else:
                 fields = getattr(value, "__dict__", {})
                 parts = [(f"{place}.{name}", part) for name, part in fields.items()]
