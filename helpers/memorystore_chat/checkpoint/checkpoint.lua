@@ -8,7 +8,7 @@
 -- Fields of the hash. NAME is a namespace, a NUL, and a checkpoint's ID; a digest is 16 bytes.
 --   s DIGEST  an element of a list, or all of another value
 --   k DIGEST  a node of a list: the names of eight elements, or of eight nodes
---   c NAME    a checkpoint; with `needs` it is computed from its parent
+--   c NAME    a checkpoint; `needs` is the field of its parent, if it is computed from that
 --   w NAME    what its tasks wrote: {{names, rest, channel, task, path, index}, ...}
 --   h NAME    the namespaces of sub-graphs that go when this checkpoint goes
 --   i NAMESPACE NUL PLACE  the ID that was put there, and after a NUL its rank if that isn't the ID
@@ -61,9 +61,10 @@ local function append(field, value)
   table.insert(cache[field], value)
 end
 
--- A namespace's record.
+-- A namespace's record, which is written with what changes.
 local function space(ns)
   local found = record('n' .. ns)
+  dirty['n' .. ns] = true
   if not found.first then
     found.first, found.last, found.count, found.head, found.rank, found.gone = 1, 0, 0, '', '', {}
   end
@@ -85,29 +86,17 @@ local function id_and_rank(there)
   return id, rank ~= '' and rank or id
 end
 
--- Counts that a namespace has a checkpoint more or less.
-local function count(ns, by)
-  local numbers = space(ns)
-  numbers.count, dirty['n' .. ns] = numbers.count + by, true
-  set('#', (get('#') or 0) + by)
-end
-
 -- Adds the names of fields in a text to a list.
 local function cut(names, into)
   for at = 1, #names - 16, 17 do into[#into + 1] = names:sub(at, at + 16) end
   return into
 end
 
--- Adds the fields that channels or writes refer to.
-local function references(list, into)
-  for _, each in ipairs(list or {}) do cut(each[1], into) end
+-- Adds the fields that a checkpoint, its channels, or writes refer to.
+local function references(one, into)
+  into[#into + 1] = one.needs
+  for _, each in ipairs(one.channels or one) do cut(each[1], into) end
   return into
-end
-
--- Adds the fields that a checkpoint refers to, perhaps its parent.
-local function references_of_checkpoint(ns, one, into)
-  if one.needs then into[#into + 1] = 'c' .. ns .. '\0' .. one.parent end
-  return references(one.channels, into)
 end
 
 -- Counts one more reference to each field, and stores those that are new, from what was sent.
@@ -129,11 +118,12 @@ end
 
 -- Takes a checkpoint off the list, by the field of its place; it goes, unless others need it.
 local function drop(ns, id, place)
-  local gone = space(ns).gone
-  count(ns, -1)
+  local numbers = space(ns)
+  numbers.count = numbers.count - 1
+  set('#', get('#') - 1)
   set(place, false)
-  table.insert(gone, id)
-  if #gone > LATE then table.remove(gone, 1) end
+  table.insert(numbers.gone, id)
+  if #numbers.gone > LATE then table.remove(numbers.gone, 1) end
   append('d', 'c' .. ns .. '\0' .. id)
 end
 
@@ -143,7 +133,7 @@ local function drop_first(ns)
   local place = place_field(ns, numbers.first)
   local id = get(place) and id_and_rank(get(place))
   if numbers.first > numbers.last or id and id == numbers.head then return false end
-  numbers.first, dirty['n' .. ns] = numbers.first + 1, true
+  numbers.first, work = numbers.first + 1, work + 1
   if id then drop(ns, id, place) end
   return true
 end
@@ -167,7 +157,7 @@ local function release()
       if kind == 'k' then
         cut(get(field) or '', waiting)
       elseif kind == 'c' then
-        references_of_checkpoint(name:match('^[^%z]*'), record(field), waiting)
+        references(record(field), waiting)
         references(record('w' .. name), waiting)
         for _, ns in ipairs(record('h' .. name)) do append('d', 'n' .. ns) end
         set('w' .. name, false)
@@ -230,19 +220,18 @@ function ask.put(ttl, keep, ns, id, parent, root, metadata, body, channels)
       local same = known[channel[3] .. '\0' .. channel[4]] or channel
       lacking = lacking or channel[2] == '=' and #same[2] == 1
       -- Also one of a graph that lacks the delta channel, which leaves it to the next that has it.
-      needs = needs or same[2] == 'd' and before.place or nil
+      needs = needs or same[2] == 'd' and before.place and 'c' .. ns .. '\0' .. parent or nil
       channels[index] = same
     end
   end
-  local new = {parent = parent, needs = needs, body = body, metadata = metadata}
-  new.channels = channels
-  retain(references_of_checkpoint(ns, new, {}))
+  local new = {place = old.place, parent = parent, needs = needs, body = body}
+  new.metadata, new.channels = metadata, channels
+  retain(references(new, {}))
   if lacking then return {'RESEND'} end
-  references_of_checkpoint(ns, old, record('d'))
-  new.place = old.place
+  references(old, record('d'))
   if not new.place then
-    count(ns, 1)
-    numbers.last = numbers.last + 1
+    numbers.count, numbers.last = numbers.count + 1, numbers.last + 1
+    set('#', (get('#') or 0) + 1)
     new.place = numbers.last
     local rank = id
     -- Lua compares as the locale does; that is all the same for LangGraph's IDs.

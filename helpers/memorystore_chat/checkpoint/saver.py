@@ -3,7 +3,7 @@
 import json
 import re
 import secrets
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from functools import update_wrapper
 from typing import Any, Concatenate, ParamSpec, Self, TypeVar
@@ -27,7 +27,6 @@ PAGE = 100  # checkpoints that are asked for at once
 P = ParamSpec("P")
 T = TypeVar("T")
 Saver = TypeVar("Saver", bound="MemorystoreSaver")
-Pack = Callable[[Packing], Sequence[Any]]
 
 
 def twins(
@@ -38,18 +37,11 @@ def twins(
     """Make a method and its asynchronous twin of steps; `doing` tells errors what they do."""
     name = steps.__name__.removeprefix("_")
 
-    def said(subject: Any = None, *_: Any) -> str:
-        if isinstance(subject, Mapping):
-            subject = subject.get("configurable", {}).get("thread_id")
-        return f"{doing} of the thread {subject!r}" if isinstance(subject, str) else doing
-
     def ask(self: Saver, /, *given: P.args, **options: P.kwargs) -> T:
-        what = said(*given, *options.values())
-        return self._sender.run(what, steps(self, *given, **options), f"a{name}")
+        return self._sender.run(doing, steps(self, *given, **options), f"a{name}")
 
     async def aask(self: Saver, /, *given: P.args, **options: P.kwargs) -> T:
-        what = said(*given, *options.values())
-        return await self._sender.arun(what, steps(self, *given, **options))
+        return await self._sender.arun(doing, steps(self, *given, **options))
 
     update_wrapper(ask, steps).__name__ = name
     update_wrapper(aask, steps).__name__ = f"a{name}"
@@ -224,8 +216,7 @@ class MemorystoreSaver(base.BaseCheckpointSaver[str]):
     ) -> Listing:
         place = (config or {}).get("configurable", {})
         only, one = place.get("checkpoint_ns"), place.get("checkpoint_id")
-        earlier = (base.get_checkpoint_id(before) if before else None) or ""
-        check_text("checkpoint_id", earlier)
+        earlier = _named("checkpoint_id", (before and base.get_checkpoint_id(before)) or "")
         threads = [*(yield from self._all())] if config is None else [self._place(config)[0]]
         while threads and limit != 0:
             thread = threads.pop(0)  # what it has read goes with it
@@ -266,8 +257,6 @@ class MemorystoreSaver(base.BaseCheckpointSaver[str]):
         apart = ("id", "channel_values", "channel_versions")
         body = {name: value for name, value in checkpoint.items() if name not in apart}
         values, versions = checkpoint["channel_values"], checkpoint["channel_versions"]
-        for channel in versions:
-            _named("channel", channel)
 
         def pack(packing: Packing) -> Sequence[Any]:
             channels = []
@@ -301,7 +290,6 @@ class MemorystoreSaver(base.BaseCheckpointSaver[str]):
         thread, ns, checkpoint_id = self._place(config)
         if not checkpoint_id:
             raise ValueError("config names no checkpoint_id, beside which to store the writes.")
-        _named("task_id", task_id)
 
         def pack(packing: Packing) -> Sequence[Any]:
             packed = []
@@ -313,7 +301,11 @@ class MemorystoreSaver(base.BaseCheckpointSaver[str]):
         yield from self._store(thread, "put_writes", pack, writes)
 
     def _store(
-        self, thread: Thread, name: str, pack: Pack, places: Sequence[tuple[str, Any]]
+        self,
+        thread: Thread,
+        name: str,
+        pack: Callable[[Packing], Sequence[Any]],
+        places: Sequence[tuple[str, Any]],
     ) -> Steps[None]:
         """Send the packed places; in full if the server lacks what it was thought to have."""
         for remembered in (self._remembered, Remembered()):
@@ -427,13 +419,13 @@ class MemorystoreSaver(base.BaseCheckpointSaver[str]):
     get_tuple, aget_tuple = twins(_get_tuple, "reading a checkpoint")
     put, aput = twins(_put, "storing a checkpoint")
     put_writes, aput_writes = twins(_put_writes, "storing writes")
-    delete_thread, adelete_thread = twins(_delete_thread, "deleting all")
+    delete_thread, adelete_thread = twins(_delete_thread, "deleting a thread")
     delete_for_runs, adelete_for_runs = twins(_delete_for_runs, "deleting runs")
-    copy_thread, acopy_thread = twins(_copy_thread, "making a copy")
+    copy_thread, acopy_thread = twins(_copy_thread, "copying a thread")
     prune, aprune = twins(_prune, "pruning threads")
     threads, athreads = twins(_threads, "looking at threads")
-    expire, aexpire = twins(_expire, "setting the expiry")
-    persist, apersist = twins(_persist, "removing the expiry")
+    expire, aexpire = twins(_expire, "setting a thread's expiry")
+    persist, apersist = twins(_persist, "removing a thread's expiry")
 
     @override
     def get_next_version(self, current: str | None, channel: None) -> str:
