@@ -213,7 +213,6 @@ WITH_NUL: Any = {"configurable": {"thread_id": "t", "checkpoint_ns": "a\0b"}}
         (lambda s: s.get_tuple({"configurable": {}}), ValueError, "thread_id"),
         (lambda s: s.put_writes(CONFIG, [], "task"), ValueError, "checkpoint_id"),
         (lambda s: put(s, put(s, CONFIG, "1", x=1), "1", x=1), ValueError, "parent"),
-        (lambda s: s.copy_thread("t", "t"), ValueError, "same"),
         (lambda s: MemorystoreSaver(redis.Redis(), ttl=0), ValueError, "ttl"),
         (lambda s: MemorystoreSaver(redis.Redis(), keep=0), ValueError, "keep"),
         (lambda s: MemorystoreSaver(redis.Redis(), refresh_on_read=True), ValueError, "ttl"),
@@ -401,7 +400,7 @@ class TestUnreadable:
         self, saver: MemorystoreSaver, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """A checkpoint that is deleted while it is being listed is no damage."""
-        put(saver, CONFIG, "1", x="x" * 99)
+        put(saver, put(saver, CONFIG, "1", x=1), "2", x="x" * 99)
         names = Row.names
 
         def delete(row: Row) -> list[bytes]:

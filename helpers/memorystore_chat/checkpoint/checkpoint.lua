@@ -288,23 +288,17 @@ local function row(ns, id)
   return {id, parent, one.body, one.metadata, one.channels, record('w' .. ns .. '\0' .. id)}
 end
 
--- Checkpoints, '' for one that is not there; if deep, with all fields that they refer to.
-function ask.rows(ttl, is_deep, names)
-  local rows, fields = {}, {}
+-- Checkpoints, '' for one that is not there; and fields, with all below them. A single checkpoint
+-- comes with all that it refers to.
+function ask.rows(ttl, names, fields)
+  local rows = {}
   for index, name in ipairs(names) do
     local found = row(name[1], name[2])
     rows[index] = found or ''
-    if found and is_deep == 1 then
-      references(found[5], fields)
-      references(found[6], fields)
-    end
+    if found and #names == 1 then references(found[6], references(found[5], fields)) end
   end
   if ttl > 0 and rows[1] ~= '' then redis.call('EXPIRE', key, ttl) end
   return {'OK', rows, contents(fields)}
-end
-
-function ask.fields(names)
-  return {'OK', contents(names)}
 end
 
 -- Some of the places; and where to go on, "0" at the end. A key of another kind may be a session.

@@ -27,6 +27,7 @@ PAGE = 100  # checkpoints that are asked for at once
 P = ParamSpec("P")
 T = TypeVar("T")
 Saver = TypeVar("Saver", bound="MemorystoreSaver")
+Pack = Callable[[Packing], Sequence[Any]]
 
 
 def twins(
@@ -141,9 +142,7 @@ class MemorystoreSaver(base.BaseCheckpointSaver[str]):
     def from_conn_string(
         cls, endpoint: str | Endpoint | None = None, **options: Any
     ) -> Iterator[Self]:
-        """Connect as `memorystore_chat.connect` does, for as long as the context lasts.
-
-        The options are those of this class.
+        """Connect as `memorystore_chat.connect` does, with this class's options, for a while.
 
         Example:
             >>> with MemorystoreSaver.from_conn_string("embedded", ttl=60) as saver:
@@ -170,7 +169,7 @@ class MemorystoreSaver(base.BaseCheckpointSaver[str]):
     def _get_tuple(self, config: RunnableConfig) -> Steps[base.CheckpointTuple | None]:
         """Read a checkpoint: the one the config names, or the newest of its thread."""
         thread, ns, checkpoint_id = self._place(config)
-        rows = yield from thread.rows([(ns, checkpoint_id)], self._refresh, is_deep=True)
+        rows = yield from thread.rows([(ns, checkpoint_id)], ttl=self._refresh)
         found = [row.tuple() for row in rows]
         self._remembered.note_read(thread, rows)
         return found[0] if found else None
@@ -301,11 +300,7 @@ class MemorystoreSaver(base.BaseCheckpointSaver[str]):
         yield from self._store(thread, "put_writes", pack, writes)
 
     def _store(
-        self,
-        thread: Thread,
-        name: str,
-        pack: Callable[[Packing], Sequence[Any]],
-        places: Sequence[tuple[str, Any]],
+        self, thread: Thread, name: str, pack: Pack, places: Sequence[tuple[str, Any]]
     ) -> Steps[None]:
         """Send the packed places; in full if the server lacks what it was thought to have."""
         for remembered in (self._remembered, Remembered()):
@@ -347,11 +342,10 @@ class MemorystoreSaver(base.BaseCheckpointSaver[str]):
         """
         if strategy not in ("keep_latest", "delete"):
             raise ValueError(f'strategy is {strategy!r}; it takes "keep_latest" or "delete".')
-        for thread_id in check_ids("thread_ids", thread_ids):
+        for thread in (yield from self._all(thread_ids)):
             if strategy == "delete":
-                yield from self._delete_thread(thread_id)
+                yield from self._delete_thread(thread.id)
                 continue
-            thread = self._thread(thread_id)
             for ns, names in (yield from thread.spaces()).items():
                 yield from thread.drop(ns, names, names[1:])
             yield from thread.drop("", [], [])  # also where there are late writes alone
@@ -383,14 +377,12 @@ class MemorystoreSaver(base.BaseCheckpointSaver[str]):
             MemorystoreChatError: There is a thread of that id already.
         """
         source, target = self._thread(source_thread_id).key, self._thread(target_thread_id).key
-        if source == target:
-            raise ValueError("source_thread_id and target_thread_id are the same.")
         (is_there,) = yield [Command("EXISTS", (target,), kind=int)]
         (payload,) = yield [Command("DUMP", (source,), kind=object)]
         if payload and is_there:
             raise MemorystoreChatError(
                 f"There is a thread {target_thread_id!r} already, so it was not copied to. "
-                "Choose another id, or delete it first with delete_thread()."
+                "Choose an id that no thread has."
             )
         if payload:  # as it may be sent again
             yield [Command("RESTORE", (target,), (1000 * self._ttl, payload, "REPLACE"))]

@@ -65,9 +65,8 @@ class Thread:
         call = script("demand", "checkpoint/checkpoint")
         (reply,) = yield [Command("", (self.key,), (name, _packed(given), *fields), call, list)]
         if reply[0] == b"DAMAGED":
-            kind, name = chr(reply[1][0]), reply[1][1:].decode(errors="replace")
-            ns, _, checkpoint_id = name.partition("\0")
-            what = f"its record {kind!r} is altered"
+            ns, _, checkpoint_id = reply[1][1:].decode(errors="replace").partition("\0")
+            what = f"its record {chr(reply[1][0])!r} is altered"
             raise CorruptCheckpointError(self.id, ns, checkpoint_id, what)
         return reply
 
@@ -89,31 +88,27 @@ class Thread:
         return spaces
 
     def rows(
-        self, names: Sequence[tuple[str, str]], ttl: int = 0, *, is_deep: bool = False
+        self, places: Sequence[tuple[str, str]], fields: Sequence[bytes] = (), ttl: int = 0
     ) -> "Steps[list[Row]]":
-        """Checkpoints by namespace and ID, the newest if that is empty; without those gone.
+        """Read checkpoints by namespace and ID, the newest if that is empty; without those gone.
 
-        It sets a time to live, unless that is 0, and fetches all they refer to if deep.
+        It fetches fields with all below them, and all that a single checkpoint refers to; and it
+        sets a time to live, unless that is 0.
         """
-        _, answers, *contents = yield from self.ask("rows", ttl, is_deep, names)
-        self._fetched(*contents)
-        return [Row(self, ns, each) for (ns, _), each in zip(names, answers, strict=True) if each]
+        _, answers, lengths, texts = yield from self.ask("rows", ttl, places, fields)
+        ends = accumulate(struct.unpack(f">{len(lengths) // 4}I", lengths), initial=0)
+        contents = [texts[start:end] for start, end in pairwise(ends)]
+        self.fields |= {digest_of(content): content for content in contents}
+        return [Row(self, ns, each) for (ns, _), each in zip(places, answers, strict=True) if each]
 
     def whole(self, rows: "list[Row]") -> "Steps[list[Row]]":
         """Fetch what checkpoints refer to and was not fetched yet; leave out those gone by then."""
         names = dict.fromkeys(name for row in rows for name in row.names())
         lacking = [name for name in names if name[1:] not in self.fields]
         for at in range(0, len(lacking), FIELDS):
-            _, *contents = yield from self.ask("fields", lacking[at : at + FIELDS])
-            self._fetched(*contents)
-        if all(name[1:] in self.fields for name in lacking):
-            return rows
-        return (yield from self.rows([(row.ns, row.id) for row in rows]))
-
-    def _fetched(self, lengths: bytes, texts: bytes) -> None:
-        ends = accumulate(struct.unpack(f">{len(lengths) // 4}I", lengths), initial=0)
-        contents = [texts[start:end] for start, end in pairwise(ends)]
-        self.fields |= {digest_of(content): content for content in contents}
+            places = [(row.ns, row.id) for row in rows]
+            rows = yield from self.rows(places, lacking[at : at + FIELDS])
+        return rows
 
     def drop(self, ns: str, names: Sequence[str], chosen: Sequence[str]) -> Steps[None]:
         """Drop checkpoints of a namespace, of all of its names, and all that waits for it."""

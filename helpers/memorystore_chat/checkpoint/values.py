@@ -82,9 +82,7 @@ class Packing:
             return []
         # A single one is new as a rule, or was written beside a checkpoint that has gone since.
         known = self.remembered if len(values) > 1 else {}
-        names, at, size = list[bytes](), 0, 1
-        while size * FAN <= len(values):
-            size *= FAN
+        names, at, size = list[bytes](), 0, FAN**9
         while at < len(values):
             while at + size > len(values):
                 size //= FAN
