@@ -1,5 +1,4 @@
--- Stores and reads the checkpoints of one thread. It goes after demand.lua, and uses nothing newer
--- than Redis 5.
+-- Stores and reads the checkpoints of one thread. It goes after demand.lua, and runs on Redis 5.
 --
 -- KEYS[1]  the hash that holds all of the thread
 -- ARGV     the name of what is asked for, its arguments as one MessagePack array, and fields that
@@ -28,8 +27,7 @@ local LATE = 8      -- IDs of a namespace that tasks may write to after their ch
 
 local key = KEYS[1]
 local cache, dirty = {}, {} -- fields as read or to be written, false for none; and which to write
-local sent, lacking, broken = {}, false, nil
-local work = 0
+local sent, lacking, work = {}, false, 0
 
 local function get(field)
   if cache[field] == nil then cache[field] = redis.call('HGET', key, field) end
@@ -45,10 +43,7 @@ local function record(field)
   local found = get(field) or {}
   if type(found) == 'string' then
     local text = found:sub(9)
-    if redis.sha1hex(text):sub(1, 8) ~= found:sub(1, 8) then
-      broken = field
-      error('damaged')
-    end
+    if redis.sha1hex(text):sub(1, 8) ~= found:sub(1, 8) then error({'DAMAGED', field}) end
     found = cmsgpack.unpack(text)
   end
   cache[field] = found
@@ -277,14 +272,14 @@ end
 -- A checkpoint as the client takes it, if it is there; the head if no ID is given. Only one that was
 -- put before is its parent, so that no chain of them is a circle.
 local function row(ns, id)
-  id = id ~= '' and id or space(ns).head
+  local head = space(ns).head
+  id = id ~= '' and id or head
   local one = record('c' .. ns .. '\0' .. id)
   if not one.place then
-    broken = id ~= '' and id == space(ns).head and 'c' .. ns .. '\0' .. id or nil
-    return broken and error('damaged')
+    return id ~= '' and id == head and error({'DAMAGED', 'c' .. ns .. '\0' .. id}) or nil
   end
-  local place = record('c' .. ns .. '\0' .. one.parent).place
-  local parent = place and place < one.place and one.parent or ''
+  local before = record('c' .. ns .. '\0' .. one.parent).place or one.place
+  local parent = before < one.place and one.parent or ''
   return {id, parent, one.body, one.metadata, one.channels, record('w' .. ns .. '\0' .. id)}
 end
 
@@ -339,5 +334,5 @@ end
 
 for index = 3, #ARGV, 2 do sent[ARGV[index]] = ARGV[index + 1] end
 local is_fine, reply = pcall(ask[ARGV[1]], unpack(cmsgpack.unpack(ARGV[2])))
-if broken then return {'DAMAGED', broken} end
-return is_fine and reply or {err = (tostring(reply):gsub('^ERR ', ''))}
+local is_answer = is_fine or type(reply) == 'table' -- as for what is damaged
+return is_answer and reply or {err = (tostring(reply):gsub('^ERR ', ''))}

@@ -194,7 +194,7 @@ class MemorystoreSaver(base.BaseCheckpointSaver[str]):
         """
         listing = self._listing(config, filter, before, limit)
         while found := self._sender.run("listing checkpoints", next_found(listing), "alist"):
-            yield found.tuple()
+            yield found
 
     @override
     async def alist(
@@ -208,7 +208,7 @@ class MemorystoreSaver(base.BaseCheckpointSaver[str]):
         """``list``, without blocking the event loop."""
         listing = self._listing(config, filter, before, limit)
         while found := await self._sender.arun("listing checkpoints", next_found(listing)):
-            yield found.tuple()
+            yield found
 
     def _listing(
         self, config: RunnableConfig | None, wanted: Any, before: Any, limit: int | None
@@ -345,10 +345,10 @@ class MemorystoreSaver(base.BaseCheckpointSaver[str]):
         for thread in (yield from self._all(thread_ids)):
             if strategy == "delete":
                 yield from self._delete_thread(thread.id)
-                continue
-            for ns, names in (yield from thread.spaces()).items():
-                yield from thread.drop(ns, names, names[1:])
-            yield from thread.drop("", [], [])  # also where there are late writes alone
+            else:
+                for ns, names in (yield from thread.spaces()).items():
+                    yield from thread.drop(ns, names, names[1:])
+                yield from thread.drop("", [], [])  # also where there are late writes alone
 
     def _delete_for_runs(self, run_ids: Sequence[str]) -> Steps[None]:
         """Delete the checkpoints of some runs, in every thread under the prefix.

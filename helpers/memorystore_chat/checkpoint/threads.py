@@ -83,8 +83,7 @@ class Thread:
         spaces = {}
         for ns, ranks in sorted(places.items()):
             last = next((rank for rank, name in ranks if name == before), before.encode())
-            newest_first = sorted(ranks, reverse=True)
-            spaces[ns] = [name for rank, name in newest_first if not last or rank < last]
+            spaces[ns] = [name for rank, name in sorted(ranks)[::-1] if not last or rank < last]
         return spaces
 
     def rows(
@@ -213,20 +212,19 @@ class Row:
         except Exception as error:
             raise MemorystoreChatError(
                 f"The checkpoint {self.id!r} of the thread {self.thread.id!r}, namespace "
-                f"{self.ns!r}, is stored as it was written, but the serializer cannot read it "
-                f"({kind}: {type(error).__name__}: {error}). It is not damaged: give "
-                "MemorystoreSaver the serde= that it was written with, and an "
-                "EncryptedSerializer the same key."
+                f"{self.ns!r}, is not damaged, but the serializer cannot read it ({kind}: "
+                f"{type(error).__name__}: {error}). Give MemorystoreSaver the serde= that it was "
+                "written with, and an EncryptedSerializer the same key."
             ) from error
 
 
-def next_found(listing: Listing) -> Steps[Row | None]:
-    """Ask until the listing finds a checkpoint; None comes after the last."""
+def next_found(listing: Listing) -> Steps[CheckpointTuple | None]:
+    """Ask until the listing finds a checkpoint, and read it; None comes after the last."""
     replies: Any = None
     with suppress(StopIteration):
         while not isinstance(found := listing.send(replies), Row):
             replies = yield found
-        return found
+        return found.tuple()
     return None
 
 
