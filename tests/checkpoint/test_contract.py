@@ -3,18 +3,15 @@
 import threading
 from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
-from typing import Annotated, Any, TypedDict
+from typing import Any
 from uuid import uuid4
 
-import pytest
 import redis
-from langgraph.channels.delta import DeltaChannel
 from langgraph.checkpoint.base import BaseCheckpointSaver, empty_checkpoint
 from langgraph.checkpoint.conformance import checkpointer_test, validate
 from langgraph.checkpoint.memory import InMemorySaver
-from langgraph.graph import END, START, StateGraph
 
-from checkpoints import CONFIG, THREAD, Make, ask, graph_of, newest, put
+from checkpoints import CONFIG, ask, graph_of
 from memorystore_chat.checkpoint import MemorystoreSaver
 from scripted import words
 
@@ -72,51 +69,3 @@ class TestThreads:
         values = [found.checkpoint["channel_values"] for found in saver.list(CONFIG)]
         ends = [words(each.get("messages", [])) for each in values]
         assert all(answer in ends for answer in answers)
-
-
-def test_what_is_known_is_checked(saver: MemorystoreSaver, make_saver: Make) -> None:
-    """A thread that was deleted between two turns' writes is stored in full again."""
-    config = put(saver, CONFIG, "1", x="x" * 99)
-    make_saver().delete_thread(THREAD)
-    kept: Any = {"channel_values": {"x": "x" * 99}, "channel_versions": {"x": "1"}}
-    checkpoint: Any = empty_checkpoint() | kept
-    saver.put(config, checkpoint, {}, {})
-    assert newest(saver).checkpoint == checkpoint
-
-
-def extend(state: list[str] | None, writes: list[list[str]]) -> list[str]:
-    return [*(state or []), *(item for write in writes for item in write)]
-
-
-class Items(TypedDict):
-    items: Annotated[list[str], DeltaChannel(extend, list)]
-
-
-def parallel(saver: BaseCheckpointSaver[str]) -> Any:
-    """A graph whose nodes write one channel at the same time."""
-    graph = StateGraph(Items)
-    graph.add_node("end", lambda state: {"items": ["end"]})
-    for number in range(6):
-        graph.add_node(f"n{number}", lambda state, name=f"n{number}": {"items": [name]})
-        graph.add_edge(START, f"n{number}")
-        graph.add_edge(f"n{number}", "end")
-    graph.add_edge("end", END)
-    return graph.compile(checkpointer=saver)
-
-
-@pytest.mark.parametrize(
-    ("durability", "keep"), [("sync", None), ("sync", 1), ("async", 1), ("exit", 2)]
-)
-def test_parallel_nodes_come_back_in_order(
-    durability: Any, keep: int | None, make_saver: Make
-) -> None:
-    """What n0 to n5 wrote to a DeltaChannel stays in order, turn after turn, and after pruning."""
-    saver = make_saver(keep=keep)
-    graph = parallel(saver)
-    for turn in range(1, 5):
-        graph.invoke({"items": ["in"]}, CONFIG, durability=durability)
-        expected = ["in", "n0", "n1", "n2", "n3", "n4", "n5", "end"] * turn
-        assert graph.get_state(CONFIG).values["items"] == expected
-        if turn == 3:
-            saver.prune([THREAD])
-            assert graph.get_state(CONFIG).values["items"] == expected

@@ -130,11 +130,7 @@ class Threads:
         }
         for saver in (self.model, self.saver, self.saver)[: self.random.choice([2, 3])]:
             saver.put(place(ns, parent), checkpoint, metadata, new)
-        self.known[ns, name] = {
-            "values": deepcopy(values),
-            "versions": versions,
-            "parent": parent,
-        }
+        self.known[ns, name] = {"values": deepcopy(values), "versions": versions, "parent": parent}
         if ":" in ns:
             self.roots.setdefault(ns, root)
         order = [*self.found(ns)]
