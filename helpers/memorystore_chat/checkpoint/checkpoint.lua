@@ -183,13 +183,17 @@ end
 
 -- The lengths of fields and of all that they refer to, in four bytes each, and their texts.
 local function contents(names)
-  local lengths, texts, seen = {}, {}, {}
-  for _, name in ipairs(names) do -- to which those below are added
-    local text = not seen[name] and redis.call('HGET', key, name)
-    seen[name] = true
-    if text then
-      lengths[#lengths + 1], texts[#texts + 1] = struct.pack('>I4', #text), text
-      if name:byte() == 107 then cut(text, names) end -- a "k"
+  local lengths, texts, seen, last = {}, {}, {}, 0
+  while last < #names do -- to which those below are added
+    local before = last
+    last = math.min(before + 5000, #names)
+    for index, text in ipairs(redis.call('HMGET', key, unpack(names, before + 1, last))) do
+      local name = names[before + index]
+      if text and not seen[name] then
+        seen[name] = true
+        lengths[#lengths + 1], texts[#texts + 1] = struct.pack('>I4', #text), text
+        if name:byte() == 107 then cut(text, names) end -- a "k"
+      end
     end
   end
   return table.concat(lengths), table.concat(texts)
@@ -333,6 +337,5 @@ function ask.about()
 end
 
 for index = 3, #ARGV, 2 do sent[ARGV[index]] = ARGV[index + 1] end
-local is_fine, reply = pcall(ask[ARGV[1]], unpack(cmsgpack.unpack(ARGV[2])))
-local is_answer = is_fine or type(reply) == 'table' -- as for what is damaged
-return is_answer and reply or {err = (tostring(reply):gsub('^ERR ', ''))}
+local _, reply = pcall(ask[ARGV[1]], unpack(cmsgpack.unpack(ARGV[2])))
+return type(reply) == 'table' and reply or {err = (tostring(reply):gsub('^ERR ', ''))}

@@ -186,8 +186,7 @@ class MemorystoreSaver(base.BaseCheckpointSaver[str]):
         """Read checkpoints, the newest of each namespace first, some at a time.
 
         Args:
-            config: Names the thread, and a namespace and checkpoint if it names them; None reads
-                all threads.
+            config: Names a thread, perhaps a namespace and checkpoint; None reads all threads.
             filter: Only those whose metadata has these values.
             before: Only those older than the checkpoint it names.
             limit: At most so many.
@@ -247,15 +246,14 @@ class MemorystoreSaver(base.BaseCheckpointSaver[str]):
             TypeError: A value cannot be serialized; the message says of which channel.
         """
         thread, ns, parent_id = self._place(config)
-        checkpoint_id = _named("checkpoint['id']", checkpoint["id"])
+        body: Any = {**checkpoint}
+        given_id, values, versions = map(body.pop, ("id", "channel_values", "channel_versions"))
+        checkpoint_id = _named("checkpoint['id']", given_id)
         if checkpoint_id == parent_id:
             raise ValueError(f"The checkpoint {parent_id!r} names itself as its parent.")
         known: Any = dict(base.get_checkpoint_metadata(config, metadata))
         root = known.get("parents", {}).get("", "") if ":" in ns else ""
         deltas = known.get("counters_since_delta_snapshot") or ()
-        apart = ("id", "channel_values", "channel_versions")
-        body = {name: value for name, value in checkpoint.items() if name not in apart}
-        values, versions = checkpoint["channel_values"], checkpoint["channel_versions"]
 
         def pack(packing: Packing) -> Sequence[Any]:
             channels = []
@@ -311,9 +309,8 @@ class MemorystoreSaver(base.BaseCheckpointSaver[str]):
                 refused = next(filter(None, (packing.refused(*place) for place in places)), "it")
                 raise TypeError(
                     f"The thread {thread.id!r} cannot be stored: {refused}, which the serializer "
-                    f"refuses ({error}). Make it plain data before it gets into the state (a "
-                    "number of numpy's with .item()), or give MemorystoreSaver a serde= that "
-                    "takes it."
+                    f"refuses ({error}). Make it plain data before it gets into the state (numpy's "
+                    "numbers with .item()), or give MemorystoreSaver a serde= that takes it."
                 ) from error
             (status,) = yield from thread.ask(name, *given, sent=packing.sent)
             if status == b"OK":
