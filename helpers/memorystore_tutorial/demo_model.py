@@ -246,8 +246,8 @@ class _Talk:
             fits = [fit for fit in fits if fit.score or fit.tool["name"] in last]
             for best in sorted(fits, key=lambda fit: -fit.score)[:1]:
                 each = [_Fit(best.tool, part) for part in _LIST.split(clause)]
-                is_list = not each[0].missing and all(fit.is_value for fit in each[1:])
-                wanted += each if is_list else [best]
+                each = [best] if each[0].missing or _KEEPS.match(best.tool["name"]) else each
+                wanted += [each[0], *(fit for fit in each[1:] if fit.is_value)]
         if missing := [key for fit in wanted for key in fit.missing]:
             question = f"Which {missing[0].replace('_', ' ')} do you mean?"
             return "Let us leave that." if question == self.last else question
@@ -288,7 +288,7 @@ _RULES: list[tuple[str, str | Callable[[_Talk, re.Match[str]], str | list[ToolCa
     (r"\bsummar[iy]|\brecap\b", _Talk.summarize),
     (r"\b(?:about me|what do you (?:know|remember))\W*$", _Talk.recall),
     (r"\b(?:did i|was my) .*?(ask|question|say|tell).*?( about .+?)?\W*$", _Talk.repeat),
-    (r"\b(?:wh\w+|how) (?:is|are|was|does)\b.* my\b|(?<!how )\b(?:am|do|what) i\b", _Talk.recall),
+    (r"\b(?:wh\w+|how) (?:is|are|was|does)\b.* my\b|(?<!how )(?:am|do|n't|what) i\b", _Talk.recall),
     ("", _Talk.use),
     ("", _Talk.note),
     (r"(-?\d+)\s*(\+|plus|-|minus|\*|x|times)\s*(-?\d+)", _Talk.work_out),

@@ -16,7 +16,7 @@ from memorystore_tutorial.demo_model import FALLBACKS, DemoChatModel
 TOLD = (
     "My name is Ada. / My favorite color is green. I like pizza. / I live in Oslo, and my dog is "
     "called Rex. / I am allergic to nuts. / I love hiking and jazz, but I don't like fish. My "
-    "girlfriend hates fish. / I'm vegetarian, and I'm 34 years old. / Is breakfast included? / "
+    "girlfriend loves fish. / I'm vegetarian, and I'm 34 years old. / Is breakfast included? / "
 )
 # What a guest types, and what a good answer holds: nothing where only a fallback is left. With
 # "told" it is typed after TOLD, and " / " is between what is typed one after the other.
@@ -34,7 +34,7 @@ INPUTS = {
     "what can you do?": "I like green tea",
     "What is 6 times 7?": "42",
     "what's 50 minus 8": "42",
-    "How much is 2 plus 2?": "4",
+    "How much is 20 plus 22?": "^That is 42",
     "Hola": "^Hola!$",
     "Ich heiße Jörg. / Guten Morgen": "^Guten Morgen, Jörg!$",
     "ありがとう": "^ありがとう!$",
@@ -42,11 +42,11 @@ INPUTS = {
     "are you a robot": "demo model",
     "tell me a joke": "caches",
     "what time is it?": "no tool of mine",
-    "told wat is my name": "Your name is Ada",
+    "told wat is my name": "^Your name is Ada.$",
     "told do you remeber my name?": "Your name is Ada",
     "told whats my favrite colour": "favorite color is green",
     "told what did I tell you about my dog?": '"I live in Oslo, and my dog is called Rex."',
-    "told What does my girlfriend hate?": "^Your girlfriend hates fish.$",
+    "told What does my girlfriend like?": "^Your girlfriend loves fish.$",
     "told What do I like to eat?": "^You like pizza. You love hiking and jazz.$",
     "told What am I?": "allergic.*You are vegetarian",
     "told How old am I?": "^You are 34",
@@ -206,17 +206,17 @@ CALLS = {
     "I want to cancel my booking number 42": "cancel_booking number=42",
     "I need booking 7 canceled because I am ill": "cancel_booking number=7",
     "Cancel booking 7 and booking 8.": "cancel_booking number=7, cancel_booking number=8",
-    "Cancel 7, 8": "cancel_booking number=7, cancel_booking number=8",
-    "Cancel booking 7 and ring me at 8": "cancel_booking number=7",
+    "When does breakfast start and end?": "get_opening_hours place='breakfast'",
+    "Cancel 7, 8 and ring me at 9": "cancel_booking number=7, cancel_booking number=8",
     "How is the weather in Kyoto and Oslo?": "get_weather city='Kyoto', get_weather city='Oslo'",
     "How much does room 12 cost?": "get_price room='12'",
     "Where is order A-17?": "search_orders order_id='A-17'",
-    "Void order 17 because I am ill": "void_order number='17'",
+    "Please void order 17 because I am ill": "void_order number='17'",
     "Add 40 and 2.5": "add a=40 b=2.5",
     "Ping": "ping",
     # What is no request, or not for these tools.
-    "The weather was nice.": "I don't know that: no tool of mine tells me.",
-    "I like the museum": "remember fact='I like the museum'",
+    "Is the pool open? / The weather was nice.": "I don't know that: no tool of mine tells me.",
+    "I like tea and jazz": "remember fact='I like tea and jazz'",
     "Please remember that I have booking 7": "remember fact='I have booking 7'",
     "I'm Al. Is the pool open?": "remember fact='my name is Al.', get_opening_hours place='pool'",
     "When is my birthday?": "You have not told me that yet.",
