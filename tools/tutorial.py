@@ -59,7 +59,9 @@ def put(path: Path, target: Path) -> None:
     book.metadata.kernelspec = {"display_name": name, "language": "python", "name": "python3"}
     book.metadata.language_info = dict(IPythonKernel.language_info)
     book.metadata[ORIGIN], _ = digests(path)
-    nbformat.write(book, target)
+    partial = target.with_suffix(f".{os.getpid()}")  # another start may do the same
+    nbformat.write(book, partial)
+    partial.replace(target)
 
 
 def renew(source: Path, copy: Path, *, fresh: bool = False) -> list[str]:

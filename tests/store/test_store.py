@@ -168,6 +168,7 @@ async def test_search_by_meaning(place: Place, key_prefix: str) -> None:
         ("tuple", TypeError, {}, [PutOp(AB, "k", None)]),
         ("UTF-8", ValueError, {}, [GetOp(("\ud83d",), "k")]),
         ("ttl", ValueError, {}, [PutOp(A, "k", {}, None, 0)]),
+        ("key_prefix", ValueError, {"key_prefix": "{}"}, []),  # its keys would have no hash tag
         ("ttl", TypeError, {"ttl": 60}, []),
         ("ttl", ValueError, {"ttl": {"default_ttl": 0}}, []),
         ("dims", ValueError, {"index": {"dims": 0, "embed": len}}, []),

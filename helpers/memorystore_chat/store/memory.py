@@ -79,6 +79,8 @@ class MemorystoreStore(base.BaseStore):
         index: base.IndexConfig | None = None,
     ) -> None:
         check_text("key_prefix", key_prefix)
+        if "{}" in key_prefix:
+            raise ValueError(f"key_prefix is {key_prefix!r}; it takes text without '{{}}'.")
         for name, given in (("ttl", ttl), ("index", index)):
             if given is not None and not isinstance(given, Mapping):
                 raise TypeError(f"{name} is a {type_name(given)}; it takes a dict, or None.")
@@ -174,7 +176,8 @@ class MemorystoreStore(base.BaseStore):
         found, low = dict[Namespace, None](), b"[" + _path(prefix)
         while (low or asked) and len(found) < most:
             if low:
-                asked[None] = self._names(prefix, low, min(TOGETHER, most))
+                more = bool(conditions)  # which may leave few
+                asked[None] = self._names(prefix, low, min(TOGETHER, most), more=more)
             answers = yield from at_once(asked)
             names, low = answers.pop(None, ((), b""))
             found |= dict.fromkeys(name[: op.max_depth] for name, page in answers.items() if page)
@@ -210,14 +213,19 @@ class MemorystoreStore(base.BaseStore):
         return Record(record.namespace, *parts)._replace(score=record.score)
 
     def _names(
-        self, prefix: Namespace, low: bytes, most: int
+        self, prefix: Namespace, low: bytes, most: int, *, more: bool = False
     ) -> Steps[tuple[list[Namespace], bytes]]:
-        """Read the next namespaces below a prefix from the index, and where to go on, if at all."""
+        """Read the next namespaces below a prefix from the index, and where to go on, if at all.
+
+        With `more` they are all that is certain to come next of what the parts answered.
+        """
         limits = (low, b"(" + _path(prefix) + b'"', "LIMIT", 0, most)
         parts = yield [Command("ZRANGEBYLEX", (part,), limits, kind=list) for part in self._parts]
-        paths = sorted(chain.from_iterable(parts))[:most]
+        paths = sorted(chain.from_iterable(parts))
+        ends = [part[-1] for part in parts if len(part) == most] if more else paths[most - 1 : most]
+        paths = [path for path in paths if not ends or path <= min(ends)]
         names = [tuple(map(unquote, path.decode()[1:].split("!"))) for path in paths]
-        return names, b"(" + paths[-1] if len(paths) == most else b""
+        return names, b"(" + paths[-1] if ends else b""
 
     def _call(self, ask: str, namespace: Namespace, *arguments: Any) -> Command:
         path = _path(namespace)
