@@ -336,6 +336,13 @@ function ask.about()
   return {'OK', tonumber(get('#') or 0), redis.call('TTL', key), size, row('', '')}
 end
 
+-- Deletes the thread, but not a key of another kind.
+function ask.delete()
+  redis.call('HLEN', key)
+  redis.call('UNLINK', key)
+  return {'OK'}
+end
+
 for index = 3, #ARGV, 2 do sent[ARGV[index]] = ARGV[index + 1] end
 local _, reply = pcall(ask[ARGV[1]], unpack(cmsgpack.unpack(ARGV[2])))
 return type(reply) == 'table' and reply or {err = (tostring(reply):gsub('^ERR ', ''))}

@@ -3,7 +3,7 @@
 import json
 import re
 import secrets
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from functools import update_wrapper
 from typing import Any, Concatenate, ParamSpec, Self, TypeVar
@@ -38,11 +38,18 @@ def twins(
     """Make a method and its asynchronous twin of steps; `doing` tells errors what they do."""
     name = steps.__name__.removeprefix("_")
 
+    def said(subject: Any = None, *_: Any) -> str:
+        if isinstance(subject, Mapping):
+            subject = subject.get("configurable", {}).get("thread_id")
+        return f"{doing} of the thread {subject!r}" if isinstance(subject, str) else doing
+
     def ask(self: Saver, /, *given: P.args, **options: P.kwargs) -> T:
-        return self._sender.run(doing, steps(self, *given, **options), f"a{name}")
+        what = said(*given, *options.values())
+        return self._sender.run(what, steps(self, *given, **options), f"a{name}")
 
     async def aask(self: Saver, /, *given: P.args, **options: P.kwargs) -> T:
-        return await self._sender.arun(doing, steps(self, *given, **options))
+        what = said(*given, *options.values())
+        return await self._sender.arun(what, steps(self, *given, **options))
 
     update_wrapper(ask, steps).__name__ = name
     update_wrapper(aask, steps).__name__ = f"a{name}"
@@ -324,9 +331,7 @@ class MemorystoreSaver(base.BaseCheckpointSaver[str]):
         End its turn first: what a turn writes after this is stored anew, and listed by
         ``threads``. Give the saver a ``ttl``, and such a rest expires.
         """
-        key = self._thread(thread_id).key
-        yield [Command("HLEN", (key,), kind=int)]  # refuses what is no thread
-        yield [Command("UNLINK", (key,), kind=int)]
+        yield from self._thread(thread_id).ask("delete")
 
     def _prune(self, thread_ids: Sequence[str], *, strategy: str = "keep_latest") -> Steps[None]:
         """Delete old checkpoints.
@@ -408,13 +413,13 @@ class MemorystoreSaver(base.BaseCheckpointSaver[str]):
     get_tuple, aget_tuple = twins(_get_tuple, "reading a checkpoint")
     put, aput = twins(_put, "storing a checkpoint")
     put_writes, aput_writes = twins(_put_writes, "storing writes")
-    delete_thread, adelete_thread = twins(_delete_thread, "deleting a thread")
+    delete_thread, adelete_thread = twins(_delete_thread, "deleting all")
     delete_for_runs, adelete_for_runs = twins(_delete_for_runs, "deleting runs")
-    copy_thread, acopy_thread = twins(_copy_thread, "copying a thread")
+    copy_thread, acopy_thread = twins(_copy_thread, "making a copy")
     prune, aprune = twins(_prune, "pruning threads")
     threads, athreads = twins(_threads, "looking at threads")
-    expire, aexpire = twins(_expire, "setting a thread's expiry")
-    persist, apersist = twins(_persist, "removing a thread's expiry")
+    expire, aexpire = twins(_expire, "setting the expiry")
+    persist, apersist = twins(_persist, "removing the expiry")
 
     @override
     def get_next_version(self, current: str | None, channel: None) -> str:
