@@ -25,9 +25,21 @@ from memorystore_tutorial.text import say
 # Generally available in the location "global":
 # https://docs.cloud.google.com/gemini-enterprise-agent-platform/models/guides/gemini-3-8-flash
 DEFAULT_MODEL = "gemini-3.8-flash"
-_CLIENTS: dict[str, tuple[str, str, dict[str, Any]]] = {  # library, class, and its options
-    "google-genai": ("langchain_google_genai", "ChatGoogleGenerativeAI", {"vertexai": True}),
-    "vertexai": ("langchain_google_vertexai", "ChatVertexAI", {"max_retries": 2}),
+# Each provider's client, and the errors by which Google Cloud refuses a call.
+_CLIENTS = {
+    "google-genai": (
+        "langchain_google_genai.ChatGoogleGenerativeAI",
+        "langchain_google_genai.chat_models.ChatGoogleGenerativeAIError",
+        "google.genai.errors.APIError",
+        "google.auth.exceptions.GoogleAuthError",
+        "httpx.TransportError",
+    ),
+    "vertexai": (
+        "langchain_google_vertexai.ChatVertexAI",
+        "google.api_core.exceptions.GoogleAPICallError",
+        "google.auth.exceptions.GoogleAuthError",
+        "requests.exceptions.ConnectionError",
+    ),
 }
 _NEXT_STEPS = {
     401: "Google Cloud got no valid credentials. Run sign_in(), or in a terminal: "
@@ -142,14 +154,17 @@ def chat_model(
         say(f"Chat model: DemoChatModel, offline, because {why}.")
         return DemoChatModel()
     model = model or DEFAULT_MODEL
-    library, name, extra = _CLIENTS[provider]
-    client = getattr(require(library, extra=provider), name)
+    paths = [path.rpartition(".") for path in _CLIENTS[provider]]
+    client, *refusals = [getattr(require(path[0], extra=provider), path[2]) for path in paths]
+    extra: dict[str, Any] = {"vertexai": True} if provider == "google-genai" else {"max_retries": 2}
     options = extra | {"model": model, "project": project, "location": location} | model_options
     # Subclassing ChatVertexAI warns, and so does each construction.
     with warnings.catch_warnings(action="ignore", category=DeprecationWarning):
-        chosen: BaseChatModel = types.new_class(name, (_Gemini, client))(**options)
+        made: Any = types.new_class(client.__name__, (_Gemini, client))
+        made.refusals = tuple(refusals)
+        chosen: BaseChatModel = made(**options)
     where = f"{model} in project {project}, location {location}"
-    say(f"Chat model: {name}, {where}, because {why}.")
+    say(f"Chat model: {client.__name__}, {where}, because {why}.")
     return chosen
 
 
@@ -199,7 +214,7 @@ def _next_step(client: Any) -> Iterator[None]:
         yield
     except ContextOverflowError:
         raise  # LangChain's summarization waits for this one
-    except Exception as error:  # what six libraries define
+    except client.refusals as error:
         status, model = _status(error), getattr(client, "model_name", None) or client.model
         number = f" (HTTP {status})" if status else ""
         words = f'Gemini ({model}) did not answer{number}: "{str(error)[:500]}"'
