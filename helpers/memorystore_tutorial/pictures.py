@@ -31,13 +31,16 @@ def picture(name: str) -> Any:
         text, which shows itself as the last line of a cell.
 
     Raises:
-        FileNotFoundError: There is no such picture.
+        ValueError: There is no such picture.
         ModuleNotFoundError: IPython is missing.
 
     Example:
         >>> picture("turn").width
         720
     """
+    names = sorted(each.name[:-4] for each in _FOLDER.iterdir() if each.name.endswith(".png"))
+    if name not in names:
+        raise ValueError(f"There is no picture {name!r}; there are {', '.join(names)}.")
     words = (_FOLDER / f"{name}.txt").read_text(encoding="utf-8").strip()
     return _shown((_FOLDER / f"{name}.png").read_bytes(), words)
 

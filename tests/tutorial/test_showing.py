@@ -16,7 +16,14 @@ from langchain_core.messages.tool import tool_call
 
 from html_page import Page
 from memorystore_chat import MemorystoreChatMessageHistory, sessions
-from memorystore_tutorial import checkpoint_chain, failover, sessions_table, table, transcript
+from memorystore_tutorial import (
+    checkpoint_chain,
+    failover,
+    picture,
+    sessions_table,
+    table,
+    transcript,
+)
 from memorystore_tutorial.tables import Table
 from memorystore_tutorial.text import line, visible
 from stored import UNTIMED, element
@@ -154,6 +161,8 @@ def test_what_cannot_be_shown_is_refused() -> None:
     for given in ({"a": 1}, [{"a": 1}, int], [{}]):
         with pytest.raises(TypeError, match="mappings"):
             table(given)
+    with pytest.raises(ValueError, match=r"there are .*turn"):
+        picture("map")
 
 
 def test_values_are_written_for_readers() -> None:
