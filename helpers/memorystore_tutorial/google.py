@@ -186,7 +186,7 @@ class _Gemini:
 
 
 def _acceptable(messages: list[BaseMessage]) -> list[BaseMessage]:
-    """Leave out what Gemini refuses, and join answers in a row.
+    """Leave out what Gemini refuses, and join messages of one kind in a row.
 
     It refuses an empty answer, a result without its call (a malformed call is not sent), and an
     answer right before one that calls a tool.
@@ -194,17 +194,11 @@ def _acceptable(messages: list[BaseMessage]) -> list[BaseMessage]:
     called = {call["id"] for message in messages for call in getattr(message, "tool_calls", ())}
 
     def is_accepted(message: BaseMessage) -> bool:
-        if isinstance(message, ToolMessage):
-            return message.tool_call_id in called
-        is_empty = message.content in ("", [], [{"type": "text", "text": ""}])
-        return not (isinstance(message, AIMessage) and is_empty and not message.tool_calls)
+        if isinstance(message, AIMessage) and not message.tool_calls:
+            return message.content not in ("", [], [{"type": "text", "text": ""}])
+        return not isinstance(message, ToolMessage) or message.tool_call_id in called
 
-    kept: list[BaseMessage] = []
-    for message in filter(is_accepted, messages):
-        both = [*kept[-1:], message]
-        is_run = len(both) == 2 and all(isinstance(each, AIMessage) for each in both)
-        kept[-1:] = merge_message_runs(both) if is_run else both
-    return kept
+    return merge_message_runs([*filter(is_accepted, messages)])
 
 
 @contextmanager

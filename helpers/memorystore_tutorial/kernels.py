@@ -12,9 +12,8 @@ from pickle import PicklingError
 from memorystore_chat.errors import MemorystoreChatError
 from memorystore_chat.extras import require
 
-_CALL = "import sys, cloudpickle; cloudpickle.load(sys.stdin.buffer)()"
 
-
+@cache
 def key_prefix(name: str) -> str:
     """Choose the prefix of a notebook's keys, ``tutorial-NAME:`` unless another kernel has that.
 
@@ -28,25 +27,19 @@ def key_prefix(name: str) -> str:
         >>> key_prefix("docs")
         'tutorial-docs:'
     """
-    return _claimed(name)
+    number = 1
+    while sys.platform != "win32":  # where one notebook at a time has to do
+        import fcntl
 
-
-@cache
-def _claimed(name: str, number: int = 1) -> str:
-    """Lock the first file that is free, for as long as this process lives."""
-    prefix = f"tutorial-{name}:" if number == 1 else f"tutorial-{name}-{number}:"
-    if sys.platform == "win32":  # it has no such locks, and one notebook at a time is fine there
-        return prefix
-    import fcntl
-
-    path = Path(tempfile.gettempdir(), f"memorystore-chat-{os.getuid()}-{name}-{number}.lock")
-    lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        os.close(lock)
-        return _claimed(name, number + 1)
-    return prefix
+        path = Path(tempfile.gettempdir(), f"memorystore-chat-{os.getuid()}-{name}-{number}.lock")
+        lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # for as long as this process lives
+            break
+        except BlockingIOError:
+            os.close(lock)
+            number += 1
+    return f"tutorial-{name}:" if number == 1 else f"tutorial-{name}-{number}:"
 
 
 def new_process(function: Callable[[], object]) -> None:
@@ -75,7 +68,8 @@ def new_process(function: Callable[[], object]) -> None:
             f"The function uses what can't be copied to another process ({error}), such as a "
             "connection. Open it inside the function."
         ) from error
-    command = [sys.executable, "-c", _CALL]
+    call = "import sys, cloudpickle; cloudpickle.load(sys.stdin.buffer)()"
+    command = [sys.executable, "-c", call]
     done = subprocess.run(command, input=copied, capture_output=True, check=False)  # noqa: S603
     sys.stdout.write(done.stdout.decode(errors="replace"))
     if done.returncode:

@@ -13,7 +13,6 @@ import threading
 from contextlib import closing, suppress
 from datetime import datetime
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from redis.crc import key_slot
@@ -77,7 +76,7 @@ class Server(Running[Process]):
         super().__init__(launching.start(lambda port: Process(options, 0 if tls else port)))
         port = self.nodes[0].port
         if tls:
-            port = _start_front(self.nodes[0].socket, context)
+            port = _start_front(self.nodes[0], context)
         self.endpoint = f"{'rediss' if tls else 'redis'}://{HOST}:{port}"
 
     def expire_token(self) -> None:
@@ -125,8 +124,7 @@ class Cluster(Running[Process]):
             ConnectError: There is no such node any more.
         """
         slot = key_slot(key.encode())
-        first = next(n for n, slots in enumerate(launching.shards(_PRIMARIES), 1) if slot in slots)
-        pair = first, first + _PRIMARIES
+        pair = [n for n, own in enumerate(2 * launching.shards(_PRIMARIES), 1) if slot in own]
         what = f"A failover to a node that stores the key {key!r}"
         return wait_until(lambda: [n for n in pair if self.nodes[n - 1].is_primary()], what)[-1]
 
@@ -157,26 +155,23 @@ class Cluster(Running[Process]):
 server, cluster = Server, Cluster
 
 
-def _start_front(path: Path, context: ssl.SSLContext) -> int:
+def _start_front(server: Process, context: ssl.SSLContext) -> int:
     """Decrypt what arrives at a port, which is returned, and hand it to a server's unix socket.
 
-    This is done by a thread, which ends soon after the server.
+    A thread does this, and ends soon after the server.
     """
     listener = socket.create_server((HOST, 0))
 
     async def handle(client: asyncio.StreamReader, answers: asyncio.StreamWriter) -> None:
         with suppress(OSError, asyncio.CancelledError):  # the server is gone
-            replies, server = await asyncio.open_unix_connection(path)
-            await asyncio.gather(_pump(client, server), _pump(replies, answers))
+            replies, questions = await asyncio.open_unix_connection(server.socket)
+            await asyncio.gather(_pump(client, questions), _pump(replies, answers))
         answers.transport.abort()
 
     async def serve() -> None:
         listening = await asyncio.start_server(handle, sock=listener, ssl=context)
-        with suppress(OSError):
-            while True:  # as long as the server lets somebody in
-                silence, line = await asyncio.open_unix_connection(path)
-                with closing(line):
-                    await silence.read()
+        while server.running:
+            await asyncio.sleep(0.1)
         listening.close()
 
     threading.Thread(target=asyncio.run, args=[serve()], daemon=True).start()
