@@ -1,9 +1,8 @@
 """Conversations for readers: `transcript`, as safe HTML in a notebook and plain text elsewhere.
 
-What a message holds comes from users, models and tools, so all of it is escaped, nothing is
-loaded from anywhere, and characters that reorder or hide text are written as their code points.
-Pictures and files are named and not shown. The HTML reads in light and dark themes; without its
-inline styles it is paragraphs that begin with their role in bold.
+What a message holds comes from users, models and tools: characters that reorder or hide text are
+written as their code points. The HTML reads in light and dark themes; without its inline styles it
+is paragraphs that begin with their role in bold.
 """
 
 import json

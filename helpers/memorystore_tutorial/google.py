@@ -1,8 +1,4 @@
-"""Google Cloud in notebooks: `sign_in`, and `chat_model`, Gemini or a small offline model.
-
-Gemini comes through LangChain's own clients; what is added is a request that Gemini accepts and an
-error that says what to do next. The offline model needs no account.
-"""
+"""Google Cloud in notebooks: `sign_in`, and `chat_model`, Gemini or a small offline model."""
 
 import os
 import re
@@ -101,10 +97,8 @@ def sign_in(project_id: str | None = None) -> str | None:
             auth.default(scopes, quota_project_id=project)
             told = f"Found Application Default Credentials; the project is {project}."
         except auth.exceptions.DefaultCredentialsError:
-            login = f"gcloud auth application-default login --project={project}"
-            told = (
-                f"There are no credentials. In a terminal, run this, then this cell again: {login}"
-            )
+            told = "There are no credentials. In a terminal, run this, then this cell again: "
+            told += f"gcloud auth application-default login --project={project}"
     say(told)
     os.environ["GOOGLE_CLOUD_PROJECT"] = project
     return project
@@ -169,7 +163,7 @@ def chat_model(
 
 
 class _Gemini:
-    """Sends what Gemini accepts, and says what to do next if Google Cloud refuses it."""
+    """A client of LangChain's that sends what Gemini accepts, and says what to do if it refuses."""
 
     # In a thread, which serves both: the async client of ChatVertexAI cannot await a REST answer.
     _agenerate, _astream = BaseChatModel._agenerate, BaseChatModel._astream

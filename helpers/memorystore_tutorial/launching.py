@@ -53,11 +53,7 @@ def wait_until(condition: Callable[[], _Met], what: str, within: float = PATIENC
 
 
 class Running(ExitStack, Generic[_Process]):
-    """What runs until it is stopped, at the latest by the end of its ``with`` block.
-
-    Attributes:
-        nodes: The processes that are stopped with it.
-    """
+    """Processes, its `nodes`, which it stops at the end of its ``with`` block at the latest."""
 
     def __init__(self, nodes: Iterable[_Process] = ()) -> None:
         super().__init__()
@@ -78,11 +74,8 @@ class Running(ExitStack, Generic[_Process]):
 class Process(Running[Any]):
     """A server in a folder of its own. Both are gone when this program is, however it ends.
 
-    Attributes:
-        options: Directives by name; they replace those that every server gets.
-        port: Its port; 0 for a server that listens on its socket only.
-        folder: Where its files are, until it is stopped.
-        process: What `spawn` started last.
+    Its options replace the directives that every server gets. With port 0 it listens on its socket
+    only.
     """
 
     process: subprocess.Popen[bytes]

@@ -141,15 +141,15 @@ def checkpoint_chain(checkpoints: Iterable[Any]) -> Any:
         raise ValueError("There are no checkpoints. Ask the agent something in this thread first.")
     axes = _axes(0.3 * len(states) + 0.2)
     places: dict[str, tuple[int, int]] = {}  # checkpoint -> its lane and row
-    followed: set[str] = set()  # the checkpoints whose lane goes on
-    words, lanes = [], 1
+    ends: dict[str, int] = {}  # checkpoint without a child -> its lane
+    words, lanes = [], 0
     for row, state in enumerate(states):
-        parent = state.parent_config and state.parent_config["configurable"]["checkpoint_id"]
-        start, above = places.get(parent, (0, row))
-        lane = lanes if parent in followed else start
+        configs = state.config, state.parent_config
+        own, parent = (one and one["configurable"]["checkpoint_id"] for one in configs)
+        ends[own] = lane = ends.pop(parent, lanes)
         lanes = max(lanes, lane + 1)
-        followed |= places.keys() & {parent}
-        places[state.config["configurable"]["checkpoint_id"]] = lane, row
+        start, above = places.get(parent, (lane, row))
+        places[own] = lane, row
         rows = [above, min(above + 1, row), row]
         axes.plot([start, lane, lane], rows, color="#5f6368", zorder=1)
         what, color = _step(state)
@@ -165,9 +165,9 @@ def checkpoint_chain(checkpoints: Iterable[Any]) -> Any:
 
 
 def _kind(message: Any) -> str:
-    kind = "call" if getattr(message, "tool_calls", ()) else message.type
-    named = {"call": "a call", "ai": "an answer", "human": "a question", "tool": "a result"}
-    return named.get(kind, kind)
+    named = {"ai": "an answer", "human": "a question", "tool": "a result"}
+    is_call = getattr(message, "tool_calls", ())
+    return "a call" if is_call else named.get(message.type, message.type)
 
 
 def _step(state: Any) -> tuple[str, str]:

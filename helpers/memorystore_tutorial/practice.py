@@ -170,7 +170,7 @@ def _start_front(server: Process, context: ssl.SSLContext) -> int:
 
     async def serve() -> None:
         listening = await asyncio.start_server(handle, sock=listener, ssl=context)
-        while server.running:
+        while server.running:  # noqa: ASYNC110 - no event tells of the end of a process
             await asyncio.sleep(0.1)
         listening.close()
 

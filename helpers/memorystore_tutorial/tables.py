@@ -1,7 +1,4 @@
-"""Records as tables, safe HTML in a notebook and aligned text elsewhere: `table`, `sessions_table`.
-
-Both forms are written at once, column by column.
-"""
+"""Records as tables, safe HTML in a notebook and aligned text elsewhere."""
 
 from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime
@@ -171,6 +168,5 @@ def size(size: int) -> str:
     """Write bytes with two digits: "1.2 kB", "56 MB". Below, MEMORY USAGE varies by some bytes."""
     if size < 1000:
         return "under 1 kB"
-    step = 3 if size >= 999.5e6 else 2 if size >= 999.5e3 else 1
-    value, unit = size / 1000**step, ("kB", "MB", "GB")[step - 1]
+    value, unit = (size / 1e6, "MB") if size >= 999.5e3 else (size / 1e3, "kB")
     return f"{value:.1f} {unit}" if value < 9.95 else f"{value:,.0f} {unit}"
