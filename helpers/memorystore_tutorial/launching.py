@@ -22,7 +22,6 @@ from memorystore_chat.errors import ConnectError
 PATIENCE = 15.0
 HOST = "127.0.0.1"
 _PORTS = range(12_000, 22_000)
-BUS = 10_000  # from a node's port to that of the cluster's bus
 # A user of every server, so that its password and the rights of others do not matter here.
 _ADMIN, _SECRET = "tutorial-admin", secrets.token_hex(16)
 
@@ -191,8 +190,8 @@ def _members(ports: list[int], primaries: int) -> list[str]:
         role = f"master - 0 0 {shard + 1} connected {slots[0]}-{slots[-1]}"
         if index != shard:
             role = f"slave {shard + 1:040x} 0 0 {shard + 1} connected"
-        lines.append(f"{index + 1:040x} {HOST}:{port}@{port + BUS} {role}\n")
-    return ["".join(lines).replace(f"{port + BUS} ", f"{port + BUS} myself,") for port in ports]
+        lines.append(f"{index + 1:040x} {HOST}:{port} {role}\n")
+    return ["".join(lines).replace(f":{port} ", f":{port} myself,") for port in ports]
 
 
 def free_ports(count: int, among: range = _PORTS) -> list[int]:
