@@ -30,17 +30,18 @@ ORIGIN = "memorystore_chat"  # a notebook's metadata: what was written in it at 
 def digests(path: Path) -> tuple[str, str]:
     """Digests of what is written in a notebook, and of what was when it was copied here.
 
-    What running adds is left out. Either is empty where there is none.
+    Its name counts, so that no copy of the reader's own is taken for it; what running adds does
+    not. Either is empty where there is none.
     """
     if not path.exists():
         return "", ""
     content, origin = path.read_bytes(), ""
     # What can't be read as a notebook is the reader's own idea of one.
-    with suppress(ValueError, KeyError, TypeError):
+    with suppress(ValueError, KeyError, TypeError, AttributeError):
         book = json.loads(content)
         origin = book["metadata"].get(ORIGIN, "")
         cells = [[cell["cell_type"], "".join(cell["source"])] for cell in book["cells"]]
-        content = json.dumps(cells).encode()
+        content = json.dumps([path.name, cells]).encode()
     return hashlib.sha256(content).hexdigest(), origin
 
 

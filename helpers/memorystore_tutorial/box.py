@@ -4,6 +4,7 @@ The box stands twice in a cell's output: as plain HTML, which a saved notebook k
 reads without a kernel, and as widgets, which hide the HTML for as long as they live.
 """
 
+import asyncio
 import hashlib
 from collections.abc import Callable
 from html import escape
@@ -36,7 +37,11 @@ Reply = Callable[[str], object]
 
 
 class ChatBox:
-    """A conversation to take part in. Made by `chat_box`."""
+    """A conversation to take part in. Made by `chat_box`.
+
+    Attributes:
+        error: What the last question ended in, if not in an answer; its stack says where.
+    """
 
     def __init__(self, reply: Reply, history: MemorystoreChatMessageHistory) -> None:
         self._reply, self._history = reply, history
@@ -44,7 +49,9 @@ class ChatBox:
         self._stored = self._list_on_the_server()
         self._name = f"chat-box-{hashlib.sha256(history.key.encode()).hexdigest()[:8]}"
         self._handle: Any = None  # of the plain form, once it is shown
-        self._is_pressed = False  # Enter or the button, for a text that is not here yet
+        self.error: BaseException | None = None
+        self._is_pressed = False  # Enter, for a text that may not be here yet
+        self._settling: asyncio.TimerHandle | None = None
         widgets = require("ipywidgets", extra="tutorial")
         self._left, self._right = widgets.HTML(), widgets.HTML(layout={"flex": "1 1 14em"})
         self._typed = widgets.Text(placeholder="Type here, then press Enter")
@@ -55,7 +62,7 @@ class ChatBox:
         # field is left. Not in a thread: Colab shows no change of a widget that a thread makes.
         self._typed.observe(self._ask, "value")
         self._typed.on_msg(self._press)
-        send.on_click(self._press)
+        send.on_click(self._settle)
         row = widgets.HBox([self._typed, send])
         left = widgets.VBox([self._left, row], layout={"flex": "1 1 17em"})
         wrap = {"flex_flow": "row wrap", "align_items": "flex-start", "grid_gap": "0 1.5em"}
@@ -85,8 +92,16 @@ class ChatBox:
         return {"text/html": html, "text/plain": repr(self)}
 
     def _press(self, *_: object) -> None:
+        """Wait for the text, which is not reported if it is the one that is here already."""
+        if self._settling:
+            self._settling.cancel()
         self._is_pressed = True
+        self._settling = asyncio.get_running_loop().call_later(0.2, self._settle)
+
+    def _settle(self, *clicked: object) -> None:
+        self._is_pressed |= bool(clicked)
         self._ask()
+        self._is_pressed = False
 
     def _ask(self, *_: object) -> None:
         """Ask what is typed, once Enter or the button is pressed and the text is here."""
@@ -95,7 +110,7 @@ class ChatBox:
             return
         self._is_pressed, self._typed.value = False, ""
         self._said.append(HumanMessage(text))
-        self._note = "The bot is thinking ..."
+        self.error, self._note = None, "The bot is thinking ..."
         self._show()
         try:
             answer = self._reply(text)
@@ -106,7 +121,7 @@ class ChatBox:
             self._note = ""
         except (Exception, KeyboardInterrupt) as error:  # noqa: BLE001 - of the reader's function
             kind = "" if isinstance(error, MemorystoreChatError) else f"{type(error).__name__}: "
-            self._note = f"{kind}{error}"
+            self.error, self._note = error, f"{kind}{error}"
         self._show()
 
     def _conversation(self) -> str:
@@ -132,7 +147,7 @@ def chat_box(reply: Reply, history: MemorystoreChatMessageHistory) -> ChatBox:
     Enter sends what you typed, and so does the button. Type on when the field is empty again: what
     was typed meanwhile is lost. A cell that shows a box does not wait for you; no other cell runs
     while the bot answers. What is saved in the notebook is the conversation and the list, to be
-    read. An error appears in the box as its sentence.
+    read. An error appears in the box as its sentence, and is its ``error``.
 
     Args:
         reply: A function that takes what the reader typed, stores the turn in ``history`` and

@@ -104,7 +104,12 @@ def failover(
 
     Raises:
         ConnectError: No replica took over in time.
+        ValueError: ``kill_at`` is not one of the turns, or the session is not empty.
     """
+    if not 1 <= kill_at <= turns:
+        raise ValueError(f"kill_at is {kill_at!r}; it takes a turn from 1 to {turns}.")
+    if len(history):
+        raise ValueError("The session is not empty; clear() it first.")
     node, seconds = cluster.primary_of(history.key), []
     with ThreadPoolExecutor(1) as power_cut:
         for number in range(1, turns + 1):

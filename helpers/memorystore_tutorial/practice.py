@@ -80,7 +80,13 @@ class Server(Running[Process]):
         self.endpoint = f"{'rediss' if tls else 'redis'}://{HOST}:{port}"
 
     def expire_token(self) -> None:
-        """Accept only a new access token from now on, and cut the connections that are open."""
+        """Accept only a new access token from now on, and cut the connections that are open.
+
+        Raises:
+            ValueError: The server was not started with ``iam=True``.
+        """
+        if self.credentials is None:
+            raise ValueError("Only a server that was started with iam=True takes access tokens.")
         self._token = secrets.token_hex(16)
         with self.nodes[0].admin() as client:
             client.config_set("requirepass", self._token)

@@ -1,5 +1,6 @@
 """The box to chat in: what the reader says, what the bot answers, what the server holds."""
 
+import asyncio
 from typing import Any
 from unittest.mock import Mock
 
@@ -34,6 +35,11 @@ class Reader:
         self.history.add_messages([question, reply])
         return reply
 
+    def enters(self, text: str = "") -> None:
+        """Press Enter, which the browser reports before the text."""
+        self.typed._handle_custom_msg({"event": "submit"}, [])
+        self.typed.value = text or self.typed.value
+
     def says(self, text: str) -> str:
         """Type and click, upon which the browser reports the text first; what is seen then."""
         self.typed.value = text
@@ -41,20 +47,32 @@ class Reader:
         return str(self.conversation.value)
 
 
-def test_a_turn_is_answered_and_stored(history: MemorystoreChatMessageHistory) -> None:
-    """Also if the press is reported before the text; a field that is left sends nothing."""
-    said = ["Hi! My name is Ada.", "What is my name?", "Your name is Ada."]
+async def test_a_turn_is_answered_and_stored(history: MemorystoreChatMessageHistory) -> None:
+    """Enter is reported before the text, or alone if that is here; leaving the field sends none."""
+    said = [
+        "Hi! My name is Ada.",
+        "What is my name?",
+        "Your name is Ada.",
+        "Thanks.",
+        "You are welcome, Ada.",
+    ]
     history.add_user_message(said[0])
     reader = Reader(history)
     reader.send.click()
-    reader.typed.value = f" {said[1]} "
+    reader.typed.value = "What is"
+    reader.enters(f" {said[1]} ")
+    await asyncio.sleep(0.3)
+    reader.typed.value = said[3]
+    for _ in range(2):
+        reader.enters()
+        await asyncio.sleep(0.3)
     reader.typed.value = "And what"
     after = reader.says("  ")
     assert reader.during.startswith("<div")  # and the field is empty
-    assert reader.during.count("thinking") == reader.during.count(said[1]) == 1
+    assert reader.during.count("thinking") == reader.during.count(said[1]) == 2
     assert all(text in after and text in repr(reader.box) for text in said)
     assert "thinking" not in after
-    assert f"{history.key}: a list of 3 elements on the server" in reader.stored.value
+    assert f"{history.key}: a list of 5 elements on the server" in reader.stored.value
     assert [message.text for message in history.messages] == said
 
 
@@ -68,6 +86,7 @@ def test_an_error_is_a_sentence_and_the_box_goes_on(history: MemorystoreChatMess
 
     reader = Reader(history, reply)
     assert "KeyError: &#x27;&lt;b&gt;&#x27;" in reader.says("<b>")
+    assert isinstance(reader.box.error, KeyError)
     assert "returned no text, but None" in reader.says("None")
     assert "KeyboardInterrupt" in reader.says("stop")
     assert "<i>The server refused reading the session" in reader.says("break")

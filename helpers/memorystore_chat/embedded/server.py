@@ -9,9 +9,8 @@ socket, its log and three locks: ``server.lock`` is held by the server itself, w
 joins, starts, leaves or stops. The kernel frees a lock when its process ends, however it ends.
 
 What this does not do: a program that is killed leaves the server to the next program; a forked
-process counts as a user while it lives; a folder that is moved is not followed; a damaged
-append-only file is reported and left alone (only half a command at its end, never acknowledged, is
-dropped by Valkey).
+process counts as a user while it lives; a damaged append-only file is reported and left alone
+(only half a command at its end, never acknowledged, is dropped by Valkey).
 """
 
 import atexit
@@ -282,8 +281,11 @@ def _join(place: Path) -> None:
 
 
 def _removed(place: Path) -> bool:
-    """Whether the folder that this program uses was removed."""
-    return os.fstat(_used[place][0]).st_nlink == 0
+    """Whether the folder that this program uses is no longer there, or another one is."""
+    try:
+        return not os.path.samestat(os.stat(place / "users.lock"), os.fstat(_used[place][0]))
+    except FileNotFoundError:
+        return True
 
 
 def _leave(place: Path) -> None:
