@@ -247,9 +247,10 @@ class MemorystoreChatMessageHistory(BaseChatMessageHistory):
             return found
         broken, aside = [elements[error.index] for error in found], (codec.aside_key(self.key),)
         [left] = yield [Command("PTTL", (self._key,), kind=int)]
-        yield [Command("RPUSH", aside, tuple(broken), kind=int)]
-        if left > 0:
-            yield [Command("PEXPIRE", aside, (left,), kind=int)]
+        expire = [Command("PEXPIRE", aside, (left,), kind=int)] if left > 0 else []
+        # The expiry also first: refused, if it is, before anything is written.
+        for command in (*expire, Command("RPUSH", aside, tuple(broken), kind=int), *expire):
+            yield [command]
         yield [Command("LREM", (self._key,), (1, element), kind=int) for element in broken]
         return found
 

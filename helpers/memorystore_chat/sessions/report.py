@@ -1,7 +1,7 @@
 """What a function of this package did, in numbers and in a sentence."""
 
 import textwrap
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 _WORDS = {
@@ -53,7 +53,7 @@ class Report:
     existing: int = 0
     conflicting: int = 0
     unreadable: int = 0
-    asked: Any = None
+    asked: Any = field(default=None, compare=False)
 
     def __repr__(self) -> str:
         would, done = _WORDS[self.action]

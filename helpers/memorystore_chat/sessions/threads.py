@@ -23,7 +23,7 @@ from memorystore_chat.history import MemorystoreChatMessageHistory, decoded
 from memorystore_chat.sessions.changing import change_those, check_flags
 from memorystore_chat.sessions.moving import File, opened
 from memorystore_chat.sessions.report import Report
-from memorystore_chat.sessions.scanning import Found, Session, ask
+from memorystore_chat.sessions.scanning import Found, Session, ask, check_client
 
 require("langgraph.graph", extra="agents")
 
@@ -201,7 +201,7 @@ def _find(
     names = [one.thread_id for one in saver.threads()] if ids is None else check_ids("ids", ids)
     for name in dict.fromkeys(names):
         found = saver.threads([name])
-        counts["missing"] += not found
+        counts["missing"] += ids is not None and not found
         for thread in found:
             last = None
             with suppress(ValueError):  # a saver or a graph may have written something else
@@ -226,6 +226,7 @@ def _graph(saver: BaseCheckpointSaver[Any], thread_id: str) -> tuple[Any, Any]:
 
 def _with_stable_ids(history: MemorystoreChatMessageHistory) -> list[BaseMessage]:
     """What a model would be sent of a session, with ids that are the same whenever it is read."""
+    check_client(history.client)
     key = history.key
     lrange = Command("LRANGE", (key.encode(),), (0, -1), kind=list)
     [elements] = ask(cast("Client", history.client), f"reading the session {key!r}", [lrange])
