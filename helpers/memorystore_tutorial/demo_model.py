@@ -90,18 +90,18 @@ _SPELLED: dict[str, str | Callable[[re.Match[str]], str]] = {
     r"\b(wh?at|who|where|when|how|it(?='))'?s\b": r"\1 is",
     r"\bwat\b": "what",
     r"\b(is|am|are)(?:n't| not) [^,.;?!]+?[,.;]? (?:it is|i am|but(?! i\b| my\b)) ": r"\1 ",
-    r"\bi am (\d+)(?=$|[.,;!])": r"I am \1 years old",
+    r"\bi am (\d+)(?=$|[.,;!]| and | but )": r"I am \1 years old",
     r"\b(?:do you (?:know|remember)|tell me) my\b": "what is my",
     r"\bwhat time\b": "when",
     r"\bwho am i\b": "what is my name",
     r"\bthe (?:guest|user)'s\b": "my",
     r"\bhow much (?:is|are|do|does)\b(?! \d)": "what is the price of",
     r"(?:me llamo|je m'appelle|ich heiße|меня зовут) |我叫": "my name is ",
-    r"\b(?:i am|call me)(?-i:((?: [^\Wa-z\d_][\w'-]*)+))(?=[.,!?;]| and |$)": r"my name is\1",
+    r"\b(?:i am|call me|this is)(?-i:((?: [^\Wa-z\d_][\w'-]*)+))(?=[.,!?;]| and |$)": r"my name is\1",
 }
 _REQUEST = (
     r"(?:what|which|who|when|where|why|how|do|does|did|is|are|am|can|could|will|would|should"
-    r"|find|get|give|look|show|tell|use|i want|i need|i(?: would|'d) like)\b"
+    r"|call|find|get|give|look|show|tell|use|i want|i need|i(?: would|'d) like)\b"
 )
 _ASKS = re.compile(rf"(?i)\?|(?:^|[.!]\s)\W*(?:please )?{_REQUEST}")
 _CLAUSE = re.compile(rf"(?i)(?<=[.!?;])\s+|\n|(?:,|,? (?:and|but|then))+ (?=i |my |{_REQUEST})")
@@ -224,16 +224,17 @@ class _Talk:
     def recall(self, found: re.Match[str]) -> str | list[ToolCall]:
         """Tell all facts, or those that share the most words with a question, and its yes or no."""
         words, denied = _stems(self.text), bool(_NOT.search(self.text))
-        topics = words - (_LITTLE - {"lik", "from"}) or words & _stems("name")
+        topics = words - (_LITTLE - {"lik", "from"}) or words & _stems("name am eat")
+        everything = not re.search(r"(?i)\b(?:i|my)\b", found[0])
         fit = {
             fact: (len(_stems(fact) & topics), denied == bool(_NOT.search(fact)))
             for key, fact in self.facts.items()
-            if _stems(key) <= words or not topics or not fact.lower().startswith("my ")
+            if _stems(key) <= words or everything or not fact.lower().startswith("my ")
         }
         best = max([(1, False), *fit.values()])
-        told = " ".join(_sentence(_you(fact)) for fact in fit if fit[fact] == best or not topics)
+        told = " ".join(_sentence(_you(fact)) for fact in fit if fit[fact] == best or everything)
         what = re.search(r"(?<=\bis )my (?:name|favorite [\w ]+)(?=\W*$)", self.text)
-        unknown = _you(what[0]) if what else "that" if topics else "anything about you"
+        unknown = _you(what[0]) if what else "anything about you" if everything else "that"
         return told or self.use(found) or f"You have not told me {unknown} yet."
 
     def use(self, _: re.Match[str]) -> str | list[ToolCall]:
@@ -282,13 +283,18 @@ class _Talk:
         return f"I looked it up{f' for {the}{about}' if about else ''}: {_sentence(text)}"
 
 
+_PERSONAL = (
+    r"\b(?:wh\w+|how) (?:is|are|was|does)\b.* my\b|\b(?:what|old) am i\b"
+    rf"|\bam i (?:an? |from|allerg|veg)|\b(?:do|ca)(?:n't)? i (?:{_VERBS}|come)\b"
+)
 # What answers what: the first rule whose pattern is found, and that has something to say. A text
 # is filled in with the pattern's groups and with what _Talk knows: {name} is ", Ada" or nothing.
 _RULES: list[tuple[str, str | Callable[[_Talk, re.Match[str]], str | list[ToolCall]]]] = [
     (r"\bsummar[iy]|\brecap\b", _Talk.summarize),
     (r"\b(?:about me|what do you (?:know|remember))\W*$", _Talk.recall),
     (r"\b(?:did i|was my) .*?(ask|question|say|tell).*?( about .+?)?\W*$", _Talk.repeat),
-    (r"\b(?:wh\w+|how) (?:is|are|was|does)\b.* my\b|(?<!how )(?:am|do|n't|what) i\b", _Talk.recall),
+    (_PERSONAL, _Talk.recall),
+    (r"^\W*(?:please )?(?:don't|do not) (?!you\b|forget)", "All right, I leave it as it is."),
     ("", _Talk.use),
     ("", _Talk.note),
     (r"(-?\d+)\s*(\+|plus|-|minus|\*|x|times)\s*(-?\d+)", _Talk.work_out),
@@ -299,8 +305,11 @@ _RULES: list[tuple[str, str | Callable[[_Talk, re.Match[str]], str | list[ToolCa
         "you asked before, sum up what we said, and work out 6 x 7.{can}",
     ),
     (r"\bhow (?:are|r) you\b|\bhow is it going", "I am fine, thank you{name}. And you?"),
-    (r"^(?:never\w*|nothing|stop|ok(?:ay)?|no|yes|cool|nice)\b.{,12}$", "All right. What else?"),
-    (r"\bthank|\bcheers\b", "You are welcome{name}."),
+    (
+        r"^(?:never\w*|forget it|nothing|stop|ok(?:ay)?|no|yes|cool|nice|wow|sure)\b.{,12}$",
+        "All right. What else?",
+    ),
+    (r"\bthank|\bcheers\b|\bgracias\b|\bmerci\b|спасибо|谢谢", "You are welcome{name}."),
     (r"\b(?:good)?bye\b|\bgood night\b", "Goodbye{name}. I will be here when you return."),
     (r"\bi am (?:so )?(?:tired|sad|ill|hungry|bored|cold)\b", "I am sorry to hear that{name}."),
     (r"\bi am (?:fine|good|great|happy|well)\b", "I am glad to hear that{name}."),
@@ -308,8 +317,10 @@ _RULES: list[tuple[str, str | Callable[[_Talk, re.Match[str]], str | list[ToolCa
     (r"\bjoke\b", "Why do caches make good friends{name}? They remember you, for a while."),
     (r"\b(hello|hi|hey|good (?:morning|afternoon|evening))\b", "{0}{name}.{hello}"),
     # A few words of other languages, which it says as well.
-    (r"\b(hola|buen[oa]s \w+|gracias|bonjour|merci|hallo|guten \w+|danke|ciao)\b", "{0}{name}!"),
-    (r"(привет|спасибо|你好|谢谢|こんにちは|ありがとう)", "{0}{name}!"),
+    (r"\bdanke\b", "Gern geschehen{name}."),
+    (r"ありがとう", "どういたしまして{name}。"),
+    (r"\b(hola|buen[oa]s \w+|bonjour|salut|hallo|guten \w+|ciao)\b", "{0}{name}!"),
+    (r"(привет|здравствуйте|[你您]好|こんにちは|こんばんは)", "{0}{name}!"),
     (
         r"^when\b|\bwhat (?:day|date)\b|\bweather\b|\bopen\b",
         "I don't know that{name}: no tool of mine tells me.",
