@@ -63,6 +63,16 @@ async def test_a_broken_element_is_named_and_moved(place: Any, key_prefix: str, 
     assert [raw.exists(each) for each in (key, aside_key(key))] == [0, 0]
 
 
+def test_a_refused_repair_writes_nothing(valkey_server: Server, key_prefix: str) -> None:
+    with valkey_server.limited("-pexpire") as client:
+        history = MemorystoreChatMessageHistory(client, "s", 100, key_prefix=key_prefix)
+        history.add_messages(said(0))
+        client.rpush(history.key, "broken")
+        with pytest.raises(MemorystoreChatError, match="NOPERM"):
+            history.repair(dry_run=False)
+        assert (len(history), client.exists(aside_key(history.key))) == (2, 0)
+
+
 async def test_a_key_of_another_type_is_reported(place: Any, key_prefix: str) -> None:
     """Reading, repairing and appending say what to do; the key stays as it is."""
     history = MemorystoreChatMessageHistory(place.client, "s", key_prefix=key_prefix)
