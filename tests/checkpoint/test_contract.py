@@ -44,7 +44,7 @@ class TestThreads:
             saver.put(config, empty_checkpoint(), {"step": number}, {})
         assert sorted(each.metadata["step"] for each in saver.list(None)) == [*range(20)]
         client.config_resetstat()
-        assert len([*saver.list(None, limit=3)]) == 3
+        assert [len([*saver.list(None, limit=most)]) for most in (3, 0, -1)] == [3, 0, 0]
         assert client.info("commandstats")["cmdstat_evalsha"]["calls"] <= 9
 
     def test_one_of_another_saver_goes_on(self, saver: MemorystoreSaver) -> None:

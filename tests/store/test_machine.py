@@ -97,7 +97,11 @@ class Beside(RuleBasedStateMachine):
         for proxy in self.proxies:
             proxy.lose_reply_to = b"store:"
 
-    @rule(ops=st.lists(gets | searches | puts | deletions, min_size=1, max_size=4), put=puts)
+    @rule(ops=st.lists(puts | deletions, min_size=1, max_size=4))
+    def write(self, ops: list[PutOp]) -> None:
+        assert all(pair == (None, None) for pair in self.both(*ops))
+
+    @rule(ops=st.lists(gets | searches, min_size=1, max_size=4), put=puts)
     def read_and_write(self, ops: list[Any], put: PutOp) -> None:
         for ours, theirs in self.both(*ops, put, GetOp(put.namespace, put.key)):
             assert plain(ours) == plain(theirs)

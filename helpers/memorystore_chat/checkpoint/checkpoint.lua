@@ -181,12 +181,13 @@ local function flush(ttl)
   if ttl > 0 then redis.call('EXPIRE', key, ttl) end
 end
 
--- The lengths of fields and of all that they refer to, in four bytes each, and their texts.
-local function contents(names)
+-- The lengths of fields and of all that they refer to, in four bytes each, and their texts; about as
+-- many as are wanted.
+local function contents(names, most)
   local lengths, texts, seen, last = {}, {}, {}, 0
-  while last < #names do -- to which those below are added
+  while last < #names and last < most do -- to which those below are added
     local before = last
-    last = math.min(before + 5000, #names)
+    last = math.min(before + 1000, #names)
     for index, text in ipairs(redis.call('HMGET', key, unpack(names, before + 1, last))) do
       local name = names[before + index]
       if text and not seen[name] then
@@ -287,8 +288,8 @@ local function row(ns, id)
   return {id, parent, one.body, one.metadata, one.channels, record('w' .. ns .. '\0' .. id)}
 end
 
--- Checkpoints, '' for one that is not there; and fields, with all below them. A single checkpoint
--- comes with all that it refers to.
+-- Checkpoints, '' for one that is not there; and fields, with some of what is below them. A single
+-- checkpoint comes with all that it refers to.
 function ask.rows(ttl, names, fields)
   local rows = {}
   for index, name in ipairs(names) do
@@ -297,7 +298,7 @@ function ask.rows(ttl, names, fields)
     if found and #names == 1 then references(found[6], references(found[5], fields)) end
   end
   if ttl > 0 and rows[1] ~= '' then redis.call('EXPIRE', key, ttl) end
-  return {'OK', rows, contents(fields)}
+  return {'OK', rows, contents(fields, #names == 1 and math.huge or 3000)}
 end
 
 -- Some of the places; and where to go on, "0" at the end. A key of another kind may be a session.

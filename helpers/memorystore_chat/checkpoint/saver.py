@@ -221,6 +221,7 @@ class MemorystoreSaver(base.BaseCheckpointSaver[str]):
     ) -> Listing:
         place = (config or {}).get("configurable", {})
         only, one = place.get("checkpoint_ns"), place.get("checkpoint_id")
+        limit = limit and max(limit, 0)
         earlier = _named("checkpoint_id", (before and base.get_checkpoint_id(before)) or "")
         threads = [*(yield from self._all())] if config is None else [self._place(config)[0]]
         while threads and limit != 0:
@@ -232,8 +233,8 @@ class MemorystoreSaver(base.BaseCheckpointSaver[str]):
                 size = PAGE if wanted or limit is None else min(limit, PAGE)
                 rows = yield from thread.rows(names[:size])
                 del names[:size]
-                if wanted:
-                    rows = [row for row in rows if wanted.items() <= row.load(row.metadata).items()]
+                for name, value in (wanted or {}).items():
+                    rows = [row for row in rows if row.load(row.metadata).get(name) == value]
                 rows = yield from thread.whole(rows[:limit])
                 yield from rows
                 limit = limit and limit - len(rows)

@@ -17,7 +17,7 @@ from memorystore_chat.errors import CorruptCheckpointError, MemorystoreChatError
 
 INTERRUPT = b"__interrupt__"  # the channel to which a task writes that it waits
 NAME = 17  # bytes of a field's name: its kind, and a digest
-FIELDS = 250  # that are asked for at once, with all below them
+FIELDS = 250  # that are asked for at once, with some below them
 
 Listing: TypeAlias = "Generator[list[Command] | Scan | Row, Any, None]"
 """Steps that yield what they find between their requests."""
@@ -91,8 +91,8 @@ class Thread:
     ) -> "Steps[list[Row]]":
         """Read checkpoints by namespace and ID, the newest if that is empty; without those gone.
 
-        It fetches fields with all below them, and all that a single checkpoint refers to; and it
-        sets a time to live, unless that is 0.
+        It fetches fields with some of what is below them, and all that a single checkpoint refers
+        to; and it sets a time to live, unless that is 0.
         """
         _, answers, lengths, texts = yield from self.ask("rows", ttl, places, fields)
         ends = accumulate(struct.unpack(f">{len(lengths) // 4}I", lengths), initial=0)
@@ -102,11 +102,14 @@ class Thread:
 
     def whole(self, rows: "list[Row]") -> "Steps[list[Row]]":
         """Fetch what checkpoints refer to and was not fetched yet; leave out those gone by then."""
-        names = dict.fromkeys(name for row in rows for name in row.names())
-        lacking = [name for name in names if name[1:] not in self.fields]
-        for at in range(0, len(lacking), FIELDS):
-            places = [(row.ns, row.id) for row in rows]
-            rows = yield from self.rows(places, lacking[at : at + FIELDS])
+        names = {name for row in rows for name in row.names()}
+        while names:
+            lacking = [name for name in sorted(names) if name[1:] not in self.fields]
+            for at in range(0, len(lacking), FIELDS):
+                places = [(row.ns, row.id) for row in rows]
+                rows = yield from self.rows(places, lacking[at : at + FIELDS])
+            nodes = [self.fields.get(name[1:], b"") for name in names if name[:1] == b"k"]
+            names = {name for node in nodes for name in cut(node)}
         return rows
 
     def drop(self, ns: str, names: Sequence[str], chosen: Sequence[str]) -> Steps[None]:

@@ -4,7 +4,7 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
-from itertools import chain, islice
+from itertools import islice
 from operator import eq, ge, gt, le, lt, ne
 from typing import Any, NamedTuple, TypeAlias, TypeVar
 
@@ -61,11 +61,10 @@ class Vectors:
         return b"".join([self._head, *vectors]) if vectors else b""
 
     def _array(self, vector: Sequence[float]) -> Any:
-        array = self._numpy.asarray(vector, dtype=float)
+        array = self._numpy.ascontiguousarray(vector, dtype="<f4")
         if array.shape != (self._dims,):
             raise ValueError(f"A vector is {array.shape} numbers, and index['dims'] {self._dims}.")
-        length = self._numpy.linalg.norm(array) or 1
-        return self._numpy.ascontiguousarray(array / length, dtype="<f4")
+        return array
 
     def ranked(self, query: Sequence[float], found: Sequence[Record]) -> list[Record]:
         """Items by the cosine of the best vector of each; last those without any of ``dims``."""
@@ -73,14 +72,15 @@ class Vectors:
         packed = [one.vectors if one.vectors.startswith(self._head) else b"" for one in found]
         joined = b"".join(each[head:] for each in packed)
         matrix = numpy.frombuffer(joined, dtype="<f4").reshape(-1, self._dims)
-        cosines = iter((matrix @ wanted).tolist())
+        lengths = numpy.linalg.norm(matrix, axis=1) * numpy.linalg.norm(wanted)
+        cosines = iter((matrix @ wanted / numpy.where(lengths, lengths, numpy.inf)).tolist())
         counts = [len(each) // (4 * self._dims) for each in packed]
         scores = [max(islice(cosines, count), default=None) for count in counts]
         scored = [one._replace(score=score) for one, score in zip(found, scores, strict=True)]
         return sorted(scored, key=lambda one: (one.score is not None, one.score or 0), reverse=True)
 
 
-def at_once(several: Mapping[Any, Steps[Any]]) -> Steps[dict[Any, Any]]:
+def together(several: Mapping[Any, Steps[Any]]) -> Steps[dict[Any, Any]]:
     """Take several steps at once: what all of them ask for next is one round trip."""
     outcomes: dict[Any, Any] = {}
     answers: dict[Any, Any] = dict.fromkeys(several)
@@ -91,8 +91,7 @@ def at_once(several: Mapping[Any, Steps[Any]]) -> Steps[dict[Any, Any]]:
                 asked[place] = several[place].send(answer)
             except StopIteration as finished:
                 outcomes[place] = finished.value
-        commands = [*chain.from_iterable(asked.values())]
-        replies = iter((yield commands) if commands else ())
+        replies = iter((yield [command for request in asked.values() for command in request]))
         answers = {place: list(islice(replies, len(request))) for place, request in asked.items()}
     return {place: outcomes[place] for place in several}
 
@@ -118,7 +117,7 @@ def checked(op: Any) -> Any:
     if isinstance(op, base.GetOp | base.PutOp):
         check_text("key", op.key)
     if isinstance(op, base.PutOp) and op.value is not None:
-        check_seconds("ttl (in minutes)", 1 if op.ttl is None else op.ttl)
+        check_seconds("ttl (in minutes)", 1 if op.ttl is None else op.ttl, most=10**9)
         if not isinstance(op.value, dict):
             raise TypeError(f"value is a {type_name(op.value)}; it takes a dict, or None.")
         _check_json(op.value)

@@ -2,44 +2,51 @@
 
 import json
 import zlib
-from collections.abc import Iterable, Mapping
-from itertools import chain, count, takewhile
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import chain, takewhile
 from typing import Any
-from urllib.parse import unquote
+from urllib.parse import quote, unquote
 
 from langgraph.store import base
-from redis.crc import key_slot
+from redis.asyncio.cluster import RedisCluster as AsyncRedisCluster
+from redis.cluster import RedisCluster
 from typing_extensions import override
 
 from memorystore_chat.arguments import check_seconds, check_text, type_name
 from memorystore_chat.commands import AsyncClient, Client, Command, Sender, Steps, script
-from memorystore_chat.store.items import Namespace, Record, Vectors, at_once, checked, fits, matches
+from memorystore_chat.store.items import (
+    Namespace,
+    Record,
+    Vectors,
+    checked,
+    fits,
+    matches,
+    together,
+)
 
 TOGETHER = 64  # namespaces that are asked in one round trip
-PARTS = 16
-# Hash tags of the parts of a store, spread evenly over the slots of a cluster.
-_TAGS = [next(n for n in count() if key_slot(b"%d" % n) * PARTS >> 14 == m) for m in range(PARTS)]
-# What sorts before the "!" between the parts of a path, or may be taken for it, is escaped.
-_ESCAPES = {code: f"%{code:02X}" for code in range(ord("%") + 1)}
+SHARDS = 8  # of the index of each prefix
+PAGE = 1000  # names that are read of a shard in one round trip
 _ALL = 10**9
 
 
 class MemorystoreStore(base.BaseStore):
     """Keeps what agents know across conversations in Memorystore, on one server or a cluster.
 
-    A namespace is one Redis sorted set, its items by age. It is in one of 16 parts, each of which
-    has an index of its namespaces in the same hash slot of a cluster. ``get``, ``put``, ``delete``,
-    the ``search`` of a namespace with nothing below it, and a batch of these are one round trip (to
-    each node of a cluster). A search of a prefix takes three, and more beyond 64 namespaces.
+    A namespace is one Redis sorted set, its items by age; beside it is an index of the namespaces
+    below each prefix. ``get``, ``put``, ``delete``, the ``search`` of a namespace with nothing
+    below it, and a batch of these are one round trip (to each node of a cluster). A search of a
+    prefix, and on a cluster the first ``put`` into a namespace, take three.
 
-    - **A put is whole**, the index included: of two writers of a key, the last one wins. While a
-      cluster moves a part to another node, writes to it wait. A batch is no transaction: what it
-      reads is what was stored before its writes.
+    - **A put is whole**: of two writers of a key, the last one wins. A batch is no transaction:
+      what it reads is what was stored before its writes.
     - **Values are JSON**, and read back equal. Anything else is refused, and nothing written.
     - **Order**: without a query, the oldest item of a namespace is first; namespaces go by name.
-      Only items within the limit are fetched, unless a filter or a query has to see them.
+      Only items within the limit are fetched, unless a filter or a query has to see them; but a
+      search of a prefix reads the names of all namespaces below it.
     - **Time to live** is in minutes. An expired item is never returned, and removed by the next
-      write; the name of a namespace in which all expired, by the next search that meets it.
+      write. The name of an empty namespace goes when its last item is deleted; if that expired, or
+      on a cluster came within the last minutes, when a search meets it later.
     - **Search by meaning** (``index``) compares vectors in this process: all those under the prefix
       are fetched, 4 bytes a number. That is right for the memories of a user, some thousands.
       Beyond that use a vector index, such as Memorystore for Valkey's own.
@@ -79,18 +86,17 @@ class MemorystoreStore(base.BaseStore):
         index: base.IndexConfig | None = None,
     ) -> None:
         check_text("key_prefix", key_prefix)
-        if "{}" in key_prefix:
-            raise ValueError(f"key_prefix is {key_prefix!r}; it takes text without '{{}}'.")
         for name, given in (("ttl", ttl), ("index", index)):
             if given is not None and not isinstance(given, Mapping):
                 raise TypeError(f"{name} is a {type_name(given)}; it takes a dict, or None.")
         minutes = (ttl or {}).get("default_ttl")
-        check_seconds("ttl (in minutes)", 1 if minutes is None else minutes)
+        check_seconds("ttl (in minutes)", 1 if minutes is None else minutes, most=10**9)
         self.ttl_config = ttl
         self.embeddings: Any = base.ensure_embeddings(index.get("embed")) if index else None
         self._vectors = Vectors(index.get("dims"), index.get("fields") or ["$"]) if index else None
-        self._sender = Sender(client, async_client)
-        self._parts = [f"{key_prefix}store:{{{tag}}}".encode() for tag in _TAGS]
+        self._prefix, self._sender = key_prefix, Sender(client, async_client)
+        # A server takes commands with keys of several hash slots, and a cluster doesn't.
+        self._one_server = not isinstance(client, RedisCluster | AsyncRedisCluster)
 
     @override
     def batch(self, ops: Iterable[base.Op]) -> list[base.Result]:
@@ -133,8 +139,8 @@ class MemorystoreStore(base.BaseStore):
             else:
                 reads[place] = self._namespaces(op)
         one_trip = all(isinstance(asked[place], base.GetOp) for place in reads)
-        found = yield from at_once(reads | writes if one_trip else reads)
-        yield from at_once({} if one_trip else writes)
+        found = yield from together(reads | writes if one_trip else reads)
+        yield from together({} if one_trip else writes)
         return [found.get(place) for place in range(len(asked))]
 
     def _get(self, op: base.GetOp) -> Steps[base.Item | None]:
@@ -142,50 +148,49 @@ class MemorystoreStore(base.BaseStore):
         return found.item(base.Item) if found.json else None
 
     def _write(self, op: base.PutOp, vectors: bytes) -> Steps[None]:
+        """Remove an item, or store it after noting its namespace in the index of those above."""
+        path, shards, noted = _path(op.namespace), self._shards(op.namespace), 0
+        keys = [self._key(op.namespace), *(shards if self._one_server else ())]
+        if op.value is None:
+            if (yield [_call("delete", keys, op.key, path)]) == [b"EMPTY"]:
+                yield [_call("forget", [shard], path) for shard in shards]
+            return
         ttl = 0 if op.ttl is None else max(1, round(op.ttl * 60_000))
         value = json.dumps(op.value, ensure_ascii=False, separators=(",", ":"))
-        yield [self._call("put", op.namespace, op.key, ttl, value, vectors)]
+        while (yield [_call("put", keys, op.key, path, ttl, value, vectors, noted)]) == [b"NEW"]:
+            noted = min((yield [_call("note", [shard], path, kind=int) for shard in shards]))
 
     def _search(self, op: base.SearchOp, query: Any) -> Steps[list[base.SearchItem]]:
         prefix, wanted = op.namespace_prefix, op.filter or {}
-        most = op.offset + op.limit if query is None else _ALL
         what = "j" * bool(wanted) + "v" * (query is not None)  # that it is chosen by
+        most = op.offset + op.limit if query is None else _ALL
         here = what or "j" + "r" * op.refresh_ttl  # one exact namespace is one round trip
         first = self._page(prefix, most, here, wanted, 0 if what else op.offset)
-        asked: dict[Namespace | None, Steps[Any]] = {prefix: first}
-        several = TOGETHER if wanted else min(TOGETHER, most)
-        found, low = list[Record](), b"(" + _path(prefix)
-        while asked and len(found) < most:
-            if low:
-                asked[None] = self._names(prefix, low, several)
-            answers = yield from at_once(asked)
-            names, low = answers.pop(None, ((), b""))
-            found += chain.from_iterable(answers.values())
-            asked = {name: self._page(name, most - len(found), what, wanted) for name in names}
+        found, names = (yield from together({0: first, 1: self._below(prefix)})).values()
+        while names and len(found) < most:
+            left = most - len(found)
+            group = names[: TOGETHER if what else min(TOGETHER, left)]
+            names = names[len(group) :]
+            pages = {name: self._page(name, left, what, wanted) for name in group}
+            found += chain.from_iterable((yield from together(pages)).values())
         if query is not None and self._vectors:
             found = self._vectors.ranked(query, found)
         best = found[op.offset :][: op.limit]
-        read = yield from at_once({one: self._read(one, op.refresh_ttl) for one in best})
+        read = yield from together({one: self._read(one, op.refresh_ttl) for one in best})
         return [one.item(base.SearchItem, score=one.score) for one in read.values() if one.json]
 
     def _namespaces(self, op: base.ListNamespacesOp) -> Steps[list[Namespace]]:
         conditions, most = op.match_conditions or (), op.offset + op.limit
         starts = (one.path for one in conditions if one.match_type == "prefix")
-        prefix = tuple(takewhile("*".__ne__, next(starts, ())))
-        asked: dict[Namespace | None, Steps[Any]] = {}
-        found, low = dict[Namespace, None](), b"[" + _path(prefix)
-        while (low or asked) and len(found) < most:
-            if low:
-                more = bool(conditions)  # which may leave few
-                asked[None] = self._names(prefix, low, min(TOGETHER, most), more=more)
-            answers = yield from at_once(asked)
-            names, low = answers.pop(None, ((), b""))
-            found |= dict.fromkeys(name[: op.max_depth] for name, page in answers.items() if page)
-            if low and (listed := names[-1][: op.max_depth]) in found:
-                low = b"(" + _path(listed) + b'"'  # after all below it
-            new = [name for name in names if name[: op.max_depth] not in found]
-            fitting = [name for name in new if all(fits(name, one) for one in conditions)]
-            asked = {name: self._page(name, 1) for name in fitting}
+        prefix = max((tuple(takewhile("*".__ne__, path)) for path in starts), key=len, default=())
+        below = yield from self._below(prefix)
+        names = [name for name in (prefix, *below) if all(fits(name, one) for one in conditions)]
+        found: dict[Namespace, None] = {}
+        while names and len(found) < most:
+            group = names[: min(TOGETHER, most - len(found))]
+            pages = yield from together({name: self._page(name, 1) for name in group})
+            found |= dict.fromkeys(name[: op.max_depth] for name in group if pages[name])
+            names = [name for name in names[len(group) :] if name[: op.max_depth] not in found]
         return list(found)[op.offset :][: op.limit]
 
     def _page(
@@ -193,48 +198,50 @@ class MemorystoreStore(base.BaseStore):
     ) -> Steps[list[Record]]:
         """Read live items that are wanted, the oldest first.
 
-        A name from the index, of which none is skipped (-1), is removed from it if there are none.
+        A name from the index, of which none is skipped (-1), is forgotten if there are none.
         """
-        after, found = b"1e13", list[Record]()
+        after, there, found = b"1e13", skip >= 0, list[Record]()
         while after and len(found) < most:
             left = _ALL if wanted else most - len(found)
-            [(after, rows)] = yield [self._call("page", name, after, skip - len(found), left, what)]
-            new = [Record(name, *row) for row in rows]
+            page = ("page", [self._key(name)], after, skip - len(found), left, what)
+            [(after, parts)] = yield [_call(*page, kind=list)]
+            new = [Record(name, *each) for each in parts]
             found += [one for one in new if not wanted or matches(json.loads(one.json), wanted)]
-        if skip < 0 and not (rows or found):
-            yield [self._call("tidy", name)]
+            there = there or bool(new)
+        if not there:
+            yield [_call("forget", [shard], _path(name)) for shard in self._shards(name)]
         return found
 
     def _read(self, record: Record, refresh: bool) -> Steps[Record]:
         """Read what lacks its JSON, or is to be renewed; an item that went meanwhile has none."""
         if record.json and (record.ttl == b"0" or not refresh):
             return record
-        [parts] = yield [self._call("get", record.namespace, record.key, "j" + "r" * refresh)]
+        name, what = [self._key(record.namespace)], "j" + "r" * refresh
+        [parts] = yield [_call("get", name, record.key, what, kind=list)]
         return Record(record.namespace, *parts)._replace(score=record.score)
 
-    def _names(
-        self, prefix: Namespace, low: bytes, most: int, *, more: bool = False
-    ) -> Steps[tuple[list[Namespace], bytes]]:
-        """Read the next namespaces below a prefix from the index, and where to go on, if at all.
+    def _below(self, prefix: Namespace) -> Steps[list[Namespace]]:
+        """Read the namespaces below a prefix, by name, from its index."""
+        found, left = set[str](), {self._key(prefix) + b"#%d" % n: 0 for n in range(SHARDS)}
+        while left:
+            asked = [((shard,), (cursor, "COUNT", PAGE)) for shard, cursor in left.items()]
+            pages = yield [Command("ZSCAN", *each, kind=tuple) for each in asked]
+            found.update(path.decode() for _, paths in pages for path, _ in paths)
+            left = {shard: page[0] for shard, page in zip(left, pages, strict=True) if page[0]}
+        return sorted(tuple(map(unquote, path[1:].split("/"))) for path in found)
 
-        With `more` they are all that is certain to come next of what the parts answered.
-        """
-        limits = (low, b"(" + _path(prefix) + b'"', "LIMIT", 0, most)
-        parts = yield [Command("ZRANGEBYLEX", (part,), limits, kind=list) for part in self._parts]
-        paths = sorted(chain.from_iterable(parts))
-        ends = [part[-1] for part in parts if len(part) == most] if more else paths[most - 1 : most]
-        paths = [path for path in paths if not ends or path <= min(ends)]
-        names = [tuple(map(unquote, path.decode()[1:].split("!"))) for path in paths]
-        return names, b"(" + paths[-1] if ends else b""
+    def _key(self, namespace: Namespace) -> bytes:
+        return f"{self._prefix}store:{{{_path(namespace)}}}".encode()
 
-    def _call(self, ask: str, namespace: Namespace, *arguments: Any) -> Command:
-        path = _path(namespace)
-        part = self._parts[zlib.crc32(path) % PARTS]
-        if ask in ("get", "page"):
-            return Command("", (part + path,), (ask, *arguments), script("store/store"), list)
-        return Command("", (part + path, part), (ask, *arguments), script("store/store"))
+    def _shards(self, namespace: Namespace) -> list[bytes]:
+        """Where a namespace is noted: one shard of the index of each prefix that it has."""
+        number = b"#%d" % (zlib.crc32(_path(namespace).encode()) % SHARDS)
+        return [self._key(namespace[:depth]) + number for depth in range(len(namespace))]
 
 
-def _path(namespace: Namespace) -> bytes:
-    """Name a namespace such that paths are sorted as namespaces are."""
-    return "".join(f"!{part.translate(_ESCAPES)}" for part in namespace).encode()
+def _call(ask: str, keys: Sequence[bytes], *arguments: Any, kind: type = bytes) -> Command:
+    return Command("", tuple(keys), (ask, *arguments), script("store/store"), kind)
+
+
+def _path(namespace: Namespace) -> str:
+    return "/" + "/".join(quote(part, safe=":@ ") for part in namespace)  # chooses no slot

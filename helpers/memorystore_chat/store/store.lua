@@ -1,15 +1,16 @@
 -- A namespace is the sorted set KEYS[1]. Each call looks at a bounded number of items. For Redis 5 and newer.
 -- SCORE                    MEMBER
 -- created (microseconds)   'k' and an item's key; no two items share a score
--- created                  MessagePack: updated, time to live (ms; '0': none), JSON, vectors
+-- created                  'r', updated, time to live (ms; 0: none), length of the JSON, created, it, the vectors
+-- noted (milliseconds)     'n': when the namespace was noted in the index
 -- -expiry (milliseconds)   'e' and the key of an item that expires
 --
--- What writes has as KEYS[2] the part of the index that lists the namespace's path, with the score 0.
+-- A shard of the index is a sorted set too: paths, by when they were noted.
 
 local key, time, ask = KEYS[1], redis.call('TIME'), {}
-local path = KEYS[2] and string.sub(key, #KEYS[2] + 1)
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
-local BYTES = 1000000
+local BYTES, MINUTE = 1000000, 60000
+local ITEMS = '1e13' -- above all milliseconds, and below all microseconds
 
 local function live(name)
   local expiry = redis.call('ZSCORE', key, 'e' .. name)
@@ -17,61 +18,87 @@ local function live(name)
 end
 
 local function remove(name)
-  local at = redis.call('ZSCORE', key, 'k' .. name) or 0 -- which is no item's
-  redis.call('ZREMRANGEBYSCORE', key, at, at)
-  redis.call('ZREM', key, 'e' .. name)
+  local created = redis.call('ZSCORE', key, 'k' .. name)
+  if created then
+    redis.call('ZREMRANGEBYSCORE', key, created, created)
+    redis.call('ZREM', key, 'e' .. name)
+  end
 end
 
--- Removes some of what has expired. A namespace that is empty then is removed from the index; any other lives as
--- long as its items.
-function ask.tidy()
-  for _, member in ipairs(redis.call('ZRANGEBYSCORE', key, -now, '(0', 'LIMIT', 0, 100)) do
+-- Removes some of what has expired. The namespace goes by itself when its last item does.
+local function settle(most)
+  for _, member in ipairs(redis.call('ZRANGEBYSCORE', key, -now, '(0', 'LIMIT', 0, most)) do
     remove(string.sub(member, 2))
   end
-  local members, expiring = redis.call('ZCARD', key), redis.call('ZCOUNT', key, '-inf', '(0')
-  if members == 0 then
-    redis.call('ZREM', KEYS[2], path)
-  elseif members == expiring * 3 then
-    redis.call('PEXPIREAT', key, -redis.call('ZRANGE', key, 0, 0, 'WITHSCORES')[2])
-  else
+  local items = redis.call('ZCOUNT', key, ITEMS, '+inf') / 2
+  if items == 0 then
+    redis.call('DEL', key)
+  elseif redis.call('ZCOUNT', key, '-inf', '(0') < items then
     redis.call('PERSIST', key)
+  else
+    redis.call('PEXPIREAT', key, -redis.call('ZRANGE', key, 0, 0, 'WITHSCORES')[2])
   end
-  return 'OK'
 end
 
 -- An item, with what has a letter in `what`: its JSON (j), its vectors (v); r begins its time to live anew, after
 -- which that is answered as 0.
-local function item(name, at, record, what)
-  local updated, ttl, json, vectors = unpack(cmsgpack.unpack(record))
+local function item(name, created, record, what)
+  local updated, ttl, length, start = string.match(record, '^r(%d+) (%d+) (%d+) %S+ ()')
   if ttl ~= '0' and string.find(what, 'r') then
     redis.pcall('ZADD', key, -now - ttl, 'e' .. name) -- a server whose memory is full still reads
-    ask.tidy()
+    settle(0)
     ttl = '0'
   end
-  return {name, at, updated, ttl, string.find(what, 'j') and json or '', string.find(what, 'v') and vectors or ''}
+  local json = string.find(what, 'j') and string.sub(record, start, start + length - 1) or ''
+  local vectors = string.find(what, 'v') and string.sub(record, start + length) or ''
+  return {name, created, updated, ttl, json, vectors}
 end
 
--- Stores an item, or removes it if its JSON is null.
-function ask.put(name, ttl, json, vectors)
-  if json == 'null' then
+-- Stores an item, after its namespace was noted: by this call on one server, where KEYS[2] and so on are the
+-- shards; on a cluster by the caller, who says when. It is noted anew each day: a failover may have lost the note.
+function ask.put(name, path, ttl, json, vectors, noted)
+  if now - (redis.call('ZSCORE', key, 'n') or 0) > 1440 * MINUTE then
+    if #KEYS == 1 and now - noted > MINUTE then
+      return 'NEW'
+    end
+    for i = 2, #KEYS do
+      redis.call('ZADD', KEYS[i], now, path)
+    end
+    redis.call('ZADD', key, now, 'n')
+  end
+  if not live(name) then
     remove(name)
-    return ask.tidy()
   end
-  local newest = redis.call('ZREVRANGE', key, 0, 0, 'WITHSCORES')[2] or 0
+  local newest = redis.call('ZREVRANGE', key, 0, 0, 'WITHSCORES')[2]
   local clock = string.format('%.0f', math.max(time[1] * 1000000 + time[2], newest + 1))
-  local at = live(name) and redis.call('ZSCORE', key, 'k' .. name) or clock
-  redis.call('ZADD', KEYS[2], 0, path) -- a server whose memory is full refuses this, and so all
-  remove(name)
-  redis.call('ZADD', key, at, 'k' .. name, at, cmsgpack.pack({clock, ttl, json, vectors}))
-  if ttl ~= '0' then
-    redis.call('ZADD', key, -now - ttl, 'e' .. name)
+  local created = redis.call('ZSCORE', key, 'k' .. name) or clock
+  local old = redis.call('ZRANGEBYSCORE', key, created, created)[2]
+  local record = table.concat({'r' .. clock, ttl, #json, created, json .. vectors}, ' ')
+  redis.call('ZADD', key, created, 'k' .. name, created, record)
+  if old and old ~= record then
+    redis.call('ZREM', key, old)
   end
-  return ask.tidy()
+  redis.call(unpack(ttl == '0' and {'ZREM', key, 'e' .. name} or {'ZADD', key, -now - ttl, 'e' .. name}))
+  settle(100)
+  return 'OK'
+end
+
+function ask.delete(name, path)
+  remove(name)
+  settle(100)
+  if redis.call('EXISTS', key) == 1 then
+    return 'OK'
+  end
+  for i = 2, #KEYS do
+    redis.call('ZREM', KEYS[i], path)
+  end
+  return #KEYS > 1 and 'OK' or 'EMPTY'
 end
 
 function ask.get(name, what)
-  local at = live(name) and redis.call('ZSCORE', key, 'k' .. name)
-  return at and item(name, at, redis.call('ZRANGEBYSCORE', key, at, at)[2], what) or {}
+  local created = redis.call('ZSCORE', key, 'k' .. name)
+  local record = created and live(name) and redis.call('ZRANGEBYSCORE', key, created, created)[2]
+  return record and item(name, created, record, what) or {}
 end
 
 -- The time to go on from ('' at the end), and live items created after one, the oldest first; {} for those to skip.
@@ -89,6 +116,19 @@ function ask.page(after, skip, most, what)
     end
   end
   return {after, found}
+end
+
+function ask.note(path)
+  redis.call('ZADD', key, now, path)
+  return now
+end
+
+-- Nobody forgets what is younger than ten minutes, and so nothing between its being noted and its item.
+function ask.forget(path)
+  if now - (redis.call('ZSCORE', key, path) or now) > 10 * MINUTE then
+    redis.call('ZREM', key, path)
+  end
+  return 'OK'
 end
 
 return ask[ARGV[1]](unpack(ARGV, 2))
