@@ -97,7 +97,8 @@ _SPELLED: dict[str, str | Callable[[re.Match[str]], str]] = {
     r"\bthe (?:guest|user)'s\b": "my",
     r"\bhow much (?:is|are|do|does)\b(?! \d)": "what is the price of",
     r"(?:me llamo|je m'appelle|ich heiße|меня зовут) |我叫": "my name is ",
-    r"\b(?:i am|call me|this is)(?-i:((?: [^\Wa-z\d_][\w'-]*)+))(?=[.,!?;]| and |$)": r"my name is\1",
+    r"\bthis is (?-i:(?=[^\Wa-z\d_]))": "I am ",
+    r"\b(?:i am|call me)(?-i:((?: [^\Wa-z\d_][\w'-]*)+))(?=[.,!?;]| and |$)": r"my name is\1",
 }
 _REQUEST = (
     r"(?:what|which|who|when|where|why|how|do|does|did|is|are|am|can|could|will|would|should"

@@ -79,7 +79,7 @@ def test_what_the_reader_wrote_stays(series: Path, copy: Path, case: Any) -> Non
 
 
 def test_what_comes_and_goes(series: Path, copy: Path) -> None:
-    """A notebook that is gone goes from the copy, too, unless it is or was made the reader's own."""
+    """A notebook that is gone goes from the copy, too, unless it is the reader's own."""
     for name in ("02.ipynb", "03.ipynb", "04.ipynb"):
         write(series / name, "2")
     assert tutorial.renew(series, copy) == []
