@@ -17,6 +17,7 @@ from memorystore_chat.sessions.report import counted
 from memorystore_tutorial import practice
 
 _FOLDER = files("memorystore_tutorial") / "images"  # tools/pictures.py draws them
+_KINDS = {"call": "a call", "ai": "an answer", "human": "a question", "tool": "a result"}
 
 
 def picture(name: str) -> Any:
@@ -160,19 +161,14 @@ def checkpoint_chain(checkpoints: Iterable[Any]) -> Any:
         what, color = _step(state)
         axes.plot(lane, row, "o", color=color, markersize=9, markeredgecolor="#202124")
         messages = state.values.get("messages", ())
-        last = f", the last {_kind(messages[-1])}" if messages else ""
-        words.append(f"{what} · {counted(len(messages), 'message')}{last}")
+        kinds = ["call" if getattr(each, "tool_calls", ()) else each.type for each in messages]
+        last = f", the last {_KINDS.get(kinds[-1], kinds[-1])}" if kinds else ""
+        words.append(f"{what} · {counted(len(kinds), 'message')}{last}")
     for row, line in enumerate(words):
         axes.text(lanes - 0.2, row, line, va="center", parse_math=False)
     axes.set(xlim=(-0.5, lanes + 8), ylim=(len(states) - 0.5, -0.5))
     axes.axis("off")
     return _drawn(axes, f"Checkpoints, the oldest first. {'; '.join(words)}.")
-
-
-def _kind(message: Any) -> str:
-    named = {"ai": "an answer", "human": "a question", "tool": "a result"}
-    is_call = getattr(message, "tool_calls", ())
-    return "a call" if is_call else named.get(message.type, message.type)
 
 
 def _step(state: Any) -> tuple[str, str]:

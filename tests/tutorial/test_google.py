@@ -186,7 +186,7 @@ X, B = (ToolMessage(f"{id_}.", tool_call_id=id_, name=id_) for id_ in "xb")
 @pytest.mark.parametrize(
     ("between", "sent"),
     [
-        ([AIMessage("Two."), AIMessage("")], [AIMessage("Two.")]),
+        ([CALLED, B, AIMessage(""), AIMessage([])], [CALLED, B]),
         ([AIMessage("Two."), AIMessage([{"type": "text", "text": ""}])], [AIMessage("Two.")]),
         ([AIMessage("", tool_calls=[GOOD], invalid_tool_calls=[BAD]), X, B], [CALLED, B]),
         ([AIMessage("Two."), CALLED, B], [AIMessage("Two.", tool_calls=[GOOD]), B]),

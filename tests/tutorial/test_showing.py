@@ -219,6 +219,7 @@ def test_a_chain_of_checkpoints_is_told_in_words(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr("matplotlib.axes.Axes.plot", lambda _, *what, **__: drawn.append(what))
     _, metadata = DisplayFormatter().format(checkpoint_chain([fork, *chain[::-1]]))
     assert [at for *at, mark in drawn if at[1:]] == [[0, 0], [0, 1], [0, 2], [1, 3]]
+    assert drawn[-2] == ([0, 1, 1], [1, 2, 3])  # the line to the fork
     assert metadata["image/png"]["alt"] == (
         "Checkpoints, the oldest first. next: start · 0 messages; pauses for a yes · 2 messages, "
         "the last a call; end of the turn · 4 messages, the last an answer; end of the turn · "
