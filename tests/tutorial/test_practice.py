@@ -50,6 +50,8 @@ def test_a_server_is_reached_through_tls_alone(folders: Path) -> None:
         client.ping()
         assert not any(b"PRIVATE" in p.read_bytes() for p in folders.rglob("*") if p.is_file())
         assert server.running == 1
+        with pytest.raises(ValueError, match="iam=True"):
+            server.expire_token()
     with pytest.raises(redis.ConnectionError):
         client.ping()
     client.close()

@@ -246,6 +246,9 @@ def test_a_failover_is_counted_and_plotted(valkey_server: Any, key_prefix: str) 
     assert data["image/png"].startswith("iVBORw0KGgo")  # PNG in base64
     assert account in metadata["image/png"]["alt"]
     assert data["text/plain"] == repr(run)
+    for kill_at, wrong in ((10, "1 to 9"), (9, "not empty")):
+        with pytest.raises(ValueError, match=wrong):
+            failover(ada, cluster, turns=9, kill_at=kill_at)
 
 
 # Background and text color of the places where notebooks are read.
