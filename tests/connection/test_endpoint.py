@@ -5,9 +5,11 @@ from dataclasses import asdict, replace
 from typing import Any
 
 import pytest
+import redis
 
 from connecting import refused
 from memorystore_chat.connection import Endpoint, IamCredentials, connect, connect_async
+from memorystore_chat.embedded import server
 from memorystore_chat.errors import ConnectError, EndpointError
 from servers import Server
 
@@ -123,6 +125,26 @@ def test_arguments_are_checked(given: Any, kind: type[Exception], word: str) -> 
     """An argument that makes no sense is refused before anything is opened, sync and async."""
     options = {"endpoint": "redis://127.0.0.1:1"} | given
     assert word in refused(kind=kind, **options)
+
+
+@pytest.mark.parametrize("endpoint", [None, "embedded"])
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("password", "x"),
+        ("iam", redis.UsernamePasswordCredentialProvider(password="token")),
+        ("ca_certs", NO_PEM),
+        ("check_hostname", True),
+        ("cluster", True),
+    ],
+)
+def test_what_the_embedded_server_does_not_take(
+    endpoint: str | None, name: str, value: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is not even started: an endpoint may have been forgotten."""
+    monkeypatch.setattr(server, "ensure_running", None)
+    said = refused(endpoint, kind=EndpointError, **{name: value})
+    assert f"embedded server takes no {name}=" in said
 
 
 def test_outside_of_asyncio() -> None:

@@ -1,8 +1,10 @@
 """Every way in which connect() fails: with the likely cause and the next step, and tried once."""
 
+import asyncio
 import re
 import socket
 import ssl
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -14,8 +16,9 @@ import redis
 
 import servers
 from connecting import answering, refused
-from memorystore_chat.connection import Endpoint, IamCredentials, connect, tls
+from memorystore_chat.connection import Endpoint, IamCredentials, connect, connect_async, tls
 from memorystore_chat.connection.diagnosis import diagnose
+from memorystore_chat.errors import ConnectError
 from memorystore_tutorial.launching import HOST
 from servers import Server
 
@@ -54,6 +57,7 @@ def test_no_answer(endpoint: str, product: str, word: str, monkeypatch: pytest.M
         ("valkey_server", "{url}", {"cluster": True}, "not part of a cluster"),
         ("valkey_server", "{url}/99", {}, "it has no database 99"),
         ("misleading_node", "{url}/1", {}, "only database 0"),
+        ("valkey_cluster", "{url}/1", {}, "only database 0"),
         ("misleading_node", "{url}", {}, "addresses they give each other.*each node"),
     ],
     indirect=["running"],
@@ -100,6 +104,18 @@ def test_a_certificate_that_does_not_fit(
     tls.tls_context.cache_clear()
 
 
+async def test_waiting_for_many_answers_at_once() -> None:
+    """No thread is taken by a server that does not answer, and the attempts can be canceled."""
+    with answering(lambda _: b"") as place:
+        attempts = [connect_async(place, timeout=0.5) for _ in range(60)]
+        began = time.monotonic()
+        ends = await asyncio.gather(*attempts, return_exceptions=True)
+        assert {type(end) for end in ends} == {ConnectError}
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(connect_async(place, timeout=60), 0.1)
+        assert time.monotonic() - began < 2.5
+
+
 SECRET = "ya29." + "a1b2c3d4" * 60
 TOLD = f"unknown command 'AUTH', beginning with: '{SECRET[:128]}'"
 OLD = "redis_version:4.0.14\r\nredis_mode:standalone\r\n"
@@ -117,6 +133,7 @@ OLD = "redis_version:4.0.14\r\nredis_mode:standalone\r\n"
         ("", "answered nothing within 0.5 s", ""),
         (None, "at the first command. A TLS port does that", "TLS handshake. Use redis://"),
         (f"-ERR {TOLD}", "and answers: the answer repeats the login", ""),
+        (f"-ERR odd '{SECRET[9:16]}'", "and answers: the answer repeats the login", ""),
         (f"-WRONGPASS {TOLD}", "refuses the user or the password", ""),
         (f"+{TOLD}", "refuses the user or the password", ""),
         (f"?{TOLD}", "is no Redis or Valkey server", ""),
@@ -145,6 +162,7 @@ IN = "projects/p/locations/europe-west1"
 REDIS = Endpoint("h", tls=True, product="redis", resource=f"{IN}/instances/chat")
 CLUSTER = Endpoint("h", tls=True, product="redis-cluster", resource=f"{IN}/clusters/chat")
 VALKEY = Endpoint("h", tls=True, product="valkey", resource=f"{IN}/instances/chat")
+HUNG_UP = redis.ConnectionError("Connection closed by server.")
 ROLE, VALKEY_ROLE = "roles/redis.dbConnectionUser", "roles/memorystore.dbConnectionUser"
 
 
@@ -191,3 +209,5 @@ def test_each_reason_has_a_sentence() -> None:
         (66, "too weak"),
     ):
         assert re.search(word, diagnosed(VALKEY, certificate(code)))
+    nodes = diagnose(replace(CLUSTER, cluster=True), HUNG_UP, 5.0, reached=True)
+    assert "addresses they give each other" in str(nodes)

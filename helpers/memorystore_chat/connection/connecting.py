@@ -16,7 +16,7 @@ from memorystore_chat.connection.diagnosis import ONE_DATABASE, diagnose
 from memorystore_chat.connection.endpoint import Endpoint, with_login
 from memorystore_chat.connection.iam import IamCredentials
 from memorystore_chat.connection.outages import FAILURES
-from memorystore_chat.connection.tls import CaCerts, certificates
+from memorystore_chat.connection.tls import CaCerts, certificates, tls_context
 from memorystore_chat.errors import ConnectError, EndpointError
 
 # Options of redis-py that connect() decides itself, from the endpoint and its own arguments.
@@ -81,6 +81,14 @@ def connect(
     """
     patience = _checked_patience(timeout, patience, client_options)
     target = _found(endpoint, password, iam, ca_certs, check_hostname, cluster, timeout)
+    # A cluster has no other database than 0, and could not say so.
+    plain = replace(target, cluster=None, db=0)
+    with (
+        _diagnosing(target, timeout, reached=False),
+        clients.open_client(plain, timeout, 0, max_connections=1) as probe,
+        suppress(redis.ResponseError),  # an ACL may forbid INFO
+    ):
+        target = _checked(target, probe.info("server"))
     with _diagnosing(target, timeout, reached=True):
         return clients.open_client(target, timeout, patience, **client_options)
 
@@ -110,9 +118,15 @@ async def connect_async(
             "connect_async() runs in asyncio's event loop, and here is another one or none. Under "
             "trio, use connect() in a thread: await trio.to_thread.run_sync(connect, ENDPOINT)."
         ) from error
-    # Finding the endpoint may read files, start a server and ask Google, and asks the server.
+    # Finding the endpoint may read files, start a server and ask Google.
     given = (endpoint, password, iam, ca_certs, check_hostname, cluster, timeout)
     target = await asyncio.to_thread(_found, *given)
+    with _diagnosing(target, timeout, reached=False):
+        plain = replace(target, cluster=None, db=0)
+        opening = clients.open_client_async(plain, timeout, 0, max_connections=1)
+        async with await opening as probe:
+            with suppress(redis.ResponseError):
+                target = _checked(target, await probe.info("server"))
     with _diagnosing(target, timeout, reached=True):
         return await clients.open_client_async(target, timeout, patience, **client_options)
 
@@ -150,7 +164,10 @@ def _found(
     cluster: bool | None,
     timeout: float,
 ) -> Endpoint:
-    """Return the endpoint of a server that answers, with everything that is given beside it."""
+    """Return the endpoint with everything that is given beside it, its address found.
+
+    What is read from disk for a connection is read here: in a thread, and not on an event loop.
+    """
     for name, value, accepted, words in (
         ("password", password, str | None, "text (str)"),
         ("iam", iam, bool | redis.CredentialProvider | None, "True or an IamCredentials"),
@@ -159,16 +176,21 @@ def _found(
     ):
         if not isinstance(value, accepted):
             raise TypeError(f"{name} is a {type_name(value)}; it takes {words}.")
+    clients.driver_info()
     target = with_login(endpoint, password, iam)
+    # The two modules are imported for those who use them: they bring more than this package needs.
+    if target.product == "embedded":
+        secure = {"ca_certs": ca_certs, "check_hostname": check_hostname}
+        given = {"password": password, "iam": iam, "cluster": cluster} | secure
+        if names := [name for name, value in given.items() if value not in (None, False)]:
+            raise EndpointError(f"The embedded server takes no {names[0]}=: leave it out.")
+        from memorystore_chat.embedded.server import ensure_running
+
+        return replace(target, unix_socket=ensure_running())
     authorities = target.ca_certs if ca_certs is None else certificates(ca_certs)
     checked = bool(check_hostname) or target.check_hostname
     target = replace(target, ca_certs=authorities, check_hostname=checked)
-    # These two are imported for those who use them: they bring more than this package needs.
-    if target.product == "embedded":
-        from memorystore_chat.embedded.server import ensure_running
-
-        target = replace(target, unix_socket=ensure_running())
-    elif not target.host and not target.unix_socket:
+    if not target.host and not target.unix_socket:
         from memorystore_chat.connection.discovery import discover
 
         target = discover(target, timeout=max(timeout, 15.0))
@@ -179,19 +201,13 @@ def _found(
     if iam is not None:
         provider = IamCredentials() if iam is True else iam or None
         target = replace(target, credential_provider=provider)
-    if (ca_certs is not None or check_hostname) and not target.tls:
+    if target.tls:
+        tls_context("\n".join(target.ca_certs) or None, target.host, target.check_hostname)
+    elif ca_certs is not None or check_hostname:
         raise EndpointError(
             f"ca_certs= and check_hostname= are for TLS, and {target} has none: write rediss://."
         )
-    if cluster is not None:
-        target = replace(target, cluster=cluster)
-    with (
-        _diagnosing(target, timeout, reached=False),
-        clients.open_client(replace(target, cluster=None), timeout, 0, max_connections=1) as probe,
-        suppress(redis.ResponseError),  # an ACL may forbid INFO
-    ):
-        return _checked(target, probe.info("server"))
-    return target
+    return target if cluster is None else replace(target, cluster=cluster)
 
 
 def _checked(target: Endpoint, info: Mapping[str, Any]) -> Endpoint:

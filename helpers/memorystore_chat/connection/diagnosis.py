@@ -29,13 +29,13 @@ _NO_TLS = (
     "Cluster and Valkey on 6379."
 )
 
-# What an error's text says, and the word for it in the table below.
+# What an error's class or text says, and the word for it in the table below.
 _SAYS = {
     "has-none": "without any password|no password is set",
     "full": "max number of clients reached",
     "cluster-mode": "in cluster mode",
     "DB-index": "DB index",
-    "closed": "closed|EOF|reset by|[Bb]roken pipe",
+    "closed": "closed|EOF|Reset|BrokenPipe",
     "reading": "reading",
 }
 
@@ -74,8 +74,6 @@ _SENTENCES = {
     "SSLCertVerificationError": "the server's certificate is from {authority} ({reason}). Give all "
     "certificate authorities of the instance as ca_certs= ({authorities}), or connect by its "
     "name, projects/.../instances/..., which asks for them.",
-    "tls closed": "the server closed the connection during the TLS handshake. {no_tls}",
-    "SSLError": "the server does not answer in TLS. {no_tls}",
     "gaierror": "the name {host!r} does not resolve. Check the spelling; a name from a private DNS "
     "zone resolves only inside its network.",
     "ResponseError cluster-mode": f"it is a cluster, {ONE_DATABASE}",
@@ -84,6 +82,8 @@ _SENTENCES = {
     "ResponseError": "the server refuses the first command, and answers: {error}",
     "no-nodes": "it answers, and the cluster's nodes do not under the addresses they give each "
     "other. {way_in}",
+    "tls closed": "the server closed the connection during the TLS handshake. {no_tls}",
+    "SSLError": "the server does not answer in TLS. {no_tls}",
     "TimeoutError reading": "it accepted the connection and answered nothing {waited}. It is "
     "overloaded or no Redis or Valkey server; a larger timeout= waits longer.",
     "TimeoutError private": "the private address {host} does not answer {waited}: only machines on "
@@ -144,7 +144,8 @@ def _known_of(endpoint: Endpoint, reached: bool) -> set[str]:
 def _known(link: BaseException) -> Iterator[str]:
     """Yield words for what is known of an error: its classes, what it says, its number."""
     yield from (kind.__name__ for kind in type(link).__mro__)
-    yield from (word for word, text in _SAYS.items() if re.search(text, str(link)))
+    said = f"{type(link).__name__} {link}"
+    yield from (word for word, text in _SAYS.items() if re.search(text, said))
     code = getattr(link, "verify_code", 0)
     names = {62: "name", 64: "name", 66: "weak", 67: "weak", 68: "weak"}
     yield f"X509-{names.get(code, code)}"

@@ -85,8 +85,10 @@ class _Call:
         left = self._first_failure + policy.patience - time.monotonic()
         if is_outage(error) and left > 0:
             return min(left, policy.pauses.compute(self._failures))
-        # The first characters of a password or token are no coincidence.
-        if self.secret and any(self.secret[:6] in str(link) for link in chain_of(error)):
+        secret, told = self.secret or "", "\n".join(map(str, chain_of(error)))
+        # Six characters of a password or token in a row are no coincidence.
+        pieces = {secret[at : at + 6] for at in range(max(1, len(secret) - 5))} - {""}
+        if any(piece in told for piece in pieces):
             kind = type(error) if isinstance(error, RedisError) else redis.ConnectionError
             error = kind("the answer repeats the login, so it is not shown")
         raise error
