@@ -135,8 +135,9 @@ def check_cleaner(report: sessions.Report) -> _Mistakes:
     yield not report.dry_run, "it deleted at once.", "Leave out dry_run=False: look first."
     prefix, idle_for = report.asked
     yield not prefix.startswith("tutorial-"), f"its prefix is {prefix!r}.", "It is KEY_PREFIX."
-    is_year = idle_for in (timedelta(days=365), 365 * DAY)
-    yield not is_year, f"idle_for is {idle_for!r}.", "A year is idle_for=timedelta(days=365)."
+    idle = idle_for if isinstance(idle_for, timedelta) else timedelta(seconds=idle_for or 0)
+    is_year = 360 < idle.days < 370
+    yield not is_year, f"idle_for is {idle.days} days.", "A year is idle_for=timedelta(days=365)."
 
 
 @_exercise("Neither knows the other.", 'Begin with ask("kay/room", "..."), then ask "kay/dinner".')
@@ -211,13 +212,14 @@ def check_approve_all(approve_all: Callable[[str], object], agent: Any) -> _Mist
         config = {"configurable": {"thread_id": name}}
         try:
             agent.invoke({"messages": [("user", f"Please {wish}.")]}, config)
-            approve_all(name)
+            returned = approve_all(name)
             state = agent.get_state(config)
         finally:
             agent.checkpointer.delete_thread(name)
         yield state.interrupts, "the agent still waits.", ""
         results = [message.status for message in state.values["messages"] if message.type == "tool"]
         yield "error" in results, "not all were canceled.", ""
+        yield returned is None, "it returns None.", "Return the text of the last message."
 
 
 @_exercise("Each wish gets what it needs.", "The table above says what each is for.")

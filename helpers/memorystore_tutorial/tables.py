@@ -79,6 +79,10 @@ class Table(list[Row]):
 
 
 def _text(value: object) -> str:
+    if isinstance(value, datetime):
+        return value.isoformat(sep=" ", timespec="seconds")
+    if isinstance(value, float):
+        return f"{value:.6g}"
     return {"None": "-", "True": "yes", "False": "no"}.get(repr(value), str(value))
 
 
@@ -86,8 +90,8 @@ def table(rows: Iterable[Mapping[str, Any]]) -> Table[Mapping[str, Any]]:
     """Show records as a table: HTML in a notebook, aligned text in a terminal.
 
     The fields of the first row are the columns, and the first of them names its row. Columns of
-    numbers are set flush right; None is written as "-", booleans as "yes" and "no". The first 200
-    rows are shown, and 200 characters of a cell.
+    numbers are set flush right; None is written as "-", booleans as "yes" and "no", floats with six
+    digits, times to the second. The first 200 rows are shown, and 200 characters of a cell.
 
     Args:
         rows: Mappings.

@@ -121,6 +121,7 @@ CELLS = {
     },
     "check_cleaner(report)": {
         "report = delete(idle_for=year)": SOLVED,
+        "report = delete(idle_for=timedelta(weeks=52))": SOLVED,
         "report = expire(ttl=365 * DAY)": "removes",
         "report = delete()": "idle_for",
         "report = delete(idle_for=timedelta(days=200))": "timedelta(days=365)",
@@ -191,6 +192,7 @@ CELLS = {
         "f = lambda c: decide(agent, c, 'approve')": SOLVED,
         "f = lambda c: decide(agent, c, 'approve', 1)": "for each action",
         "f = lambda c: decide(agent, c, 'reject')": "not all",
+        "f = lambda c: print(decide(agent, c, 'approve'))": "returns None",
         "f = lambda c: 'Yes.'": "still waits",
     },
     "check_designs(*answers)": {
