@@ -1,7 +1,7 @@
 """What transcript(), tables and pictures show, as HTML and as plain text."""
 
 import re
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from types import SimpleNamespace
 from typing import Any
 
