@@ -133,6 +133,7 @@ PLACE = "=europe-west1 --project=my-project"
 GRANT = "gcloud projects add-iam-policy-binding my-project --member=user:YOU --role=roles/"
 REASON = {"@type": "type.googleapis.com/google.rpc.ErrorInfo", "reason": "SERVICE_DISABLED"}
 OFF = {"error": {"message": "API has not been used in project 1 before", "details": [REASON]}}
+IT_IS_OFF = {"error": {"message": "API has not been used in project 1 or it is disabled. Enable"}}
 DELETING = USUAL[REDIS] | {"state": "DELETING"}
 
 
@@ -146,6 +147,7 @@ DELETING = USUAL[REDIS] | {"state": "DELETING"}
         (VALKEY, 200, USUAL[VALKEY] | {"endpoints": []}, "no address"),
         (VALKEY, 403, OFF, "gcloud services enable memorystore.googleapis.com --project=my-p"),
         (CLUSTER, 403, OFF, "enable redis.googleapis.com"),
+        (CLUSTER, 403, IT_IS_OFF, "enable redis.googleapis.com"),
         (INSTANCE, 403, {}, f"{GRANT}redis.viewer.*memorystore.viewer"),
         (f"{REDIS}/authString", 403, {}, f"AUTH string.*password=.*{GRANT}redis.admin"),
         (REDIS, 401, {}, "gcloud auth application-default login"),

@@ -5,6 +5,7 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
+from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
@@ -31,7 +32,7 @@ class Tokens:
 
     def __init__(self, google: Any, monkeypatch: pytest.MonkeyPatch) -> None:
         self.issued: list[str] = []
-        self.status, self.ahead = 200, 0.0
+        self.status, self.ahead, self.life = 200, 0.0, 3600
         self._google = google
         google.answers["token"] = self._answer
         clock, utcnow = time.time, cast("Any", _helpers.utcnow)
@@ -43,7 +44,7 @@ class Tokens:
         if self.status != 200:
             return self.status, {}
         self.issued.append(f"token-{len(self.issued) + 1}")
-        return 200, {"access_token": self.issued[-1], "expires_in": 3600}
+        return 200, {"access_token": self.issued[-1], "expires_in": self.life}
 
     def login(self, url: str = "") -> IamCredentials:
         """Somebody's credentials, who has no token yet."""
@@ -120,6 +121,17 @@ def test_a_token_is_kept_while_it_is_good(
     tokens.ahead = 7100
     with pytest.raises(TokenError):
         provider.get_credentials()
+
+
+def test_tokens_of_other_kinds_are_kept_too(tokens: Tokens) -> None:
+    """Those that live shortly, and those of an object that is not of google-auth's classes."""
+    tokens.life = 200
+    provider = tokens.login()
+    for ahead, newest in ((0, 1), (170, 1), (190, 2), (200, 2)):
+        tokens.ahead = ahead
+        assert provider.get_credentials()[1] == f"token-{newest}"
+    foreign: Any = SimpleNamespace(valid=True, token="lasting", expiry=None, refresh=None)
+    assert IamCredentials(foreign).get_credentials() == ("default", "lasting")
 
 
 def test_a_refused_token_is_reported_with_the_role(iam_server: Server, tokens: Tokens) -> None:

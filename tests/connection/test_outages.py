@@ -90,11 +90,30 @@ async def test_what_redis_py_stumbles_over_is_a_lost_connection(
 @both_kinds
 async def test_the_pool_is_exhausted(running: Any, way: str) -> None:
     """Nothing was sent, and the error says so."""
+    words = r"(No connection available|were in use)\)\. Nothing was sent.*max_connections="
     async with opened(way, running.url, max_connections=1, patience=0) as client:
         history = MemorystoreChatMessageHistory(client, "busy")
         await occupy(client)
-        with pytest.raises(ConnectError, match=r"Nothing was sent.*max_connections="):
+        with pytest.raises(ConnectError, match=words):
             await history.aget_messages()
+
+
+@both_ways
+async def test_a_mistake_of_the_caller_costs_no_connection(valkey_server: Server, way: str) -> None:
+    """Nor does a conflict that WATCH finds: its connection is used again."""
+    async with opened(way, valkey_server.url) as client:
+        number = await answer(client.client_id())
+        with pytest.raises(redis.DataError):
+            await answer(client.set("mistake", {}))
+        watching = client.pipeline()
+        await answer(watching.watch("mistake"))
+        await answer(client.set("mistake", "x", ex=60))
+        watching.multi()
+        watching.get("mistake")
+        with pytest.raises(redis.WatchError):
+            await answer(watching.execute())
+        await answer(watching.reset())
+        assert await answer(client.client_id()) == number
 
 
 async def occupy(client: Any) -> None:

@@ -2,8 +2,8 @@
 
 import asyncio
 import re
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
@@ -83,14 +83,15 @@ def connect(
     target = _found(endpoint, password, iam, ca_certs, check_hostname, cluster, timeout)
     # A cluster has no other database than 0, and could not say so.
     plain = replace(target, cluster=None, db=0)
-    with (
-        _diagnosing(target, timeout, reached=False),
-        clients.open_client(plain, timeout, 0, max_connections=1) as probe,
-        suppress(redis.ResponseError),  # an ACL may forbid INFO
-    ):
-        target = _checked(target, probe.info("server"))
-    with _diagnosing(target, timeout, reached=True):
+    reached = False
+    try:
+        probe = clients.open_client(plain, timeout, 0, max_connections=1)
+        with probe, suppress(redis.ResponseError):  # an ACL may forbid INFO
+            target = _checked(target, probe.info("server"))
+        reached = True
         return clients.open_client(target, timeout, patience, **client_options)
+    except FAILURES as error:
+        raise diagnose(target, error, timeout, reached=reached) from error
 
 
 async def connect_async(
@@ -121,20 +122,14 @@ async def connect_async(
     # Finding the endpoint may read files, start a server and ask Google.
     given = (endpoint, password, iam, ca_certs, check_hostname, cluster, timeout)
     target = await asyncio.to_thread(_found, *given)
-    with _diagnosing(target, timeout, reached=False):
-        plain = replace(target, cluster=None, db=0)
-        opening = clients.open_client_async(plain, timeout, 0, max_connections=1)
-        async with await opening as probe:
+    plain = replace(target, cluster=None, db=0)
+    reached = False
+    try:
+        async with await clients.open_client_async(plain, timeout, 0, max_connections=1) as probe:
             with suppress(redis.ResponseError):
                 target = _checked(target, await probe.info("server"))
-    with _diagnosing(target, timeout, reached=True):
+        reached = True
         return await clients.open_client_async(target, timeout, patience, **client_options)
-
-
-@contextmanager
-def _diagnosing(target: Endpoint, timeout: float, *, reached: bool) -> Iterator[None]:
-    try:
-        yield
     except FAILURES as error:
         raise diagnose(target, error, timeout, reached=reached) from error
 

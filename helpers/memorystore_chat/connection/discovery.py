@@ -181,7 +181,7 @@ class _Question:
             listing = self._command("list")
             return _NotHereError(f"There is no Memorystore for {title} {name}. See: {listing}")
         # error.reason would do, but older releases of google-api-core fail on what REST answers.
-        if "SERVICE_DISABLED" in str(error.details):
+        if any(it in f"{error} {error.details}" for it in ("SERVICE_DISABLED", "it is disabled")):
             return _NotHereError(
                 f"The API of Memorystore for {title} is not enabled in {project}. Enable it: "
                 f"gcloud services enable {api}.googleapis.com --project={project}"

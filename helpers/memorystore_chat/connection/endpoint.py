@@ -46,7 +46,7 @@ _PRODUCTS: dict[tuple[str | None, str], Product | None] = {
 # The text itself is not repeated: a password may stand anywhere in what is no endpoint.
 _MISTAKES = (
     (
-        r"(.*[/@])?[0-9A-Fa-f.]*(:[0-9A-Fa-f.]*){2,}",
+        r"(.*[/@])?(?=.*::|(.*:){6})[0-9A-Fa-f:.]+(%\w+)?",
         "an IPv6 address stands in brackets, as in [fd00::3]:6379",
     ),
     (r"//memorystore\..*/clusters/.*", "Memorystore for Valkey has instances, no clusters"),

@@ -3,6 +3,7 @@
 import asyncio
 import threading
 import time
+from datetime import UTC
 from functools import partialmethod
 from typing import TYPE_CHECKING
 
@@ -16,6 +17,8 @@ if TYPE_CHECKING:
 # The user name is the same for every identity; the token says who it is.
 # https://cloud.google.com/memorystore/docs/valkey/manage-iam-auth
 _USER = "default"
+# Seconds before its end that a token is renewed: then the metadata server has another one.
+_RENEW_BEFORE = 225.0
 _REQUEST_TIMEOUT = _REST_AFTER_FAILURE = 10.0  # seconds
 
 
@@ -51,7 +54,7 @@ class IamCredentials(redis.CredentialProvider):
         self._credentials = credentials
         self._lock = threading.Lock()
         self._refused: str | None = None
-        self._rest_until = 0.0
+        self._renew_at = self._ends_at = 0.0
 
     def get_credentials(self) -> tuple[str, str]:
         """Return user name and token, or raise a `TokenError` or a `TokenServerError`."""
@@ -61,7 +64,7 @@ class IamCredentials(redis.CredentialProvider):
                 try:
                     token = self._new_token()
                 except (TokenError, TokenServerError):
-                    self._rest_until = time.time() + _REST_AFTER_FAILURE
+                    self._renew_at = min(self._ends_at, time.time() + _REST_AFTER_FAILURE)
                     token = self._good_token()
                     if token is None:
                         raise
@@ -82,9 +85,7 @@ class IamCredentials(redis.CredentialProvider):
         found = self._credentials
         if found is None or found.token in (None, self._refused):
             return None
-        # google-auth calls a token stale in its last minutes, when there is another to be had.
-        state, resting = found.token_state.name, time.time() < self._rest_until
-        return str(found.token) if state == "FRESH" or (state == "STALE" and resting) else None
+        return str(found.token) if time.time() < self._renew_at else None
 
     def _new_token(self) -> str:
         exceptions = require("google.auth.exceptions", extra="google")
@@ -97,7 +98,8 @@ class IamCredentials(redis.CredentialProvider):
                 auth = require("google.auth", extra="google")
                 scope = "https://www.googleapis.com/auth/cloud-platform"
                 self._credentials = auth.default(scopes=[scope], request=request)[0]
-            self._credentials.refresh(request)
+            if not self._credentials.valid or self._credentials.token == self._refused:
+                self._credentials.refresh(request)
         except exceptions.GoogleAuthError as error:
             if error.retryable or isinstance(error, exceptions.TransportError):
                 raise TokenServerError(
@@ -108,4 +110,7 @@ class IamCredentials(redis.CredentialProvider):
                 "Google hands out no access token. Run: gcloud auth application-default login (on "
                 "Google Cloud, check the service account instead)."
             ) from error
+        end = self._credentials.expiry
+        self._ends_at = end.replace(tzinfo=UTC).timestamp() if end else float("inf")
+        self._renew_at = self._ends_at - min(_RENEW_BEFORE, (self._ends_at - time.time()) / 10)
         return str(self._credentials.token)

@@ -17,6 +17,7 @@ from redis.backoff import ExponentialWithJitterBackoff
 from redis.exceptions import (
     AuthenticationError,
     ClusterError,
+    MaxConnectionsError,
     ReadOnlyError,
     RedisClusterException,
     RedisError,
@@ -72,7 +73,7 @@ class _Call:
     @property
     def breaks(self) -> bool:
         """Whether a reply may still be to come, or a new connection may lead to another server."""
-        return not isinstance(self.error, ResponseError) or is_outage(self.error)
+        return not isinstance(self.error, FAILURES) or is_outage(self.error)
 
     def wait(self) -> float:
         """Return the seconds to wait before the next attempt; raise if there must be none."""
@@ -91,6 +92,8 @@ class _Call:
         if any(piece in told for piece in pieces):
             kind = type(error) if isinstance(error, RedisError) else redis.ConnectionError
             error = kind("the answer repeats the login, so it is not shown")
+        elif isinstance(error, MaxConnectionsError) and not str(error):
+            error = MaxConnectionsError("all connections were in use")
         raise error
 
     def _can_log_in_again(self, refusal: AuthenticationError) -> bool:
