@@ -74,7 +74,7 @@ async function turn(given) {
 async function show(id, note = "") {
   const mine = ++latest;
   memory.front = id;
-  for (; mine === latest; await pause(1000), note = "") {
+  for (let waited = false; mine === latest; await pause(1000), waited = true) {
     try {
       const found = await (await call(id ? `conversations/${id}` : "conversations")).json();
       if (mine !== latest) return;
@@ -87,10 +87,10 @@ async function show(id, note = "") {
       list.value = id;
       if (found.waits === "the rest") return turn({});
       send.disabled = found.waits === "a turn";
-      status(send.disabled ? THINKING : note);
+      status(send.disabled ? note || THINKING : waited ? "" : note);
       if (!send.disabled) return;
     } catch (error) {
-      if (error.status === 404) return show("");
+      if (error.status === 404) return show("", error.message);
       status(error.message);
       if (error.status < 500) return;
     }

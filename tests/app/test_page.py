@@ -110,6 +110,7 @@ def test_second_tab_looks_again(shared: Replica, open_page: Callable[..., Any]) 
     page.wait_for_selector("#status >> text=Deleted conversations: 1")
     send(tab, "Hello")
     tab.wait_for_selector("#said:empty")
+    tab.wait_for_selector("#status >> text=no such conversation")
     assert tab.input_value("#text") == "Hello"
 
 
@@ -167,6 +168,8 @@ def test_answer_streams_and_goes_on(
         replica.settings["DEMO_MODEL_DELAY"] = "0"
         replica.start()
     else:
+        page.click("#forget")
+        page.wait_for_selector("#status >> text=still answering")
         page.reload()
         page.wait_for_selector("#status >> text=thinking")
     said.get_by_text(re.compile("work out 6 x 7")).wait_for(timeout=40_000)

@@ -60,9 +60,12 @@ def certificates(folder: Path, name: str, *, key_identifier: bool = True) -> Tls
 
 
 def free_port() -> int:
-    """A port that no other test process, and no server of `launching`, takes meanwhile."""
+    """A port that no other test process, and no server of `launching`, takes meanwhile.
+
+    Above 10,080, which is the last that browsers refuse.
+    """
     worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0")[2:])
-    return launching.free_ports(1, range(10_000 + worker, 12_000, 16))[0]
+    return launching.free_ports(1, range(10_100 + worker, 12_000, 16))[0]
 
 
 def client_of(*names: str) -> Any:
