@@ -28,8 +28,7 @@ BIN = Path(sys.executable).parent
 STEPS = ("tests", "lint", "notebooks")
 # Much of a test is waiting. Each process starts servers, so not one for each of many cores.
 IN_PARALLEL = ("--numprocesses=3", "--dist=worksteal")
-# A browser, other Pythons, and many minutes are more than a reader has to bring: make test-browser,
-# make test-colab, and make test-again.
+# More than a reader has to bring: make test-browser, make test-colab, make test-again.
 UNMARKED = "not browser and not colab and not again"
 # Those that ask the most of a server run on Redis where there is one, the others on Valkey.
 ON_REDIS = ("03_cleanup", "06_checkpoints", "07_long_term_memory")
