@@ -103,6 +103,7 @@ def test_second_tab_looks_again(shared: Replica, open_page: Callable[..., Any]) 
     tab.wait_for_selector("text=Yes, do it")
     send(page, "No.")
     page.wait_for_selector("#said .tool >> text=not done")
+    page.wait_for_selector(IDLE)
     tab.click("text=Yes, do it")
     tab.wait_for_selector("#status >> text=waits for a question")
     assert tab.locator("#said button").count() == 0
